@@ -1,0 +1,177 @@
+"""Attention on visual rows, exact, while the model runs with its own kernel.
+
+ROUTE ranks visual rows by equation (5): the attention that the tokens sampled so far pay to each of them. Kernels such
+as SDPA and flash attention do not return attention. So a thin wrapper, registered through transformers' public
+attention interface, hands the queries of interest to a recorder and then calls the kernel unchanged. Queries of single
+decoding steps wait in a small buffer; a block of them is compared with the cached keys at once. No L x L matrix, no
+eager pass, no effect on the answer.
+
+Legend: B batch rows, H query heads, K key-value heads, n queries, S slots, V visual rows of the prompt, D head dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from lookagain.cache import RaggedCache
+
+PREFIX = "lookagain_"
+BLOCK_QUERIES = 16  # decoding steps whose queries wait before they are compared with the keys
+
+
+def attention_mass(
+    query_HnD: torch.Tensor,
+    key_KSD: torch.Tensor,
+    query_slots_n: torch.Tensor,
+    visual_slots_V: torch.Tensor,
+    scaling: float,
+) -> torch.Tensor:
+    """Attention that queries pay to visual slots, summed over queries and averaged over heads: (V,) in float32.
+
+    A query at slot s sees keys 0 .. s, as in causal attention. Peak memory is H x n x S floats.
+    """
+    heads, n, _ = query_HnD.shape
+    kv_heads, slots, _ = key_KSD.shape
+    grouped = query_HnD.reshape(kv_heads, heads // kv_heads * n, -1)
+    scores = torch.bmm(grouped, key_KSD.transpose(1, 2)).float().view(heads, n, slots).mul_(scaling)
+    if n > 1 or int(query_slots_n[0]) < slots - 1:
+        hidden = torch.arange(slots, device=scores.device) > query_slots_n.to(scores.device)[:, None]
+        scores.masked_fill_(hidden, float("-inf"))
+    normaliser = scores.logsumexp(-1, keepdim=True)
+    return (scores[:, :, visual_slots_V] - normaliser).exp_().sum(1).mean(0)
+
+
+class AttentionRecorder:
+    """Running equation (5) for each row of a batch: mean attention of observed queries on the prompt's visual rows.
+
+    visual_slots: per batch row, the slots of the prompt's visual rows. layers: decoder layers to average.
+    """
+
+    def __init__(
+        self, cache: RaggedCache, visual_slots: Sequence[torch.Tensor], layers: Sequence[int], scaling: float
+    ) -> None:
+        self.cache = cache
+        self.visual_slots = list(visual_slots)
+        self.layers = list(layers)
+        self.scaling = scaling
+        self.totals = [torch.zeros(len(slots), device=slots.device) for slots in visual_slots]
+        self.counts = [0] * len(self.visual_slots)
+        self._index = {layer: i for i, layer in enumerate(self.layers)}
+        self._waiting: torch.Tensor | None = None  # (layers, B, H, BLOCK_QUERIES, D)
+        self._slots: list[list[tuple[int, int]]] = [[] for _ in self.visual_slots]  # (column, slot) per row
+        self._column = 0
+        self._wanted: list[tuple[int, torch.Tensor, torch.Tensor]] | None = None
+
+    def watch_step(self, rows: Sequence[int]) -> None:
+        """The next pass feeds one token to every row; observe the queries of `rows` (sampled tokens)."""
+        if self._column == BLOCK_QUERIES:
+            for row in range(len(self._slots)):
+                self._flush(row)
+            self._column = 0
+        for row in rows:
+            self._slots[row].append((self._column, self.cache.lengths[row]))
+        self._wanted = None
+
+    def watch_chunk(self, wanted: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """The next pass feeds several slots: observe queries `indices` (within the pass) of each (row, indices).
+
+        The i-th entry belongs to the i-th row of the pass.
+        """
+        self._wanted = [
+            (row, torch.tensor(indices, dtype=torch.long), torch.tensor(indices) + self.cache.lengths[row])
+            for row, indices in wanted
+        ]
+
+    @property
+    def listens_to_chunk(self) -> bool:
+        """Whether the current pass is one whose queries were chosen with `watch_chunk`."""
+        return self._wanted is not None
+
+    def observe(self, layer: int, query_BHnD: torch.Tensor, key_BKSD: torch.Tensor) -> None:
+        """Called by the attention wrapper in every layer, after the cache was written."""
+        if layer not in self._index:
+            return
+        if self._wanted is None:
+            self._keep(self._index[layer], query_BHnD)
+            return
+        for i, (row, indices, slots) in enumerate(self._wanted):
+            if len(indices):
+                query = query_BHnD[i, :, indices.to(query_BHnD.device)]
+                self._add(row, attention_mass(query, key_BKSD[i], slots, self.visual_slots[row], self.scaling))
+                self.counts[row] += len(indices) if layer == self.layers[0] else 0
+
+    def end_step(self) -> None:
+        """Close a step begun with `watch_step`."""
+        self._column += 1
+
+    def scores(self, row: int) -> torch.Tensor:
+        """Equation (5) for one row so far: (V,), mean over observed tokens, selected layers and heads."""
+        self._flush(row)
+        return self.totals[row] / max(1, self.counts[row])
+
+    def _keep(self, index: int, query_BHnD: torch.Tensor) -> None:
+        if self._waiting is None:
+            batch, heads, _, dim = query_BHnD.shape
+            self._waiting = query_BHnD.new_zeros((len(self.layers), batch, heads, BLOCK_QUERIES, dim))
+        self._waiting[index, :, :, self._column] = query_BHnD[:, :, 0]
+
+    def _flush(self, row: int) -> None:
+        if not self._slots[row]:
+            return
+        assert self._waiting is not None
+        columns = torch.tensor([column for column, _ in self._slots[row]], device=self._waiting.device)
+        slots = torch.tensor([slot for _, slot in self._slots[row]])
+        for index, layer in enumerate(self.layers):
+            query = self._waiting[index, row][:, columns]
+            keys = self.cache.keys_of(layer, row)
+            self._add(row, attention_mass(query, keys, slots, self.visual_slots[row], self.scaling))
+        self.counts[row] += len(slots)
+        self._slots[row].clear()
+
+    def _add(self, row: int, mass_V: torch.Tensor) -> None:
+        self.totals[row] += mass_V / len(self.layers)
+
+
+def _wrapper(kernel_name: str, eager: Any):
+    def attend(module, query, key, value, attention_mask, attention_recorder=None, **kwargs):
+        if attention_recorder is not None:
+            attention_recorder.observe(module.layer_idx, query, key)
+        kernel = eager if kernel_name == "eager" else ALL_ATTENTION_FUNCTIONS[kernel_name]
+        return kernel(module, query, key, value, attention_mask, **kwargs)
+
+    return attend
+
+
+@contextmanager
+def recorded_attention(model: Any) -> Iterator[None]:
+    """Within this context the language model accepts `attention_recorder=` in its forward; its kernel stays its own."""
+    text_config = model.config.get_text_config()
+    kernel = text_config._attn_implementation
+    name = PREFIX + kernel
+    AttentionInterface.register(name, _wrapper(kernel, eager_attention))
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[kernel])
+    sub_config = next(key for key in model.config.sub_configs if getattr(model.config, key) is text_config)
+    model.set_attn_implementation({sub_config: name})
+    try:
+        yield
+    finally:
+        model.set_attn_implementation({sub_config: kernel})
+
+
+def eager_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Plain attention, the library's eager formula: (B, H, n, D) queries to ((B, n, H, D) output, weights)."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = torch.nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights

@@ -1,0 +1,241 @@
+"""The response format of the paper ("The response format"): one definition for data, decoding and rewards.
+
+Five tagged sections: SUMMARY, CAPTION, REASONING and CONCLUSION once each in that order, and any number of
+REFLECTIONs between them; no overlap, no nesting. `parse` is the streaming parser fed once, so a whole text
+and a stream of it cannot disagree. Both take time linear in the text.
+
+Where the paper is silent, this file decides:
+- a REFLECTION before the first section or after CONCLUSION is out of order ("between sections");
+- whitespace between sections is free, any other text there is a problem;
+- an empty section is a problem unless it is a REFLECTION;
+- a tag inside a section is a problem and otherwise content of that section, so a CONCLUSION written inside a
+  REFLECTION is not an answer; a closing tag also ends whatever was opened inside its own section;
+- tags are exact, case-sensitive strings: `<summary>` or look-alike letters are plain text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+TAGS = ("SUMMARY", "CAPTION", "REASONING", "REFLECTION", "CONCLUSION")
+
+Kind = Literal[
+    "missing", "repeated", "out-of-order", "nested", "unclosed", "unopened", "text-outside", "empty"
+]
+
+
+def open_tag(tag: str) -> str:
+    """`<SUMMARY>` for `SUMMARY`; ValueError for a tag that is not in `TAGS`."""
+    return f"<{_known(tag)}>"
+
+
+def close_tag(tag: str) -> str:
+    """`</SUMMARY>` for `SUMMARY`; ValueError for a tag that is not in `TAGS`."""
+    return f"</{_known(tag)}>"
+
+
+def _known(tag: str) -> str:
+    if tag not in TAGS:
+        raise ValueError(f"unknown section {tag!r}: use one of {', '.join(TAGS)}")
+    return tag
+
+
+TAG_TOKENS = tuple(token for tag in TAGS for token in (open_tag(tag), close_tag(tag)))
+
+_FIXED = tuple(tag for tag in TAGS if tag != "REFLECTION")
+_MEANING = {open_tag(tag): (tag, False) for tag in TAGS} | {close_tag(tag): (tag, True) for tag in TAGS}
+_SPLIT = re.compile("(" + "|".join(TAG_TOKENS) + ")")
+_PREFIXES = frozenset(token[:length] for token in TAG_TOKENS for length in range(1, len(token)))
+_LONGEST = max(map(len, TAG_TOKENS))
+
+
+@dataclass(frozen=True)
+class Section:
+    """A top-level section. `response.text[start:end]` is its content verbatim; `text` is that, stripped."""
+
+    tag: str
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One breach of the grammar.
+
+    `at`: character position of the offending tag or text, of the content for "empty", the length of the text
+    for "missing". `tag` is None for "text-outside". "unopened" is a closing tag with no open one.
+    """
+
+    kind: Kind
+    tag: str | None
+    at: int
+
+
+@dataclass(frozen=True)
+class Response:
+    """A parsed response: closed top-level sections in order of appearance, problems in order of position.
+
+    `unclosed` is the section still open where the text ends (a truncated response), None otherwise. It is in
+    neither `sections` nor `conclusion`: half an answer is not an answer.
+    """
+
+    text: str
+    sections: tuple[Section, ...]
+    problems: tuple[Problem, ...]
+    unclosed: Section | None = None
+
+    @property
+    def well_formed(self) -> bool:
+        """Whether the grammar holds (the paper's format reward)."""
+        return not self.problems
+
+    @property
+    def conclusion(self) -> str | None:
+        """The answer: text of the last closed top-level CONCLUSION; None without one, "" if empty."""
+        section = self.get("CONCLUSION")
+        return None if section is None else section.text
+
+    @property
+    def reflections(self) -> list[Section]:
+        """The closed top-level REFLECTIONs, in order."""
+        return [section for section in self.sections if section.tag == "REFLECTION"]
+
+    def get(self, tag: str) -> Section | None:
+        """The last closed top-level section with this tag, or None; ValueError for an unknown tag."""
+        _known(tag)
+        return next((section for section in reversed(self.sections) if section.tag == tag), None)
+
+
+@dataclass(frozen=True)
+class StreamEvent:
+    """A section opened or closed (`text` is ""), or a piece of text in section `tag` (None: outside all)."""
+
+    kind: Literal["open", "text", "close"]
+    tag: str | None
+    text: str = ""
+
+
+def parse(text: str, *, min_reflections: int = 1) -> Response:
+    """Parse a whole response; fewer REFLECTIONs than `min_reflections` (paper: n >= 1) are "missing"."""
+    parser = StreamParser(min_reflections=min_reflections)
+    parser.feed(text)
+    return parser.close()
+
+
+class StreamParser:
+    """Parses a response while it is being generated.
+
+    A tag may be split over chunks anywhere; only characters that may still become a tag are held back (12 at
+    most). The events, with their tags written out, add up to the text. ValueError for `min_reflections` < 0.
+    """
+
+    def __init__(self, *, min_reflections: int = 1) -> None:
+        if min_reflections < 0:
+            raise ValueError(f"min_reflections is {min_reflections}: use 0 or more")
+        self._needed = dict.fromkeys(TAGS, 1) | {"REFLECTION": min_reflections}
+        self._chunks: list[str] = []
+        self._held = ""  # characters received that may be the start of a tag
+        self._at = 0  # position of the first character not yet turned into an event
+        self._ended = False
+        self._stack: list[tuple[str, int]] = []  # open tags and their positions; the first is the section
+        self._depth: Counter[str] = Counter()  # how often each tag is on the stack
+        self._seen: Counter[str] = Counter()  # top-level sections opened so far
+        self._spans: list[tuple[str, int, int]] = []
+        self._problems: list[Problem] = []
+        self._outside_reported = False
+
+    def feed(self, chunk: str) -> list[StreamEvent]:
+        """Take the next characters; ValueError once the input has ended by `flush` or `close`."""
+        if self._ended:
+            raise ValueError(f"chunk {chunk[:20]!r} fed after the end: use a new StreamParser")
+        self._chunks.append(chunk)
+        buffer = self._held + chunk
+        end = len(buffer) - _prefix_length(buffer)
+        self._held = buffer[end:]
+        return [self._take(piece) for piece in _SPLIT.split(buffer[:end]) if piece]
+
+    def flush(self) -> list[StreamEvent]:
+        """End the input and give out what was held back, as text."""
+        self._ended = True
+        held, self._held = self._held, ""
+        return [self._take(held)] if held else []
+
+    def close(self) -> Response:
+        """End the input; equal to `parse` of everything fed."""
+        self.flush()
+        text = "".join(self._chunks)
+        sections = [_section(text, *span) for span in self._spans]
+        cut_off = [_section(text, tag, at + len(open_tag(tag)), len(text)) for tag, at in self._stack[:1]]
+        problems = [
+            *self._problems,
+            *(Problem("empty", s.tag, s.start) for s in sections if not s.text and s.tag in _FIXED),
+            *(Problem("unclosed", tag, at) for tag, at in self._stack),
+            *(Problem("missing", tag, len(text)) for tag in TAGS if self._seen[tag] < self._needed[tag]),
+        ]
+        problems.sort(key=lambda problem: problem.at)
+        return Response(text, tuple(sections), tuple(problems), cut_off[0] if cut_off else None)
+
+    def _take(self, piece: str) -> StreamEvent:
+        """Account for one tag or run of text: exactly one event each."""
+        at, self._at = self._at, self._at + len(piece)
+        tag, closing = _MEANING.get(piece, (None, False))
+        if tag is None:
+            self._take_text(piece, at)
+        else:
+            self._outside_reported = False
+            if self._take_close(tag, at) if closing else self._take_open(tag, at):
+                return StreamEvent("close" if closing else "open", tag)
+        return StreamEvent("text", self._stack[0][0] if self._stack else None, piece)
+
+    def _take_text(self, piece: str, at: int) -> None:
+        if not self._stack and not self._outside_reported and not piece.isspace():
+            self._outside_reported = True
+            self._problems.append(Problem("text-outside", None, at + len(piece) - len(piece.lstrip())))
+
+    def _take_open(self, tag: str, at: int) -> bool:
+        """Whether this opening tag opens a top-level section."""
+        if self._stack:
+            self._problems.append(Problem("nested", tag, at))
+        else:
+            self._check_order(tag, at)
+            self._seen[tag] += 1
+        self._stack.append((tag, at))
+        self._depth[tag] += 1
+        return len(self._stack) == 1
+
+    def _take_close(self, tag: str, at: int) -> bool:
+        """Whether this closing tag closes the top-level section."""
+        if not self._depth[tag]:
+            self._problems.append(Problem("unopened", tag, at))
+            return False
+        opened = ""
+        while opened != tag:
+            opened, since = self._stack.pop()
+            self._depth[opened] -= 1
+            if opened != tag:
+                self._problems.append(Problem("unclosed", opened, since))
+        if not self._stack:
+            self._spans.append((tag, since + len(open_tag(tag)), at))
+        return not self._stack
+
+    def _check_order(self, tag: str, at: int) -> None:
+        so_far = [fixed for fixed in _FIXED if self._seen[fixed]]  # in the grammar's order
+        late = bool(so_far) and TAGS.index(so_far[-1]) > TAGS.index(tag)
+        if tag in so_far:
+            self._problems.append(Problem("repeated", tag, at))
+        elif late or (tag == "REFLECTION" and not so_far):
+            self._problems.append(Problem("out-of-order", tag, at))
+
+
+def _section(text: str, tag: str, start: int, end: int) -> Section:
+    return Section(tag, text[start:end].strip(), start, end)
+
+
+def _prefix_length(text: str) -> int:
+    """Length of the end of `text` that may be the start of a tag; a tag has its only `<` in front."""
+    start = text.rfind("<", max(0, len(text) - _LONGEST + 1))
+    return len(text) - start if start >= 0 and text[start:] in _PREFIXES else 0

@@ -1,0 +1,189 @@
+"""Untrusted pictures in, plain RGB pictures out.
+
+Every entry of the project (commands, server, data loaders) takes pictures through `load_image`, so that a
+picture means the same pixels everywhere and a hostile or odd file ends in one clear error. The paper says
+nothing about loading; the choices are ours: transparency is laid on white, animations give their first frame,
+EXIF orientation is applied, deep greyscale is scaled to 8 bits, colour profiles are ignored, and nothing is
+ever fetched.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import stat
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+MAX_ASPECT_RATIO = 200
+"""Longest side over shortest side; Qwen's image processor refuses pictures beyond it."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""File formats read. Left out: EPS (runs Ghostscript) and icons (their header may hide the real size)."""
+
+_URL = re.compile(r"\s*(?:https?:|data:|[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_WARNINGS_LOCK = (
+    threading.Lock()
+)  # warnings.catch_warnings changes the whole process, so one thread at a time
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used; the message names it and says why."""
+
+
+def load_image(
+    source: str | Path | bytes | Image.Image, *, max_pixels: int = 50_000_000, max_bytes: int = 64 * 2**20
+) -> Image.Image:
+    """Load a picture from a path, a file's bytes or an open picture, as a new RGB picture without metadata.
+
+    `max_pixels` (width x height) and the aspect ratio are checked from the header, before any pixel is
+    decoded; `max_bytes` bounds the encoded file. An open picture is taken at its current frame and is not
+    modified.
+
+    Raises ImageError for: a URL, no such file, a directory or device, an unreadable, empty or too large file,
+    data that is no picture in one of `FORMATS`, a truncated or damaged picture, more than `max_pixels`
+    pixels, and an aspect ratio above `MAX_ASPECT_RATIO`.
+    """
+    name = _describe(source)
+    image = source if isinstance(source, Image.Image) else _open(_read(source, max_bytes, name), name)
+    _check_size(image.size, max_pixels, name)
+    orientation = _decode(image, name)
+    _check_size(image.size, max_pixels, name)  # some decoders learn the true size only now
+    try:
+        rgb = _to_rgb(image)
+    except ValueError as error:
+        raise ImageError(f"{name} (mode {image.mode}) cannot be turned into RGB: {error}") from error
+    if orientation in _UPRIGHT:
+        rgb = rgb.transpose(_UPRIGHT[orientation])
+    rgb.info.clear()  # a left-over EXIF orientation would turn the picture a second time
+    return rgb
+
+
+def _describe(source: object) -> str:
+    """What error messages call the picture."""
+    if isinstance(source, str) and _URL.match(source):
+        raise ImageError(
+            f"{source[:60]!r} looks like a URL; URLs are not fetched: download it and pass the file"
+        )
+    if isinstance(source, str | Path):
+        return f"image file {str(source)[:500]!r}"
+    if isinstance(source, bytes):
+        return f"image data ({len(source)} bytes)"
+    if isinstance(source, Image.Image):
+        return f"image {getattr(source, 'filename', '') or type(source).__name__!r}"
+    raise ImageError(f"an image is a path, bytes or a PIL image, not {type(source).__name__}")
+
+
+def _read(source: str | Path | bytes, max_bytes: int, name: str) -> bytes:
+    """The encoded file, at most `max_bytes` long; only regular files are opened."""
+    if isinstance(source, bytes):
+        data = source
+    else:
+        _check_regular(Path(source), name)
+        try:
+            with Path(source).open("rb") as file:
+                data = file.read(max_bytes + 1)
+        except OSError as error:
+            raise ImageError(f"{name} cannot be read: {error.strerror or error}") from error
+    if len(data) > max_bytes:
+        raise ImageError(f"{name} is larger than max_bytes={max_bytes}")
+    if not data:
+        raise ImageError(f"{name} is empty")
+    return data
+
+
+def _check_regular(path: Path, name: str) -> None:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        raise ImageError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if stat.S_ISDIR(mode):
+        raise ImageError(f"{name} is a directory, not an image")
+    if not stat.S_ISREG(mode):
+        raise ImageError(f"{name} is not a regular file")
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    """Read the header only. Pillow's bomb warning is silenced: `max_pixels` decides, not Pillow's global."""
+    Image.init()
+    formats = [known for known in FORMATS if known in Image.OPEN]  # older Pillows know no AVIF
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            return Image.open(io.BytesIO(data), formats=formats)
+        except Image.DecompressionBombError as error:
+            raise ImageError(f"{name} has too many pixels for Pillow: {error}") from error
+        except Image.UnidentifiedImageError as error:
+            raise ImageError(f"{name} is not an image in a format read here: {', '.join(formats)}") from error
+        except Exception as error:  # Pillow's parsers raise nearly anything on damaged headers
+            raise ImageError(f"{name} is truncated or damaged: {error}") from error
+
+
+def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageError(f"{name} is {width} x {height} pixels, more than max_pixels={max_pixels}")
+    if width * height == 0:
+        raise ImageError(f"{name} is {width} x {height} pixels: it is empty")
+    ratio = max(size) / min(size)
+    if ratio > MAX_ASPECT_RATIO:
+        raise ImageError(
+            f"{name} is {width} x {height} pixels: its aspect ratio {ratio:.1f} is above {MAX_ASPECT_RATIO}, "
+            "which Qwen's image processor refuses; crop it"
+        )
+
+
+def _decode(image: Image.Image, name: str) -> int:
+    """Decode the pixels in place and return the EXIF orientation (1 = upright)."""
+    try:
+        image.load()
+        return image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
+        raise ImageError(f"{name} is truncated or damaged: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """A new RGB picture; transparency is laid on white."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    rgb = Image.new("RGB", image.size, "white")
+    rgb.paste(rgba, mask=rgba.getchannel("A"))
+    return rgb
+
+
+def _to_8_bits(values_HW: np.ndarray) -> np.ndarray:
+    """Scale deep greyscale (height, width) to uint8 without clipping.
+
+    Integers count from 0 to 65535, floats from 0 to 1 or else from 0 to 255; values outside that range are
+    stretched from their own minimum and maximum. Raises ValueError for NaN or infinity.
+    """
+    low, high = float(values_HW.min()), float(values_HW.max())
+    if not np.isfinite([low, high]).all():
+        raise ValueError("it holds NaN or infinite values")
+    full_scales = (65535.0,) if values_HW.dtype.kind in "iu" else (1.0, 255.0)
+    full = next((full for full in full_scales if low >= 0 and high <= full), None)
+    if full is not None:
+        low, high = 0.0, full
+    scaled_HW = values_HW.astype(np.float64)
+    scaled_HW -= low  # in place: at 50 million pixels each copy takes 400 MB
+    scaled_HW *= 255.0 / (high - low or 1.0)
+    return np.rint(scaled_HW, out=scaled_HW).astype(np.uint8)

@@ -1,0 +1,114 @@
+"""`lookagain train sft`: the stages of a recipe, one after the other, each resumable.
+
+A finished stage leaves `<output>/<stage>/final`, moved into place whole; a killed run goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from lookagain.families import family_of
+from lookagain.tabletop.tiny import build_image_processor, build_model, build_tokenizer
+from lookagain.training.config import SftConfig, Stage
+from lookagain.training.tabletop_data import TabletopDataset
+from lookagain.training.trainer import ReattentionTrainer, Trainer, VisionProbe, collate
+
+
+class LogFile(TrainerCallback):
+    """Appends every log line of a stage to `log.jsonl`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+
+
+def train(config: SftConfig) -> Path:
+    """Run or resume every stage; returns the folder of the last stage's checkpoint."""
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    tokenizer, image_processor = build_tokenizer(config.tiny.vocabulary), build_image_processor()
+    before: Path | None = Path(config.base) if config.base else None
+    for stage in config.stages:
+        final = output / stage.name / "final"
+        if not final.exists():
+            model = _start(config, tokenizer, before)
+            _run_stage(config, stage, model, tokenizer, image_processor, final)
+        before = final
+    assert before is not None
+    return before
+
+
+def _start(config: SftConfig, tokenizer: Any, before: Path | None) -> Any:
+    if before is None:
+        return build_model(tokenizer, config.tiny, config.seed)
+    return Qwen2_5_VLForConditionalGeneration.from_pretrained(before, dtype=torch.float32)
+
+
+def _run_stage(
+    config: SftConfig, stage: Stage, model: Any, tokenizer: Any, image_processor: Any, final: Path
+) -> None:
+    folder = final.parent
+    dataset = TabletopDataset(stage, config.seed, family_of(model.config), tokenizer, image_processor, model.config)
+    for parameter in model.base_model.visual.parameters():
+        parameter.requires_grad_(not stage.freeze_vision)
+    kinds: dict[str, Any] = {"model": model, "trainer": ReattentionTrainer}
+    if stage.task == "vision":
+        torch.manual_seed(config.seed)
+        hidden = model.config.get_text_config().hidden_size
+        kinds = {"model": VisionProbe(model.base_model.visual, hidden), "trainer": Trainer}
+    trainer = kinds["trainer"](
+        model=kinds["model"],
+        args=_arguments(config, stage, folder),
+        data_collator=collate,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        callbacks=[LogFile(folder / "log.jsonl")],
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    _save(model, tokenizer, image_processor, stage, final)
+
+
+def _arguments(config: SftConfig, stage: Stage, folder: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=stage.steps,
+        per_device_train_batch_size=stage.batch,
+        learning_rate=stage.learning_rate,
+        warmup_steps=stage.warmup_steps,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": 0.1},
+        weight_decay=stage.weight_decay,
+        max_grad_norm=stage.max_grad_norm,
+        bf16=config.bf16,
+        seed=config.seed,
+        save_steps=config.save_steps,
+        save_total_limit=2,
+        logging_steps=config.log_steps,
+        dataloader_num_workers=config.workers,
+        remove_unused_columns=False,
+        report_to="none",
+        use_cpu=not torch.cuda.is_available(),
+    )
+
+
+def _save(model: Any, tokenizer: Any, image_processor: Any, stage: Stage, final: Path) -> None:
+    """Write the checkpoint beside its place and move it there whole."""
+    unfinished = final.with_name("final.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    image_processor.save_pretrained(unfinished)
+    (unfinished / "lookagain.json").write_text(json.dumps({"trained": True, "stage": asdict(stage)}, indent=2) + "\n")
+    unfinished.rename(final)
