@@ -173,12 +173,12 @@ def _check_ids_free(config: Mapping[str, Any], new_tag_of_id: Mapping[int, str])
             )
 
 
-def _token_ids(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+def _token_ids(config: Mapping[Any, Any]) -> Iterator[tuple[str, int]]:
     """Every `*_token_id` and `*_token_index` of a configuration, also nested and in lists."""
     for name, value in config.items():
         if isinstance(value, Mapping):
             yield from _token_ids(value)
-        elif name.endswith(("_token_id", "_token_index")):
+        elif str(name).endswith(("_token_id", "_token_index")):
             yield from (
                 (name, id) for id in (value if isinstance(value, list) else [value]) if isinstance(id, int)
             )

@@ -105,9 +105,12 @@ class SlotBuilder:
     def __len__(self) -> int:
         return len(self.token_ids)
 
-    def add_token(self, token_id: int, provenance: Provenance) -> None:
-        """Append one text token. A sampled one is chosen by the last slot that was not an insertion."""
-        sampled_from = self._chooser if provenance is Provenance.SAMPLED else -1
+    def add_token(self, token_id: int, provenance: Provenance, *, chosen: bool = True) -> None:
+        """Append one text token. A sampled one is chosen by the last slot that was not an insertion.
+
+        `chosen` False: the logits that sampled it are not in this sequence (pieces of a tag that were fed again).
+        """
+        sampled_from = self._chooser if provenance is Provenance.SAMPLED and chosen else -1
         self._add(token_id, -1, provenance, (self.next_position,) * self.family.position_dims, sampled_from)
         self.next_position += 1
         self._chooser = len(self.token_ids) - 1
