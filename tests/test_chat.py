@@ -130,7 +130,7 @@ def test_model_that_makes_an_added_token_of_plain_text_is_refused() -> None:
 
 
 def test_added_blanks_are_not_control_tokens() -> None:
-    """Gemma lists runs of newlines, pieces of its own vocabulary, as added: refusing them refuses most texts."""
+    """Gemma lists runs of newlines, pieces of its own vocabulary, as added: they must not be refused."""
     backend = Tokenizer(models.BPE({"a": 0, "\n": 1, "\n\n": 2}, [("\n", "\n")]))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     tokenizer.add_tokens([AddedToken("\n\n", special=False, normalized=False)])

@@ -316,11 +316,11 @@ def test_nothing_but_a_possible_tag_is_withheld(text: str) -> None:
     "text",
     [
         "<" * 1_000_000,
-        "</CONCLUSIO" * 100_000,
-        "<SUMMARY>" * 50_000 + "</CAPTION>" * 50_000,
-        "<SUMMARY>" * 50_000 + "</SUMMARY>" * 50_000,
-        "<REFLECTION></REFLECTION>" * 20_000,
-        "x</SUMMARY>" * 50_000,
+        "</CONCLUSIO" * 50_000,
+        "<SUMMARY>" * 30_000 + "</CAPTION>" * 30_000,
+        "<SUMMARY>" * 30_000 + "</SUMMARY>" * 30_000,
+        "<REFLECTION></REFLECTION>" * 15_000,
+        "x</SUMMARY>" * 30_000,
     ],
     ids=["brackets", "half tags", "never closed", "deep", "many sections", "stray tags"],
 )
@@ -332,6 +332,6 @@ def test_hostile_input_is_one_pass(text: str) -> None:
 def test_hostile_stream_holds_back_a_bounded_prefix() -> None:
     """A buffer that is searched again from its start with every character."""
     parser = StreamParser()
-    events = [event for _ in range(50_000) for event in parser.feed("<")]
-    assert sum(len(event.text) for event in events) == 49_999
+    events = [event for _ in range(20_000) for event in parser.feed("<")]
+    assert sum(len(event.text) for event in events) == 19_999
     assert parser.flush() == [StreamEvent("text", None, "<")]

@@ -6,7 +6,7 @@ attention interface, hands the queries of interest to a recorder and then calls 
 decoding steps wait in a small buffer; a block of them is compared with the cached keys at once. No L x L matrix, no
 eager pass, no effect on the answer.
 
-Legend: B batch rows, H query heads, K key-value heads, n queries, S slots, V visual rows of the prompt, D head dimension.
+Legend: B batch rows, H query heads, K key-value heads, n queries, S slots, V visual rows of the prompt, D head size.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ class RaggedLayer(CacheLayerMixin):
         window = self.cache.window
         stop = window.longest + key_states.shape[2]
         self._reserve(stop)
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         keys, values = self.keys[window.rows], self.values[window.rows]
         if window.lengths is None:
             keys[:, :, window.longest : stop] = key_states
@@ -64,7 +65,8 @@ class RaggedLayer(CacheLayerMixin):
         return keys[:, :, :stop], values[:, :, :stop]
 
     def _reserve(self, slots: int) -> None:
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         if slots <= self.keys.shape[2]:
             return
         capacity = slots + max(16, slots // 16)
@@ -102,7 +104,8 @@ class RaggedCache(Cache):
         self.num_rows = batch_size
         self.lengths = [0] * batch_size
         self.window = Window(slice(0, batch_size), None, 0)
-        super().__init__(layers=[RaggedLayer(self) for _ in range(num_layers)])
+        self._ragged = [RaggedLayer(self) for _ in range(num_layers)]
+        super().__init__(layers=list(self._ragged))
 
     def all_rows(self, device: torch.device) -> torch.Tensor | None:
         """Write every row in the next pass, one slot each unless all are equally long.
@@ -128,11 +131,11 @@ class RaggedCache(Cache):
     @property
     def allocated_slots(self) -> int:
         """Slots allocated per row."""
-        keys = self.layers[0].keys if self.layers else None
+        keys = self._ragged[0].keys
         return 0 if keys is None else keys.shape[2]
 
     def keys_of(self, layer: int, row: int) -> torch.Tensor:
         """A view of one row's keys so far, (H, S, D)."""
-        keys = self.layers[layer].keys
+        keys = self._ragged[layer].keys
         assert keys is not None, "nothing was cached yet"
         return keys[row, :, : self.lengths[row]]

@@ -149,9 +149,7 @@ class _Hidden:
             case {"type": "image", **rest} if set(rest) <= {"image"}:
                 self.n_images += 1
                 return {"type": "image"}
-        raise ValueError(
-            f"content items are {{'type': 'text', 'text': …}} or {{'type': 'image'}}, got {_short(item)}"
-        )
+        raise ValueError(f"content items are {{'type': 'text', 'text': …}} or {{'type': 'image'}}, got {_short(item)}")
 
     def text(self, text: object) -> str:
         if not isinstance(text, str):
@@ -182,33 +180,23 @@ def _role_and_content(message: Message) -> tuple[str, Any]:
 
 def _check_counts(visual_token_counts: Sequence[int], n_images: int) -> None:
     if len(visual_token_counts) != n_images:
-        raise ValueError(
-            f"{len(visual_token_counts)} visual token counts for {n_images} images in the messages"
-        )
+        raise ValueError(f"{len(visual_token_counts)} visual token counts for {n_images} images in the messages")
     if any(count < 1 for count in visual_token_counts):
-        raise ValueError(
-            f"every image needs at least one visual token, got counts {list(visual_token_counts)}"
-        )
+        raise ValueError(f"every image needs at least one visual token, got counts {list(visual_token_counts)}")
 
 
-def _render(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], add_generation_prompt: bool
-) -> str:
+def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
     if not tokenizer.chat_template:
         raise ValueError("this tokenizer has no chat template; set tokenizer.chat_template")
     try:
-        rendered = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
     except TemplateError as error:
         raise ValueError(f"the chat template refuses these messages: {error}") from error
     assert isinstance(rendered, str)
     return rendered
 
 
-def _pieces(
-    tokenizer: PreTrainedTokenizerBase, parts: Sequence[str], texts: Sequence[str]
-) -> Iterator[int | str]:
+def _pieces(tokenizer: PreTrainedTokenizerBase, parts: Sequence[str], texts: Sequence[str]) -> Iterator[int | str]:
     """`parts` alternates template and text index; yield the template's added tokens as ids, else text."""
     for position, part in enumerate(parts):
         if position % 2:

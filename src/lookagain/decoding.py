@@ -79,7 +79,7 @@ Event = Token | Reinsertion | End
 class LookAgainOutput(ModelOutput):
     """What `generate(return_dict_in_generate=True)` returns.
 
-    sequences: (B, prompt + response) ids; image rows and delimiters that were re-inserted are not in it. slots: per row,
+    sequences: (B, prompt + response) ids; image rows and delimiters that were re-inserted are not in it. slots: by row,
     the whole sequence as the model read it. scores, logits: per step (B, W), when asked for. cache_slots: slots
     allocated per row at the end.
     """
@@ -221,7 +221,7 @@ class _Loop:
         if self.config.output_logits and self.config.return_dict_in_generate:
             self.logits.append(logits.clone())
         logits[:, self.banned] = float("-inf")
-        scores = processors(self.ids[:, : self.columns], logits)
+        scores = processors(self.ids[:, : self.columns], logits)  # type: ignore[arg-type]
         if self.config.output_scores and self.config.return_dict_in_generate:
             self.scores.append(scores)
         if self.config.do_sample:
@@ -243,7 +243,8 @@ class _Loop:
     def _append(self, tokens: list[int]) -> tuple[list[int], list[int]]:
         """Append the tokens; returns the rows that look again (fed a chunk) and those that take a plain step."""
         self._write_column(tokens)
-        chunked, stepped = [], []
+        chunked: list[int] = []
+        stepped: list[int] = []
         for index, (row, token) in enumerate(zip(self.rows, tokens, strict=True)):
             if row.finish_reason is not None:
                 continue
@@ -380,9 +381,7 @@ def _start_rows(
     return rows, features
 
 
-def _share_images(
-    prompts: Sequence[list[int]], tokens: VisionTokens, images: list[Image]
-) -> Iterator[tuple[int, int]]:
+def _share_images(prompts: Sequence[list[int]], tokens: VisionTokens, images: list[Image]) -> Iterator[tuple[int, int]]:
     """Which images, as (first, last + 1), belong to each prompt, by its number of image tokens."""
     last = 0
     for prompt in prompts:

@@ -22,9 +22,7 @@ from typing import Literal
 
 TAGS = ("SUMMARY", "CAPTION", "REASONING", "REFLECTION", "CONCLUSION")
 
-Kind = Literal[
-    "missing", "repeated", "out-of-order", "nested", "unclosed", "unopened", "text-outside", "empty"
-]
+Kind = Literal["missing", "repeated", "out-of-order", "nested", "unclosed", "unopened", "text-outside", "empty"]
 
 
 def open_tag(tag: str) -> str:

@@ -36,9 +36,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_WARNINGS_LOCK = (
-    threading.Lock()
-)  # warnings.catch_warnings changes the whole process, so one thread at a time
+_WARNINGS_LOCK = threading.Lock()  # warnings.catch_warnings changes the whole process, so one thread at a time
 
 
 class ImageError(ValueError):
@@ -76,9 +74,7 @@ def load_image(
 def _describe(source: object) -> str:
     """What error messages call the picture."""
     if isinstance(source, str) and _URL.match(source):
-        raise ImageError(
-            f"{source[:60]!r} looks like a URL; URLs are not fetched: download it and pass the file"
-        )
+        raise ImageError(f"{source[:60]!r} looks like a URL; URLs are not fetched: download it and pass the file")
     if isinstance(source, str | Path):
         return f"image file {str(source)[:500]!r}"
     if isinstance(source, bytes):

@@ -50,9 +50,7 @@ def tag_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     _refuse_special(tokenizer)
     missing = _missing(tokenizer)
     if missing:
-        raise MissingTagsError(
-            f"tags {missing} are not tokens of this tokenizer; run lookagain.prepare.prepare on it"
-        )
+        raise MissingTagsError(f"tags {missing} are not tokens of this tokenizer; run lookagain.prepare.prepare on it")
     added = _added_tokens(tokenizer)
     return {tag: added[tag][0] for tag in TAG_TOKENS}
 
@@ -143,9 +141,7 @@ def _embedding(model: PreTrainedModel) -> torch.Tensor:
 def _n_rows(model: PreTrainedModel) -> int:
     n_rows = _embedding(model).shape[0]
     if n_rows == 0:
-        raise ValueError(
-            "the embedding holds no rows here (a sharded model?); prepare the checkpoint before sharding"
-        )
+        raise ValueError("the embedding holds no rows here (a sharded model?); prepare the checkpoint before sharding")
     return n_rows
 
 
@@ -179,6 +175,4 @@ def _token_ids(config: Mapping[Any, Any]) -> Iterator[tuple[str, int]]:
         if isinstance(value, Mapping):
             yield from _token_ids(value)
         elif str(name).endswith(("_token_id", "_token_index")):
-            yield from (
-                (name, id) for id in (value if isinstance(value, list) else [value]) if isinstance(id, int)
-            )
+            yield from ((name, id) for id in (value if isinstance(value, list) else [value]) if isinstance(id, int))

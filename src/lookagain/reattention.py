@@ -107,7 +107,10 @@ def split_by_image(rows: Sequence[int], spans: Sequence[VisualSpan]) -> list[tup
     """Rows of the whole table as (image, rows within it), images in order; `spans` follow one another."""
     base = spans[0].first if spans else 0
     return [
-        (span, [base + row - span.first for row in rows if span.first <= base + row < span.first + span.count])
+        (
+            span,
+            [base + row - span.first for row in rows if span.first <= base + row < span.first + span.count],
+        )
         for span in spans
     ]
 
@@ -117,8 +120,6 @@ def insertion_size(policy: Reattention, parts: Sequence[tuple[VisualSpan, Sequen
     return sum(len(rows) + 2 * policy.delimiters for _, rows in parts if rows)
 
 
-def look_again(
-    builder: SlotBuilder, policy: Reattention, parts: Sequence[tuple[VisualSpan, Sequence[int]]]
-) -> int:
+def look_again(builder: SlotBuilder, policy: Reattention, parts: Sequence[tuple[VisualSpan, Sequence[int]]]) -> int:
     """Append an insertion to a sequence, right before its `<REFLECTION>`; returns the slots appended."""
     return builder.insert(parts, delimiters=policy.delimiters, layout=policy.layout)

@@ -25,6 +25,11 @@ def encode_images(model: Any, pixel_values: torch.Tensor, image_grid_thw: torch.
     return list(model.get_image_features(pixel_values, image_grid_thw, return_dict=True).pooler_output)
 
 
+def encoder_outputs(shown: list[torch.Tensor]) -> dict[str, BaseModelOutputWithPooling]:
+    """Feature rows, in the order in which a pass shows them, as the argument `mm_encoder_outputs` of a forward."""
+    return {"image": BaseModelOutputWithPooling(pooler_output=shown)}  # type: ignore[arg-type]
+
+
 class Runner:
     """A batch of sequences and their cache.
 
@@ -132,7 +137,7 @@ class Runner:
         """Last hidden states (B, n, hidden) of one pass; `shown` are the feature rows it shows, in order."""
         extra: dict[str, Any] = {}
         if shown:
-            extra["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=shown)}
+            extra["mm_encoder_outputs"] = encoder_outputs(shown)
         if self.recorder is not None:
             extra["attention_recorder"] = _Recorders(self.recorder, self.prompt_recorder)
         return self.model.base_model(

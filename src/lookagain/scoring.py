@@ -35,7 +35,7 @@ _SPELLED = (
 )
 _UNIT = re.compile(  # what a reference may carry and still be a number
     r"(?i)|%|percent|degrees?|[cf]|[cmk]?m(?:\^?[23]|[²³])?|in|inch(?:es)?|ft|feet|yd|mi|miles?|[mk]?g|lbs?|"
-    r"oz|s|sec|seconds?|min|minutes?|h|hr|hours?|days?|years?|m?l|km/h|m/s|mph|(square )?units?|dollars?|cents?"
+    r"oz|s|sec|seconds?|min|minutes?|h|hr|hours?|days?|years?|m?l|km/h|m/s|mph|units?|dollars?|cents?"
 )
 _PLAIN = [  # markdown and LaTeX dressing, rewritten in this order
     (r"−", "-"),
@@ -55,7 +55,7 @@ _EDGES = " \n.,:;!?\"'“”‘’*_()[]{}"
 
 _WHOLE_LETTER = re.compile(r"(?ai)(?:(?:option|choice) )?[(\[{]?([A-J])")
 _LEADING_LETTER = re.compile(r"(?ai)[(\[{]?([A-J])[)\]}.:](?!\S)")
-_MARKED_LETTER = re.compile(r"(?ai)(?<![a-z0-9])([A-J])\)")
+_MARKED_LETTER = re.compile(r"(?ai)(?<![a-z0-9])([A-J])(?:\)|(?:(?<=\n.)|(?<=[.:;] .))[.:](?!\S))")
 _LETTER = re.compile(r"(?<![A-Za-z0-9])\(([A-Ja-j])\)|(?<![\w'’^\\-])([A-J])(?![\w'’^-])")
 _ARTICLE_AFTER = re.compile(r"(?<=[AI]) (?!(?:because|since|as|is|and|or|but)\b)\w")
 
@@ -88,8 +88,8 @@ _HYPHEN = re.compile(r"(?<=[^\W\d_]{2})-(?=[^\W\d_])|(?<=[^\W\d_])-(?=[^\W\d_]{2
 def score(prediction: str, reference: str, *, options: Sequence[str] | None = None) -> bool:
     """Whether the answer `prediction` (the text of CONCLUSION) agrees with `reference`.
 
-    `options` are the texts of A, B, ... (at most ten; None or empty: no choices); with them, `reference` may be
-    a letter or the text of one option, and an answer may quote the option instead of its letter.
+    `options` are the texts of A, B, ... (at most ten; None or empty: no choices); with them, `reference` may
+    be a letter or the text of one option, and an answer may quote the option instead of its letter.
     Example: `score("The answer is 3.0 cm.", "3")` is True. Raises what `kind_of` raises.
     """
     kind = kind_of(reference, options)
@@ -101,10 +101,10 @@ def score(prediction: str, reference: str, *, options: Sequence[str] | None = No
 def kind_of(reference: str, options: Sequence[str] | None = None) -> Kind:
     """The kind of answer that `reference` asks for.
 
-    A lone capital A-J is a letter; with `options`, any case, and so is the text of exactly one of them. Raises
-    ValueError for a blank reference, more than ten options, and a letter beyond the options.
+    A lone capital A-J is a letter; with `options`, any case, and so is the text of exactly one of them.
+    Raises ValueError for a blank reference, more than ten options, and a letter beyond the options.
     """
-    if not reference.strip():
+    if not _plain(reference):
         raise ValueError(f"reference {reference!r} is blank: give the expected answer or drop the example")
     if _option_of(reference, options or ()):
         return "letter"
@@ -120,8 +120,8 @@ def kind_of(reference: str, options: Sequence[str] | None = None) -> Kind:
 def extract(prediction: str, kind: Kind, options: Sequence[str] | None = None) -> str | None:
     """The answer that `prediction` gives, read as `kind`; None where it gives none or more than one.
 
-    A capital letter; "yes" or "no"; an exact number as "3", "-2" or "1/2"; normalised words. ValueError for an
-    unknown kind.
+    A capital letter; "yes" or "no"; an exact number as "3", "-2" or "1/2"; normalised words. ValueError for
+    an unknown kind.
     """
     if kind == "letter":
         return _letter(_plain(prediction), options or ())
@@ -265,10 +265,10 @@ def _value(number: re.Match[str]) -> Fraction | None:
 
 
 def _words(text: str) -> str | None:
-    text = _answer_part(text)
-    tokens = list(filter(None, map(_trim, re.split(r"[\s,;]+", text))))
+    answer = _answer_part(text)
+    tokens = list(filter(None, map(_trim, re.split(r"[\s,;]+", answer))))
     kept = [token for i, token in enumerate(tokens) if not _is_article(tokens, i)]
-    return _HYPHEN.sub(" ", " ".join(kept)).casefold() or text.strip().casefold() or None
+    return _HYPHEN.sub(" ", " ".join(kept)).casefold() or (answer.strip() or text).casefold() or None
 
 
 def _trim(token: str) -> str:
@@ -279,7 +279,7 @@ def _trim(token: str) -> str:
 
 
 def _is_article(tokens: list[str], i: int) -> bool:
-    """Articles stand before a word: not the last token, not before a lone letter, not a capital A later on."""
+    """Articles stand before a word: not at the end, not before a lone letter, no capital A later on."""
     if tokens[i].lower() not in ("a", "an", "the") or i + 1 == len(tokens) or (tokens[i] == "A" and i):
         return False
     return len(tokens[i + 1]) > 1 or not tokens[i + 1].isalpha()

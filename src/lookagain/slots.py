@@ -137,7 +137,11 @@ class SlotBuilder:
         self._chooser = len(self.token_ids) - 1
 
     def insert(
-        self, parts: Sequence[tuple[VisualSpan, Sequence[int]]], *, delimiters: bool = True, layout: str = "grid"
+        self,
+        parts: Sequence[tuple[VisualSpan, Sequence[int]]],
+        *,
+        delimiters: bool = True,
+        layout: str = "grid",
     ) -> int:
         """Re-insert chosen rows of images (indices within each image, ascending), images in order.
 

@@ -63,9 +63,7 @@ def make_row(
             break
     drawn_length = rng.choices(LENGTHS, weights=[LENGTH_WEIGHTS[name] for name in LENGTHS])[0]
     chosen = length or drawn_length
-    written = write_response(
-        rng, scene, question, pairs, length=chosen, reflections=reflections, error_rate=error_rate
-    )
+    written = write_response(rng, scene, question, pairs, length=chosen, reflections=reflections, error_rate=error_rate)
     prompt = f"{question.text} {REQUESTS[chosen]}"
     answer = question.conclude(scene.things)
     return TabletopRow(f"tabletop-{split}-{seed}-{index}", scene, question, chosen, prompt, answer, written)

@@ -103,7 +103,10 @@ def build_tokenizer(vocabulary: int = TinyConfig.vocabulary) -> PreTrainedTokeni
     )
     backend.train_from_iterator(corpus(), trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+        tokenizer_object=backend,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
     )
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -116,7 +119,8 @@ def build_model(
 ) -> Qwen2_5_VLForConditionalGeneration:
     """The tiny model with random weights, in float32."""
     tiny = config or TinyConfig()
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    vocabulary = tokenizer.get_vocab()
+    ids = {token: vocabulary[token] for token in SPECIAL_TOKENS}
     rows = -(-(len(tokenizer) + SPARE_ROWS) // 32) * 32
     model_config = Qwen2_5_VLConfig(
         text_config=_text_config(tiny, rows, ids),
@@ -130,7 +134,9 @@ def build_model(
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(model_config)
     model.generation_config = GenerationConfig(
-        eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]], pad_token_id=ids["<|endoftext|>"], do_sample=False
+        eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]],
+        pad_token_id=ids["<|endoftext|>"],
+        do_sample=False,
     )
     return model
 

@@ -16,7 +16,9 @@ COLOURS = ("red", "green", "blue", "yellow", "purple", "black")
 SIZES = ("small", "large")
 GRID_SIDE = 6  # places per side; a place is a letter for its row and a digit for its column
 PLACES = tuple(f"{row}{column}" for row in "abcdef" for column in range(1, GRID_SIDE + 1))
-HELDOUT_PAIRS = frozenset({("red", "star"), ("green", "cone"), ("blue", "ring"), ("yellow", "ball"), ("purple", "cube")})
+HELDOUT_PAIRS = frozenset(
+    {("red", "star"), ("green", "cone"), ("blue", "ring"), ("yellow", "ball"), ("purple", "cube")}
+)
 SPLITS = ("train", "validation", "test", "heldout")
 MIN_OBJECTS, MAX_OBJECTS = 2, 8
 

@@ -55,9 +55,7 @@ def _start(config: SftConfig, tokenizer: Any, before: Path | None) -> Any:
     return Qwen2_5_VLForConditionalGeneration.from_pretrained(before, dtype=torch.float32)
 
 
-def _run_stage(
-    config: SftConfig, stage: Stage, model: Any, tokenizer: Any, image_processor: Any, final: Path
-) -> None:
+def _run_stage(config: SftConfig, stage: Stage, model: Any, tokenizer: Any, image_processor: Any, final: Path) -> None:
     folder = final.parent
     dataset = TabletopDataset(stage, config.seed, family_of(model.config), tokenizer, image_processor, model.config)
     for parameter in model.base_model.visual.parameters():

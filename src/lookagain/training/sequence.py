@@ -1,6 +1,6 @@
 """From a prompt and a response to slots and targets: what the trainer sees is what decoding would have produced.
 
-At each `<REFLECTION>` of the response the policy's rows go in, through the same builder that decoding uses. Each sampled
+At each `<REFLECTION>` the policy's rows go in, through the same builder that decoding uses. Each sampled
 token's target sits on the slot whose logits sampled it; for that `<REFLECTION>` it is the slot before the insertion.
 A plain one-step shift would ask the last re-inserted row for the tag, which decoding never does.
 
@@ -88,7 +88,9 @@ class Batch:
     feature_rows: torch.Tensor
 
 
-def pad_batch(sequences: Sequence[Slots], targets: Sequence[torch.Tensor], rows_before: Sequence[int], pad_id: int) -> Batch:
+def pad_batch(
+    sequences: Sequence[Slots], targets: Sequence[torch.Tensor], rows_before: Sequence[int], pad_id: int
+) -> Batch:
     """Stack sequences; `rows_before[b]` is how many feature rows the images of earlier rows have."""
     longest = max(len(slots) for slots in sequences)
     batch = Batch(

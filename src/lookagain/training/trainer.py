@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import Trainer
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from lookagain.families import family_of
 from lookagain.prepare import tag_ids
-from lookagain.runner import encode_images
+from lookagain.runner import encode_images, encoder_outputs
 from lookagain.slots import Slots
 from lookagain.tabletop.world import COLOURS, SHAPES
 from lookagain.training.selection import select_rows
@@ -34,14 +33,18 @@ def collate(items: Sequence[Item]) -> dict[str, Any]:
         "pixel_values": torch.cat([item.pixel_values for item in items]),
         "image_grid_thw": torch.cat([item.image_grid_thw for item in items]),
         "examples": [item.example for item in items],
-        "contents": None if items[0].contents is None else torch.stack([item.contents for item in items]),
+        "contents": torch.stack([i.contents for i in items if i.contents is not None])
+        if items[0].example is None
+        else None,
     }
 
 
 class ReattentionTrainer(Trainer):
     """Fine-tunes on responses with re-attention in place."""
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """Mean cross-entropy over all target slots of the step."""
         features = self._features(model, inputs)
         table = torch.cat(features)
@@ -70,7 +73,10 @@ class ReattentionTrainer(Trainer):
         groups = [order[start : start + size] for start in range(0, len(order), size)]
         return [
             pad_batch(
-                [sequences[i] for i in group], [targets[i] for i in group], [before[i] for i in group], tokens.start
+                [sequences[i] for i in group],
+                [targets[i] for i in group],
+                [before[i] for i in group],
+                tokens.start,
             )
             for group in groups
         ]
@@ -78,13 +84,17 @@ class ReattentionTrainer(Trainer):
     def _sequences(self, model: Any, examples: Sequence[Any], features: list[torch.Tensor]) -> list[Slots]:
         family = family_of(model.config)
         tokens = family.vision_tokens(model.config)
-        reflection_id = tag_ids(self.processing_class)["<REFLECTION>"]
+        reflection_id = tag_ids(cast(Any, self.processing_class))["<REFLECTION>"]
         chosen: dict[int, Any] = {}
         ranked = [i for i, example in enumerate(examples) if example.policy.needs_scores]
         if ranked:
             shown = [features[i].detach() for i in ranked]
             chosen = dict(
-                zip(ranked, select_rows(model, [examples[i] for i in ranked], shown, reflection_id), strict=True)
+                zip(
+                    ranked,
+                    select_rows(model, [examples[i] for i in ranked], shown, reflection_id),
+                    strict=True,
+                )
             )
         sequences = []
         for i, example in enumerate(examples):
@@ -97,11 +107,10 @@ class ReattentionTrainer(Trainer):
 def target_logits(model: Any, batch: Batch, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (T, vocabulary) at the slots that have a target, and the targets (T,)."""
     device = features.device
-    shown = BaseModelOutputWithPooling(pooler_output=[features[batch.feature_rows.to(device)]])
     hidden = model.base_model(
         input_ids=batch.token_ids.to(device),
         position_ids=batch.positions.to(device),
-        mm_encoder_outputs={"image": shown},
+        mm_encoder_outputs=encoder_outputs([features[batch.feature_rows.to(device)]]),
         use_cache=False,
     ).last_hidden_state
     targets = batch.targets.to(device)

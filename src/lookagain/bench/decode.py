@@ -1,0 +1,368 @@
+"""`lookagain bench decode`: what re-attention costs while decoding, as ratios of two arms of one run.
+
+Both arms of a ratio write the same forced ids with the same model, so a ratio compares ways of decoding and nothing
+else. The paper reports no cost; the targets here are this project's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+import transformers
+from transformers import LogitsProcessorList
+
+from lookagain.bench.measure import Call, copy_bandwidth, paired_ratios, peak_bytes, spread_of, timed
+from lookagain.bench.subject import ForcedIds, LargeConfig, Subject, large_subject, tiny_subject
+from lookagain.decoding import LookAgainDecoding, LookAgainOutput, Token
+from lookagain.families import family_of
+from lookagain.reattention import Reattention, look_again, split_by_image
+from lookagain.runner import Runner, encode_images
+from lookagain.slots import Provenance, SlotBuilder, spans_of
+from lookagain.tabletop.tiny import TinyConfig
+
+BATCH = 8
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SHAPES = {"tiny": "float32", "qwen2.5-vl-7b": "bfloat16"}  # with the dtype each is measured in by default
+TEXT = Reattention(mode="text")
+COPY = Reattention(mode="copy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is measured. ValueError for values that leave nothing to measure.
+
+    tokens: sampled per answer. every: sampled tokens per reflection. keep: percentage of rows that ROUTE re-inserts.
+    pairs: timed pairs per ratio. layers, vocabulary, image_pixels: override the shapes (the last two of the large ones).
+    """
+
+    shapes: str = "tiny"
+    device: str = "cpu"
+    dtype: str | None = None
+    pairs: int = 9
+    tokens: int = 300
+    every: int = 150
+    keep: int = 50
+    layers: int | None = None
+    vocabulary: int | None = None
+    image_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.shapes not in SHAPES:
+            raise ValueError(f"unknown shapes {self.shapes!r}; known: {', '.join(SHAPES)}")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise ValueError(f"unknown dtype {self.dtype!r}; known: {', '.join(DTYPES)}")
+        if self.pairs < 1:
+            raise ValueError(f"pairs must be at least 1, not {self.pairs}")
+        if not 2 <= self.every <= self.tokens:
+            raise ValueError(f"every must be from 2 to tokens ({self.tokens}), not {self.every}")
+        if self.tokens < BATCH + 2:
+            raise ValueError(f"tokens must be at least {BATCH + 2}: {BATCH} rows reflect at different steps")
+        if self.shapes == "tiny" and (self.vocabulary or self.image_pixels):
+            raise ValueError("vocabulary and image_pixels belong to the large shapes; the tiny model has its own")
+
+    @property
+    def triggers(self) -> list[int]:
+        """Steps at which an answer reflects: in the middle of every stretch of `every` sampled tokens."""
+        return list(range(self.every // 2, self.tokens - 1, self.every))
+
+    @property
+    def spread_triggers(self) -> list[list[int]]:
+        """One step per row of a batch, all different, from the answer's first steps to its last."""
+        return [[(row + 1) * self.tokens // (BATCH + 1)] for row in range(BATCH)]
+
+
+def build_subject(settings: Settings) -> Subject:
+    """The model and prompts of the settings' shapes, on their device."""
+    device, dtype = torch.device(settings.device), DTYPES[settings.dtype or SHAPES[settings.shapes]]
+    if settings.shapes == "tiny":
+        tiny = TinyConfig() if settings.layers is None else TinyConfig(layers=settings.layers)
+        return tiny_subject(BATCH, device, dtype, tiny)
+    overrides = {name: getattr(settings, name) for name in ("layers", "vocabulary", "image_pixels")}
+    large = replace(LargeConfig(), **{name: value for name, value in overrides.items() if value is not None})
+    return large_subject(BATCH, device, dtype, large)
+
+
+@dataclass
+class Bench:
+    """A subject under its settings; makes the arms that ratios compare."""
+
+    subject: Subject
+    settings: Settings
+
+    @property
+    def device(self) -> torch.device:
+        return self.subject.device
+
+    @property
+    def route(self) -> Reattention:
+        return Reattention(mode="route", keep=self.settings.keep)
+
+    def arm(self, policy: Reattention | None, triggers: Sequence[Sequence[int]], **options: Any) -> Call:
+        """A call that decodes one batch, one row per entry of `triggers`; policy None is the library's `generate`."""
+        inputs = self.subject.inputs(len(triggers))
+        forced = ForcedIds(self.subject.answers(triggers, self.settings.tokens), inputs["input_ids"].shape[1])
+        common = {
+            **inputs,
+            "max_new_tokens": self.settings.tokens,
+            "eos_token_id": None,
+            "do_sample": False,
+            "logits_processor": LogitsProcessorList([forced]),
+        }
+        if policy is None:
+            types = (inputs["input_ids"] == self.subject.image_token).long()
+            return partial(self.subject.model.generate, **common, mm_token_type_ids=types)
+        on_event = options.pop("on_event", None)
+        decoding = LookAgainDecoding(self.subject.trigger, policy, on_event=on_event)
+        return partial(self.subject.model.generate, **common, **options, custom_generate=decoding)
+
+    def output(self, policy: Reattention, triggers: Sequence[Sequence[int]]) -> LookAgainOutput:
+        """One decoded batch with its details. Asserts that it reflected as planned: nothing skipped, nothing added."""
+        output = self.arm(policy, triggers, return_dict_in_generate=True)()
+        for row, steps in zip(output.reflections, triggers, strict=True):
+            assert [reflection.at for reflection in row] == list(steps), "the forced answer did not reflect as planned"
+            assert all(bool(reflection.rows) == policy.inserts for reflection in row), "a re-insertion was skipped"
+        return output
+
+    def ratios(self, measured: Call, baseline: Call) -> list[float]:
+        """Time of one arm over time of the other, per pair."""
+        return paired_ratios(measured, baseline, self.settings.pairs, partial(timed, device=self.device))
+
+    @cached_property
+    def reflection(self) -> ReflectionArms:
+        return ReflectionArms(self.subject, self.settings.triggers[0])
+
+
+class ReflectionArms:
+    """One reflection of COPY after `answered` sampled tokens, in two ways that read the same slots.
+
+    `chunk` feeds the insertion and its tag on the warm cache. `resubmit` does what a server without re-attention would:
+    a fresh prefill of everything so far with the image again, and a vision pass over both pictures.
+    """
+
+    def __init__(self, subject: Subject, answered: int) -> None:
+        self.subject, model = subject, subject.model
+        family, inputs = family_of(model.config), subject.inputs(1)
+        self.grid_thw, self.pixel_values = inputs["image_grid_thw"], inputs["pixel_values"]
+        spans = spans_of([family.merged_grid(self.grid_thw[0], model.config)])
+        self.builder = SlotBuilder(family, family.vision_tokens(model.config))
+        self.builder.add_prompt(subject.prompts[0].token_ids, spans)
+        for token in subject.answers([[]], answered)[0].tolist():
+            self.builder.add_token(token, Provenance.SAMPLED)
+        with torch.no_grad():
+            self.runner = Runner(model, [self.builder], encode_images(model, self.pixel_values, self.grid_thw))
+            self.runner.prefill()
+        self.prefilled = len(self.builder)
+        look_again(self.builder, COPY, split_by_image(range(spans[0].count), spans))
+        self.builder.add_token(subject.trigger.open_id, Provenance.SAMPLED)
+
+    @torch.no_grad()
+    def chunk(self) -> torch.Tensor:
+        """Logits (1, W) after the tag; the chunk is taken back from the cache, so that the next call feeds it again."""
+        logits = self.runner.chunk(0)
+        self.runner.cache.advance(0, self.prefilled - len(self.builder))
+        return logits
+
+    @torch.no_grad()
+    def resubmit(self) -> torch.Tensor:
+        """Logits (1, W) after the tag."""
+        ids = torch.tensor([self.builder.token_ids], device=self.subject.device)
+        return self.subject.model(
+            input_ids=ids,
+            pixel_values=self.pixel_values.repeat(2, 1),
+            image_grid_thw=self.grid_thw.repeat(2, 1),
+            mm_token_type_ids=(ids == self.subject.image_token).long(),
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+
+
+def _policy_over_text(bench: Bench, policy: Reattention) -> list[float]:
+    triggers = [bench.settings.triggers]
+    bench.output(policy, triggers)
+    return bench.ratios(bench.arm(policy, triggers), bench.arm(TEXT, triggers))
+
+
+def _loop_over_generate(bench: Bench, policy: Reattention, batch: int) -> list[float]:
+    silent: list[list[int]] = [[] for _ in range(batch)]
+    return bench.ratios(bench.arm(policy, silent), bench.arm(None, silent))
+
+
+def _cache_slots(bench: Bench) -> list[float]:
+    output = bench.output(COPY, bench.settings.spread_triggers)
+    return [output.cache_slots / max(len(slots) for slots in output.slots)]
+
+
+def _peak_memory(bench: Bench) -> list[float]:
+    triggers = [bench.settings.triggers]
+    measure = partial(peak_bytes, device=bench.device)
+    return paired_ratios(bench.arm(bench.route, triggers), bench.arm(TEXT, triggers), 1, measure)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How a ratio is measured (its samples), what it should not exceed (None: reported only), what it means."""
+
+    measure: Callable[[Bench], list[float]]
+    target: float | None
+    meaning: str
+
+
+RATIOS = {
+    "copy_over_text": Ratio(
+        lambda bench: _policy_over_text(bench, COPY), 1.10, "time of an answer with COPY / text-only reflections"
+    ),
+    "route_over_text": Ratio(
+        lambda bench: _policy_over_text(bench, bench.route),
+        1.10,
+        "time of an answer with ROUTE / text-only reflections",
+    ),
+    "loop_over_generate_b1": Ratio(
+        lambda bench: _loop_over_generate(bench, TEXT, 1), 1.02, "time without reflections: this loop / generate"
+    ),
+    "loop_over_generate_b8": Ratio(
+        lambda bench: _loop_over_generate(bench, TEXT, BATCH), 1.02, "the same for a batch of 8 padded on the left"
+    ),
+    "copy_loop_over_generate_b1": Ratio(
+        lambda bench: _loop_over_generate(bench, COPY, 1), 1.02, "the same, COPY ready but no reflection written"
+    ),
+    "copy_loop_over_generate_b8": Ratio(
+        lambda bench: _loop_over_generate(bench, COPY, BATCH), 1.02, "the same for a batch of 8"
+    ),
+    "cache_slots_over_length_b8": Ratio(
+        _cache_slots, 1.10, "cache slots per row / longest row, 8 rows reflecting at 8 different steps"
+    ),
+    "route_peak_memory_over_text": Ratio(
+        _peak_memory, 1.05, "peak of live tensor bytes beyond the weights, ROUTE / text-only reflections"
+    ),
+    "chunk_over_resubmit": Ratio(
+        lambda bench: bench.ratios(bench.reflection.chunk, bench.reflection.resubmit),
+        None,
+        "time of one reflection: chunk on the warm cache / everything sent again with the image",
+    ),
+}
+"""What the command measures, in the order of its table."""
+
+
+def throughput(bench: Bench) -> dict[str, float]:
+    """Decoded tokens per second at batch 1, beside the limit that reading weights and cache sets (arithmetic is free).
+
+    A token reads the decoder's weights, the head and the cache of the answer's middle. The device's bandwidth is
+    measured by copying, so a kernel that only reads can come out slightly above the limit.
+    """
+    moments: list[float] = []
+
+    def on_event(event: object) -> None:
+        if isinstance(event, Token):
+            moments.append(time.perf_counter())
+
+    bench.arm(TEXT, [[]], on_event=on_event)()
+    cuda = bench.device.type != "cpu"
+    bandwidth = copy_bandwidth(bench.device, megabytes=2000 if cuda else 200)
+    read = _bytes_per_token(bench)
+    return {
+        "decode_tokens_per_s": (len(moments) - 1) / (moments[-1] - moments[0]),
+        "bandwidth_limit_tokens_per_s": bandwidth / read,
+        "copy_bandwidth_gb_per_s": bandwidth / 1e9,
+        "read_gb_per_token": read / 1e9,
+    }
+
+
+def _bytes_per_token(bench: Bench) -> float:
+    model, text = bench.subject.model, bench.subject.model.config.get_text_config()
+    decoder, head = model.get_decoder(), model.get_output_embeddings().weight
+    head_dim = text.hidden_size // text.num_attention_heads
+    slots = len(bench.subject.prompts[0].token_ids) + bench.settings.tokens / 2
+    cached = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim * slots
+    weights = sum(p.numel() for p in decoder.parameters()) - model.get_input_embeddings().weight.numel()
+    return (weights + head.numel() + cached) * head.element_size()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `lookagain bench decode`."""
+    default = Settings()
+    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
+    parser.add_argument("--shapes", choices=list(SHAPES), default=default.shapes, help="which model's shapes")
+    parser.add_argument("--device", default=default.device, help="where it runs, such as cpu or cuda")
+    parser.add_argument("--dtype", choices=list(DTYPES), help="of the weights; float32 for tiny, else bfloat16")
+    parser.add_argument("--pairs", type=int, default=default.pairs, help="timed pairs per ratio")
+    parser.add_argument("--tokens", type=int, default=default.tokens, help="sampled tokens per answer")
+    parser.add_argument("--every", type=int, default=default.every, help="sampled tokens per reflection")
+    parser.add_argument("--keep", type=int, default=default.keep, help="percentage of rows that ROUTE puts back")
+    parser.add_argument("--layers", type=int, help="decoder layers instead of the shapes' own")
+    parser.add_argument("--vocabulary", type=int, help="tokens instead of the large shapes' own")
+    parser.add_argument("--image-pixels", type=int, help="side of the large shapes' square image")
+    parser.add_argument("--only", nargs="+", choices=list(RATIOS), metavar="RATIO", help="measure these ratios alone")
+
+
+def run(args: argparse.Namespace, report: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Measure: {"ratios": {name: median}, "spread": {name: quartiles, extremes, n}, "throughput", "settings"}.
+
+    `report` is told the name of each ratio as its measuring begins. ValueError for settings out of range.
+    """
+    names = set(Settings.__dataclass_fields__)
+    settings = Settings(**{name: value for name, value in vars(args).items() if name in names})
+    bench = Bench(build_subject(settings), settings)
+    samples = {}
+    for name in args.only or RATIOS:
+        report(name)
+        samples[name] = RATIOS[name].measure(bench)
+    return {
+        "ratios": {name: statistics.median(values) for name, values in samples.items()},
+        "spread": {name: spread_of(values) for name, values in samples.items()},
+        "throughput": throughput(bench),
+        "settings": describe(bench),
+    }
+
+
+def describe(bench: Bench) -> dict[str, Any]:
+    """Everything a reader needs to judge or repeat a result."""
+    settings, model = bench.settings, bench.subject.model
+    text, weight = model.config.get_text_config(), model.get_input_embeddings().weight
+    prompts = [prompt.token_ids for prompt in bench.subject.prompts]
+    cuda = bench.device.type == "cuda"
+    return {
+        **{name: getattr(settings, name) for name in ("shapes", "pairs", "tokens", "every", "keep")},
+        "reflections": len(settings.triggers),
+        "prompt_tokens": [len(ids) for ids in prompts],
+        "visual_tokens": prompts[0].count(bench.subject.image_token),
+        "layers": text.num_hidden_layers,
+        "hidden": text.hidden_size,
+        "vocabulary": text.vocab_size,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "attention": text._attn_implementation,
+        "device": torch.cuda.get_device_name(bench.device) if cuda else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """A result for people: every ratio with its quartiles and target, then speed and settings."""
+    lines = [f"{'ratio':29}{'median':>8}{'quartiles':>16}{'target':>8}  what it compares"]
+    for name, value in result["ratios"].items():
+        spread, ratio = result["spread"][name], RATIOS[name]
+        quartiles = f"{spread['q1']:.3f} - {spread['q3']:.3f}"
+        target = "" if ratio.target is None else f"{ratio.target:.2f}"
+        missed = "" if ratio.target is None or value <= ratio.target else "  MISSED"
+        lines.append(f"{name:29}{value:8.3f}{quartiles:>16}{target:>8}  {ratio.meaning}{missed}")
+    speed = result["throughput"]
+    lines += [
+        "",
+        f"{speed['decode_tokens_per_s']:.1f} tokens per second at batch 1; memory bandwidth allows "
+        f"{speed['bandwidth_limit_tokens_per_s']:.1f} ({speed['read_gb_per_token']:.3g} GB per token at "
+        f"{speed['copy_bandwidth_gb_per_s']:.0f} GB/s)",
+        "",
+        ", ".join(f"{name} {value}" for name, value in result["settings"].items()),
+    ]
+    return "\n".join(lines)

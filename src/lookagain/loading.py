@@ -1,0 +1,127 @@
+"""Loading a checkpoint by hub name or folder: model, tokenizer, image processor, and what has to be said about it.
+
+Safetensors only, no remote code, and the image processor that needs no torchvision whether or not it is installed, so
+that answers do not depend on it. The default is the tiny Tabletop model that ships with the package.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, Qwen2VLImageProcessorPil
+from transformers.utils import logging as transformers_logging
+
+from lookagain.families import Family, family_of
+from lookagain.prepare import MissingTagsError, prepare, tag_ids
+
+SIDE_FILE = "lookagain.json"
+"""File in a checkpoint's folder that says that it was trained on the response format."""
+
+
+class LoadError(ValueError):
+    """A checkpoint that cannot be loaded; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint. `trained`: it writes the format unprompted. `notes`: what a user should be told."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    image_processor: Any
+    family: Family
+    trained: bool
+    notes: tuple[str, ...] = ()
+
+
+def default_checkpoint() -> Path:
+    """Folder of the shipped tiny model."""
+    return Path(str(resources.files("lookagain") / "assets" / "tiny"))
+
+
+def load_checkpoint(
+    name: str | Path | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    attn_implementation: str | None = None,
+) -> Checkpoint:
+    """Load a checkpoint; None loads the shipped one.
+
+    device: "auto" (CUDA where there is one), "cpu", "cuda", …. dtype: "auto" is bfloat16 on CUDA, else float32.
+    Raises LoadError, or UnknownFamilyError for a family that is not in the table. Without tags it gets them in
+    memory, and `notes` says so.
+    """
+    source = str(name) if name is not None else str(default_checkpoint())
+    place = _device(device)
+    config = _try(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
+    family = family_of(config)
+    kwargs: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    tokenizer = _try(source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+    image_processor = _try(source, lambda: Qwen2VLImageProcessorPil.from_pretrained(source))
+    model = _try(
+        source,
+        lambda: AutoModelForImageTextToText.from_pretrained(
+            source, dtype=_dtype(dtype, place), use_safetensors=True, trust_remote_code=False, **kwargs
+        ),
+    )
+    model = model.to(place).eval()
+    notes, trained = _give_tags(model, tokenizer), _trained(source)
+    shown = "tabletop-tiny" if name is None else str(name)
+    return Checkpoint(shown, model, tokenizer, image_processor, family, trained, notes)
+
+
+def _give_tags(model: Any, tokenizer: Any) -> tuple[str, ...]:
+    try:
+        tag_ids(tokenizer)
+        return ()
+    except MissingTagsError:
+        report = prepare(model, tokenizer)
+    return (f"this checkpoint has no tags: {len(report.added)} were added in memory, untrained",)
+
+
+def _trained(source: str) -> bool:
+    side = Path(source) / SIDE_FILE
+    if not side.is_file():
+        return False
+    return bool(json.loads(side.read_text(encoding="utf-8")).get("trained", False))
+
+
+def _try(source: str, load: Any) -> Any:
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        return load()
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        where = "folder" if Path(source).is_dir() else "hub name (no such folder here)"
+        raise LoadError(f"cannot load the model {source!r}, taken as a {where}: {reason}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise LoadError(f"unknown device {device!r}; use auto, cpu or cuda") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise LoadError("no CUDA device is available; use --device cpu")
+    return place
+
+
+def _dtype(dtype: str, device: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in known:
+        raise LoadError(f"unknown dtype {dtype!r}; known: auto, {', '.join(known)}")
+    return known[dtype]

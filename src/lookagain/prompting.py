@@ -1,0 +1,25 @@
+"""What a model is told: the question, and for models that were not trained on it, the response format.
+
+The paper prompts GPT-4o and Qwen2.5-VL into its format with prompts it does not print; these words are ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+FORMAT_INSTRUCTIONS = """\
+Answer in tagged sections, in this order and with nothing outside the tags:
+<SUMMARY>what is asked and how you will find out</SUMMARY>
+<CAPTION>what the image shows, as far as it matters</CAPTION>
+<REASONING>your reasoning, step by step</REASONING>
+<REFLECTION>look at the image again: check every claim made so far against it and correct what was wrong</REFLECTION>
+<CONCLUSION>the answer alone</CONCLUSION>
+You may add further REFLECTION sections between the others whenever you doubt what you said about the image."""
+
+
+def messages_for(question: str, images: int, *, trained: bool) -> list[dict[str, Any]]:
+    """A conversation that shows `images` images and asks `question`; untrained models get the format as system text."""
+    content: list[dict[str, str]] = [{"type": "image"} for _ in range(images)]
+    content.append({"type": "text", "text": question})
+    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    return messages if trained else [{"role": "system", "content": FORMAT_INSTRUCTIONS}, *messages]
