@@ -258,9 +258,7 @@ def test_well_formed_is_what_the_regular_expression_accepts(text: str) -> None:
 @given(TEXTS, st.lists(st.integers(0, 400), max_size=12), st.booleans())
 def test_any_chunking_equals_the_whole(text: str, cuts: list[int], by_character: bool) -> None:
     """A tag split at some character read as text, and any other dependence on where the chunks end."""
-    borders = (
-        range(len(text) + 1) if by_character else sorted({0, len(text), *(c for c in cuts if c < len(text))})
-    )
+    borders = range(len(text) + 1) if by_character else sorted({0, len(text), *(c for c in cuts if c < len(text))})
     parser = StreamParser()
     events = [e for a, b in pairwise(borders) for e in parser.feed(text[a:b])]
     events += parser.flush()
@@ -303,9 +301,7 @@ def test_nothing_but_a_possible_tag_is_withheld(text: str) -> None:
     """A stream that stalls: the characters not yet given out must be the beginning of a tag."""
     parser = StreamParser()
     given_out = sum(
-        len(event.text)
-        if event.kind == "text"
-        else len((open_tag if event.kind == "open" else close_tag)(event.tag))
+        len(event.text) if event.kind == "text" else len((open_tag if event.kind == "open" else close_tag)(event.tag))
         for event in parser.feed(text)
     )
     withheld = text[given_out:]

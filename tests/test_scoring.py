@@ -314,34 +314,32 @@ def test_unknown_kind_is_an_error() -> None:
         extract("3", "digits")  # type: ignore[arg-type]
 
 
-HOSTILE = [
-    ("1,", "number"),
-    ("1,111,1111,", "number"),
-    ("1/", "number"),
-    ("1 ", "number"),
-    ("- ", "number"),
-    ("=", "number"),
-    (r"\frac{1}{", "number"),
-    (r"\text{", "words"),
-    ("a-b-", "words"),
-    ("yes ", "yesno"),
-    ("(A", "letter"),
-    ("answer is ", "letter"),
-]
-
-
-@pytest.mark.parametrize(("piece", "kind"), HOSTILE)
-def test_long_repetitions_are_linear(piece: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("piece", "reference"),
+    [
+        ("1,", "7"),
+        ("1,111,1111,", "7"),
+        ("1/", "7"),
+        ("1 ", "7"),
+        ("- ", "7"),
+        ("=", "7"),
+        (r"\frac{1}{", "7"),
+        (r"\text{", "red"),
+        ("a-b-", "red"),
+        ("yes ", "no"),
+        ("(A", "B"),
+        ("answer is ", "B"),
+    ],
+)
+def test_long_repetitions_are_linear(piece: str, reference: str) -> None:
     """Backtracking: quadratic work on 200,000 characters takes minutes."""
-    assert extract(piece * (200_000 // len(piece)) + " z", kind) not in ("A", "1")
+    assert not score(piece * (200_000 // len(piece)) + " z", reference)
 
 
 TEXTS = st.one_of(
     st.text(max_size=40),
     st.lists(
-        st.sampled_from(
-            [*"AaBI()/.,-+=^{}0123456789 \n", " or ", "answer is ", "yes", "no", "not ", "six", r"\frac"]
-        )
+        st.sampled_from([*"AaBI()/.,-+=^{}0123456789 \n", " or ", "answer is ", "yes", "no", "not ", "six", r"\frac"])
     ).map("".join),
 )
 

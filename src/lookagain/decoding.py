@@ -217,7 +217,7 @@ class _Loop:
 
     def _pick(self, logits: torch.Tensor, processors: LogitsProcessorList) -> list[int]:
         """Choose every row's next token: forced, sampled or, where the row is finished, padding."""
-        logits = logits.float()
+        logits = logits.to(torch.float32, copy=True)  # the next pass may write over this one's
         if self.config.output_logits and self.config.return_dict_in_generate:
             self.logits.append(logits.clone())
         logits[:, self.banned] = float("-inf")

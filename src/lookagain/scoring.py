@@ -109,7 +109,7 @@ def kind_of(reference: str, options: Sequence[str] | None = None) -> Kind:
     if _option_of(reference, options or ()):
         return "letter"
     text = re.sub(r"\A[A-Za-z] ?= ?", "", _plain(reference))  # "x = 3" asks for 3
-    if _words(text) in ("yes", "no"):
+    if (answer := _yes_no(text)) and answer == _words(text):
         return "yesno"
     number = _NUMBER.match(text)
     if number and _number(text) and _UNIT.fullmatch(text[number.end() :].strip(" .")):
