@@ -148,9 +148,7 @@ def test_without_reflection_equals_generate(model, tokenizer, trigger, prompts, 
 def test_finished_rows_are_padded_as_the_library_pads(model, tokenizer, trigger, prompts):
     """Would show that the comparison above ends rows at different times at all."""
     torch.manual_seed(7)
-    output = decode(
-        model, tokenizer, prompts, eos_token_id=list(range(100, 130)), do_sample=True, max_new_tokens=40
-    )
+    output = decode(model, tokenizer, prompts, eos_token_id=list(range(100, 130)), do_sample=True, max_new_tokens=40)
     lengths = [len(response) for response in responses(output, prompts)]
     assert len(set(lengths)) >= 3
     columns = output.sequences.shape[1] - max(lengths)

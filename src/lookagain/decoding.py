@@ -155,6 +155,8 @@ class LookAgainDecoding:
         _check_supported(generation_config, model_kwargs)
         images = _encode(model, pixel_values, image_grid_thw)
         others = _encode(model, control_pixel_values, control_grid_thw)
+        if others and self.policy.control != "wrong-image":
+            raise ValueError("control images were given, but the policy is not the wrong-image control")
         if self.policy.control == "wrong-image" and [g for _, g in images] != [g for _, g in others]:
             raise ValueError("the wrong-image control needs one control image of the same size per image")
         repeats = generation_config.num_return_sequences or 1

@@ -27,6 +27,7 @@ class Stage:
     task: "vision" (what lies at each visual token, by a linear head), "captions" (responses up to CAPTION, without
         mistakes) or "answers" (whole responses).
     steps, batch: optimizer steps, rows per step. learning_rate: peak, after warmup_steps, then a cosine to a tenth.
+    adam_beta2: AdamW's second moment decay; 0.999 is the paper's for SFT.
     modes: weights of the re-attention modes that rows are drawn with. keep: ROUTE's percentage; the paper's main value.
     error_rate: chance of a planted mistake per object. learn_mistakes: give planted tokens a loss.
     freeze_vision: leave the vision tower as it is (the paper's SFT does).
@@ -40,6 +41,7 @@ class Stage:
     warmup_steps: int = 50
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    adam_beta2: float = 0.999
     modes: dict[str, float] = field(default_factory=lambda: {"copy": 1.0})
     keep: int = 50
     error_rate: float = 0.0

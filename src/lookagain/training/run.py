@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from lookagain.families import family_of
 from lookagain.tabletop.tiny import build_image_processor, build_model, build_tokenizer
@@ -74,8 +73,24 @@ def _run_stage(config: SftConfig, stage: Stage, model: Any, tokenizer: Any, imag
         callbacks=[LogFile(folder / "log.jsonl")],
     )
     folder.mkdir(parents=True, exist_ok=True)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
     _save(model, tokenizer, image_processor, stage, final)
+
+
+def last_complete_checkpoint(folder: Path) -> str | None:
+    """The latest checkpoint that was written to its end, None if there is none.
+
+    The trainer writes `trainer_state.json` last, so a checkpoint without a readable one was cut off; it is removed.
+    """
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]), reverse=True)
+    for checkpoint in checkpoints:
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(checkpoint)
+            continue
+        return str(checkpoint)
+    return None
 
 
 def _arguments(config: SftConfig, stage: Stage, folder: Path) -> TrainingArguments:
@@ -89,6 +104,7 @@ def _arguments(config: SftConfig, stage: Stage, folder: Path) -> TrainingArgumen
         lr_scheduler_kwargs={"min_lr_rate": 0.1},
         weight_decay=stage.weight_decay,
         max_grad_norm=stage.max_grad_norm,
+        adam_beta2=stage.adam_beta2,
         bf16=config.bf16,
         seed=config.seed,
         save_steps=config.save_steps,

@@ -57,6 +57,17 @@ class ReattentionTrainer(Trainer):
         loss = total / max(1, count)
         return (loss, {"logits": torch.cat(logits)}) if return_outputs else loss
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Checkpoints keep the module's own weight names.
+
+        The library renames this family's weights when it saves and not when it resumes: a resumed run would go on from
+        the weights it was started with, with no more than a warning.
+        """
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            model = cast(Any, self.accelerator.unwrap_model(self.model))
+            model.save_pretrained(output_dir or self.args.output_dir, save_original_format=False)
+
     def _features(self, model: Any, inputs: dict[str, Any]) -> list[torch.Tensor]:
         trained = any(p.requires_grad for p in model.base_model.visual.parameters())
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
