@@ -55,7 +55,9 @@ SPARE_ROWS = 32  # embedding rows beyond the vocabulary, as the large checkpoint
 class TinyConfig:
     """Shapes of the tiny model. `hidden` must be `heads` times 32 (or more): servers need head dimensions of 32.
 
-    vocabulary: most tokens of the BPE. full_attention_layers: vision layers that see the whole image.
+    vocabulary: most tokens of the BPE. full_attention_layers: vision layers that see the whole image. rope_theta: base
+        of the rotary frequencies. Columns get the lowest ones; with the usual bases they hardly turn over six columns,
+        and places are not learned.
     """
 
     vocabulary: int = 640
@@ -70,6 +72,7 @@ class TinyConfig:
     vision_mlp: int = 256
     full_attention_layers: tuple[int, ...] = (1, 3)
     max_positions: int = 4096
+    rope_theta: float = 50.0
 
     def __post_init__(self) -> None:
         if self.hidden % self.heads or self.hidden // self.heads < 32:
@@ -157,7 +160,7 @@ def _text_config(tiny: TinyConfig, rows: int, ids: dict[str, int]) -> dict:
         "num_attention_heads": tiny.heads,
         "num_key_value_heads": tiny.kv_heads,
         "max_position_embeddings": tiny.max_positions,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": section},
+        "rope_parameters": {"rope_type": "default", "rope_theta": tiny.rope_theta, "mrope_section": section},
         "bos_token_id": None,
         "eos_token_id": ids["<|im_end|>"],
         "pad_token_id": ids["<|endoftext|>"],
