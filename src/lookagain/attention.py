@@ -11,6 +11,7 @@ Legend: B batch rows, H query heads, K key-value heads, n queries, S slots, V vi
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -139,11 +140,30 @@ class AttentionRecorder:
         self.totals[row] += mass_V / len(self.layers)
 
 
-def _wrapper(kernel_name: str, eager: Any):
+class _AsKernel:
+    """An attention module as its kernel expects it: flash attention looks its own name up in the module's config."""
+
+    def __init__(self, module: Any, kernel_name: str) -> None:
+        self._module = module
+        self.config = copy.copy(module.config)
+        self.config._attn_implementation = kernel_name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def _wrapper(kernel_name: str) -> Any:
+    kernel = eager_attention if kernel_name == "eager" else ALL_ATTENTION_FUNCTIONS[kernel_name]
+    views: dict[int, Any] = {}
+
     def attend(module, query, key, value, attention_mask, attention_recorder=None, **kwargs):
         if attention_recorder is not None:
             attention_recorder.observe(module.layer_idx, query, key)
-        kernel = eager if kernel_name == "eager" else ALL_ATTENTION_FUNCTIONS[kernel_name]
+        if "flash" in kernel_name:
+            view = views.get(id(module))
+            if view is None or view._module is not module:
+                view = views[id(module)] = _AsKernel(module, kernel_name)
+            module = view
         return kernel(module, query, key, value, attention_mask, **kwargs)
 
     return attend
@@ -155,7 +175,7 @@ def recorded_attention(model: Any) -> Iterator[None]:
     text_config = model.config.get_text_config()
     kernel = text_config._attn_implementation
     name = PREFIX + kernel
-    AttentionInterface.register(name, _wrapper(kernel, eager_attention))
+    AttentionInterface.register(name, _wrapper(kernel))
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[kernel])
     sub_config = next(key for key in model.config.sub_configs if getattr(model.config, key) is text_config)
     model.set_attn_implementation({sub_config: name})

@@ -26,12 +26,12 @@ RGB = {
     "purple": (150, 50, 180),
     "black": (25, 25, 25),
 }
-TABLE_RGB = (205, 190, 165)
+GREEN_OF_TABLE = 185
 
 
 def render(scene: Scene) -> Image.Image:
     """The scene as an RGB image of SIDE_PIXELS x SIDE_PIXELS; later objects may overlap earlier ones."""
-    canvas = Image.new("RGB", (SIDE_PIXELS * SCALE, SIDE_PIXELS * SCALE), TABLE_RGB)
+    canvas = _table()
     draw = ImageDraw.Draw(canvas)
     order = list(scene.things)
     random.Random(f"order/{scene.noise_seed}").shuffle(order)
@@ -45,6 +45,20 @@ def centre(thing: Thing) -> tuple[int, int]:
     row, column = "abcdef".index(thing.place[0]), int(thing.place[1]) - 1
     half = CELL_PIXELS // 2
     return column * CELL_PIXELS + half + thing.dx, row * CELL_PIXELS + half + thing.dy
+
+
+def _table() -> Image.Image:
+    """The empty table, lit so that red grows from left to right and blue falls from top to bottom.
+
+    A place can then be read off a patch of the table. Without it a model this small has to infer places from rotary
+    phases alone: after 700 steps a quarter of the places in its captions was still wrong.
+    """
+    side = SIDE_PIXELS * SCALE
+    ramp = np.arange(side) * 84 // side
+    pixels = np.full((side, side, 3), GREEN_OF_TABLE, dtype=np.uint8)
+    pixels[:, :, 0] = 160 + ramp[None, :]
+    pixels[:, :, 2] = 216 - ramp[:, None]
+    return Image.fromarray(pixels)
 
 
 def _add_noise(image: Image.Image, seed: int) -> Image.Image:

@@ -56,8 +56,7 @@ class TinyConfig:
     """Shapes of the tiny model. `hidden` must be `heads` times 32 (or more): servers need head dimensions of 32.
 
     vocabulary: most tokens of the BPE. full_attention_layers: vision layers that see the whole image. rope_theta: base
-        of the rotary frequencies. Columns get the lowest ones; with the usual bases they hardly turn over six columns,
-        and places are not learned.
+        of the language model's rotary frequencies.
     """
 
     vocabulary: int = 640
@@ -72,7 +71,7 @@ class TinyConfig:
     vision_mlp: int = 256
     full_attention_layers: tuple[int, ...] = (1, 3)
     max_positions: int = 4096
-    rope_theta: float = 50.0
+    rope_theta: float = 10000.0
 
     def __post_init__(self) -> None:
         if self.hidden % self.heads or self.hidden // self.heads < 32:

@@ -15,7 +15,7 @@ from lookagain.grammar import close_tag
 from lookagain.reattention import Reattention
 from lookagain.tabletop.render import render
 from lookagain.tabletop.rows import TabletopRow, make_row
-from lookagain.tabletop.world import COLOURS, PLACES, SHAPES
+from lookagain.tabletop.world import COLOURS, GRID_SIDE, PLACES, SHAPES
 from lookagain.training.config import Stage
 from lookagain.training.sequence import Example
 
@@ -27,7 +27,7 @@ class Item:
     pixel_values: torch.Tensor
     image_grid_thw: torch.Tensor
     example: Example | None = None
-    contents: torch.Tensor | None = None  # (visual tokens, 2): colour, shape; 0 is "nothing here"
+    contents: torch.Tensor | None = None  # (visual tokens, 4) classes, see `contents_of`
 
 
 class TabletopDataset(Dataset):
@@ -88,10 +88,12 @@ def encode_response(tokenizer: Any, row: TabletopRow, *, captions_only: bool = F
 
 
 def contents_of(row: TabletopRow) -> torch.Tensor:
-    """(visual tokens, 2) classes of colour and shape at every place; 0 where no object's place is."""
-    classes = torch.zeros((len(PLACES), 2), dtype=torch.long)
+    """(visual tokens, 4): at every place its row and column, and the colour and shape of what is there (0: nothing)."""
+    classes = torch.zeros((len(PLACES), 4), dtype=torch.long)
+    places = torch.arange(len(PLACES))
+    classes[:, 0], classes[:, 1] = places // GRID_SIDE, places % GRID_SIDE
     for thing in row.scene.things:
         place = PLACES.index(thing.place)
-        classes[place, 0] = 1 + COLOURS.index(thing.colour)
-        classes[place, 1] = 1 + SHAPES.index(thing.shape)
+        classes[place, 2] = 1 + COLOURS.index(thing.colour)
+        classes[place, 3] = 1 + SHAPES.index(thing.shape)
     return classes

@@ -19,7 +19,7 @@ from lookagain.families import family_of
 from lookagain.prepare import tag_ids
 from lookagain.runner import encode_images, encoder_outputs
 from lookagain.slots import Slots
-from lookagain.tabletop.world import COLOURS, SHAPES
+from lookagain.tabletop.world import COLOURS, GRID_SIDE, SHAPES
 from lookagain.training.selection import select_rows
 from lookagain.training.sequence import Batch, add_response, pad_batch, start_sequence
 from lookagain.training.tabletop_data import Item
@@ -130,20 +130,20 @@ def target_logits(model: Any, batch: Batch, features: torch.Tensor) -> tuple[tor
 
 
 class VisionProbe(torch.nn.Module):
-    """The vision tower with a linear head that names colour and shape at every visual token (warm-up only)."""
+    """The vision tower with a linear head that names place, colour and shape at every visual token (warm-up only)."""
+
+    CLASSES = (GRID_SIDE, GRID_SIDE, len(COLOURS) + 1, len(SHAPES) + 1)
 
     def __init__(self, visual: torch.nn.Module, hidden: int) -> None:
         super().__init__()
         self.visual = visual
-        self.head = torch.nn.Linear(hidden, len(COLOURS) + len(SHAPES) + 2)
+        self.head = torch.nn.Linear(hidden, sum(self.CLASSES))
 
     def forward(
         self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, contents: torch.Tensor, **unused: Any
     ) -> dict[str, torch.Tensor]:
         rows = self.visual(pixel_values, grid_thw=image_grid_thw).pooler_output
-        colour, shape = self.head(rows).float().split([len(COLOURS) + 1, len(SHAPES) + 1], dim=-1)
-        wanted = contents.view(-1, 2)
-        loss = torch.nn.functional.cross_entropy(colour, wanted[:, 0])
-        loss = loss + torch.nn.functional.cross_entropy(shape, wanted[:, 1])
-        right = (colour.argmax(-1) == wanted[:, 0]) & (shape.argmax(-1) == wanted[:, 1])
-        return {"loss": loss, "right": right[wanted[:, 0] > 0].float().mean()}
+        parts = self.head(rows).float().split(self.CLASSES, dim=-1)
+        wanted = contents.view(-1, len(self.CLASSES))
+        losses = [torch.nn.functional.cross_entropy(part, wanted[:, i]) for i, part in enumerate(parts)]
+        return {"loss": torch.stack(losses).sum()}
