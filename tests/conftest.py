@@ -31,6 +31,7 @@ TINIER = TinyConfig(
     hidden=64,
     layers=2,
     heads=2,
+    kv_heads=1,
     mlp=96,
     vision_hidden=32,
     vision_layers=2,
@@ -160,7 +161,8 @@ def decode(
 
 def responses(output: LookAgainOutput, prompts: Sequence[Prompt]) -> list[list[int]]:
     """Each row's own response tokens, without the padding after its end."""
-    assert output.sequences is not None and output.slots is not None
+    assert output.sequences is not None
+    assert output.slots is not None
     columns = max(len(prompt.token_ids) for prompt in prompts)
     return [
         ids[columns : columns + len(response_slots(slots))].tolist()
@@ -197,7 +199,8 @@ def full_pass(model: Any, slots: Slots, table: torch.Tensor | None, **options: A
 
 def library_inputs(model: Any, prompt: Prompt, slots: Slots) -> dict[str, torch.Tensor]:
     """The finished sequence as the library would be given it: every re-inserted image is one more image."""
-    assert prompt.pixel_values is not None and prompt.image_grid_thw is not None
+    assert prompt.pixel_values is not None
+    assert prompt.image_grid_thw is not None
     image = family_of(model.config).vision_tokens(model.config).image
     times = int((slots.token_ids == image).sum()) // prompt.token_ids.count(image)
     return {
@@ -210,7 +213,8 @@ def library_inputs(model: Any, prompt: Prompt, slots: Slots) -> dict[str, torch.
 
 def logit_gap(output: LookAgainOutput, row: int, full_NW: torch.Tensor) -> float:
     """Largest difference between a row's decoding logits and a full pass, over all tokens it sampled from them."""
-    assert output.logits is not None and output.slots is not None
+    assert output.logits is not None
+    assert output.slots is not None
     slots, gaps = output.slots[row], []
     for step, slot in enumerate(response_slots(slots)):
         if (source := int(slots.sampled_from[slot])) >= 0:

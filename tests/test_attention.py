@@ -18,7 +18,7 @@ from lookagain.slots import Provenance, Slots
 CLOSE = 1e-5
 
 
-def attention_NN(model: Any, slots: Slots, table: torch.Tensor, layers: Sequence[int]) -> torch.Tensor:
+def mean_attention(model: Any, slots: Slots, table: torch.Tensor, layers: Sequence[int]) -> torch.Tensor:
     """(queries, keys) weights of one eager pass, mean over layers and heads."""
     with eager(model):
         weights = full_pass(model, slots, table, output_attentions=True).attentions
@@ -29,7 +29,7 @@ def expected_scores(
     model: Any, slots: Slots, table: torch.Tensor, policy: Reattention, reflection_id: int
 ) -> list[torch.Tensor]:
     """The ranking at each reflection: mean over the tokens sampled before the tag."""
-    weights = attention_NN(model, slots, table, policy.layers or (0, 1))
+    weights = mean_attention(model, slots, table, policy.layers or (0, 1))
     prompt = slots.provenance == Provenance.PROMPT
     visual = (prompt & (slots.rows >= 0)).nonzero()[:, 0]
     before = torch.zeros(len(visual))

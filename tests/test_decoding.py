@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -347,7 +348,7 @@ def test_events_tell_the_answer_in_order(model, tokenizer, trigger, prompts):
         assert [event.token_id for event in own if isinstance(event, Token)] == response
         assert [event.reflection for event in own if isinstance(event, Reinsertion)] == output.reflections[row]
         assert own[-1] == End(row, "length")
-        for event, following in zip(own, own[1:], strict=False):
+        for event, following in itertools.pairwise(own):
             assert not isinstance(event, Reinsertion) or following == Token(row, trigger.open_id)
         forced = [event.forced for event in own if isinstance(event, Token)]
         slots = output.slots[row]

@@ -17,7 +17,7 @@ from lookagain.training.trainer import ReattentionTrainer
 
 RECIPES = sorted(Path(__file__).parents[2].glob("recipes/**/*.yaml"))
 TINY = TinyConfig(
-    hidden=64, layers=2, heads=2, mlp=96, vision_hidden=32, vision_layers=2, vision_heads=2, vision_mlp=64,
+    hidden=64, layers=2, heads=2, kv_heads=1, mlp=96, vision_hidden=32, vision_layers=2, vision_heads=2, vision_mlp=64,
     full_attention_layers=(1,),
 )  # fmt: skip
 

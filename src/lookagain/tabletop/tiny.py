@@ -63,7 +63,7 @@ class TinyConfig:
     hidden: int = 160
     layers: int = 6
     heads: int = 5
-    kv_heads: int = 1
+    kv_heads: int = 5
     mlp: int = 448
     vision_hidden: int = 96
     vision_layers: int = 4

@@ -130,9 +130,15 @@ def target_logits(model: Any, batch: Batch, features: torch.Tensor) -> tuple[tor
 
 
 class VisionProbe(torch.nn.Module):
-    """The vision tower with a linear head that names place, colour and shape at every visual token (warm-up only)."""
+    """The vision tower with a head that names place, colour and shape at every visual token (warm-up only).
+
+    The head compares directions, and rows are held near a root mean square of SCALE. A free linear head lets rows grow a
+    hundred times larger than word embeddings, nearly all of it one attribute, which a language model then hardly reads.
+    """
 
     CLASSES = (GRID_SIDE, GRID_SIDE, len(COLOURS) + 1, len(SHAPES) + 1)
+    SCALE = 0.5
+    SHARPNESS = 20.0
 
     def __init__(self, visual: torch.nn.Module, hidden: int) -> None:
         super().__init__()
@@ -143,7 +149,11 @@ class VisionProbe(torch.nn.Module):
         self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, contents: torch.Tensor, **unused: Any
     ) -> dict[str, torch.Tensor]:
         rows = self.visual(pixel_values, grid_thw=image_grid_thw).pooler_output
-        parts = self.head(rows).float().split(self.CLASSES, dim=-1)
+        directions = torch.nn.functional.normalize(self.head.weight, dim=-1)
+        cosines = torch.nn.functional.normalize(rows.float(), dim=-1) @ directions.T
+        parts = (self.SHARPNESS * cosines + self.head.bias).split(self.CLASSES, dim=-1)
         wanted = contents.view(-1, len(self.CLASSES))
         losses = [torch.nn.functional.cross_entropy(part, wanted[:, i]) for i, part in enumerate(parts)]
+        size = rows.float().square().mean(-1).sqrt()
+        losses.append((size / self.SCALE).log().square().mean())
         return {"loss": torch.stack(losses).sum()}
