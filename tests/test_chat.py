@@ -245,9 +245,7 @@ def test_loaded_picture_in_the_item_is_ignored(tokenizer: Any) -> None:
         ("{{ messages[0]['content'][1]['text'] | upper }}", "drops the text 'first'"),
     ],
 )
-def test_templates_that_lose_something_are_refused(
-    tokenizer: Any, template: str | None, message: str
-) -> None:
+def test_templates_that_lose_something_are_refused(tokenizer: Any, template: str | None, message: str) -> None:
     tokenizer.chat_template = template
     with pytest.raises(ValueError, match=message.replace("|", r"\|")):
         encode(tokenizer, user(IMAGE, "first", "second"), [2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def test_not_an_image(capsys, tmp_path):
 
 def test_truncated_image(capsys, tmp_path, picture):
     path = tmp_path / "half.png"
-    data = open(picture, "rb").read()
+    data = Path(picture).read_bytes()
     path.write_bytes(data[: len(data) // 2])
     assert "half.png" in failed(capsys, "ask", str(path), "How many?")
 
@@ -107,9 +108,9 @@ def test_ask_json(capsys, picture, folder, mode):
     result = json.loads(capsys.readouterr().out)
     assert result["tokens"]["visual"] == 36
     assert result["tokens"]["sampled"] <= 20
-    assert {"rows", "skipped", "mode", "reinserted_tokens"} == set(*[r.keys() for r in result["reflections"][:1]] or [
-        {"rows", "skipped", "mode", "reinserted_tokens"}
-    ])
+    assert {"rows", "skipped", "mode", "reinserted_tokens"} == set(
+        *[r.keys() for r in result["reflections"][:1]] or [{"rows", "skipped", "mode", "reinserted_tokens"}]
+    )
 
 
 def test_ask_streams_the_answer(capsys, picture, folder):
@@ -131,7 +132,7 @@ def save_odd(kind: str, path) -> None:
         frames = [Image.effect_noise((60, 60), 50).convert("P") for _ in range(3)]
         frames[0].save(path, save_all=True, append_images=frames[1:])
     elif kind == "sixteen-bit":
-        Image.fromarray((np.asarray(noise).astype(np.uint16) * 257)).save(path)
+        Image.fromarray(np.asarray(noise).astype(np.uint16) * 257).save(path)
     elif kind == "cmyk":
         noise.convert("CMYK").save(path)
     elif kind == "palette-alpha":
@@ -139,6 +140,14 @@ def save_odd(kind: str, path) -> None:
         palette.save(path, transparency=3)
     else:
         Image.new("RGB", (1, 1)).save(path)
+
+
+def test_prepare_writes_a_checkpoint_with_tags(capsys, tmp_path, folder):
+    out = tmp_path / "prepared"
+    assert main(["prepare", folder, str(out)]) == 0
+    assert "all tags already" in capsys.readouterr().out
+    assert (out / "model.safetensors").is_file()
+    assert "exists already" in failed(capsys, "prepare", folder, str(out))
 
 
 def test_tabletop_make(capsys, tmp_path):

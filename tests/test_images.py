@@ -84,9 +84,7 @@ def test_missing_directory_and_device_name_the_path(tmp_path: Path) -> None:
         load_image("a\0b.png")
 
 
-@pytest.mark.parametrize(
-    "data", [b"hello, this is text", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
-)
+@pytest.mark.parametrize("data", [b"hello, this is text", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
 def test_text_and_postscript_are_not_images(tmp_path: Path, data: bytes) -> None:
     """Pillow hands PostScript to Ghostscript, that is, runs a program it was sent."""
     path = tmp_path / "notes.png"

@@ -12,6 +12,7 @@ COMMANDS = {
     "ask": ("ask", "answer a question about images, looking again at every reflection"),
     "tabletop": ("tabletop", "make rows of the offline world"),
     "eval": ("evaluate", "evaluate a model"),
+    "prepare": ("prepare", "give a checkpoint the response tags, for fine-tuning"),
     "train": ("train", "train a model"),
     "bench": ("bench", "measure speed and memory"),
 }

@@ -10,178 +10,19 @@ import argparse
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
 import transformers
-from transformers import LogitsProcessorList
 
-from lookagain.bench.measure import Call, copy_bandwidth, paired_ratios, peak_bytes, spread_of, timed
-from lookagain.bench.subject import ForcedIds, LargeConfig, Subject, large_subject, tiny_subject
-from lookagain.decoding import LookAgainDecoding, LookAgainOutput, Token
-from lookagain.families import family_of
-from lookagain.reattention import Reattention, look_again, split_by_image
-from lookagain.runner import Runner, encode_images
-from lookagain.slots import Provenance, SlotBuilder, spans_of
-from lookagain.tabletop.tiny import TinyConfig
-
-BATCH = 8
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SHAPES = {"tiny": "float32", "qwen2.5-vl-7b": "bfloat16"}  # with the dtype each is measured in by default
-TEXT = Reattention(mode="text")
-COPY = Reattention(mode="copy")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What is measured. ValueError for values that leave nothing to measure.
-
-    tokens: sampled per answer. every: sampled tokens per reflection. keep: percentage of rows that ROUTE re-inserts.
-    pairs: timed pairs per ratio. layers, vocabulary, image_pixels: override the shapes (the last two of the large ones).
-    """
-
-    shapes: str = "tiny"
-    device: str = "cpu"
-    dtype: str | None = None
-    pairs: int = 9
-    tokens: int = 300
-    every: int = 150
-    keep: int = 50
-    layers: int | None = None
-    vocabulary: int | None = None
-    image_pixels: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.shapes not in SHAPES:
-            raise ValueError(f"unknown shapes {self.shapes!r}; known: {', '.join(SHAPES)}")
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise ValueError(f"unknown dtype {self.dtype!r}; known: {', '.join(DTYPES)}")
-        if self.pairs < 1:
-            raise ValueError(f"pairs must be at least 1, not {self.pairs}")
-        if not 2 <= self.every <= self.tokens:
-            raise ValueError(f"every must be from 2 to tokens ({self.tokens}), not {self.every}")
-        if self.tokens < BATCH + 2:
-            raise ValueError(f"tokens must be at least {BATCH + 2}: {BATCH} rows reflect at different steps")
-        if self.shapes == "tiny" and (self.vocabulary or self.image_pixels):
-            raise ValueError("vocabulary and image_pixels belong to the large shapes; the tiny model has its own")
-
-    @property
-    def triggers(self) -> list[int]:
-        """Steps at which an answer reflects: in the middle of every stretch of `every` sampled tokens."""
-        return list(range(self.every // 2, self.tokens - 1, self.every))
-
-    @property
-    def spread_triggers(self) -> list[list[int]]:
-        """One step per row of a batch, all different, from the answer's first steps to its last."""
-        return [[(row + 1) * self.tokens // (BATCH + 1)] for row in range(BATCH)]
-
-
-def build_subject(settings: Settings) -> Subject:
-    """The model and prompts of the settings' shapes, on their device."""
-    device, dtype = torch.device(settings.device), DTYPES[settings.dtype or SHAPES[settings.shapes]]
-    if settings.shapes == "tiny":
-        tiny = TinyConfig() if settings.layers is None else TinyConfig(layers=settings.layers)
-        return tiny_subject(BATCH, device, dtype, tiny)
-    overrides = {name: getattr(settings, name) for name in ("layers", "vocabulary", "image_pixels")}
-    large = replace(LargeConfig(), **{name: value for name, value in overrides.items() if value is not None})
-    return large_subject(BATCH, device, dtype, large)
-
-
-@dataclass
-class Bench:
-    """A subject under its settings; makes the arms that ratios compare."""
-
-    subject: Subject
-    settings: Settings
-
-    @property
-    def device(self) -> torch.device:
-        return self.subject.device
-
-    @property
-    def route(self) -> Reattention:
-        return Reattention(mode="route", keep=self.settings.keep)
-
-    def arm(self, policy: Reattention | None, triggers: Sequence[Sequence[int]], **options: Any) -> Call:
-        """A call that decodes one batch, one row per entry of `triggers`; policy None is the library's `generate`."""
-        inputs = self.subject.inputs(len(triggers))
-        forced = ForcedIds(self.subject.answers(triggers, self.settings.tokens), inputs["input_ids"].shape[1])
-        common = {
-            **inputs,
-            "max_new_tokens": self.settings.tokens,
-            "eos_token_id": None,
-            "do_sample": False,
-            "logits_processor": LogitsProcessorList([forced]),
-        }
-        if policy is None:
-            types = (inputs["input_ids"] == self.subject.image_token).long()
-            return partial(self.subject.model.generate, **common, mm_token_type_ids=types)
-        on_event = options.pop("on_event", None)
-        decoding = LookAgainDecoding(self.subject.trigger, policy, on_event=on_event)
-        return partial(self.subject.model.generate, **common, **options, custom_generate=decoding)
-
-    def output(self, policy: Reattention, triggers: Sequence[Sequence[int]]) -> LookAgainOutput:
-        """One decoded batch with its details. Asserts that it reflected as planned: nothing skipped, nothing added."""
-        output = self.arm(policy, triggers, return_dict_in_generate=True)()
-        for row, steps in zip(output.reflections, triggers, strict=True):
-            assert [reflection.at for reflection in row] == list(steps), "the forced answer did not reflect as planned"
-            assert all(bool(reflection.rows) == policy.inserts for reflection in row), "a re-insertion was skipped"
-        return output
-
-    def ratios(self, measured: Call, baseline: Call) -> list[float]:
-        """Time of one arm over time of the other, per pair."""
-        return paired_ratios(measured, baseline, self.settings.pairs, partial(timed, device=self.device))
-
-    @cached_property
-    def reflection(self) -> ReflectionArms:
-        return ReflectionArms(self.subject, self.settings.triggers[0])
-
-
-class ReflectionArms:
-    """One reflection of COPY after `answered` sampled tokens, in two ways that read the same slots.
-
-    `chunk` feeds the insertion and its tag on the warm cache. `resubmit` does what a server without re-attention would:
-    a fresh prefill of everything so far with the image again, and a vision pass over both pictures.
-    """
-
-    def __init__(self, subject: Subject, answered: int) -> None:
-        self.subject, model = subject, subject.model
-        family, inputs = family_of(model.config), subject.inputs(1)
-        self.grid_thw, self.pixel_values = inputs["image_grid_thw"], inputs["pixel_values"]
-        spans = spans_of([family.merged_grid(self.grid_thw[0], model.config)])
-        self.builder = SlotBuilder(family, family.vision_tokens(model.config))
-        self.builder.add_prompt(subject.prompts[0].token_ids, spans)
-        for token in subject.answers([[]], answered)[0].tolist():
-            self.builder.add_token(token, Provenance.SAMPLED)
-        with torch.no_grad():
-            self.runner = Runner(model, [self.builder], encode_images(model, self.pixel_values, self.grid_thw))
-            self.runner.prefill()
-        self.prefilled = len(self.builder)
-        look_again(self.builder, COPY, split_by_image(range(spans[0].count), spans))
-        self.builder.add_token(subject.trigger.open_id, Provenance.SAMPLED)
-
-    @torch.no_grad()
-    def chunk(self) -> torch.Tensor:
-        """Logits (1, W) after the tag; the chunk is taken back from the cache, so that the next call feeds it again."""
-        logits = self.runner.chunk(0)
-        self.runner.cache.advance(0, self.prefilled - len(self.builder))
-        return logits
-
-    @torch.no_grad()
-    def resubmit(self) -> torch.Tensor:
-        """Logits (1, W) after the tag."""
-        ids = torch.tensor([self.builder.token_ids], device=self.subject.device)
-        return self.subject.model(
-            input_ids=ids,
-            pixel_values=self.pixel_values.repeat(2, 1),
-            image_grid_thw=self.grid_thw.repeat(2, 1),
-            mm_token_type_ids=(ids == self.subject.image_token).long(),
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+from lookagain.bench.arms import COPY, TEXT, Bench, ReflectionArms, build_subject
+from lookagain.bench.measure import copy_bandwidth, paired_ratios, peak_bytes, spread_of
+from lookagain.bench.settings import BATCH, CLOCKS, DTYPES, SHAPES, Settings
+from lookagain.decoding import Token
+from lookagain.reattention import Reattention
 
 
 def _policy_over_text(bench: Bench, policy: Reattention) -> list[float]:

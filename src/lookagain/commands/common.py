@@ -13,6 +13,10 @@ from lookagain.slots import POSITION_LAYOUTS
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="DIR_OR_HUB_NAME", help="checkpoint (default: the shipped tiny model)")
+    add_device_arguments(parser)
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
     parser.add_argument("--attention", help="attention kernel, e.g. sdpa or flash_attention_2 (default: the library's)")

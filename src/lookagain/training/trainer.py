@@ -132,8 +132,8 @@ def target_logits(model: Any, batch: Batch, features: torch.Tensor) -> tuple[tor
 class VisionProbe(torch.nn.Module):
     """The vision tower with a head that names place, colour and shape at every visual token (warm-up only).
 
-    The head compares directions, and rows are held near a root mean square of SCALE. A free linear head lets rows grow a
-    hundred times larger than word embeddings, nearly all of it one attribute, which a language model then hardly reads.
+    The head compares directions, and rows are held near a root mean square of SCALE. A free linear head lets rows grow
+    a hundred times larger than word embeddings, nearly all one attribute, which a language model then hardly reads.
     """
 
     CLASSES = (GRID_SIDE, GRID_SIDE, len(COLOURS) + 1, len(SHAPES) + 1)

@@ -1,0 +1,28 @@
+"""`lookagain prepare MODEL OUT`: a copy of a checkpoint with the response tags as tokens, ready for fine-tuning."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lookagain.commands.common import add_device_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="DIR_OR_HUB_NAME", help="checkpoint to copy")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not exist")
+    add_device_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.out.exists():
+        raise ValueError(f"{args.out} exists already; choose another folder")
+    from lookagain.loading import load_checkpoint
+
+    checkpoint = load_checkpoint(args.model, device=args.device, dtype=args.dtype, attn_implementation=args.attention)
+    for part in (checkpoint.model, checkpoint.tokenizer, checkpoint.image_processor):
+        part.save_pretrained(args.out)
+    for note in checkpoint.notes or ("this checkpoint had all tags already",):
+        print(note)
+    print(f"written: {args.out}")
+    return 0
