@@ -1,1 +1,1 @@
-"""Measurements of cost: each command of `lookagain bench` compares two ways of doing one thing, side by side in one run."""
+"""What things cost: each `lookagain bench` command compares two ways of doing one thing, side by side in one run."""

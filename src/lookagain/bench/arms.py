@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -78,11 +79,9 @@ class Bench:
 
     def ratios(self, measured: Call, baseline: Call) -> list[float]:
         """Time of one arm over time of the other, per pair."""
-        return paired_ratios(measured, baseline, self.settings.pairs, partial(timed, device=self.device))
-
-    @cached_property
-    def reflection(self) -> ReflectionArms:
-        return ReflectionArms(self.subject, self.settings.triggers[0])
+        clock = time.process_time if self.settings.clock == "cpu" else time.perf_counter
+        measure = partial(timed, device=self.device, clock=clock)
+        return paired_ratios(measured, baseline, self.settings.pairs, measure)
 
 
 class ReflectionArms:

@@ -10,7 +10,7 @@ import argparse
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -38,13 +38,20 @@ def _loop_over_generate(bench: Bench, policy: Reattention, batch: int) -> list[f
 
 def _cache_slots(bench: Bench) -> list[float]:
     output = bench.output(COPY, bench.settings.spread_triggers)
+    assert output.slots is not None
+    assert output.cache_slots is not None
     return [output.cache_slots / max(len(slots) for slots in output.slots)]
 
 
 def _peak_memory(bench: Bench) -> list[float]:
     triggers = [bench.settings.triggers]
-    measure = partial(peak_bytes, device=bench.device)
-    return paired_ratios(bench.arm(bench.route, triggers), bench.arm(TEXT, triggers), 1, measure)
+    peak = partial(peak_bytes, device=bench.device)
+    return paired_ratios(bench.arm(bench.route, triggers), bench.arm(TEXT, triggers), 1, peak)
+
+
+def _chunk_over_resubmit(bench: Bench) -> list[float]:
+    arms = ReflectionArms(bench.subject, bench.settings.triggers[0])
+    return bench.ratios(arms.chunk, arms.resubmit)
 
 
 @dataclass(frozen=True)
@@ -84,9 +91,7 @@ RATIOS = {
         _peak_memory, 1.05, "peak of live tensor bytes beyond the weights, ROUTE / text-only reflections"
     ),
     "chunk_over_resubmit": Ratio(
-        lambda bench: bench.ratios(bench.reflection.chunk, bench.reflection.resubmit),
-        None,
-        "time of one reflection: chunk on the warm cache / everything sent again with the image",
+        _chunk_over_resubmit, None, "time of one reflection: chunk on the warm cache / everything and the image again"
     ),
 }
 """What the command measures, in the order of its table."""
@@ -105,8 +110,7 @@ def throughput(bench: Bench) -> dict[str, float]:
             moments.append(time.perf_counter())
 
     bench.arm(TEXT, [[]], on_event=on_event)()
-    cuda = bench.device.type != "cpu"
-    bandwidth = copy_bandwidth(bench.device, megabytes=2000 if cuda else 200)
+    bandwidth = copy_bandwidth(bench.device, megabytes=100 if bench.device.type == "cpu" else 2000)
     read = _bytes_per_token(bench)
     return {
         "decode_tokens_per_s": (len(moments) - 1) / (moments[-1] - moments[0]),
@@ -137,6 +141,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, default=default.tokens, help="sampled tokens per answer")
     parser.add_argument("--every", type=int, default=default.every, help="sampled tokens per reflection")
     parser.add_argument("--keep", type=int, default=default.keep, help="percentage of rows that ROUTE puts back")
+    parser.add_argument("--clock", choices=CLOCKS, default=default.clock, help="wall clock, or processor time (cpu)")
     parser.add_argument("--layers", type=int, help="decoder layers instead of the shapes' own")
     parser.add_argument("--vocabulary", type=int, help="tokens instead of the large shapes' own")
     parser.add_argument("--image-pixels", type=int, help="side of the large shapes' square image")
@@ -148,18 +153,23 @@ def run(args: argparse.Namespace, report: Callable[[str], None] = lambda line: N
 
     `report` is told the name of each ratio as its measuring begins. ValueError for settings out of range.
     """
-    names = set(Settings.__dataclass_fields__)
-    settings = Settings(**{name: value for name, value in vars(args).items() if name in names})
+    settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
     bench = Bench(build_subject(settings), settings)
+    result = measure(bench, args.only or RATIOS, report)
+    return {**result, "throughput": throughput(bench), "settings": describe(bench)}
+
+
+def measure(
+    bench: Bench, names: Iterable[str], report: Callable[[str], None] = lambda line: None
+) -> dict[str, dict[str, Any]]:
+    """The named ratios of one bench: their medians, and their samples' spread."""
     samples = {}
-    for name in args.only or RATIOS:
+    for name in names:
         report(name)
         samples[name] = RATIOS[name].measure(bench)
     return {
         "ratios": {name: statistics.median(values) for name, values in samples.items()},
         "spread": {name: spread_of(values) for name, values in samples.items()},
-        "throughput": throughput(bench),
-        "settings": describe(bench),
     }
 
 
@@ -170,7 +180,7 @@ def describe(bench: Bench) -> dict[str, Any]:
     prompts = [prompt.token_ids for prompt in bench.subject.prompts]
     cuda = bench.device.type == "cuda"
     return {
-        **{name: getattr(settings, name) for name in ("shapes", "pairs", "tokens", "every", "keep")},
+        **{name: getattr(settings, name) for name in ("shapes", "pairs", "tokens", "every", "keep", "clock")},
         "reflections": len(settings.triggers),
         "prompt_tokens": [len(ids) for ids in prompts],
         "visual_tokens": prompts[0].count(bench.subject.image_token),

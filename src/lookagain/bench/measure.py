@@ -1,8 +1,8 @@
 """How costs are measured: interleaved pairs of timed calls, peaks of live tensor memory, the bandwidth of a device.
 
-Two arms are never timed one after the other but in pairs whose order alternates, so that what drifts (clock speed, other
-work on the machine) meets both alike; what is reported is the median of the pairs' ratios, with its spread. The paper
-measures no cost.
+Two arms are never timed one after the other but in pairs whose order alternates, so that what drifts (clock speed,
+other work on the machine) meets both alike; what is reported is the median of the pairs' ratios, with its spread. The
+paper measures no cost.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Call = Callable[[], Any]
 BANDWIDTH_REPEATS = 5
 
 
-def timed(call: Call, device: torch.device) -> float:
-    """Wall-clock seconds of one call, its work on the device included; garbage of earlier calls is collected first."""
+def timed(call: Call, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of one call, its work on the device included; garbage of earlier calls is collected first."""
     gc.collect()
     _wait(device)
-    start = time.perf_counter()
+    start = clock()
     call()
     _wait(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def paired_ratios(measured: Call, baseline: Call, pairs: int, measure: Callable[[Call], float]) -> list[float]:
@@ -102,7 +102,7 @@ def _is_cpu_memory(event: Mapping[str, Any]) -> bool:
 
 
 def copy_bandwidth(device: torch.device, megabytes: int) -> float:
-    """Bytes per second that the device moves while it copies a buffer: read once and written once, the best of a few."""
+    """Bytes per second that the device moves while it copies a buffer (one read, one write of each), best of a few."""
     source = torch.ones(megabytes * 1_000_000, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     target.copy_(source)

@@ -40,7 +40,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model on its device, prompts for a batch, and the ordinary text ids 0 .. `text_ids - 1` that answers are made of."""
+    """A model on its device, prompts for a batch, and how many ordinary text ids, from 0 on, answers are made of."""
 
     model: Any
     prompts: list[Prompt]

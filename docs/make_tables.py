@@ -1,0 +1,67 @@
+"""Prints the tables of docs/results/tabletop-tiny as Markdown and writes them into README.md and the model's card."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results" / "tabletop-tiny"
+ARMS = {
+    "copy": "COPY",
+    "route": "ROUTE, m = 50",
+    "route-relative": "ROUTE, m = 50, rule that discounts sinks",
+    "text": "text-only reflection",
+    "vision": "vision-only reflection",
+    "copy-heldout": "COPY, held-out colour-shape pairs",
+    "copy-wrong-image": "COPY, the wrong image's rows (control)",
+    "route-random-rows": "random 50% of the rows (control)",
+}
+BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end table -->)", re.DOTALL)
+
+
+def share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def arms_table(results: dict[str, dict]) -> str:
+    lines = [
+        "| reflection | exact answers (95%) | planted mistakes mended | answers after planted mistakes |"
+        " hallucinated in last REFLECTION | rows put back |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, title in ARMS.items():
+        if name not in results:
+            continue
+        r = results[name]
+        low, high = r["interval"]
+        lines.append(
+            f"| {title} | {r['accuracy']:.3f} ({low:.3f} - {high:.3f}) | {share(r['planted']['share'])} |"
+            f" {share(r['planted']['accuracy'])} | {share(r['reflection']['hallucinated'])} |"
+            f" {r['tokens_per_answer']['reinserted']:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def kinds_table(results: dict[str, dict]) -> str:
+    arms = [name for name in ("copy", "route", "text", "copy-heldout") if name in results]
+    kinds = sorted(results["copy"]["per_kind"])
+    lines = ["| kind | " + " | ".join(ARMS[name] for name in arms) + " |", "|---" * (len(arms) + 1) + "|"]
+    for kind in kinds:
+        cells = (f"{results[name]['per_kind'][kind]['accuracy']:.3f}" for name in arms)
+        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    tables = {"arms": arms_table(results), "kinds": kinds_table(results)}
+    for path in (ROOT / "README.md", ROOT / "src" / "lookagain" / "assets" / "tiny" / "README.md"):
+        text = BLOCK.sub(lambda match: match[1] + tables[match[2]] + match[3], path.read_text())
+        path.write_text(text)
+    print(tables["arms"], tables["kinds"], sep="\n")
+
+
+if __name__ == "__main__":
+    main()
