@@ -137,7 +137,7 @@ def test_wrong_image_control_changes_features_and_nothing_else(looker, picture):
     other = Image.effect_noise((50, 50), 90).convert("RGB")
     request = Request([picture], "How many?", control_images=[other], prefix=PREFIX)
     wrong = looker.ask_batch([request], reattention=Reattention(control="wrong-image"), sampling=SHORT)[0]
-    right = looker.ask_batch([request], sampling=SHORT)[0]
+    right = looker.ask_batch([Request([picture], "How many?", prefix=PREFIX)], sampling=SHORT)[0]
     stop = 2 + int((right.slots.provenance == 2).nonzero()[35])
     assert torch.equal(wrong.slots.positions[:, :stop], right.slots.positions[:, :stop])
     assert (wrong.slots.rows[wrong.slots.provenance == 2][:36] == torch.arange(36, 72)).all()

@@ -51,6 +51,11 @@ class Bench:
     def route(self) -> Reattention:
         return Reattention(mode="route", keep=self.settings.keep)
 
+    @property
+    def random_rows(self) -> Reattention:
+        """As many rows as `route`, without a ranking."""
+        return Reattention(mode="route", keep=self.settings.keep, control="random-rows")
+
     def arm(self, policy: Reattention | None, triggers: Sequence[Sequence[int]], **options: Any) -> Call:
         """A call that decodes one batch, one row per entry of `triggers`; policy None is the library's `generate`."""
         inputs = self.subject.inputs(len(triggers))

@@ -151,15 +151,17 @@ def _decode(
     policy: Reattention,
     what: str,
 ) -> list[Answer]:
+    """Answers in the order of `rows`; answers of similar length are decoded together."""
     sampling = Sampling(max_new_tokens=config.max_new_tokens)
-    answers: list[Answer] = []
+    answers: dict[int, Answer] = {}
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].written.text))
     with tqdm(total=len(rows), desc=what, unit="row") as progress:
-        for start in range(0, len(rows), config.batch):
-            part = list(zip(rows, prefixes, strict=True))[start : start + config.batch]
-            requests = [_request(row, prefix, config, policy) for row, prefix in part]
-            answers += model.ask_batch(requests, reattention=policy, sampling=sampling)
+        for start in range(0, len(order), config.batch):
+            part = order[start : start + config.batch]
+            requests = [_request(rows[i], prefixes[i], config, policy) for i in part]
+            answers.update(zip(part, model.ask_batch(requests, reattention=policy, sampling=sampling), strict=True))
             progress.update(len(part))
-    return answers
+    return [answers[i] for i in range(len(rows))]
 
 
 def _request(row: TabletopRow, prefix: str, config: EvalConfig, policy: Reattention) -> Request:
