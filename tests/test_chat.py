@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from test_prepare import CONTROL_TOKENS, IMAGE_TOKEN, tiny_tokenizer
+from test_preparation import CONTROL_TOKENS, IMAGE_TOKEN, tiny_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from lookagain.chat import decode_text, encode_chat, encode_text
 from lookagain.grammar import TAG_TOKENS
-from lookagain.prepare import prepare_tokenizer, tag_ids
+from lookagain.preparation import prepare_tokenizer, tag_ids
 
 QWEN_TEMPLATE = (
     "{% for message in messages %}"

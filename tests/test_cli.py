@@ -44,6 +44,10 @@ def failed(capsys, *argv: str) -> str:
     return captured.err
 
 
+def test_a_picture_without_a_question(capsys, picture):
+    assert "no question" in failed(capsys, "ask", picture)
+
+
 def test_no_such_image(capsys):
     assert "nowhere.png" in failed(capsys, "ask", "nowhere.png", "How many?")
 

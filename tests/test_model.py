@@ -206,6 +206,40 @@ def build_stock_tokenizer():
     return tokenizer
 
 
+def test_the_processors_chat_template_wins(tmp_path, model, picture):
+    """Checkpoints on the hub keep the template that shows images in chat_template.json, a text-only one elsewhere."""
+    stock = build_stock_tokenizer()
+    template, stock.chat_template = stock.chat_template, "{% for m in messages %}{{ m['content'] + '' }}{% endfor %}"
+    for part in (model, stock, build_image_processor()):
+        part.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="refuses these messages"):
+        lookagain.load(tmp_path, device="cpu").ask(picture, "How many?", sampling=SHORT)
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    answer = lookagain.load(tmp_path, device="cpu").ask(picture, "How many?", sampling=SHORT)
+    assert answer.tokens["visual"] == 36
+
+
+def test_large_images_are_scaled_down_to_max_pixels(folder, picture):
+    small = lookagain.load(folder, device="cpu", max_pixels=112 * 112)
+    assert small.ask(picture, "How many?", sampling=SHORT).tokens["visual"] == 16
+
+
+def test_generation_defaults_of_a_checkpoint_do_not_leak_in(folder, picture, looker):
+    """A repetition penalty in generation_config would punish tags and numbers, and padding in a batch."""
+    other = lookagain.load(folder, device="cpu")
+    other.checkpoint.model.generation_config.update(repetition_penalty=1.8, temperature=0.1, top_k=1)
+    assert other.ask(picture, "Why?", sampling=SHORT).response == looker.ask(picture, "Why?", sampling=SHORT).response
+
+
+def test_exports_are_what_the_readme_imports():
+    """A module of the same name once shadowed the function `prepare`."""
+    from lookagain import LookAgainDecoding, Trigger, prepare
+
+    assert callable(prepare)
+    assert callable(LookAgainDecoding)
+    assert callable(Trigger.of)
+
+
 def test_loading_names_what_is_wrong(tmp_path):
     with pytest.raises(LoadError, match="no such folder here"):
         lookagain.load("nobody/nothing-at-all")

@@ -20,7 +20,7 @@ _EXPORTS = {
     "Trigger": "lookagain.trigger",
     "parse": "lookagain.grammar",
     "score": "lookagain.scoring",
-    "prepare": "lookagain.prepare",
+    "prepare": "lookagain.preparation",
 }
 __all__ = sorted(_EXPORTS)
 

@@ -41,12 +41,12 @@ def attention_mass(
     heads, n, _ = query_HnD.shape
     kv_heads, slots, _ = key_KSD.shape
     grouped = query_HnD.reshape(kv_heads, heads // kv_heads * n, -1)
-    scores = torch.bmm(grouped, key_KSD.transpose(1, 2)).float().view(heads, n, slots).mul_(scaling)
+    scores = torch.bmm(grouped.float(), key_KSD.float().transpose(1, 2)).view(heads, n, slots).mul_(scaling)
     if n > 1 or int(query_slots_n[0]) < slots - 1:
         hidden = torch.arange(slots, device=scores.device) > query_slots_n.to(scores.device)[:, None]
         scores.masked_fill_(hidden, float("-inf"))
     normaliser = scores.logsumexp(-1, keepdim=True)
-    return (scores[:, :, visual_slots_V] - normaliser).exp_().sum(1).mean(0)
+    return (scores[:, :, visual_slots_V.to(scores.device)] - normaliser).exp_().sum(1).mean(0)
 
 
 class AttentionRecorder:
@@ -137,7 +137,7 @@ class AttentionRecorder:
         self._slots[row].clear()
 
     def _add(self, row: int, mass_V: torch.Tensor) -> None:
-        self.totals[row] += mass_V / len(self.layers)
+        self.totals[row] += mass_V.to(self.totals[row].device) / len(self.layers)
 
 
 class _AsKernel:

@@ -59,7 +59,7 @@ class RaggedLayer(CacheLayerMixin):
             values[:, :, window.longest : stop] = value_states
         else:
             assert key_states.shape[2] == 1, "rows of different lengths advance one slot at a time"
-            index = window.lengths.view(-1, 1, 1, 1).expand_as(key_states)
+            index = window.lengths.to(keys.device).view(-1, 1, 1, 1).expand_as(key_states)
             keys.scatter_(2, index, key_states)
             values.scatter_(2, index, value_states)
         return keys[:, :, :stop], values[:, :, :stop]
@@ -70,8 +70,8 @@ class RaggedLayer(CacheLayerMixin):
         if slots <= self.keys.shape[2]:
             return
         capacity = slots + max(16, slots // 16)
-        self.keys = _grown(self.keys, capacity, self.cache.window.longest)
-        self.values = _grown(self.values, capacity, self.cache.window.longest)
+        self.keys = _grown(self.keys, capacity)
+        self.values = _grown(self.values, capacity)
 
     def get_seq_length(self) -> int:
         return self.cache.window.longest
@@ -86,7 +86,7 @@ class RaggedLayer(CacheLayerMixin):
         return -1
 
 
-def _grown(states: torch.Tensor, capacity: int, used: int) -> torch.Tensor:
+def _grown(states: torch.Tensor, capacity: int) -> torch.Tensor:
     batch, heads, old, dim = states.shape
     grown = states.new_zeros((batch, heads, capacity, dim))
     if old:

@@ -190,7 +190,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], 
         raise ValueError("this tokenizer has no chat template; set tokenizer.chat_template")
     try:
         rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-    except TemplateError as error:
+    except (TemplateError, TypeError) as error:  # a text-only template trips over content that is a list
         raise ValueError(f"the chat template refuses these messages: {error}") from error
     assert isinstance(rendered, str)
     return rendered

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser(arguments[0] if arguments else "").parse_args(arguments)
     try:
         return _module(args.command).run(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
         if os.environ.get("LOOKAGAIN_DEBUG"):
             raise
         print(f"lookagain: {error}", file=sys.stderr)

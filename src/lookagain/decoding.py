@@ -183,7 +183,7 @@ class _Loop:
         self.rows = rows
         self.config = generation_config
         text_config = model.config.get_text_config()
-        layers = self.policy.layers if self.policy.layers is not None else range(text_config.num_hidden_layers)
+        layers = self.policy.layers_of(text_config.num_hidden_layers)
         self.runner = Runner(
             model,
             [row.builder for row in rows],
@@ -219,7 +219,7 @@ class _Loop:
 
     def _pick(self, logits: torch.Tensor, processors: LogitsProcessorList) -> list[int]:
         """Choose every row's next token: forced, sampled or, where the row is finished, padding."""
-        logits = logits.to(torch.float32, copy=True)  # the next pass may write over this one's
+        logits = logits.to(self.ids.device, torch.float32, copy=True)  # the next pass may write over this one's
         if self.config.output_logits and self.config.return_dict_in_generate:
             self.logits.append(logits.clone())
         logits[:, self.banned] = float("-inf")
@@ -417,5 +417,10 @@ def _check_supported(config: GenerationConfig, model_kwargs: dict[str, Any]) -> 
         raise ValueError(f"re-attention decodes greedily or by sampling; {mode.value} is not supported")
     if model_kwargs.get("use_cache") is False:
         raise ValueError("re-attention decodes on a cache; use_cache=False is not supported")
+    cache = model_kwargs.get("past_key_values")
+    if cache is not None and cache.get_seq_length() > 0:
+        raise ValueError("re-attention keeps a cache of its own; a filled past_key_values is not supported")
+    if config.output_attentions or config.output_hidden_states:
+        raise ValueError("output_attentions and output_hidden_states are not supported while re-attending")
     if "pixel_values_videos" in model_kwargs:
         raise ValueError("videos are not supported")

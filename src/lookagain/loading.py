@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, Qwen2VLImageProcessorPil
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from lookagain.families import Family, family_of
-from lookagain.prepare import MissingTagsError, prepare, tag_ids
+from lookagain.preparation import MissingTagsError, prepare, tag_ids
 
 SIDE_FILE = "lookagain.json"
 """File in a checkpoint's folder that says that it was trained on the response format."""
@@ -51,10 +52,13 @@ def load_checkpoint(
     device: str = "auto",
     dtype: str = "auto",
     attn_implementation: str | None = None,
+    max_pixels: int | None = None,
 ) -> Checkpoint:
     """Load a checkpoint; None loads the shipped one.
 
-    device: "auto" (CUDA where there is one), "cpu", "cuda", …. dtype: "auto" is bfloat16 on CUDA, else float32.
+    device: "auto" (CUDA where there is one), "cpu", "cuda", …. dtype: "auto" is bfloat16 on CUDA, else float32;
+    "checkpoint" is what the weights are stored in. max_pixels: larger images are scaled down to it; None leaves it to
+    the checkpoint's processor (the paper trains with 262,144).
     Raises LoadError, or UnknownFamilyError for a family that is not in the table. Without tags it gets them in
     memory, and `notes` says so.
     """
@@ -63,16 +67,17 @@ def load_checkpoint(
     config = _try(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
     family = family_of(config)
     kwargs: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    tokenizer = _try(source, lambda: AutoTokenizer.from_pretrained(source, trust_remote_code=False))
-    image_processor = _try(source, lambda: Qwen2VLImageProcessorPil.from_pretrained(source))
+    tokenizer = _try(source, lambda: _tokenizer(source))
+    bound: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
+    image_processor = _try(source, lambda: Qwen2VLImageProcessorPil.from_pretrained(source, **bound))
     model = _try(
         source,
         lambda: AutoModelForImageTextToText.from_pretrained(
             source, dtype=_dtype(dtype, place), use_safetensors=True, trust_remote_code=False, **kwargs
         ),
     )
-    model = model.to(place).eval()
-    notes, trained = _give_tags(model, tokenizer), _trained(source)
+    model = _try(source, lambda: model.to(place).eval())
+    notes, trained = _give_tags(model, tokenizer), was_trained(source)
     shown = "tabletop-tiny" if name is None else str(name)
     return Checkpoint(shown, model, tokenizer, image_processor, family, trained, notes)
 
@@ -86,11 +91,29 @@ def _give_tags(model: Any, tokenizer: Any) -> tuple[str, ...]:
     return (f"this checkpoint has no tags: {len(report.added)} were added in memory, untrained",)
 
 
-def _trained(source: str) -> bool:
-    side = Path(source) / SIDE_FILE
-    if not side.is_file():
-        return False
-    return bool(json.loads(side.read_text(encoding="utf-8")).get("trained", False))
+def _tokenizer(source: str) -> Any:
+    """The tokenizer, with the processor's chat template where the checkpoint has one of its own.
+
+    Checkpoints on the hub may keep the template that shows images in `chat_template.json`, which only processors read,
+    beside a text-only one in the tokenizer's configuration.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    path = _side_file(source, "chat_template.json")
+    if path is not None:
+        tokenizer.chat_template = json.loads(Path(path).read_text(encoding="utf-8"))["chat_template"]
+    return tokenizer
+
+
+def was_trained(source: str) -> bool:
+    """Whether a checkpoint (hub name or folder) says that it was trained on the response format."""
+    path = _side_file(source, SIDE_FILE)
+    return path is not None and bool(json.loads(Path(path).read_text(encoding="utf-8")).get("trained", False))
+
+
+def _side_file(source: str, name: str) -> str | None:
+    return cached_file(
+        source, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
 
 
 def _try(source: str, load: Any) -> Any:
@@ -98,8 +121,9 @@ def _try(source: str, load: Any) -> Any:
     transformers_logging.set_verbosity_error()
     try:
         return load()
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # libraries raise anything here: the reason is what a user needs, whatever its class
+        lines = str(error).strip().splitlines() or [""]
+        reason = f"{type(error).__name__}: {lines[0]}"
         where = "folder" if Path(source).is_dir() else "hub name (no such folder here)"
         raise LoadError(f"cannot load the model {source!r}, taken as a {where}: {reason}") from error
     finally:
@@ -118,10 +142,12 @@ def _device(device: str) -> torch.device:
     return place
 
 
-def _dtype(dtype: str, device: torch.device) -> torch.dtype:
+def _dtype(dtype: str, device: torch.device) -> torch.dtype | str:
+    if dtype == "checkpoint":
+        return "auto"
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in known:
-        raise LoadError(f"unknown dtype {dtype!r}; known: auto, {', '.join(known)}")
+        raise LoadError(f"unknown dtype {dtype!r}; known: auto, checkpoint, {', '.join(known)}")
     return known[dtype]

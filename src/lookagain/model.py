@@ -51,21 +51,19 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
-        if self.temperature < 0:
-            raise ValueError(f"temperature cannot be negative: {self.temperature}")
+        if self.temperature != 0 and not 0.01 <= self.temperature <= 100:
+            raise ValueError(f"temperature is 0 (greedy) or from 0.01 to 100, not {self.temperature}")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is a number from 0 to 2**63 - 1, not {self.seed}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is above 0 and at most 1, not {self.top_p}")
 
     def as_generate_kwargs(self) -> dict[str, Any]:
+        """Options of `generate`, all of them said: nothing is left to a checkpoint's own generation defaults."""
+        always = {"max_new_tokens": self.max_new_tokens, "repetition_penalty": 1.0}
         if self.temperature == 0:
-            return {"max_new_tokens": self.max_new_tokens, "do_sample": False}
-        top = {} if self.top_p is None else {"top_p": self.top_p}
-        return {
-            "max_new_tokens": self.max_new_tokens,
-            "do_sample": True,
-            "temperature": self.temperature,
-            **top,
-        }
+            return {**always, "do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
+        return {**always, "do_sample": True, "temperature": self.temperature, "top_p": self.top_p or 1.0, "top_k": 0}
 
 
 @dataclass(frozen=True)
@@ -222,9 +220,10 @@ class LookAgain:
         check = self.checkpoint
         _check_question(request.question)
         images = [load_image(source) for source in request.images]
+        if request.control_images and len(request.control_images) != len(images):
+            raise ValueError(f"{len(request.control_images)} control images for {len(images)} images")
         others = [
-            load_image(other).resize(image.size)
-            for image, other in zip(images, request.control_images, strict=bool(request.control_images))
+            load_image(other).resize(image.size) for image, other in zip(images, request.control_images, strict=False)
         ]
         pixels, control = self._pixels(images), self._pixels(others)
         grids = pixels["image_grid_thw"] if images else torch.empty(0, 3)

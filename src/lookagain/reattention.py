@@ -28,7 +28,7 @@ class Reattention:
     keep: m, the percentage of rows that "route" (and the "random-rows" control) re-inserts; the paper's main value.
     delimiters: put the family's vision delimiters around each image's rows (the paper is silent; prompts have them).
     layout: "grid" keeps routed rows at their places in a fresh grid, "strip" makes them one contiguous row.
-    max_reinsertions: insertions per answer; later reflections are text-only and reported as skipped.
+    max_reinsertions: insertions per answer; later reflections show nothing and are reported as skipped.
     rule: "paper" is equation (5); "relative" subtracts the attention that the prompt's own text pays to a row, which
         discounts attention sinks.
     layers: decoder layers averaged by the ranking; None takes all (as the paper's figure 9 does).
@@ -56,6 +56,18 @@ class Reattention:
             raise ValueError(f"keep is a whole percentage from 0 to 100, not {self.keep!r}")
         if self.max_reinsertions < 0:
             raise ValueError(f"max_reinsertions cannot be negative: {self.max_reinsertions}")
+
+    def layers_of(self, num_layers: int) -> Sequence[int]:
+        """The decoder layers that the ranking averages. ValueError for one that the model does not have."""
+        if self.layers is None:
+            return range(num_layers)
+        if (
+            not self.layers
+            or len(set(self.layers)) < len(self.layers)
+            or not set(self.layers) <= set(range(num_layers))
+        ):
+            raise ValueError(f"layers must be different numbers from 0 to {num_layers - 1}, not {self.layers}")
+        return self.layers
 
     @property
     def inserts(self) -> bool:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from lookagain.grammar import close_tag, open_tag
-from lookagain.prepare import tag_ids
+from lookagain.preparation import tag_ids
 
 MAX_PIECES = 16
 
@@ -32,14 +32,17 @@ class Trigger:
         return cls(opening, closing, tokenizer if spelled else None)
 
     def pieces(self, response: Sequence[int], token: int) -> int:
-        """How many tokens, `token` being the last, make up a `<REFLECTION>` that it completes; 0 if it does not."""
+        """How many tokens, `token` being the last, make up a `<REFLECTION>` that it completes; 0 if it does not.
+
+        Pieces may hold more than the tag ("><", ">\\n"): the first one counts whole, so rows go in before it.
+        """
         if token == self.open_id:
             return 1
         if self._tokenizer is None or ">" not in self._text_of(token):
             return 0
         text = self._text_of(token)
-        for count in range(1, MAX_PIECES):
-            if text.rstrip().endswith(open_tag("REFLECTION")):
+        for count in range(1, MAX_PIECES + 1):
+            if open_tag("REFLECTION") in text:
                 return count
             if count > len(response):
                 return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from lookagain.commands.common import (
@@ -35,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     policy = reattention_of(args)
     *images, question = args.inputs
+    if not images and Path(question).is_file():
+        raise ValueError(f"there is no question, only the file {question}")
     from lookagain.images import load_image
     from lookagain.model import Sampling
 

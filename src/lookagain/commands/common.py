@@ -13,12 +13,9 @@ from lookagain.slots import POSITION_LAYOUTS
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="DIR_OR_HUB_NAME", help="checkpoint (default: the shipped tiny model)")
-    add_device_arguments(parser)
-
-
-def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
+    parser.add_argument("--max-pixels", type=int, metavar="N", help="scale larger images down to N pixels")
     parser.add_argument("--attention", help="attention kernel, e.g. sdpa or flash_attention_2 (default: the library's)")
 
 
@@ -52,7 +49,13 @@ def load_of(args: argparse.Namespace) -> Any:
     """The model that the arguments name; its notes go to standard error."""
     from lookagain.model import load
 
-    model = load(args.model, device=args.device, dtype=args.dtype, attn_implementation=args.attention)
+    model = load(
+        args.model,
+        device=args.device,
+        dtype=args.dtype,
+        attn_implementation=args.attention,
+        max_pixels=args.max_pixels,
+    )
     for note in model.checkpoint.notes:
         print(f"note: {note}", file=sys.stderr)
     return model

@@ -18,7 +18,7 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
-from lookagain.prepare import prepare_tokenizer
+from lookagain.preparation import prepare_tokenizer
 from lookagain.tabletop.render import SIDE_PIXELS
 from lookagain.tabletop.rows import make_row
 from lookagain.tabletop.world import PLACES

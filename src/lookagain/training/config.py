@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import yaml
 
-from lookagain.reattention import MODES
 from lookagain.tabletop.tiny import TinyConfig
 
+TRAINED_MODES = ("text", "copy", "route")  # vision-only writes no reflection, so there is nothing to train
 TASKS = ("vision", "captions", "answers")
 C = TypeVar("C")
 
@@ -49,10 +49,20 @@ class Stage:
     freeze_vision: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("steps", "batch", "warmup_steps", "keep"):
+            if not isinstance(getattr(self, name), int):
+                raise ConfigError(f"stage {self.name!r}: {name} is a whole number, not {getattr(self, name)!r}")
+        for name in ("learning_rate", "weight_decay", "max_grad_norm", "adam_beta2", "error_rate"):
+            if not isinstance(getattr(self, name), int | float):
+                raise ConfigError(f"stage {self.name!r}: {name} is a number (1.0e-3), not {getattr(self, name)!r}")
+        if not isinstance(self.modes, Mapping) or not 0 <= self.error_rate <= 1 or not 0 <= self.keep <= 100:
+            raise ConfigError(f"stage {self.name!r}: modes maps names to weights, error_rate is 0..1, keep 0..100")
         if self.task not in TASKS:
             raise ConfigError(f"stage {self.name!r}: unknown task {self.task!r}; known: {', '.join(TASKS)}")
-        if unknown := set(self.modes) - set(MODES):
-            raise ConfigError(f"stage {self.name!r}: unknown modes {sorted(unknown)}; known: {', '.join(MODES)}")
+        if unknown := set(self.modes) - set(TRAINED_MODES):
+            raise ConfigError(
+                f"stage {self.name!r}: unknown modes {sorted(unknown)}; known: {', '.join(TRAINED_MODES)}"
+            )
         if self.steps < 1 or self.batch < 1:
             raise ConfigError(f"stage {self.name!r}: steps and batch must be at least 1")
         if not self.modes or min(self.modes.values()) < 0 or sum(self.modes.values()) <= 0:
@@ -94,13 +104,18 @@ def load_config(path: str | Path) -> SftConfig:
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{path}: a recipe is a mapping of keys to values")
     raw = dict(raw)
-    stages = tuple(build(Stage, stage, f"{path}: stage") for stage in raw.pop("stages", []))
-    tiny = build(TinyConfig, raw.pop("tiny", {}), f"{path}: tiny")
+    listed = raw.pop("stages", None) or []
+    if not isinstance(listed, list):
+        raise ConfigError(f"{path}: stages is a list, not {listed!r}")
+    stages = tuple(build(Stage, stage, f"{path}: stage") for stage in listed)
+    tiny = build(TinyConfig, raw.pop("tiny", None) or {}, f"{path}: tiny")
     return build(SftConfig, {**raw, "stages": stages, "tiny": tiny}, str(path))
 
 
 def build(cls: type[C], values: Mapping[str, Any], where: str) -> C:
     """A config dataclass from a mapping; lists become tuples where the field's default is one."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: a mapping of keys to values is needed, not {values!r}")
     known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     if unknown := set(values) - known:
         raise ConfigError(f"{where}: unknown keys {sorted(unknown)}; known: {', '.join(sorted(known))}")

@@ -6,17 +6,26 @@ A finished stage leaves `<output>/<stage>/final`, moved into place whole; a kill
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen2_5_VLForConditionalGeneration, TrainerCallback, TrainingArguments
+from transformers import (
+    AutoTokenizer,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLImageProcessorPil,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from lookagain.families import family_of
+from lookagain.loading import SIDE_FILE
+from lookagain.preparation import tag_ids
 from lookagain.tabletop.tiny import build_image_processor, build_model, build_tokenizer
-from lookagain.training.config import SftConfig, Stage
+from lookagain.training.config import ConfigError, SftConfig, Stage
 from lookagain.training.tabletop_data import TabletopDataset
 from lookagain.training.trainer import ReattentionTrainer, Trainer, VisionProbe, collate
 
@@ -36,7 +45,9 @@ def train(config: SftConfig) -> Path:
     """Run or resume every stage; returns the folder of the last stage's checkpoint."""
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    tokenizer, image_processor = build_tokenizer(config.tiny.vocabulary), build_image_processor()
+    if torch.cuda.device_count() > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("train sft runs in one process on one device so far; set CUDA_VISIBLE_DEVICES to one")
+    tokenizer, image_processor = _processors(config)
     before: Path | None = Path(config.base) if config.base else None
     for stage in config.stages:
         final = output / stage.name / "final"
@@ -46,6 +57,15 @@ def train(config: SftConfig) -> Path:
         before = final
     assert before is not None
     return before
+
+
+def _processors(config: SftConfig) -> tuple[Any, Any]:
+    """Tokenizer (with tags) and image processor: the base checkpoint's, or those of the tiny model."""
+    if config.base is None:
+        return build_tokenizer(config.tiny.vocabulary), build_image_processor()
+    tokenizer = AutoTokenizer.from_pretrained(config.base)
+    tag_ids(tokenizer)
+    return tokenizer, Qwen2VLImageProcessorPil.from_pretrained(config.base)
 
 
 def _start(config: SftConfig, tokenizer: Any, before: Path | None) -> Any:
@@ -124,5 +144,5 @@ def _save(model: Any, tokenizer: Any, image_processor: Any, stage: Stage, final:
     model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     image_processor.save_pretrained(unfinished)
-    (unfinished / "lookagain.json").write_text(json.dumps({"trained": True, "stage": asdict(stage)}, indent=2) + "\n")
+    (unfinished / SIDE_FILE).write_text(json.dumps({"trained": True, "stage": asdict(stage)}, indent=2) + "\n")
     unfinished.rename(final)

@@ -27,7 +27,7 @@ def select_rows(
     family = family_of(model.config)
     tokens = family.vision_tokens(model.config)
     policy = examples[0].policy
-    layers = policy.layers or range(model.config.get_text_config().num_hidden_layers)
+    layers = policy.layers_of(model.config.get_text_config().num_hidden_layers)
     builders = [start_sequence(family, tokens, example) for example in examples]
     chosen: list[list[list[int]]] = [[] for _ in examples]
     ends = [

@@ -55,7 +55,7 @@ class TabletopDataset(Dataset):
         return item
 
     def _stream_seed(self) -> int:
-        """Stages read different rows."""
+        """Stages read different rows (as long as the letters of their names add up to different sums)."""
         return self.seed * 1000 + sum(map(ord, self.stage.name))
 
     def _example(self, row: TabletopRow, index: int, grid_thw: torch.Tensor) -> Example:

@@ -16,7 +16,7 @@ import torch
 from transformers import Trainer
 
 from lookagain.families import family_of
-from lookagain.prepare import tag_ids
+from lookagain.preparation import tag_ids
 from lookagain.runner import encode_images, encoder_outputs
 from lookagain.slots import Slots
 from lookagain.tabletop.world import COLOURS, GRID_SIDE, SHAPES
@@ -53,7 +53,8 @@ class ReattentionTrainer(Trainer):
             part, targets = target_logits(model, batch, table)
             total = total + torch.nn.functional.cross_entropy(part.float(), targets, reduction="sum")
             count += len(targets)
-            logits.append(part)
+            if return_outputs:
+                logits.append(part)
         loss = total / max(1, count)
         return (loss, {"logits": torch.cat(logits)}) if return_outputs else loss
 
@@ -69,9 +70,11 @@ class ReattentionTrainer(Trainer):
             model.save_pretrained(output_dir or self.args.output_dir, save_original_format=False)
 
     def _features(self, model: Any, inputs: dict[str, Any]) -> list[torch.Tensor]:
+        """Per example, the rows of all its images, (rows, hidden)."""
         trained = any(p.requires_grad for p in model.base_model.visual.parameters())
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            return encode_images(model, inputs["pixel_values"], inputs["image_grid_thw"])
+            images = iter(encode_images(model, inputs["pixel_values"], inputs["image_grid_thw"]))
+        return [torch.cat([next(images) for _ in example.grids]) for example in inputs["examples"]]
 
     def _batches(self, model: Any, examples: Sequence[Any], features: list[torch.Tensor]) -> list[Batch]:
         """The step's sequences in LENGTH_GROUPS padded batches of similar length."""

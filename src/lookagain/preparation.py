@@ -50,7 +50,7 @@ def tag_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     _refuse_special(tokenizer)
     missing = _missing(tokenizer)
     if missing:
-        raise MissingTagsError(f"tags {missing} are not tokens of this tokenizer; run lookagain.prepare.prepare on it")
+        raise MissingTagsError(f"tags {missing} are not tokens of this tokenizer; run lookagain.prepare on it")
     added = _added_tokens(tokenizer)
     return {tag: added[tag][0] for tag in TAG_TOKENS}
 

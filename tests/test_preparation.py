@@ -20,7 +20,7 @@ from transformers import (
 
 from lookagain.chat import encode_text
 from lookagain.grammar import TAG_TOKENS
-from lookagain.prepare import MissingTagsError, PrepareReport, prepare, prepare_tokenizer, tag_ids
+from lookagain.preparation import MissingTagsError, PrepareReport, prepare, prepare_tokenizer, tag_ids
 
 IMAGE_TOKEN = "<|image_pad|>"
 CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", IMAGE_TOKEN)
