@@ -40,10 +40,12 @@ class Trigger:
             return 1
         if self._tokenizer is None or ">" not in self._text_of(token):
             return 0
-        text = self._text_of(token)
+        tag, last = open_tag("REFLECTION"), self._text_of(token)
+        text = last
         for count in range(1, MAX_PIECES + 1):
-            if open_tag("REFLECTION") in text:
-                return count
+            at = text.rfind(tag)
+            if at >= 0:
+                return count if at + len(tag) > len(text) - len(last) else 0
             if count > len(response):
                 return 0
             text = self._text_of(response[-count]) + text
