@@ -56,6 +56,17 @@ def test_every_piece_of_the_tag_is_counted_and_no_other(tokenizer, before):
     assert first_completed(trigger, [*prefix, *ids]) == (len(prefix) + len(ids) - 1, len(ids))
 
 
+def test_a_last_piece_that_goes_on_after_the_tag_still_completes_it(tokenizer):
+    """Would catch an empty reflection that is missed because "><" is one piece."""
+    trigger, ids = Trigger.of(tokenizer, spelled=True), in_pieces(tokenizer)
+    bracket_bracket = tokenizer.encode("><", add_special_tokens=False)
+    assert len(bracket_bracket) == 1
+    both = [*ids[:-1], *bracket_bracket, *spell(tokenizer, "/REFLECTION>"), *in_pieces(tokenizer)]
+    assert first_completed(trigger, both) == (2, 3)
+    completed = [index for index, token in enumerate(both) if trigger.pieces(both[:index], token)]
+    assert completed == [2, len(both) - 1]
+
+
 @pytest.mark.parametrize(
     "text",
     [

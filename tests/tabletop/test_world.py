@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 
 import numpy as np
@@ -113,6 +114,30 @@ def test_running_states_worked_out_by_hand():
     assert question("exist", "Is there a blue cube?").states(THINGS) == ["no", "yes", "yes", "yes"]
 
 
+def test_marks_worked_out_by_hand():
+    """What each object is to the question; states follow from marks one by one."""
+    assert question("count", "How many red objects are there?").marks(THINGS) == ["yes", "no", "yes", "yes"]
+    assert question("subtract", "Subtract all balls. How many objects are left?").marks(THINGS) == [
+        "no",
+        "yes",
+        "yes",
+        "no",
+    ]
+    assert question("compare", "Are there more balls than cubes?").marks(THINGS) == ["more", "than", "than", "more"]
+    assert question("attribute", "What colour is the object at b2?").marks(THINGS) == ["no", "yes", "no", "no"]
+    odd = "All objects but one have the same colour. Which colour is the odd one out?"
+    assert question("odd", odd).marks(THINGS) == ["yes", "no", "yes", "yes"]
+
+
+def test_marks_are_written_before_states():
+    marked, plain = (parse(make_row("train", 4, 0, length="brief", marks=m).written.text) for m in (True, False))
+    steps = [
+        re.search(r"\w+ \w+ (\w+ ?\w*)(?:,|$)", line).group(1) for line in marked.reflections[-1].text.split(", ")[:-1]
+    ]
+    assert all(len(step.split()) == 2 for step in steps)
+    assert plain.get("CONCLUSION").text == marked.get("CONCLUSION").text
+
+
 def test_odd_one_out_when_the_odd_one_comes_first():
     things = (Thing("a1", "red", "ball"), Thing("a2", "blue", "ball"), Thing("a3", "blue", "cube"))
     assert answer("odd", "All objects but one have the same colour. Which colour is the odd one out?", things) == "red"
@@ -214,5 +239,5 @@ def test_mistakes_name_what_was_said():
     assert mistake.said in row.written.caption
 
 
-ROWS_SHA256 = "f619330bf93db8d74ec023d37deadd35222c68fcac04dd13b54e567344e0a179"
-PICTURES_SHA256 = "948bcdcb52b893de88dc9ba8b36beaf5b0eb1d51d670dde952beaaa433e8910f"
+ROWS_SHA256 = "e416e29ec52e334605f530997ac4d5b23eb09cf82a07bcb3ff321327431f8568"
+PICTURES_SHA256 = "589c1fc1dda6d78ea3e3f9ff9c1f24b5806bc653da09004191258c8f0ac8c43e"

@@ -42,7 +42,8 @@ class Selector:
 class Question:
     """A question: its `kind`, its `text`, the `goal` a SUMMARY states, and its rules as functions of a list of objects.
 
-    `states(things)` gives the running state after each object; `conclude(things)` the answer.
+    `states(things)` gives the running state after each object; `conclude(things)` the answer; `marks(things)` what each
+    object is to the question, the small step from one state to the next: "yes", "no", or the side of a comparison.
     """
 
     kind: str
@@ -50,6 +51,7 @@ class Question:
     goal: str
     states: Callable[[Sequence[Thing]], list[str]]
     conclude: Callable[[Sequence[Thing]], str]
+    marks: Callable[[Sequence[Thing]], list[str]]
 
 
 def sample_question(rng: random.Random, kind: str, pairs: list[Pair]) -> tuple[Scene, Question]:
@@ -68,6 +70,10 @@ def _running_count(counts: Callable[[Pair], bool]) -> Callable[[Sequence[Thing]]
         return out
 
     return states
+
+
+def _yes_no(holds: Callable[[Thing], bool]) -> Callable[[Sequence[Thing]], list[str]]:
+    return lambda things: ["yes" if holds(thing) else "no" for thing in things]
 
 
 def _last(states: Callable[[Sequence[Thing]], list[str]]) -> Callable[[Sequence[Thing]], str]:
@@ -99,7 +105,9 @@ def _count(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
     scene = _scene_with(rng, pairs, selector, hits, rng.randint(max(2, hits), MAX_OBJECTS))
     states = _running_count(selector.matches)
     text = f"How many {selector.plural} are there?"
-    return scene, Question("count", text, f"count {selector.plural}", states, _last(states))
+    return scene, Question(
+        "count", text, f"count {selector.plural}", states, _last(states), _yes_no(lambda t: selector.matches(t.pair))
+    )
 
 
 def _subtract(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
@@ -108,7 +116,14 @@ def _subtract(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
     scene = _scene_with(rng, pairs, selector, total - left, total)
     states = _running_count(lambda pair: not selector.matches(pair))
     text = f"Subtract all {selector.plural}. How many objects are left?"
-    return scene, Question("subtract", text, f"subtract {selector.plural}", states, _last(states))
+    return scene, Question(
+        "subtract",
+        text,
+        f"subtract {selector.plural}",
+        states,
+        _last(states),
+        _yes_no(lambda t: not selector.matches(t.pair)),
+    )
 
 
 def _exist(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
@@ -120,7 +135,9 @@ def _exist(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
         return ["no" if count == "0" else "yes" for count in hits]
 
     text = f"Is there a {selector.singular}?"
-    return scene, Question("exist", text, f"find a {selector.singular}", states, _last(states))
+    return scene, Question(
+        "exist", text, f"find a {selector.singular}", states, _last(states), _yes_no(lambda t: selector.matches(t.pair))
+    )
 
 
 def _compare(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
@@ -143,9 +160,13 @@ def _compare(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
         left, right = states(things)[-1].split()
         return "yes" if int(left) > int(right) else "no"
 
+    def marks(things: Sequence[Thing]) -> list[str]:
+        sides = [("more", first), ("than", second)]  # the words of the question
+        return [next((name for name, side in sides if side.matches(thing.pair)), "no") for thing in things]
+
     text = f"Are there more {first.plural} than {second.plural}?"
     goal = f"compare {first.plural} and {second.plural}"
-    return lay_out(rng, chosen), Question("compare", text, goal, states, conclude)
+    return lay_out(rng, chosen), Question("compare", text, goal, states, conclude, marks)
 
 
 def _attribute(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
@@ -161,7 +182,14 @@ def _attribute(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
         return out
 
     text = f"What {attribute} is the object at {place}?"
-    return scene, Question("attribute", text, f"find the {attribute} at {place}", states, _last(states))
+    return scene, Question(
+        "attribute",
+        text,
+        f"find the {attribute} at {place}",
+        states,
+        _last(states),
+        _yes_no(lambda t: t.place == place),
+    )
 
 
 def _odd(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
@@ -184,8 +212,11 @@ def _odd(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
         seen = Counter(thing.pair[index] for thing in things)
         return min(reversed(list(seen)), key=lambda value: seen[value])
 
+    def marks(things: Sequence[Thing]) -> list[str]:
+        return _yes_no(lambda thing: thing.pair[index] == things[0].pair[index])(things)
+
     text = f"All objects but one have the same {attribute}. Which {attribute} is the odd one out?"
-    return lay_out(rng, chosen), Question("odd", text, f"find the odd {attribute}", states, conclude)
+    return lay_out(rng, chosen), Question("odd", text, f"find the odd {attribute}", states, conclude, marks)
 
 
 _SAMPLERS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,9 +49,12 @@ def make_row(
     length: str | None = None,
     reflections: int | None = None,
     error_rate: float = 0.2,
+    lengths: Mapping[str, float] = LENGTH_WEIGHTS,
+    marks: bool = True,
 ) -> TabletopRow:
     """Row `index` of a stream; None draws the kind of question, the length or the number of reflections.
 
+    `lengths` weighs the draw of the length.
     The scene and question depend on (split, seed, index, kind) alone. ValueError for unknown names.
     """
     rng = stream(split, seed, index)
@@ -61,9 +64,11 @@ def make_row(
         scene, question = sample_question(rng, kind or drawn_kind, pairs)
         if split != "heldout" or shows_heldout_pair(scene):
             break
-    drawn_length = rng.choices(LENGTHS, weights=[LENGTH_WEIGHTS[name] for name in LENGTHS])[0]
+    drawn_length = rng.choices(LENGTHS, weights=[lengths.get(name, 0) for name in LENGTHS])[0]
     chosen = length or drawn_length
-    written = write_response(rng, scene, question, pairs, length=chosen, reflections=reflections, error_rate=error_rate)
+    written = write_response(
+        rng, scene, question, pairs, length=chosen, reflections=reflections, error_rate=error_rate, marks=marks
+    )
     prompt = f"{question.text} {REQUESTS[chosen]}"
     answer = question.conclude(scene.things)
     return TabletopRow(f"tabletop-{split}-{seed}-{index}", scene, question, chosen, prompt, answer, written)

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from lookagain.tabletop.oracle import LENGTHS
+from lookagain.tabletop.rows import LENGTH_WEIGHTS
 from lookagain.tabletop.tiny import TinyConfig
 
 TRAINED_MODES = ("text", "copy", "route")  # vision-only writes no reflection, so there is nothing to train
@@ -29,6 +31,7 @@ class Stage:
     steps, batch: optimizer steps, rows per step. learning_rate: peak, after warmup_steps, then a cosine to a tenth.
     adam_beta2: AdamW's second moment decay; 0.999 is the paper's for SFT.
     modes: weights of the re-attention modes that rows are drawn with. keep: ROUTE's percentage; the paper's main value.
+    lengths: weights of the lengths that prompts ask for. marks: responses say what each object is to the question.
     error_rate: chance of a planted mistake per object. learn_mistakes: give planted tokens a loss.
     freeze_vision: leave the vision tower as it is (the paper's SFT does).
     """
@@ -45,6 +48,8 @@ class Stage:
     modes: dict[str, float] = field(default_factory=lambda: {"copy": 1.0})
     keep: int = 50
     error_rate: float = 0.0
+    lengths: dict[str, float] = field(default_factory=lambda: dict(LENGTH_WEIGHTS))
+    marks: bool = True
     learn_mistakes: bool = False
     freeze_vision: bool = False
 
@@ -65,6 +70,8 @@ class Stage:
             )
         if self.steps < 1 or self.batch < 1:
             raise ConfigError(f"stage {self.name!r}: steps and batch must be at least 1")
+        if not isinstance(self.lengths, Mapping) or not set(self.lengths) <= set(LENGTHS) or not self.lengths:
+            raise ConfigError(f"stage {self.name!r}: lengths weighs {', '.join(LENGTHS)}, not {self.lengths}")
         if not self.modes or min(self.modes.values()) < 0 or sum(self.modes.values()) <= 0:
             raise ConfigError(f"stage {self.name!r}: modes need positive weights, not {self.modes}")
 

@@ -45,7 +45,14 @@ class TabletopDataset(Dataset):
         return self.stage.steps * self.stage.batch
 
     def __getitem__(self, index: int) -> Item:
-        row = make_row("train", self._stream_seed(), index, error_rate=self.stage.error_rate)
+        row = make_row(
+            "train",
+            self._stream_seed(),
+            index,
+            error_rate=self.stage.error_rate,
+            lengths=self.stage.lengths,
+            marks=self.stage.marks,
+        )
         pictures = self.image_processor(images=[render(row.scene)], return_tensors="pt")
         item = Item(pictures["pixel_values"], pictures["image_grid_thw"])
         if self.stage.task == "vision":
