@@ -279,8 +279,9 @@ def test_a_processor_that_forces_a_vision_token_is_refused(model, tokenizer, pro
         ({"num_beams": 2}, "beam"),
         ({"prompt_lookup_num_tokens": 2}, "assisted"),
         ({"use_cache": False}, "use_cache"),
+        ({"output_attentions": True}, "output_attentions"),
     ],
-    ids=["beams", "assisted", "no cache"],
+    ids=["beams", "assisted", "no cache", "attentions"],
 )
 def test_what_cannot_be_decoded_is_refused(model, tokenizer, prompts, options, message):
     """Would catch an option that is silently ignored."""

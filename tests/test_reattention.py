@@ -122,6 +122,14 @@ def test_values_out_of_range_are_refused(options):
         Reattention(**options)
 
 
+@pytest.mark.parametrize("layers", [(), (2,), (-1,), (0, 0)], ids=str)
+def test_layers_that_the_model_lacks_are_refused(layers):
+    """Would catch a ranking by nothing, and one layer counted twice, on a model of two layers."""
+    with pytest.raises(ValueError, match="layers"):
+        Reattention(mode="route", layers=layers).layers_of(2)
+    assert list(Reattention(mode="route").layers_of(2)) == [0, 1]
+
+
 # --- the ends of the scale, in decoding
 
 
