@@ -1,4 +1,4 @@
-# ruff: noqa: E402, I001 - the first lines must run before the libraries are imported
+
 """What the tests share: a tiny random Qwen2.5-VL, pictures and prompts made on the spot, and reference forward passes.
 
 The references use the library alone: one pass over a finished sequence without cache, recorder or batch.
