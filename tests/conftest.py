@@ -1,4 +1,3 @@
-
 """What the tests share: a tiny random Qwen2.5-VL, pictures and prompts made on the spot, and reference forward passes.
 
 The references use the library alone: one pass over a finished sequence without cache, recorder or batch.
