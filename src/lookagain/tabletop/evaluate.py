@@ -27,7 +27,8 @@ from lookagain.tabletop.render import render
 from lookagain.tabletop.rows import TabletopRow, make_row
 from lookagain.tabletop.world import Scene
 
-LISTED = re.compile(r"\b([a-f][1-6]) (\w+) (\w+)")
+MARK = r"(?: (?:yes|no|more|than|\d))?"  # what a line may say behind a word
+LISTED = re.compile(rf"\b([a-f][1-6]){MARK} ([a-z]+){MARK} ([a-z]+)")
 PLANTED_RATE = 0.3
 OTHER_IMAGES = 1_000_003  # the wrong-image control shows the picture of the row this many places on
 

@@ -1,9 +1,10 @@
 """The oracle of Tabletop: responses in the grammar, with planted mistakes that looking again can mend.
 
-CAPTION lists the objects, REASONING goes through that list with a running state, and each REFLECTION goes through the
-image again. Mistakes are planted in CAPTION (a hallucinated object, a wrong colour, a wrong shape) and, more rarely, in
-REASONING; what follows from a mistake is consistent with it. Reflections and CONCLUSION are always right. Planted
-characters are reported, so that training need not learn to make mistakes.
+SUMMARY states a plan, CAPTION lists the objects, REASONING goes through that list with marks and a running state ("b3
+red ball yes 2"), and each REFLECTION goes through the image again. Mistakes are planted in CAPTION (a hallucinated
+object, a wrong colour, a wrong shape) and, more rarely, in REASONING; what follows from a mistake is consistent with
+it. Reflections and CONCLUSION are always right. Planted characters are reported, so that training need not learn to
+make mistakes.
 """
 
 from __future__ import annotations
@@ -55,11 +56,8 @@ def write_response(
     length: str = "normal",
     reflections: int | None = None,
     error_rate: float = 0.2,
-    marks: bool = True,
 ) -> Written:
     """A full response. `error_rate` is the chance of a mistake per object; `reflections` None draws 1 to 3.
-
-    `marks` writes before each running state what the object is to the question: "b3 red ball yes 2".
 
     ValueError for an unknown length or a rate outside 0..1.
     """
@@ -75,13 +73,13 @@ def write_response(
     _section(out, "SUMMARY", lambda: out.add(f" {question.goal}"))
     _section(out, "CAPTION", lambda: _list(out, caption, scene.things))
     for _ in range(after_caption):
-        _early_reflection(out, rng, question, scene, marks)
-    _section(out, "REASONING", lambda: _reason(out, question, reasoning, caption, length, marks))
+        _early_reflection(out, rng, question, scene)
+    _section(out, "REASONING", lambda: _reason(out, question, reasoning, caption, length))
     for _ in range(max(0, count - 1) - after_caption):
-        _early_reflection(out, rng, question, scene, marks)
+        _early_reflection(out, rng, question, scene)
     if count > 0:
         before = None if length == "brief" else question.conclude(reasoning)
-        _section(out, "REFLECTION", lambda: _reflect(out, question, scene.things, before, marks))
+        _section(out, "REFLECTION", lambda: _reflect(out, question, scene.things, before))
     answer = question.conclude(scene.things)
     _section(out, "CONCLUSION", lambda: out.add(f" {answer}"))
     return out
@@ -124,48 +122,51 @@ def _section(out: Written, tag: str, fill) -> None:
     out.add(close_tag(tag))
 
 
-def _list(out: Written, things: Sequence[Thing], truth: Sequence[Thing], steps: Sequence[str] | None = None) -> None:
-    """`things` as " a2 red ball, …", each with its step if given; what differs from `truth` is planted."""
+def _list(out: Written, things: Sequence[Thing], truth: Sequence[Thing], question: Question | None = None) -> None:
+    """`things` as " a2 red ball, ...", with the question's marks and states if one is given.
+
+    What differs from `truth` is planted.
+    """
     by_place = {thing.place: thing for thing in truth}
-    for i, thing in enumerate(things):
+    marks = question.marks(things) if question else [("", "", "")] * len(things)
+    for i, (thing, (place_mark, colour_mark, shape_mark)) in enumerate(zip(things, marks, strict=True)):
         true = by_place.get(thing.place)
         out.add(f" {thing.place}", planted=true is None)
+        out.add(_spaced(place_mark))
         out.add(f" {thing.colour}", planted=true is None or true.colour != thing.colour)
+        out.add(_spaced(colour_mark))
         out.add(f" {thing.shape}", planted=true is None or true.shape != thing.shape)
-        if steps is not None:
-            out.add(f" {steps[i]}")
+        out.add(_spaced(shape_mark))
+        if question:
+            out.add(f" {question.states(things)[i]}")
         if i + 1 < len(things):
             out.add(",")
 
 
-def _steps(question: Question, things: Sequence[Thing], marks: bool) -> list[str]:
-    """What stands behind each object: its mark, if wanted, and the running state."""
-    states = question.states(things)
-    return [f"{m} {s}" for m, s in zip(question.marks(things), states, strict=True)] if marks else states
+def _spaced(mark: str) -> str:
+    return f" {mark}" if mark else ""
 
 
-def _reason(
-    out: Written, question: Question, things: list[Thing], caption: list[Thing], length: str, marks: bool
-) -> None:
+def _reason(out: Written, question: Question, things: list[Thing], caption: list[Thing], length: str) -> None:
     if length == "brief":
         out.add(" look at each object")
         return
     for i in range(1 if length == "normal" else 2):
         out.add(", again" if i else "")
-        _list(out, things, caption if i == 0 else things, _steps(question, things, marks))
+        _list(out, things, caption if i == 0 else things, question)
         out.add(f", so {question.conclude(things)}")
 
 
-def _reflect(out: Written, question: Question, things: Sequence[Thing], before: str | None, marks: bool) -> None:
+def _reflect(out: Written, question: Question, things: Sequence[Thing], before: str | None) -> None:
     """The evidence in the image, the answer it gives and, where REASONING gave one, whether that one holds."""
     answer = question.conclude(things)
-    _list(out, things, things, _steps(question, things, marks))
+    _list(out, things, things, question)
     out.add(f", so {answer}")
     if before is not None:
         out.add(", as before" if before == answer else f", not {before}")
 
 
-def _early_reflection(out: Written, rng: random.Random, question: Question, scene: Scene, marks: bool) -> None:
+def _early_reflection(out: Written, rng: random.Random, question: Question, scene: Scene) -> None:
     """A reflection before the last one: it may be empty (the model just looks)."""
     empty = rng.random() < 0.5
-    _section(out, "REFLECTION", lambda: None if empty else _reflect(out, question, scene.things, None, marks))
+    _section(out, "REFLECTION", lambda: None if empty else _reflect(out, question, scene.things, None))

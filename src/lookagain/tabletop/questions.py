@@ -1,8 +1,9 @@
 """Questions about Tabletop scenes: six kinds, each answered by one pass over the objects with a running state.
 
-The running state is what makes an answer checkable line by line: after every object of the evidence the response
-writes it, so each line is one lookup in the image and one small step. The same functions give the true answer (from the
-scene's objects) and the answer that a mistaken list leads to (from the list).
+A plan says word by word what counts ("count every ball: ball yes cube no ..."); marks repeat it at the words of each
+object, and after every object comes the running state. So each line is one look-up in the image, one in the plan and
+one small step, and can be checked. The same functions give the true answer (from the scene's objects) and the answer
+that a mistaken list leads to (from the list).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 from lookagain.tabletop.world import COLOURS, MAX_OBJECTS, SHAPES, Pair, Scene, Thing, draw_pair, lay_out
 
+Marks = tuple[str, str, str]
 PLURAL = {shape: f"{shape}s" for shape in SHAPES}
 KINDS = ("count", "subtract", "exist", "compare", "attribute", "odd")
 
@@ -28,6 +30,17 @@ class Selector:
     def matches(self, pair: Pair) -> bool:
         return self.colour in (None, pair[0]) and self.shape in (None, pair[1])
 
+    def marks(self, pair: Pair) -> Marks:
+        """Whether each word of a pair is what is asked for; nothing behind a word that does not matter."""
+        return "", _mark(self.colour, pair[0]), _mark(self.shape, pair[1])
+
+    @property
+    def plan(self) -> str:
+        """What counts, word by word: "red yes green no ..."."""
+        words = [(self.colour, colour) for colour in COLOURS if self.colour]
+        words += [(self.shape, shape) for shape in SHAPES if self.shape]
+        return " ".join(f"{word} {_mark(asked, word)}" for asked, word in words)
+
     @property
     def plural(self) -> str:
         noun = PLURAL[self.shape] if self.shape else "objects"
@@ -38,12 +51,16 @@ class Selector:
         return f"{self.colour} {self.shape or 'object'}" if self.colour else f"{self.shape or 'object'}"
 
 
+def _mark(asked: str | None, word: str) -> str:
+    return "" if asked is None else "yes" if word == asked else "no"
+
+
 @dataclass(frozen=True)
 class Question:
     """A question: its `kind`, its `text`, the `goal` a SUMMARY states, and its rules as functions of a list of objects.
 
-    `states(things)` gives the running state after each object; `conclude(things)` the answer; `marks(things)` what each
-    object is to the question, the small step from one state to the next: "yes", "no", or the side of a comparison.
+    `states(things)` gives the running state after each object; `conclude(things)` the answer; `marks(things)` what
+    stands behind each object's place, colour and shape: "yes", "no", the side of a comparison, a count, or nothing.
     """
 
     kind: str
@@ -51,7 +68,7 @@ class Question:
     goal: str
     states: Callable[[Sequence[Thing]], list[str]]
     conclude: Callable[[Sequence[Thing]], str]
-    marks: Callable[[Sequence[Thing]], list[str]]
+    marks: Callable[[Sequence[Thing]], list[Marks]]
 
 
 def sample_question(rng: random.Random, kind: str, pairs: list[Pair]) -> tuple[Scene, Question]:
@@ -72,8 +89,13 @@ def _running_count(counts: Callable[[Pair], bool]) -> Callable[[Sequence[Thing]]
     return states
 
 
-def _yes_no(holds: Callable[[Thing], bool]) -> Callable[[Sequence[Thing]], list[str]]:
-    return lambda things: ["yes" if holds(thing) else "no" for thing in things]
+def _marks(selector: Selector) -> Callable[[Sequence[Thing]], list[Marks]]:
+    return lambda things: [selector.marks(thing.pair) for thing in things]
+
+
+def _behind(index: int, mark: str) -> Marks:
+    """A mark behind an object's colour (0) or its shape (1)."""
+    return ("", mark, "") if index == 0 else ("", "", mark)
 
 
 def _last(states: Callable[[Sequence[Thing]], list[str]]) -> Callable[[Sequence[Thing]], str]:
@@ -105,9 +127,8 @@ def _count(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
     scene = _scene_with(rng, pairs, selector, hits, rng.randint(max(2, hits), MAX_OBJECTS))
     states = _running_count(selector.matches)
     text = f"How many {selector.plural} are there?"
-    return scene, Question(
-        "count", text, f"count {selector.plural}", states, _last(states), _yes_no(lambda t: selector.matches(t.pair))
-    )
+    goal = f"count every {selector.singular}: {selector.plan}"
+    return scene, Question("count", text, goal, states, _last(states), _marks(selector))
 
 
 def _subtract(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
@@ -116,14 +137,8 @@ def _subtract(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
     scene = _scene_with(rng, pairs, selector, total - left, total)
     states = _running_count(lambda pair: not selector.matches(pair))
     text = f"Subtract all {selector.plural}. How many objects are left?"
-    return scene, Question(
-        "subtract",
-        text,
-        f"subtract {selector.plural}",
-        states,
-        _last(states),
-        _yes_no(lambda t: not selector.matches(t.pair)),
-    )
+    goal = f"subtract every {selector.singular}: {selector.plan}"
+    return scene, Question("subtract", text, goal, states, _last(states), _marks(selector))
 
 
 def _exist(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
@@ -135,16 +150,15 @@ def _exist(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
         return ["no" if count == "0" else "yes" for count in hits]
 
     text = f"Is there a {selector.singular}?"
-    return scene, Question(
-        "exist", text, f"find a {selector.singular}", states, _last(states), _yes_no(lambda t: selector.matches(t.pair))
-    )
+    goal = f"find a {selector.singular}: {selector.plan}"
+    return scene, Question("exist", text, goal, states, _last(states), _marks(selector))
 
 
 def _compare(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
-    if rng.random() < 0.5:
-        first, second = (Selector(colour=colour) for colour in rng.sample(COLOURS, 2))
-    else:
-        first, second = (Selector(shape=shape) for shape in rng.sample(SHAPES, 2))
+    index = 0 if rng.random() < 0.5 else 1
+    words = (COLOURS, SHAPES)[index]
+    names = rng.sample(words, 2)
+    first, second = (Selector(colour=name) if index == 0 else Selector(shape=name) for name in names)
     more, fewer = rng.choice([(a, b) for a in range(1, 5) for b in range(0, a)])
     low = rng.randint(0, 3)
     hits = (more, fewer) if rng.random() < 0.5 else (low, rng.randint(low, 4))
@@ -160,12 +174,14 @@ def _compare(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
         left, right = states(things)[-1].split()
         return "yes" if int(left) > int(right) else "no"
 
-    def marks(things: Sequence[Thing]) -> list[str]:
-        sides = [("more", first), ("than", second)]  # the words of the question
-        return [next((name for name, side in sides if side.matches(thing.pair)), "no") for thing in things]
+    sides = {names[0]: "more", names[1]: "than"}  # the words of the question
+
+    def marks(things: Sequence[Thing]) -> list[Marks]:
+        return [_behind(index, sides.get(thing.pair[index], "no")) for thing in things]
 
     text = f"Are there more {first.plural} than {second.plural}?"
-    goal = f"compare {first.plural} and {second.plural}"
+    plan = " ".join(f"{word} {sides.get(word, 'no')}" for word in words)
+    goal = f"compare every {first.singular} and every {second.singular}: {plan}"
     return lay_out(rng, chosen), Question("compare", text, goal, states, conclude, marks)
 
 
@@ -181,15 +197,11 @@ def _attribute(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
             out.append(found)
         return out
 
+    def marks(things: Sequence[Thing]) -> list[Marks]:
+        return [("yes" if thing.place == place else "no", "", "") for thing in things]
+
     text = f"What {attribute} is the object at {place}?"
-    return scene, Question(
-        "attribute",
-        text,
-        f"find the {attribute} at {place}",
-        states,
-        _last(states),
-        _yes_no(lambda t: t.place == place),
-    )
+    return scene, Question("attribute", text, f"find the {attribute} at {place}", states, _last(states), marks)
 
 
 def _odd(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
@@ -200,20 +212,21 @@ def _odd(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
     chosen = [draw_pair(rng, pairs, lambda pair: pair[index] == usual) for _ in range(total - 1)]
     chosen.append(draw_pair(rng, pairs, lambda pair: pair[index] == odd))
 
+    def tallies(things: Sequence[Thing]) -> list[dict[str, int]]:
+        """After each object, how often each value has been seen, in the order of first sight."""
+        values = [thing.pair[index] for thing in things]
+        return [dict(Counter(values[: i + 1])) for i in range(len(values))]
+
     def states(things: Sequence[Thing]) -> list[str]:
-        seen: Counter[str] = Counter()
-        out = []
-        for thing in things:
-            seen[thing.pair[index]] += 1
-            out.append(str(seen[thing.pair[index]]))
-        return out
+        return [" ".join(f"{value} {n}" for value, n in seen.items()) for seen in tallies(things)]
 
     def conclude(things: Sequence[Thing]) -> str:
-        seen = Counter(thing.pair[index] for thing in things)
+        seen = tallies(things)[-1]
         return min(reversed(list(seen)), key=lambda value: seen[value])
 
-    def marks(things: Sequence[Thing]) -> list[str]:
-        return _yes_no(lambda thing: thing.pair[index] == things[0].pair[index])(things)
+    def marks(things: Sequence[Thing]) -> list[Marks]:
+        counts = [seen[t.pair[index]] for t, seen in zip(things, tallies(things), strict=True)]
+        return [_behind(index, str(n)) for n in counts]
 
     text = f"All objects but one have the same {attribute}. Which {attribute} is the odd one out?"
     return lay_out(rng, chosen), Question("odd", text, f"find the odd {attribute}", states, conclude, marks)

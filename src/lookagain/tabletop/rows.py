@@ -50,7 +50,6 @@ def make_row(
     reflections: int | None = None,
     error_rate: float = 0.2,
     lengths: Mapping[str, float] = LENGTH_WEIGHTS,
-    marks: bool = True,
 ) -> TabletopRow:
     """Row `index` of a stream; None draws the kind of question, the length or the number of reflections.
 
@@ -66,9 +65,7 @@ def make_row(
             break
     drawn_length = rng.choices(LENGTHS, weights=[lengths.get(name, 0) for name in LENGTHS])[0]
     chosen = length or drawn_length
-    written = write_response(
-        rng, scene, question, pairs, length=chosen, reflections=reflections, error_rate=error_rate, marks=marks
-    )
+    written = write_response(rng, scene, question, pairs, length=chosen, reflections=reflections, error_rate=error_rate)
     prompt = f"{question.text} {REQUESTS[chosen]}"
     answer = question.conclude(scene.things)
     return TabletopRow(f"tabletop-{split}-{seed}-{index}", scene, question, chosen, prompt, answer, written)

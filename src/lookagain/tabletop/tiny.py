@@ -81,7 +81,7 @@ class TinyConfig:
 def corpus() -> Iterator[str]:
     """Text that the tokenizer is trained on: Tabletop's prompts, responses and places."""
     for index in range(CORPUS_ROWS):
-        row = make_row("train", 0, index, marks=False)
+        row = make_row("train", 0, index)
         yield f"{row.prompt}\n{row.written.text}"
     yield " ".join(f"{place} {place}" for place in PLACES)
     yield "system\nYou are a helpful assistant.\nuser\nassistant\n" * 50

@@ -31,7 +31,7 @@ class Stage:
     steps, batch: optimizer steps, rows per step. learning_rate: peak, after warmup_steps, then a cosine to a tenth.
     adam_beta2: AdamW's second moment decay; 0.999 is the paper's for SFT.
     modes: weights of the re-attention modes that rows are drawn with. keep: ROUTE's percentage; the paper's main value.
-    lengths: weights of the lengths that prompts ask for. marks: responses say what each object is to the question.
+    lengths: weights of the lengths that prompts ask for.
     error_rate: chance of a planted mistake per object. learn_mistakes: give planted tokens a loss.
     freeze_vision: leave the vision tower as it is (the paper's SFT does).
     """
@@ -49,7 +49,6 @@ class Stage:
     keep: int = 50
     error_rate: float = 0.0
     lengths: dict[str, float] = field(default_factory=lambda: dict(LENGTH_WEIGHTS))
-    marks: bool = True
     learn_mistakes: bool = False
     freeze_vision: bool = False
 
