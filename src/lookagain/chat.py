@@ -21,6 +21,8 @@ from jinja2 import TemplateError
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from lookagain.grammar import split_at_tags
+
 ROLES = ("system", "developer", "user", "assistant", "tool")
 """Roles accepted: templates write the role into the prompt as it stands, so a free one could forge a turn."""
 
@@ -71,6 +73,28 @@ def encode_chat(
     return ids
 
 
+def encode_response(
+    tokenizer: PreTrainedTokenizerBase, text: str, tag_ids: Mapping[str, int]
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids and character spans of a response: tags of the grammar become their tokens, all else plain pieces.
+
+    Raises ValueError as `encode_text` does.
+    """
+    ids: list[int] = []
+    spans: list[tuple[int, int]] = []
+    cursor = 0
+    for part in split_at_tags(text):
+        if part in tag_ids:
+            ids.append(tag_ids[part])
+            spans.append((cursor, cursor + len(part)))
+        else:
+            encoding = _plain_encoding(tokenizer, part, at_start=not ids)
+            ids += encoding[0]
+            spans += [(cursor + start, cursor + stop) for start, stop in encoding[1]]
+        cursor += len(part)
+    return ids, spans
+
+
 def decode_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """The text of a response: tags kept (they are ordinary), special tokens removed, spaces untouched."""
     text = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -79,7 +103,13 @@ def decode_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 
 def _encode_plain(tokenizer: PreTrainedTokenizerBase, text: str, *, at_start: bool) -> list[int]:
-    """Encode with the tokenizer's own model but none of its added tokens.
+    return _plain_encoding(tokenizer, text, at_start=at_start)[0]
+
+
+def _plain_encoding(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, at_start: bool
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids and character spans by the tokenizer's own model, with none of its added tokens.
 
     Tokenizers of the SentencePiece kind put a space before a text's first piece only. Inside a prompt
     (`at_start` false) the text therefore follows a throw-away token, whose random name no text can hold.
@@ -94,13 +124,14 @@ def _encode_plain(tokenizer: PreTrainedTokenizerBase, text: str, *, at_start: bo
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(f"the text is not valid Unicode: {error}") from error
-    ids = plain.encode(marker + text, add_special_tokens=False).ids[bool(marker) :]
+    encoding = plain.encode(marker + text, add_special_tokens=False)
+    ids = encoding.ids[bool(marker) :]
     if forged := _control_ids(tokenizer).intersection(ids):
         token = tokenizer.convert_ids_to_tokens(min(forged))
         raise ValueError(
             f"this tokenizer makes the control token {token!r} out of plain text; it cannot be used safely"
         )
-    return ids
+    return ids, [(start - len(marker), stop - len(marker)) for start, stop in encoding.offsets[bool(marker) :]]
 
 
 def _without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

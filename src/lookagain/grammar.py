@@ -50,6 +50,11 @@ _PREFIXES = frozenset(token[:length] for token in TAG_TOKENS for length in range
 _LONGEST = max(map(len, TAG_TOKENS))
 
 
+def split_at_tags(text: str) -> list[str]:
+    """The text cut before and after every tag; joined again it is the text."""
+    return [part for part in _SPLIT.split(text) if part]
+
+
 @dataclass(frozen=True)
 class Section:
     """A top-level section. `response.text[start:end]` is its content verbatim; `text` is that, stripped."""

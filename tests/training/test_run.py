@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from PIL import Image
 from safetensors.torch import load_file
+from transformers import TrainerState
 
 import lookagain
+from lookagain.data.loaders import Source
+from lookagain.data.rows import RowError
 from lookagain.tabletop.tiny import TinyConfig
 from lookagain.training.config import ConfigError, SftConfig, Stage, load_config
-from lookagain.training.run import last_complete_checkpoint, train
+from lookagain.training.run import LogFile, last_complete_checkpoint, train
 from lookagain.training.trainer import ReattentionTrainer
 
-RECIPES = sorted(Path(__file__).parents[2].glob("recipes/**/*.yaml"))
+ROOT = Path(__file__).parents[2] / "recipes"
+RECIPES = sorted(path for path in ROOT.glob("**/*.yaml") if path.parent.name != "engines")
+ENGINES = sorted((ROOT / "engines").glob("*.yaml"))
 TINY = TinyConfig(
     hidden=64, layers=2, heads=2, kv_heads=1, mlp=96, vision_hidden=32, vision_layers=2, vision_heads=2, vision_mlp=64,
     full_attention_layers=(1,),
@@ -34,7 +42,7 @@ def recipe(output: Path) -> SftConfig:
             warmup_steps=1,
             modes={"text": 1.0, "copy": 1.0, "route": 1.0},
             error_rate=0.3,
-            freeze_vision=True,
+            trains="without_vision",
         ),
     )
     return SftConfig(output=str(output), stages=stages, tiny=TINY, save_steps=1, log_steps=1, workers=0)
@@ -48,6 +56,22 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_shipped_recipe_loads(path):
     assert load_config(path).stages
+
+
+@pytest.mark.parametrize("path", ENGINES, ids=lambda path: path.stem)
+def test_every_engine_configuration_is_one_of_accelerate(path):
+    """Would catch a key that `accelerate launch` refuses."""
+    assert load_config_from_file(str(path)).num_processes == 8
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if p.parent.name == "paper"], ids=lambda path: path.stem)
+def test_the_papers_recipes_say_of_every_value_where_it_is_from(path):
+    lines = path.read_text().splitlines()
+    values = [line for line in lines if ":" in line.partition("#")[0] and not line.rstrip().endswith(":")]
+    bare = [
+        line for line in values if "# paper" not in line and not line.startswith(("output", "  - name", "    task"))
+    ]
+    assert bare == []
 
 
 def test_a_finished_run_is_a_checkpoint_that_answers(undisturbed):
@@ -90,6 +114,83 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(undisturbed, tmp_path, mo
     assert worst <= 1e-6
 
 
+def test_the_log_has_every_step_once_after_steps_were_redone(tmp_path):
+    """Would catch a merged log with the lost steps of a killed run in it, or a line that the kill cut off."""
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1, "loss": 3}\n{"step": 2, "loss": 2}\n{"step": 3, "loss": 1}\n{"step": 4, "lo')
+    log, state = LogFile(path), TrainerState(global_step=2, is_world_process_zero=True)
+    log.on_train_begin(None, state, None)
+    log.on_log(None, dataclasses.replace(state, global_step=3), None, {"loss": 0.5})
+    log.on_log(None, state, None, {"train_runtime": 5})
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 1, "loss": 3},
+        {"step": 2, "loss": 2},
+        {"step": 3, "loss": 0.5},
+    ]
+
+
+def test_a_folder_of_another_recipe_is_refused(undisturbed, tmp_path):
+    """Would catch stages of two recipes mixed in one folder; what does not change results may change."""
+    config = recipe(undisturbed.parents[1])
+    assert train(dataclasses.replace(config, workers=2, log_steps=5)) == undisturbed
+    with pytest.raises(ConfigError, match=r"another recipe \(differs in seed\)"):
+        train(dataclasses.replace(config, seed=1))
+
+
+def rows_stage(tmp_path, lines, **changes) -> SftConfig:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = Source(loader="jsonl", path=str(tmp_path / "rows.jsonl"))
+    settings = {"epochs": 1, "batch": 2, "warmup_steps": 0, **changes}
+    stage = Stage(name="sft", task="rows", data=(source,), **settings)
+    return SftConfig(output=str(tmp_path / "run"), stages=(stage,), tiny=TINY, log_steps=1, workers=0)
+
+
+GOOD = "<SUMMARY>a</SUMMARY><CAPTION>b</CAPTION><REASONING>c</REASONING><REFLECTION>d</REFLECTION><CONCLUSION>e</CONCLUSION>"  # fmt: skip  # noqa: E501
+
+
+def test_rows_of_ones_own_train_with_and_without_images(tmp_path):
+    """Two epochs over five rows, two of them without image, in length groups."""
+    Image.new("RGB", (56, 84), "red").save(tmp_path / "red.png")
+    lines = [{"id": f"r{i}", "question": "What?" * i, "response": GOOD, "image": "red.png"} for i in range(1, 4)]
+    lines += [{"id": f"t{i}", "question": "What?", "response": GOOD} for i in range(2)]
+    final = train(rows_stage(tmp_path, lines, epochs=2, trains="language_model", group_by_length=True))
+    log = [json.loads(line) for line in (final.parent / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log] == list(range(1, 7))
+    assert {"loss_SUMMARY", "loss_REFLECTION", "loss_outside"} <= log[0].keys()
+    assert "'trained on': 5, 'of these without an image': 2" in (final / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        ({"response": "no tags"}, "bad1.*missing"),
+        ({"response": GOOD, "image": "nowhere.png"}, "bad1.*nowhere.png"),
+        ({"response": GOOD, "image": 5}, "bad1"),
+    ],
+)
+def test_bad_rows_stop_the_run_before_its_first_step_or_are_counted(tmp_path, bad, named):
+    lines = [{"id": "good", "question": "What?", "response": GOOD}, {"id": "bad1", "question": "What?", **bad}]
+    config = rows_stage(tmp_path, lines)
+    with pytest.raises(RowError, match=f"(?s){named}"):
+        train(config)
+    stage = dataclasses.replace(config.stages[0], on_bad_row="skip")
+    final = train(dataclasses.replace(config, output=str(tmp_path / "skipping"), stages=(stage,)))
+    assert "'read': 2, 'bad': 1" in (final / "README.md").read_text()
+
+
+def test_long_rows_are_named_or_dropped_and_never_cut(tmp_path):
+    lines = [{"id": f"n{i}", "question": "What?" * (1 + 60 * (i == 1)), "response": GOOD} for i in range(3)]
+    config = rows_stage(tmp_path, lines, max_length=150)
+    with pytest.raises(ConfigError, match=r"1 of 3 rows are longer than max_length=150 slots: n1"):
+        train(config)
+    stage = dataclasses.replace(config.stages[0], on_long_row="drop")
+    final = train(dataclasses.replace(config, output=str(tmp_path / "dropping"), stages=(stage,)))
+    assert "'too long': 1, 'trained on': 2" in (final / "README.md").read_text()
+    impossible = dataclasses.replace(config, output="x", stages=(dataclasses.replace(stage, max_length=5),))
+    with pytest.raises(ConfigError, match="no row is left"):
+        train(dataclasses.replace(impossible, output=str(tmp_path / "none")))
+
+
 def test_half_written_checkpoints_are_never_loaded(tmp_path):
     for step, state in ((9, "{}"), (10, "{"), (11, None)):
         folder = tmp_path / f"checkpoint-{step}"
@@ -117,6 +218,14 @@ def test_half_written_checkpoints_are_never_loaded(tmp_path):
         ("- a list", "mapping"),
         ("output: [", "YAML"),
         ("stages: [{name: a, task: vision, steps: 1}]", "output"),
+        ("output: x\nstages: [{name: a, task: vision, epochs: 1}]", "take steps"),
+        ("output: x\nstages: [{name: a, task: vision}]", "steps or epochs"),
+        ("output: x\nstages: [{name: a, task: rows, epochs: 1}]", "data"),
+        ("output: x\nstages: [{name: a, task: rows, epochs: 1, data: [{loader: csv, path: a}]}]", "csv"),
+        ("output: x\nstages: [{name: a, task: answers, steps: 1, trains: head}]", "head"),
+        ("output: x\nstages: [{name: a, task: answers, steps: 1, max_length: 0}]", "max_length"),
+        ("output: x\nhardware: {engine: warp}\nstages: [{name: a, task: vision, steps: 1}]", "warp"),
+        ("output: x\nstages: [{name: a, task: answers, steps: 1, lora: {rank: 4, size: 3}}]", "size"),
     ],
 )
 def test_bad_recipes_are_refused_before_anything_is_loaded(tmp_path, text, named):

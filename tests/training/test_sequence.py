@@ -19,11 +19,12 @@ from conftest import (
 
 from lookagain.decoding import LookAgainOutput
 from lookagain.families import FAMILIES, VisionTokens, family_of
+from lookagain.preparation import tag_ids
 from lookagain.reattention import Reattention
 from lookagain.slots import Slots
+from lookagain.training.module import Reattending
 from lookagain.training.selection import select_rows
 from lookagain.training.sequence import Example, add_response, pad_batch, start_sequence
-from lookagain.training.trainer import target_logits
 
 POLICIES = [
     Reattention(mode="text"),
@@ -94,7 +95,7 @@ def test_target_logits_equal_the_logits_that_were_sampled_from(model, tokenizer,
     before = [0, *itertools.accumulate(len(table) for table in tables)][:-1]
     batch = pad_batch(sequences, [slots.targets() for slots in sequences], before, model.config.vision_start_token_id)
     with torch.no_grad():
-        logits, targets = target_logits(model, batch, torch.cat(tables))
+        logits, targets = Reattending(model, tag_ids(tokenizer)).target_logits(batch, tables)
     sampled = [
         (output.logits[step][row], slots.token_ids[slot])
         for row, slots in enumerate(output.slots)

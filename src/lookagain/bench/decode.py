@@ -183,7 +183,6 @@ def describe(bench: Bench) -> dict[str, Any]:
     settings, model = bench.settings, bench.subject.model
     text, weight = model.config.get_text_config(), model.get_input_embeddings().weight
     prompts = [prompt.token_ids for prompt in bench.subject.prompts]
-    cuda = bench.device.type == "cuda"
     return {
         **{name: getattr(settings, name) for name in ("shapes", "pairs", "tokens", "every", "keep", "clock")},
         "reflections": len(settings.triggers),
@@ -195,7 +194,15 @@ def describe(bench: Bench) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "dtype": str(weight.dtype).removeprefix("torch."),
         "attention": text._attn_implementation,
-        "device": torch.cuda.get_device_name(bench.device) if cuda else platform.processor() or platform.machine(),
+        **describe_machine(bench.device),
+    }
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """The device and the versions that a figure was measured with."""
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -14,18 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessor, Qwen2_5_VLConfig
+from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessor
 
 from lookagain.chat import encode_chat
 from lookagain.families import family_of
+from lookagain.shapes import PATCH_PIXELS, SPECIAL_IDS, TOKEN_PIXELS, LargeConfig
 from lookagain.tabletop.render import render
 from lookagain.tabletop.rows import make_row
 from lookagain.tabletop.tiny import TinyConfig, build_image_processor, build_model, build_tokenizer
 from lookagain.trigger import Trigger
 
-PATCH_PIXELS = 14
-TOKEN_PIXELS = 28  # side of one visual token: two patches
-SPECIAL_IDS = 16  # ids at the end of the large shapes' vocabulary that stand for images, tags and padding
 PROMPT_TEXT = (12, 60)  # text tokens of the large shapes' prompts before and after the image; the latter vary
 
 
@@ -94,33 +92,6 @@ class ForcedIds(LogitsProcessor):
         return forced.scatter_(1, self.answers[:, step : step + 1], 0.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LargeConfig:
-    """Shapes of Qwen2.5-VL-7B, from its published configuration; the rope sections scale with the head dimension.
-
-    image_pixels: side of the prompt's square image, a multiple of 28.
-    """
-
-    vocabulary: int = 152064
-    hidden: int = 3584
-    layers: int = 28
-    heads: int = 28
-    kv_heads: int = 4
-    mlp: int = 18944
-    vision_hidden: int = 1280
-    vision_layers: int = 32
-    vision_heads: int = 16
-    vision_mlp: int = 3420
-    full_attention_layers: tuple[int, ...] = (7, 15, 23, 31)
-    image_pixels: int = 448
-
-    def __post_init__(self) -> None:
-        if self.image_pixels < TOKEN_PIXELS or self.image_pixels % TOKEN_PIXELS:
-            raise ValueError(f"image_pixels is a multiple of {TOKEN_PIXELS}, not {self.image_pixels}")
-        if self.vocabulary <= 2 * SPECIAL_IDS:
-            raise ValueError(f"vocabulary must be above {2 * SPECIAL_IDS}, not {self.vocabulary}")
-
-
 def tiny_subject(batch: int, device: torch.device, dtype: torch.dtype, config: TinyConfig | None = None) -> Subject:
     """The tiny model on Tabletop's questions, 36 visual tokens each."""
     tokenizer = build_tokenizer()
@@ -143,16 +114,7 @@ def large_subject(batch: int, device: torch.device, dtype: torch.dtype, config: 
 
 def large_model(large: LargeConfig, device: torch.device, dtype: torch.dtype) -> Any:
     """The model alone, in evaluation mode."""
-    special = large.vocabulary - SPECIAL_IDS
-    config = Qwen2_5_VLConfig(
-        text_config=_text_config(large),
-        vision_config=_vision_config(large),
-        vision_start_token_id=special + 1,
-        vision_end_token_id=special + 2,
-        image_token_id=special + 3,
-        video_token_id=special + 4,
-        tie_word_embeddings=False,
-    )
+    config = large.model_config()
     torch.manual_seed(0)
     with torch.device(device):
         return AutoModelForImageTextToText.from_config(config, dtype=dtype).eval()
@@ -177,39 +139,3 @@ def _random_prompt(large: LargeConfig, row: int, text_ids: int, generator: torch
     image = [text_ids + 1, *[text_ids + 3] * visual_tokens, text_ids + 2]
     pixels = torch.randn(patches * patches, 3 * 2 * PATCH_PIXELS**2, generator=generator)
     return Prompt([*text[:before], *image, *text[before:]], pixels, torch.tensor([[1, patches, patches]]))
-
-
-def _text_config(large: LargeConfig) -> dict[str, Any]:
-    eighth = large.hidden // large.heads // 16
-    return {
-        "vocab_size": large.vocabulary,
-        "hidden_size": large.hidden,
-        "intermediate_size": large.mlp,
-        "num_hidden_layers": large.layers,
-        "num_attention_heads": large.heads,
-        "num_key_value_heads": large.kv_heads,
-        "max_position_embeddings": 128000,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 1e6,
-            "mrope_section": [2 * eighth, 3 * eighth, 3 * eighth],
-        },
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "pad_token_id": None,
-        "tie_word_embeddings": False,
-    }
-
-
-def _vision_config(large: LargeConfig) -> dict[str, Any]:
-    return {
-        "depth": large.vision_layers,
-        "hidden_size": large.vision_hidden,
-        "intermediate_size": large.vision_mlp,
-        "num_heads": large.vision_heads,
-        "out_hidden_size": large.hidden,
-        "fullatt_block_indexes": list(large.full_attention_layers),
-        "window_size": 112,
-        "patch_size": PATCH_PIXELS,
-        "spatial_merge_size": 2,
-    }

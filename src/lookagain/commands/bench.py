@@ -1,4 +1,4 @@
-"""`lookagain bench decode`: ratios of times and sizes, measured side by side."""
+"""`lookagain bench decode|sft`: ratios of times and sizes, measured side by side."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from lookagain.commands.common import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from lookagain.bench import decode
+    from lookagain.bench import decode, sft
 
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
-    decode_parser = benchmarks.add_parser(
-        "decode", help="the decoding loop: re-attention against text, loop against library"
-    )
-    decode.add_arguments(decode_parser)
+    about = "the decoding loop: re-attention against text, loop against library"
+    decode.add_arguments(benchmarks.add_parser("decode", help=about))
+    about = "a training step: re-attention against the image repeated in the answer"
+    sft.add_arguments(benchmarks.add_parser("sft", help=about))
 
 
 def run(args: argparse.Namespace) -> int:
-    from lookagain.bench import decode
+    from lookagain.bench import decode, sft
 
-    result = decode.run(args)
+    bench = {"decode": decode, "sft": sft}[args.benchmark]
+    result = bench.run(args)
     if args.json:
         print_json(result)
     else:
-        print(decode.table(result))
+        print(bench.table(result))
     return 0

@@ -1,8 +1,10 @@
-"""`lookagain train sft --config FILE`: run or resume a recipe."""
+"""`lookagain train sft --config FILE`: plan, run or resume a recipe."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 from pathlib import Path
 
 
@@ -10,20 +12,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("method", choices=["sft"], help="supervised fine-tuning with re-attention in place")
     parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="the recipe (YAML)")
     parser.add_argument("--output", metavar="DIR", help="instead of the recipe's own folder")
+    parser.add_argument("--base", metavar="DIR_OR_HUB_NAME", help="instead of the recipe's own base checkpoint")
+    parser.add_argument("--dry-run", action="store_true", help="print parameters, memory and steps, and stop")
+    parser.add_argument("--on-bad-row", choices=["refuse", "skip"], help="instead of what the recipe's stages say")
+    parser.add_argument("--on-long-row", choices=["refuse", "drop"], help="instead of what the recipe's stages say")
+    parser.add_argument("--json", action="store_true", help="print the plan or the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    import dataclasses
-
     from lookagain.training.config import load_config
 
     config = load_config(args.config)
-    if args.output:
-        config = dataclasses.replace(config, output=args.output)
+    stage_changes = {name: v for name in ("on_bad_row", "on_long_row") if (v := getattr(args, name)) is not None}
+    changes = {name: v for name in ("output", "base") if (v := getattr(args, name)) is not None}
+    stages = tuple(dataclasses.replace(stage, **stage_changes) for stage in config.stages)
+    config = dataclasses.replace(config, stages=stages, **changes)
+    if args.dry_run:
+        return _print_plan(config, args.json)
     from lookagain.extras import require
 
     require("accelerate", extra="train")
     from lookagain.training.run import train
 
-    print(f"trained: {train(config)}")
+    final = train(config)
+    print(json.dumps({"checkpoint": str(final)}) if args.json else f"trained: {final}")
+    return 0
+
+
+def _print_plan(config, as_json: bool) -> int:
+    from lookagain.training.plan import as_text, plan
+
+    plans = plan(config)
+    if as_json:
+        stages = [dataclasses.asdict(made) | {"total_gb": made.total_gb} for made in plans]
+        print(json.dumps({"hardware": dataclasses.asdict(config.hardware), "stages": stages}))
+    else:
+        print(as_text(config, plans))
     return 0

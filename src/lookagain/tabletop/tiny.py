@@ -124,15 +124,7 @@ def build_model(
     vocabulary = tokenizer.get_vocab()
     ids = {token: vocabulary[token] for token in SPECIAL_TOKENS}
     rows = -(-(len(tokenizer) + SPARE_ROWS) // 32) * 32
-    model_config = Qwen2_5_VLConfig(
-        text_config=_text_config(tiny, rows, ids),
-        vision_config=_vision_config(tiny),
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=True,
-    )
+    model_config = model_config_of(tiny, rows, ids)
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(model_config)
     model.generation_config = GenerationConfig(
@@ -141,6 +133,19 @@ def build_model(
         do_sample=False,
     )
     return model
+
+
+def model_config_of(tiny: TinyConfig, rows: int, ids: dict[str, int]) -> Qwen2_5_VLConfig:
+    """The model's configuration; `rows` of the embedding, `ids` of the special tokens."""
+    return Qwen2_5_VLConfig(
+        text_config=_text_config(tiny, rows, ids),
+        vision_config=_vision_config(tiny),
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
 
 
 def build_image_processor() -> Qwen2VLImageProcessorPil:

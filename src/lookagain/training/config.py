@@ -9,12 +9,16 @@ from typing import Any, TypeVar
 
 import yaml
 
+from lookagain.data.loaders import Source
 from lookagain.tabletop.oracle import LENGTHS
 from lookagain.tabletop.rows import LENGTH_WEIGHTS
 from lookagain.tabletop.tiny import TinyConfig
 
 TRAINED_MODES = ("text", "copy", "route")  # vision-only writes no reflection, so there is nothing to train
-TASKS = ("vision", "captions", "answers")
+TASKS = ("vision", "captions", "answers", "rows")
+TRAINS = ("all", "without_vision", "language_model", "lora")
+SCHEDULES = ("cosine_to_tenth", "cosine", "linear", "constant_with_warmup")
+ENGINES = ("single", "ddp", "fsdp2", "zero3")
 C = TypeVar("C")
 
 
@@ -23,64 +27,127 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank adapters on every linear layer of the language model."""
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """One stage of a run.
 
-    task: "vision" (what lies at each visual token, by a linear head), "captions" (responses up to CAPTION, without
-        mistakes) or "answers" (whole responses).
-    steps, batch: optimizer steps, rows per step. learning_rate: peak, after warmup_steps, then a cosine to a tenth.
-    adam_beta2: AdamW's second moment decay; 0.999 is the paper's for SFT.
+    task: "vision" (what lies at each visual token, by a linear head), "captions" (Tabletop's responses up to CAPTION,
+        without mistakes), "answers" (Tabletop's whole responses) or "rows" (the rows of `data`).
+    data: where rows come from, for the task "rows".
+    trains: "all", "without_vision", "language_model" (the paper's SFT: decoder layers and final norm; of embedding and
+        head only the tags' rows) or "lora" (adapters on the language model, and the tags' rows).
+    steps or epochs: one of the two; Tabletop's own tasks have no end, so they take steps.
+    batch, accumulation: rows per device and pass, passes per optimizer step.
+    learning_rate: peak, after warmup_steps (a share of all steps when below 1), then by schedule.
+    adam_beta1, adam_beta2, adam_epsilon: AdamW's; the defaults are the paper's for SFT.
     modes: weights of the re-attention modes that rows are drawn with. keep: ROUTE's percentage; the paper's main value.
-    lengths: weights of the lengths that prompts ask for.
-    error_rate: chance of a planted mistake per object. learn_mistakes: give planted tokens a loss.
-    freeze_vision: leave the vision tower as it is (the paper's SFT does).
+    lengths: weights of the lengths that Tabletop's prompts ask for. error_rate: chance of a planted mistake per object.
+    learn_mistakes: give planted tokens a loss.
+    max_length: most slots of a row, with re-inserted ones. on_long_row, on_bad_row: "refuse" the run, or "drop"/"skip".
+    min_reflections: reflections that a response must have. max_pixels: larger images are scaled down (paper: 262144).
     """
 
     name: str
     task: str
-    steps: int
+    data: tuple[Source, ...] = ()
+    trains: str = "all"
+    lora: Lora = field(default_factory=Lora)
+    steps: int | None = None
+    epochs: float | None = None
     batch: int = 64
+    accumulation: int = 1
     learning_rate: float = 1e-3
-    warmup_steps: int = 50
+    warmup_steps: float = 50
+    schedule: str = "cosine_to_tenth"
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
+    adam_beta1: float = 0.9
     adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
     modes: dict[str, float] = field(default_factory=lambda: {"copy": 1.0})
     keep: int = 50
     error_rate: float = 0.0
     lengths: dict[str, float] = field(default_factory=lambda: dict(LENGTH_WEIGHTS))
     learn_mistakes: bool = False
-    freeze_vision: bool = False
+    max_length: int = 4096
+    on_long_row: str = "refuse"
+    on_bad_row: str = "refuse"
+    min_reflections: int = 1
+    max_pixels: int | None = None
+    gradient_checkpointing: bool = False
+    group_by_length: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "warmup_steps", "keep"):
-            if not isinstance(getattr(self, name), int):
-                raise ConfigError(f"stage {self.name!r}: {name} is a whole number, not {getattr(self, name)!r}")
-        for name in ("learning_rate", "weight_decay", "max_grad_norm", "adam_beta2", "error_rate"):
-            if not isinstance(getattr(self, name), int | float):
-                raise ConfigError(f"stage {self.name!r}: {name} is a number (1.0e-3), not {getattr(self, name)!r}")
-        if not isinstance(self.modes, Mapping) or not 0 <= self.error_rate <= 1 or not 0 <= self.keep <= 100:
-            raise ConfigError(f"stage {self.name!r}: modes maps names to weights, error_rate is 0..1, keep 0..100")
-        if self.task not in TASKS:
-            raise ConfigError(f"stage {self.name!r}: unknown task {self.task!r}; known: {', '.join(TASKS)}")
-        if unknown := set(self.modes) - set(TRAINED_MODES):
-            raise ConfigError(
-                f"stage {self.name!r}: unknown modes {sorted(unknown)}; known: {', '.join(TRAINED_MODES)}"
+        self._check_types()
+        for name, known in (("task", TASKS), ("trains", TRAINS), ("schedule", SCHEDULES)):
+            self._need(
+                getattr(self, name) in known, f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}"
             )
-        if self.steps < 1 or self.batch < 1:
-            raise ConfigError(f"stage {self.name!r}: steps and batch must be at least 1")
-        if not isinstance(self.lengths, Mapping) or not set(self.lengths) <= set(LENGTHS) or not self.lengths:
-            raise ConfigError(f"stage {self.name!r}: lengths weighs {', '.join(LENGTHS)}, not {self.lengths}")
-        if not self.modes or min(self.modes.values()) < 0 or sum(self.modes.values()) <= 0:
-            raise ConfigError(f"stage {self.name!r}: modes need positive weights, not {self.modes}")
+        self._need(self.on_long_row in ("refuse", "drop"), f"on_long_row is refuse or drop, not {self.on_long_row!r}")
+        self._need(self.on_bad_row in ("refuse", "skip"), f"on_bad_row is refuse or skip, not {self.on_bad_row!r}")
+        self._need(
+            isinstance(self.modes, Mapping) and bool(self.modes), f"modes maps names to weights, not {self.modes}"
+        )
+        unknown = sorted(set(self.modes) - set(TRAINED_MODES))
+        self._need(not unknown, f"unknown modes {unknown}; known: {', '.join(TRAINED_MODES)}")
+        weights = list(self.modes.values())
+        self._need(min(weights) >= 0 and sum(weights) > 0, f"modes need positive weights, not {self.modes}")
+        self._need(0 <= self.error_rate <= 1 and 0 <= self.keep <= 100, "error_rate is 0..1, keep is 0..100")
+        self._need(
+            isinstance(self.lengths, Mapping) and bool(self.lengths) and set(self.lengths) <= set(LENGTHS),
+            f"lengths weighs {', '.join(LENGTHS)}, not {self.lengths}",
+        )
+        self._need((self.steps is None) != (self.epochs is None), "give steps or epochs, one of the two")
+        self._need(self.task == "rows" or self.steps is not None, "Tabletop's tasks take steps, not epochs")
+        self._need((self.task == "rows") == bool(self.data), "data belongs to the task 'rows', which needs it")
+        for name in ("steps", "batch", "accumulation", "max_length", "epochs"):
+            value = getattr(self, name)
+            self._need(value is None or value > 0, f"{name} must be above 0, not {value}")
+
+    def _check_types(self) -> None:
+        for name in ("steps", "batch", "accumulation", "keep", "max_length", "min_reflections", "max_pixels"):
+            value = getattr(self, name)
+            self._need(value is None or isinstance(value, int), f"{name} is a whole number, not {value!r}")
+        for name in ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "error_rate", "epochs",
+                     "adam_beta1", "adam_beta2", "adam_epsilon"):  # fmt: skip
+            value = getattr(self, name)
+            self._need(value is None or isinstance(value, int | float), f"{name} is a number (1.0e-3), not {value!r}")
+
+    def _need(self, holds: bool, message: str) -> None:
+        if not holds:
+            raise ConfigError(f"stage {self.name!r}: {message}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What a run is meant for; `--dry-run` plans with it. memory_gb: per GPU. engine: as in `recipes/engines/`."""
+
+    gpus: int = 1
+    memory_gb: float = 80.0
+    engine: str = "single"
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ConfigError(f"unknown engine {self.engine!r}; known: {', '.join(ENGINES)}")
+        if self.gpus < 1 or self.memory_gb <= 0:
+            raise ConfigError(f"hardware needs at least one GPU with memory, not {self.gpus} x {self.memory_gb} GB")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SftConfig:
     """A run. output: its folder. seed: of weights, data order and choices. bf16: compute in bfloat16 autocast.
 
-    tiny: shapes of the model that is grown from nothing. base: a checkpoint folder to start from instead.
-    workers: data-loading processes. save_steps, log_steps: optimizer steps between checkpoints and log lines.
+    base: a checkpoint to start from, hub name or folder. tiny: shapes of the model that is grown from nothing without
+    one. workers: data-loading processes. save_steps, log_steps: optimizer steps between checkpoints and log lines.
+    report_to: trackers, by the Trainer's names.
     """
 
     output: str
@@ -92,6 +159,8 @@ class SftConfig:
     workers: int = 1
     save_steps: int = 100
     log_steps: int = 20
+    report_to: tuple[str, ...] = ()
+    hardware: Hardware = field(default_factory=Hardware)
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
@@ -113,9 +182,23 @@ def load_config(path: str | Path) -> SftConfig:
     listed = raw.pop("stages", None) or []
     if not isinstance(listed, list):
         raise ConfigError(f"{path}: stages is a list, not {listed!r}")
-    stages = tuple(build(Stage, stage, f"{path}: stage") for stage in listed)
-    tiny = build(TinyConfig, raw.pop("tiny", None) or {}, f"{path}: tiny")
-    return build(SftConfig, {**raw, "stages": stages, "tiny": tiny}, str(path))
+    parts = {
+        "stages": tuple(_stage(stage, f"{path}: stage") for stage in listed),
+        "tiny": build(TinyConfig, raw.pop("tiny", None) or {}, f"{path}: tiny"),
+        "hardware": build(Hardware, raw.pop("hardware", None) or {}, f"{path}: hardware"),
+    }
+    return build(SftConfig, {**raw, **parts}, str(path))
+
+
+def _stage(values: Any, where: str) -> Stage:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: a mapping of keys to values is needed, not {values!r}")
+    values = dict(values)
+    if isinstance(listed := values.get("data"), list):
+        values["data"] = [build(Source, source, f"{where}: data") for source in listed]
+    if "lora" in values:
+        values["lora"] = build(Lora, values["lora"], f"{where}: lora")
+    return build(Stage, values, where)
 
 
 def build(cls: type[C], values: Mapping[str, Any], where: str) -> C:

@@ -1,6 +1,7 @@
 """`lookagain train sft`: the stages of a recipe, one after the other, each resumable.
 
-A finished stage leaves `<output>/<stage>/final`, moved into place whole; a killed run goes on from its last checkpoint.
+A finished stage leaves `<output>/<stage>/final`, moved into place whole; a killed run goes on from its last checkpoint
+and redoes the steps after it. Started by `accelerate launch`, it runs in as many processes as that starts.
 """
 
 from __future__ import annotations
@@ -8,55 +9,103 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
     AutoTokenizer,
-    Qwen2_5_VLForConditionalGeneration,
     Qwen2VLImageProcessorPil,
     TrainerCallback,
     TrainingArguments,
 )
 
 from lookagain.families import family_of
-from lookagain.loading import SIDE_FILE
-from lookagain.preparation import tag_ids
+from lookagain.preparation import MissingTagsError, prepare, prepare_tokenizer, tag_ids
 from lookagain.tabletop.tiny import build_image_processor, build_model, build_tokenizer
 from lookagain.training.config import ConfigError, SftConfig, Stage
-from lookagain.training.tabletop_data import TabletopDataset
-from lookagain.training.trainer import ReattentionTrainer, Trainer, VisionProbe, collate
+from lookagain.training.datasets import TabletopDataset, load_stage_rows
+from lookagain.training.export import merged, on_main, write_checkpoint
+from lookagain.training.items import Codec, collate
+from lookagain.training.module import Reattending
+from lookagain.training.trainable import choose_trainable
+from lookagain.training.trainer import ReattentionTrainer, Trainer, VisionProbe
+
+RECIPE_FILE = "recipe.json"
+FREE_KEYS = ("output", "workers", "save_steps", "log_steps", "report_to", "hardware")  # may change between restarts
+SCHEDULERS = {
+    "cosine_to_tenth": ("cosine_with_min_lr", {"min_lr_rate": 0.1}),
+    "cosine": ("cosine", {}),
+    "linear": ("linear", {}),
+    "constant_with_warmup": ("constant_with_warmup", {}),
+}
 
 
 class LogFile(TrainerCallback):
-    """Appends every log line of a stage to `log.jsonl`."""
+    """`log.jsonl` of a stage: one line per logged step, also when steps are redone after a kill."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero and self.path.exists():
+            lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step(line) is not None]
+            kept = [line for line in lines if (_step(line) or 0) <= state.global_step]
+            beside = self.path.with_suffix(".unfinished")
+            beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            beside.replace(self.path)
+
     def on_log(self, args, state, control, logs=None, **kwargs):
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+        if state.is_world_process_zero and "loss" in (logs or {}):
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+def _step(line: str) -> int | None:
+    """The step of a log line; None for one that was cut off."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def train(config: SftConfig) -> Path:
-    """Run or resume every stage; returns the folder of the last stage's checkpoint."""
+    """Run or resume every stage; returns the folder of the last stage's checkpoint.
+
+    ConfigError, RowError or LoadError before the first step for a recipe, rows or a base that cannot be used.
+    """
+    if torch.cuda.device_count() > 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        raise ConfigError(
+            "several GPUs are visible: start with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one"
+        )
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    if torch.cuda.device_count() > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("train sft runs in one process on one device so far; set CUDA_VISIBLE_DEVICES to one")
+    _same_recipe(config, output / RECIPE_FILE)
     tokenizer, image_processor = _processors(config)
-    before: Path | None = Path(config.base) if config.base else None
+    before: str | Path | None = config.base
     for stage in config.stages:
         final = output / stage.name / "final"
         if not final.exists():
-            model = _start(config, tokenizer, before)
-            _run_stage(config, stage, model, tokenizer, image_processor, final)
+            _run_stage(config, stage, before, tokenizer, image_processor, final)
         before = final
     assert before is not None
-    return before
+    return Path(before)
+
+
+def _same_recipe(config: SftConfig, path: Path) -> None:
+    """A folder belongs to one recipe. ConfigError names what differs."""
+    recipe = json.loads(json.dumps({k: v for k, v in asdict(config).items() if k not in FREE_KEYS}))
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if differing := sorted(key for key in recipe.keys() | found.keys() if recipe.get(key) != found.get(key)):
+            raise ConfigError(f"{path.parent} holds a run of another recipe (differs in {', '.join(differing)})")
+    beside = path.with_suffix(f".{os.getpid()}")
+    beside.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    beside.replace(path)
 
 
 def _processors(config: SftConfig) -> tuple[Any, Any]:
@@ -64,37 +113,78 @@ def _processors(config: SftConfig) -> tuple[Any, Any]:
     if config.base is None:
         return build_tokenizer(config.tiny.vocabulary), build_image_processor()
     tokenizer = AutoTokenizer.from_pretrained(config.base)
-    tag_ids(tokenizer)
+    try:
+        tag_ids(tokenizer)
+    except MissingTagsError:
+        prepare_tokenizer(tokenizer)
     return tokenizer, Qwen2VLImageProcessorPil.from_pretrained(config.base)
 
 
-def _start(config: SftConfig, tokenizer: Any, before: Path | None) -> Any:
+def load_start(config: SftConfig, before: str | Path | None, tokenizer: Any, dtype: torch.dtype = torch.float32) -> Any:
+    """The model that a stage starts from, with tags."""
     if before is None:
         return build_model(tokenizer, config.tiny, config.seed)
-    return Qwen2_5_VLForConditionalGeneration.from_pretrained(before, dtype=torch.float32)
+    model = AutoModelForImageTextToText.from_pretrained(before, dtype=dtype, use_safetensors=True)
+    family_of(model.config)
+    prepare(model, tokenizer)
+    return model
 
 
-def _run_stage(config: SftConfig, stage: Stage, model: Any, tokenizer: Any, image_processor: Any, final: Path) -> None:
+def _stored_dtype(before: str | Path | None) -> torch.dtype:
+    """What the start's weights are stored in, and the result's will be: frozen rows then stay bit-identical."""
+    dtype = torch.float32 if before is None else AutoConfig.from_pretrained(before).dtype
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+
+def _run_stage(
+    config: SftConfig, stage: Stage, before: str | Path | None, tokenizer: Any, image_processor: Any, final: Path
+) -> None:
     folder = final.parent
-    dataset = TabletopDataset(stage, config.seed, family_of(model.config), tokenizer, image_processor, model.config)
-    for parameter in model.base_model.visual.parameters():
-        parameter.requires_grad_(not stage.freeze_vision)
-    kinds: dict[str, Any] = {"model": model, "trainer": ReattentionTrainer}
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = _arguments(config, stage, folder)  # before the model: ZeRO-3 cuts weights up as they are loaded
+    half = stage.trains == "lora" and config.bf16  # frozen weights need no float32 copy
+    model = load_start(config, before, tokenizer, torch.bfloat16 if half else torch.float32)
+    codec = Codec(family_of(model.config), tokenizer, tag_ids(tokenizer), image_processor, model.config)
+    dataset, counts = _dataset(config, stage, codec, arguments.world_size)
+    trainer = _trainer(config, stage, model, tokenizer, arguments, dataset)
+    trainer.train(resume_from_checkpoint=_checkpoint_of_all(folder, trainer))
+    _finish(config, stage, before, trainer, tokenizer, image_processor, final, counts)
+
+
+def _dataset(config: SftConfig, stage: Stage, codec: Codec, processes: int) -> tuple[Any, dict[str, int]]:
+    if stage.max_pixels is not None:
+        codec.image_processor.size = {**codec.image_processor.size, "longest_edge": stage.max_pixels}
+    if stage.task == "rows":
+        return load_stage_rows(stage, config.seed, codec)
+    return TabletopDataset(stage, config.seed, codec, processes), {}
+
+
+def _trainer(
+    config: SftConfig, stage: Stage, model: Any, tokenizer: Any, arguments: TrainingArguments, dataset: Any
+) -> Trainer:
+    ids = tag_ids(tokenizer)
+    module: torch.nn.Module
     if stage.task == "vision":
         torch.manual_seed(config.seed)
-        hidden = model.config.get_text_config().hidden_size
-        kinds = {"model": VisionProbe(model.base_model.visual, hidden), "trainer": Trainer}
-    trainer = kinds["trainer"](
-        model=kinds["model"],
-        args=_arguments(config, stage, folder),
+        module = VisionProbe(model.base_model.visual, model.config.get_text_config().hidden_size)
+    else:
+        tags = choose_trainable(model, stage, list(ids.values()))
+        module = Reattending(model, ids, tags)
+    kind = Trainer if stage.task == "vision" else ReattentionTrainer
+    return kind(
+        model=module,
+        args=arguments,
         data_collator=collate,
         train_dataset=dataset,
         processing_class=tokenizer,
-        callbacks=[LogFile(folder / "log.jsonl")],
+        callbacks=[LogFile(Path(str(arguments.output_dir)) / "log.jsonl")],
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
-    _save(model, tokenizer, image_processor, stage, final)
+
+
+def _checkpoint_of_all(folder: Path, trainer: Trainer) -> str | None:
+    """The checkpoint to go on from; the main process cleans up, then all read the same."""
+    with trainer.args.main_process_first(local=False, desc="checkpoints"):
+        return last_complete_checkpoint(folder)
 
 
 def last_complete_checkpoint(folder: Path) -> str | None:
@@ -113,18 +203,52 @@ def last_complete_checkpoint(folder: Path) -> str | None:
     return None
 
 
+def _finish(
+    config: SftConfig,
+    stage: Stage,
+    before: str | Path | None,
+    trainer: Trainer,
+    tokenizer: Any,
+    image_processor: Any,
+    final: Path,
+    counts: Mapping[str, int],
+) -> None:
+    """Gather the weights and write the checkpoint folder."""
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    facts = {"Rows": dict(counts) or "made on the fly", "Last logged loss": losses[-1] if losses else "none"}
+
+    def write() -> None:
+        fresh = load_start(config, before, tokenizer)
+        if stage.task == "vision":
+            visual = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
+            fresh.base_model.visual.load_state_dict(visual)
+        else:
+            fresh = merged(state, stage, fresh, tokenizer)
+        dtype = _stored_dtype(before)
+        write_checkpoint(final, fresh, tokenizer, image_processor, config=config, stage=stage, facts=facts, dtype=dtype)
+
+    on_main(trainer.args.process_index, write)
+
+
 def _arguments(config: SftConfig, stage: Stage, folder: Path) -> TrainingArguments:
+    scheduler, scheduler_settings = SCHEDULERS[stage.schedule]
+    checkpointing = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     return TrainingArguments(
         output_dir=str(folder),
-        max_steps=stage.steps,
+        max_steps=stage.steps or -1,
+        num_train_epochs=stage.epochs or 1,
         per_device_train_batch_size=stage.batch,
+        gradient_accumulation_steps=stage.accumulation,
         learning_rate=stage.learning_rate,
         warmup_steps=stage.warmup_steps,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": 0.1},
+        lr_scheduler_type=scheduler,
+        lr_scheduler_kwargs=scheduler_settings,
         weight_decay=stage.weight_decay,
         max_grad_norm=stage.max_grad_norm,
+        adam_beta1=stage.adam_beta1,
         adam_beta2=stage.adam_beta2,
+        adam_epsilon=stage.adam_epsilon,
         bf16=config.bf16,
         seed=config.seed,
         save_steps=config.save_steps,
@@ -132,17 +256,7 @@ def _arguments(config: SftConfig, stage: Stage, folder: Path) -> TrainingArgumen
         logging_steps=config.log_steps,
         dataloader_num_workers=config.workers,
         remove_unused_columns=False,
-        report_to="none",
+        report_to=list(config.report_to) or "none",
         use_cpu=not torch.cuda.is_available(),
+        **(checkpointing if stage.gradient_checkpointing else {}),
     )
-
-
-def _save(model: Any, tokenizer: Any, image_processor: Any, stage: Stage, final: Path) -> None:
-    """Write the checkpoint beside its place and move it there whole."""
-    unfinished = final.with_name("final.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    model.save_pretrained(unfinished)
-    tokenizer.save_pretrained(unfinished)
-    image_processor.save_pretrained(unfinished)
-    (unfinished / SIDE_FILE).write_text(json.dumps({"trained": True, "stage": asdict(stage)}, indent=2) + "\n")
-    unfinished.rename(final)

@@ -50,6 +50,20 @@ def select_rows(
     return chosen
 
 
+def passes_of(examples: Sequence[Example], reflection_id: int) -> int:
+    """Forward passes that `select_rows` makes: one for all, and one for every reflection that another one follows."""
+    later = sum(max(0, example.response_ids.count(reflection_id) - 1) for example in examples)
+    return bool(examples) + later
+
+
+@torch.no_grad()
+def idle_pass(model: Any) -> None:
+    """A pass that shows nothing: where weights are sharded, every process has to take part in every pass."""
+    token = torch.zeros((1, 1), dtype=torch.long, device=model.get_input_embeddings().weight.device)
+    positions = torch.zeros((family_of(model.config).position_dims, 1, 1), dtype=torch.long, device=token.device)
+    model.base_model(input_ids=token, position_ids=positions, use_cache=False)
+
+
 def _choose(runner: Runner, row: int, example: Example, reflection: int) -> list[int]:
     if reflection >= example.policy.max_reinsertions:
         return []

@@ -34,6 +34,11 @@ class Example:
     silent: list[bool] = field(default_factory=list)
 
     @property
+    def needs_scores(self) -> bool:
+        """Whether the rows of its reflections have to be ranked."""
+        return self.policy.needs_scores and bool(self.grids)
+
+    @property
     def spans(self) -> tuple[VisualSpan, ...]:
         return spans_of(self.grids)
 
@@ -79,13 +84,15 @@ def add_response(
 class Batch:
     """Right-padded sequences: token_ids (B, L), positions (P, B, L), targets (B, L), feature_rows (R,).
 
-    feature_rows index the concatenated features of all images of the batch, in the order in which slots show them.
+    feature_rows index the concatenated features of all images of the step, in the order in which slots show them.
+    rows: which of the step's rows these are.
     """
 
     token_ids: torch.Tensor
     positions: torch.Tensor
     targets: torch.Tensor
     feature_rows: torch.Tensor
+    rows: list[int] = field(default_factory=list)
 
 
 def pad_batch(

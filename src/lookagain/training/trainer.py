@@ -1,135 +1,59 @@
-"""The trainer: transformers' Trainer with the project's sequences, through its public hooks.
-
-Each image passes the vision tower once per step and its rows are gathered wherever the sequences show them; logits are
-computed only at slots that have a target.
-
-Legend: B batch rows, L longest sequence, T targets.
-"""
+"""The trainer: transformers' Trainer around `Reattending`, and the vision warm-up's module."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import save_file
+from torch.utils.data import Sampler
 from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from lookagain.families import family_of
-from lookagain.preparation import tag_ids
-from lookagain.runner import encode_images, encoder_outputs
-from lookagain.slots import Slots
 from lookagain.tabletop.world import COLOURS, GRID_SIDE, SHAPES
-from lookagain.training.selection import select_rows
-from lookagain.training.sequence import Batch, add_response, pad_batch, start_sequence
-from lookagain.training.tabletop_data import Item
-
-LENGTH_GROUPS = 4  # padded batches that a step's sequences are computed in, so that short ones do not pay for long ones
-
-
-def collate(items: Sequence[Item]) -> dict[str, Any]:
-    """Items of one step; pictures are stacked, sequences stay apart until their features are known."""
-    return {
-        "pixel_values": torch.cat([item.pixel_values for item in items]),
-        "image_grid_thw": torch.cat([item.image_grid_thw for item in items]),
-        "examples": [item.example for item in items],
-        "contents": torch.stack([i.contents for i in items if i.contents is not None])
-        if items[0].example is None
-        else None,
-    }
+from lookagain.training.datasets import RowDataset
+from lookagain.training.module import SECTIONS, Reattending
 
 
 class ReattentionTrainer(Trainer):
-    """Fine-tunes on responses with re-attention in place."""
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Mean cross-entropy over all target slots of the step."""
-        features = self._features(model, inputs)
-        table = torch.cat(features)
-        total, count, logits = table.new_zeros((), dtype=torch.float32), 0, []
-        for batch in self._batches(model, inputs["examples"], features):
-            part, targets = target_logits(model, batch, table)
-            total = total + torch.nn.functional.cross_entropy(part.float(), targets, reduction="sum")
-            count += len(targets)
-            if return_outputs:
-                logits.append(part)
-        loss = total / max(1, count)
-        return (loss, {"logits": torch.cat(logits)}) if return_outputs else loss
+    """Fine-tunes on responses with re-attention in place, and logs the loss of every section."""
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Checkpoints keep the module's own weight names.
+        """Checkpoints hold what trains, under the module's own names; what is frozen comes from the base again.
 
-        The library renames this family's weights when it saves and not when it resumes: a resumed run would go on from
-        the weights it was started with, with no more than a warning.
+        The library would rename this family's weights when it saves and not when it resumes: a resumed run would go on
+        from the weights it was started with, with no more than a warning. Sharded weights are left to their engine.
         """
-        super().save_model(output_dir, _internal_call)
-        if self.args.should_save and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            model = cast(Any, self.accelerator.unwrap_model(self.model))
-            model.save_pretrained(output_dir or self.args.output_dir, save_original_format=False)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            super().save_model(output_dir, _internal_call)
+        elif self.args.should_save:
+            folder = Path(cast(str, output_dir or self.args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            module = self.accelerator.unwrap_model(self.model)
+            trained = {name: p.detach().cpu() for name, p in module.named_parameters() if p.requires_grad}
+            save_file(trained, folder / "model.safetensors", metadata={"format": "pt"})
 
-    def _features(self, model: Any, inputs: dict[str, Any]) -> list[torch.Tensor]:
-        """Per example, the rows of all its images, (rows, hidden)."""
-        trained = any(p.requires_grad for p in model.base_model.visual.parameters())
-        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            images = iter(encode_images(model, inputs["pixel_values"], inputs["image_grid_thw"]))
-        return [torch.cat([next(images) for _ in example.grids]) for example in inputs["examples"]]
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds `loss_CAPTION` and so on: the mean over the targets of each section since the last log line."""
+        module = self.accelerator.unwrap_model(self.model)
+        if "loss" in logs and isinstance(module, Reattending):
+            sums = self.accelerator.reduce(module.take_section_losses().float().to(self.args.device), "sum")
+            logs |= {
+                f"loss_{name}": float(total / count)
+                for name, (total, count) in zip(SECTIONS, sums, strict=True)
+                if count
+            }
+        super().log(logs, start_time)
 
-    def _batches(self, model: Any, examples: Sequence[Any], features: list[torch.Tensor]) -> list[Batch]:
-        """The step's sequences in LENGTH_GROUPS padded batches of similar length."""
-        tokens = family_of(model.config).vision_tokens(model.config)
-        sequences = self._sequences(model, examples, features)
-        targets = [slots.targets(example.silent) for slots, example in zip(sequences, examples, strict=True)]
-        before = [0, *itertools.accumulate(len(rows) for rows in features)]
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-        size = -(-len(order) // LENGTH_GROUPS)
-        groups = [order[start : start + size] for start in range(0, len(order), size)]
-        return [
-            pad_batch(
-                [sequences[i] for i in group],
-                [targets[i] for i in group],
-                [before[i] for i in group],
-                tokens.start,
-            )
-            for group in groups
-        ]
-
-    def _sequences(self, model: Any, examples: Sequence[Any], features: list[torch.Tensor]) -> list[Slots]:
-        family = family_of(model.config)
-        tokens = family.vision_tokens(model.config)
-        reflection_id = tag_ids(cast(Any, self.processing_class))["<REFLECTION>"]
-        chosen: dict[int, Any] = {}
-        ranked = [i for i, example in enumerate(examples) if example.policy.needs_scores]
-        if ranked:
-            shown = [features[i].detach() for i in ranked]
-            chosen = dict(
-                zip(
-                    ranked,
-                    select_rows(model, [examples[i] for i in ranked], shown, reflection_id),
-                    strict=True,
-                )
-            )
-        sequences = []
-        for i, example in enumerate(examples):
-            builder = start_sequence(family, tokens, example)
-            add_response(builder, example, reflection_id, chosen.get(i))
-            sequences.append(builder.build())
-        return sequences
-
-
-def target_logits(model: Any, batch: Batch, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (T, vocabulary) at the slots that have a target, and the targets (T,)."""
-    device = features.device
-    hidden = model.base_model(
-        input_ids=batch.token_ids.to(device),
-        position_ids=batch.positions.to(device),
-        mm_encoder_outputs=encoder_outputs([features[batch.feature_rows.to(device)]]),
-        use_cache=False,
-    ).last_hidden_state
-    targets = batch.targets.to(device)
-    asked = targets != -100
-    return model.get_output_embeddings()(hidden[asked]), targets[asked]
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        """The library knows the lengths of its own datasets only; ours brings them."""
+        dataset = train_dataset or self.train_dataset
+        if isinstance(dataset, RowDataset) and dataset.stage.group_by_length:
+            size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+            generator = torch.Generator().manual_seed(self.args.seed)
+            return LengthGroupedSampler(size, lengths=dataset.lengths, generator=generator)
+        return super()._get_train_sampler(train_dataset)
 
 
 class VisionProbe(torch.nn.Module):

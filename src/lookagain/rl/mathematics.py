@@ -1,0 +1,117 @@
+"""Free-form mathematics as an answer: which references need it, and whether two expressions say the same.
+
+The paper matches answers by regular expressions, which cannot see that √12 is 2√3; here math-verify (extra "eval")
+compares what `lookagain.scoring` can only read as words. Where a reading needs a guess it is no hit, as there.
+
+math-verify bounds its time by signals, which exist in the main thread only. In any other thread the comparison runs in
+a child process, on that one's main thread: `python -m lookagain.rl.mathematics`, pairs as JSON in, booleans out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from lookagain.extras import require
+from lookagain.scoring import extract, kind_of
+
+MAX_CHARACTERS = 200  # of an expression; longer ones are no hit
+TIMEOUT_S = 5  # of each parse and each comparison
+
+_SYMBOL = r"(?<![a-z'’])[a-z](?![a-z'’])"  # a letter standing alone: a variable
+_MATHEMATICS = re.compile(
+    rf"\\[a-z{{]|[\^√π∞≤≥≠±∪∩<=]|(?<!-)>|{_SYMBOL}_"
+    rf"|{_SYMBOL} ?[-+*/×·÷] ?(?:[\d(\\]|{_SYMBOL})|[\d)] ?[-+*/×·÷] ?(?:[(\\]|{_SYMBOL})|\d ?[+*×·÷] ?\d"
+    r"|\d[abnrtxyz](?![a-z0-9])|\b(?:sin|cos|tan|log|ln|exp|sqrt) ?[(\d]"
+    r"|\A[(\[{][^()\[\]{}]*[)\]}]\Z"
+)
+_LEAD = re.compile(r"(?is).*\b(?:is|are|equals|answer)\b ?[:=]?")
+_SPAN = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_LATEX = [
+    (r"√ ?\(([^()]*)\)|(?<!\\)\bsqrt ?\(([^()]*)\)", r"\\sqrt{\1\2}"),
+    (r"√ ?([0-9]+|[A-Za-z])|\\sqrt ?([0-9])", r"\\sqrt{\1\2}"),
+    (r"−", "-"),
+    (r"[×·]", r"\\cdot "),
+    (r"≤", r"\\leq "),
+    (r"≥", r"\\geq "),
+]
+
+
+def is_mathematics(reference: str, options: Sequence[str] | None = None) -> bool:
+    r"""Whether a reference is free-form mathematics: no letter, yes/no or number, and more than words.
+
+    `2\sqrt{3}`, `(3, 4)` and `x-1` are; `12 cm`, `red`, `AC/DC` and `3-4` (a score, a range) are not.
+    Raises what `lookagain.scoring.kind_of` raises.
+    """
+    if kind_of(reference, options) != "words":
+        return False
+    return bool(_MATHEMATICS.search(extract(reference, "words") or ""))
+
+
+def same_mathematics(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    """Whether the prediction of each (prediction, reference) equals the reference as mathematics.
+
+    A prediction of several expressions is their set, so naming right and wrong ones is no hit. A reference that
+    math-verify cannot read equals nothing. Raises MissingExtraError where math-verify is not installed.
+    """
+    require("math_verify", extra="eval")
+    if not pairs:
+        return []
+    if threading.current_thread() is threading.main_thread():
+        return [_same(prediction, reference) for prediction, reference in pairs]
+    return _in_child(pairs)
+
+
+def expression(text: str) -> str | None:
+    r"""The one expression that `text` gives, as LaTeX without delimiters; None where it is blank or too long.
+
+    Prose before the last "is" or "answer:" is dropped, and what surrounds a single $…$, \(…\) or \[…\]. Several of
+    those keep their surroundings, so that "$2$ or $3$" stays a list and "with $x=1$ we get $2$" stays unreadable.
+    """
+    text = text.strip()
+    if len(text) > MAX_CHARACTERS:
+        return None
+    spans = [next(filter(None, groups)) for groups in _SPAN.findall(text)]
+    if len(set(spans)) != 1:
+        text = _LEAD.sub("", text, count=1) if _LEAD.search(text) else text
+        spans = [next(filter(None, groups)) for groups in _SPAN.findall(text)]
+    text = spans[0] if len(set(spans)) == 1 else re.sub(r"\$|\\[()\[\]]", "", text)
+    for pattern, replacement in _LATEX:
+        text = re.sub(pattern, replacement, text)
+    return text.replace("**", "").strip(" \n.,;") or None
+
+
+def _same(prediction: str, reference: str) -> bool:
+    from math_verify import verify
+
+    found, expected = expression(prediction), expression(reference)
+    if found is None or expected is None:
+        return False
+    return bool(verify(_parsed(expected), _parsed(found), timeout_seconds=TIMEOUT_S))
+
+
+def _parsed(latex: str) -> Any:
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import LatexExtractionConfig, parse
+
+    config = LatexExtractionConfig(normalization_config=NormalizationConfig(units=True))
+    return parse(f"${latex}$", [config], extraction_mode="first_match", parsing_timeout=TIMEOUT_S)
+
+
+def _in_child(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    command = [sys.executable, "-m", __name__]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        command, input=json.dumps(pairs), env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return list(json.loads(done.stdout))
+
+
+if __name__ == "__main__":
+    json.dump([_same(prediction, reference) for prediction, reference in json.load(sys.stdin)], sys.stdout)

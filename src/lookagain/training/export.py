@@ -1,0 +1,116 @@
+"""A finished stage as a checkpoint folder that stock transformers loads, and that re-attends when it generates.
+
+`AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True).generate(...)` finds `custom_generate/`
+there, which hands over to this package. Sharded or adapted weights are put into a fresh copy of the base first.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lookagain import __version__
+from lookagain.loading import SIDE_FILE
+from lookagain.preparation import tag_ids
+from lookagain.training.config import SftConfig, Stage
+from lookagain.training.module import Reattending
+from lookagain.training.trainable import TagRows, add_adapters
+
+GENERATE = '"""Decoding with visual re-attention; needs lookagain-vlm."""\n\nfrom lookagain.hub import generate\n'
+
+
+def merged(state: Mapping[str, torch.Tensor], stage: Stage, fresh: Any, tokenizer: Any) -> Any:
+    """The model that a stage made: its state put into `fresh`, the stage's start, adapters and tag rows folded in."""
+    ids = tag_ids(tokenizer)
+    adapted = add_adapters(fresh, stage.lora) if stage.trains == "lora" else None
+    tags = TagRows(fresh, list(ids.values())) if stage.trains in ("language_model", "lora") else None
+    module = Reattending(fresh, ids, tags)
+    module.load_state_dict(state)
+    model = fresh if adapted is None else adapted.merge_and_unload()
+    if tags is not None:
+        tags.write_into(model)
+    return model
+
+
+def write_checkpoint(
+    final: Path,
+    model: Any,
+    tokenizer: Any,
+    image_processor: Any,
+    *,
+    config: SftConfig,
+    stage: Stage,
+    facts: Mapping[str, Any],
+    dtype: torch.dtype,
+) -> None:
+    """Write the folder beside its place and move it there whole. `facts` are what the run counted and measured."""
+    unfinished = final.with_name("final.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    mode = max(stage.modes, key=lambda name: stage.modes[name])
+    settings = {"mode": "copy" if len(stage.modes) > 1 else mode, "keep": stage.keep}
+    model.generation_config.lookagain = {"tags": tag_ids(tokenizer), **settings}
+    model.to(dtype).save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
+    image_processor.save_pretrained(unfinished)
+    (unfinished / "custom_generate").mkdir()
+    (unfinished / "custom_generate" / "generate.py").write_text(GENERATE)
+    (unfinished / "custom_generate" / "requirements.txt").write_text("lookagain-vlm\n")
+    (unfinished / SIDE_FILE).write_text(json.dumps({"trained": True, "stage": asdict(stage)}, indent=2) + "\n")
+    (unfinished / "README.md").write_text(card(config, stage, settings, facts))
+    unfinished.rename(final)
+
+
+def card(config: SftConfig, stage: Stage, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """The model card: what was trained on what, how, and how to use it."""
+    data = [f"{source.loader}:{source.path}" for source in stage.data] or ["Tabletop, rows made on the fly"]
+    length = f"{stage.steps} steps" if stage.steps is not None else f"{stage.epochs} epochs"
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: image-text-to-text",
+        *([f"base_model: {config.base}"] if config.base else []),
+        "tags: [visual-re-attention, lookagain]",
+        "---",
+        "",
+        f"# {Path(config.output).name}, stage {stage.name}",
+        "",
+        "Fine-tuned to look again: before each `<REFLECTION>`, visual tokens of the image are put back.",
+        "",
+        f"- Base: {config.base or 'none, grown from nothing'}. Trained: {stage.trains}. Data: {', '.join(data)}.",
+        f"- {length} of {stage.batch} x {stage.accumulation} rows per device, AdamW, peak rate "
+        f"{stage.learning_rate:g}, schedule {stage.schedule}, seed {config.seed}, {'bf16' if config.bf16 else 'fp32'}.",
+        f"- Re-attention in training: {_weights(stage.modes)}; ROUTE keeps {stage.keep}%.",
+        *[f"- {name}: {value}" for name, value in facts.items()],
+        f"- Made with lookagain-vlm {__version__}.",
+        "",
+        "```python",
+        "import lookagain",
+        'looker = lookagain.load("THIS FOLDER")',
+        f'print(looker.ask(["picture.png"], "What is this?", reattention="{settings["mode"]}").answer)',
+        "```",
+        "",
+        "It was not evaluated by its training; the answers of a model can be wrong.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _weights(modes: Mapping[str, float]) -> str:
+    total = sum(modes.values())
+    return ", ".join(f"{name} {weight / total:.0%}" for name, weight in modes.items())
+
+
+def on_main(process: int, write: Callable[[], None]) -> None:
+    """Run `write` in the main process; the others wait for it."""
+    import torch.distributed as dist
+
+    if process == 0:
+        write()
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()

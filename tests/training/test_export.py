@@ -1,0 +1,71 @@
+"""An exported folder in the hands of stock transformers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import make_prompt
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+from lookagain.preparation import tag_ids
+from lookagain.tabletop.tiny import build_image_processor, build_model
+from lookagain.training.config import SftConfig, Stage
+from lookagain.training.export import write_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tokenizer):
+    from conftest import TINIER
+
+    final = tmp_path_factory.mktemp("run") / "final"
+    stage = Stage(name="sft", task="answers", steps=3, modes={"route": 1}, keep=40)
+    model = build_model(tokenizer, TINIER, seed=3)
+    write_checkpoint(
+        final,
+        model,
+        tokenizer,
+        build_image_processor(),
+        config=SftConfig(output="runs/x", stages=(stage,)),
+        stage=stage,
+        facts={"Rows": 5},
+        dtype=torch.float32,
+    )
+    return final
+
+
+class ForceTag:
+    """Writes `<REFLECTION>` once, after a sequence of `at` tokens."""
+
+    def __init__(self, tag: int, at: int) -> None:
+        self.tag, self.at = tag, at
+
+    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores = scores.clone()
+        scores[:, self.tag] = float("inf") if ids.shape[1] == self.at else float("-inf")
+        return scores
+
+
+def test_stock_transformers_re_attends_with_the_folder_alone(folder):
+    """Would catch an export that needs more than the folder: ids, mode, code."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
+    prompt = make_prompt(tokenizer, "Where?", [(168, 168)])
+    inputs = {
+        "input_ids": torch.tensor([prompt.token_ids]),
+        "pixel_values": prompt.pixel_values,
+        "image_grid_thw": prompt.image_grid_thw,
+        "max_new_tokens": 6,
+        "logits_processor": [ForceTag(tag_ids(tokenizer)["<REFLECTION>"], len(prompt.token_ids) + 2)],
+        "return_dict_in_generate": True,
+    }
+    by_default = model.generate(**inputs)
+    assert [r.reinserted_tokens for r in by_default.reflections[0]] == [-(-36 * 40 // 100)]
+    copied = model.generate(**inputs, reattention="copy")
+    assert [r.reinserted_tokens for r in copied.reflections[0]] == [36]
+    assert model.generate(**{**inputs, "return_dict_in_generate": False}).shape[1] == len(prompt.token_ids) + 6
+
+
+def test_the_card_says_what_was_trained_on_what(folder):
+    card = (folder / "README.md").read_text()
+    for fact in ("grown from nothing", "3 steps", "route 100%", "40%", "Rows: 5", 'reattention="route"'):
+        assert fact in card

@@ -1,0 +1,137 @@
+"""The training module: losses, log-probabilities and sections of a step's rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import decode, make_prompt, response_slots, responses
+from test_sequence import example_of
+
+from lookagain.preparation import tag_ids
+from lookagain.reattention import Reattention
+from lookagain.training.module import SECTIONS, Reattending, sections_of
+from lookagain.training.selection import passes_of
+from lookagain.training.sequence import Example
+
+POLICIES = [Reattention(mode="text"), Reattention(mode="copy"), Reattention(mode="route")]
+
+
+def pictures_of(prompts):
+    return {
+        "pixel_values": torch.cat([p.pixel_values for p in prompts]),
+        "image_grid_thw": torch.cat([p.image_grid_thw for p in prompts]),
+    }
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.mode)
+def test_log_probs_equal_those_of_decoding(model, tokenizer, trigger, prompts, policy):
+    """Would catch any difference between rollout and loss pass: on-policy ratios would not be 1."""
+    plan = dict.fromkeys([(0, 4), (0, 11), (1, 7), (3, 0), (3, 9)], trigger.open_id)
+    output = decode(model, tokenizer, prompts, policy, plan, max_new_tokens=18)
+    module = Reattending(model, tag_ids(tokenizer))
+    examples = [
+        example_of(model, prompt, response, policy)
+        for prompt, response in zip(prompts, responses(output, prompts), strict=True)
+    ]
+    with torch.no_grad():
+        found = module.log_probs(examples, **pictures_of(prompts))
+    for row, slots in enumerate(output.slots):
+        tokens = slots.token_ids[response_slots(slots)]
+        expected = [output.logits[step][row].log_softmax(-1)[token] for step, token in enumerate(tokens)]
+        assert (found[row] - torch.stack(expected)).abs().max() <= 1e-4
+
+
+def test_the_loss_is_the_mean_over_all_targets(model, tokenizer, prompts):
+    """Would catch a mean of means: long answers would count less per token."""
+    module = Reattending(model, tag_ids(tokenizer))
+    examples = [
+        example_of(model, prompts[0], [300, 301], Reattention()),
+        example_of(model, prompts[2], [302, 303, 304, 305, 306], Reattention()),
+    ]
+    shown = pictures_of([prompts[0], prompts[2]])
+    with torch.no_grad():
+        log_probs = torch.cat(module.log_probs(examples, **shown))
+        assert torch.allclose(module(examples, **shown)["loss"], -log_probs.mean(), atol=1e-5)
+        halved = module(examples, **shown, num_items_in_batch=torch.tensor(14))["loss"]
+    assert torch.allclose(halved, -log_probs.sum() / 14, atol=1e-5)
+
+
+def test_silent_tokens_carry_no_loss(model, tokenizer, prompts):
+    """Would catch a planted mistake that is learned."""
+    module = Reattending(model, tag_ids(tokenizer))
+    example = example_of(model, prompts[0], [300, 301, 302], Reattention())
+    shown = pictures_of(prompts[:1])
+    with torch.no_grad():
+        every = module.log_probs([example], **shown)[0]
+        example.silent = [False, True, False]
+        assert torch.allclose(module.log_probs([example], **shown)[0], every[[0, 2]])
+
+
+def test_rows_without_images_train_as_they_are(model, tokenizer, prompts):
+    """Would catch a text row that shifts the images of the others, or a batch without any image that fails."""
+    module = Reattending(model, tag_ids(tokenizer))
+    text = Example(make_prompt(tokenizer, "How many?", []).token_ids, [300, 301], [], Reattention())
+    shown = example_of(model, prompts[0], [302, 303], Reattention())
+    with torch.no_grad():
+        alone = module.log_probs([text])[0]
+        both = module.log_probs([text, shown], **pictures_of(prompts[:1]))
+        assert torch.allclose(both[0], alone, atol=1e-5)
+        assert torch.allclose(both[1], module.log_probs([shown], **pictures_of(prompts[:1]))[0], atol=1e-5)
+        assert float(module([text])["loss"]) == pytest.approx(-float(alone.mean()), abs=1e-5)
+
+
+def test_a_row_alone_equals_the_step(model, tokenizer, trigger, prompts):
+    """Would catch padding, sorting by length, or one row's ranking in another's reflection."""
+    module = Reattending(model, tag_ids(tokenizer))
+    responses = [[300] * n + [trigger.open_id, 301] for n in (3, 9, 1, 5)]
+    policies = [Reattention(mode="route"), Reattention(), Reattention(mode="route"), Reattention(mode="text")]
+    examples = [example_of(model, p, r, policy) for p, r, policy in zip(prompts, responses, policies, strict=True)]
+    with torch.no_grad():
+        together = module.log_probs(examples, **pictures_of(prompts))
+        for example, prompt, found in zip(examples, prompts, together, strict=True):
+            assert torch.allclose(module.log_probs([example], **pictures_of([prompt]))[0], found, atol=1e-5)
+
+
+def test_sections_worked_out_by_hand(tokenizer):
+    """A section's own tags belong to it; what follows its end belongs to none."""
+    ids = tag_ids(tokenizer)
+    row = [ids["<SUMMARY>"], 5, ids["</SUMMARY>"], 6, ids["<REFLECTION>"], ids["</REFLECTION>"], ids["<CONCLUSION>"], 7]
+    targets = torch.tensor([[-100, *row, -100], [-100] * 9 + [ids["<CAPTION>"]]])
+    names = [SECTIONS[i] for i in sections_of(targets, ids)]
+    assert names == ["SUMMARY"] * 3 + ["outside"] + ["REFLECTION"] * 2 + ["CONCLUSION"] * 2 + ["CAPTION"]
+
+
+def test_section_losses_add_up(model, tokenizer, prompts):
+    """Would catch a log line that does not belong to the loss that was trained on."""
+    module, ids = Reattending(model, tag_ids(tokenizer)), tag_ids(tokenizer)
+    example = example_of(model, prompts[0], [ids["<SUMMARY>"], 300, ids["</SUMMARY>"], 301], Reattention())
+    with torch.no_grad():
+        loss = module([example], **pictures_of(prompts[:1]))["loss"]
+    sums = module.take_section_losses()
+    assert sums[:, 1].tolist() == [3, 0, 0, 0, 0, 1]
+    assert float(sums[:, 0].sum()) / 4 == pytest.approx(float(loss), abs=1e-5)
+    assert module.take_section_losses().sum() == 0
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_checkpointing_and_dropout_do_not_reach_the_selection(tokenizer, model, prompts, trigger, training):
+    """Would catch ROUTE ranking without a cache (checkpointing drops it) or under dropout, and a changed mode."""
+    module = Reattending(model, tag_ids(tokenizer))
+    module.train(training)
+    example = example_of(model, prompts[0], [300, trigger.open_id, 301, trigger.open_id, 5], Reattention(mode="route"))
+    features, _ = module.features([example], **pictures_of(prompts[:1]))
+    expected = [slots.rows.tolist() for slots in module.sequences([example], features)]
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        assert [slots.rows.tolist() for slots in module.sequences([example], features)] == expected
+    finally:
+        model.gradient_checkpointing_disable()
+    assert model.training == training
+    model.eval()
+
+
+def test_passes_are_counted_ahead():
+    """Would catch processes that share weights and wait for a pass that another one never makes."""
+    examples = [Example([1], [5, 50, 6, 50, 50], [(1, 1, 2)], Reattention(mode="route")), Example([1], [5], [], Reattention())]  # fmt: skip  # noqa: E501
+    assert passes_of(examples, 50) == 1 + 2
+    assert passes_of([], 50) == 0

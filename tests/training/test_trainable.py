@@ -1,0 +1,132 @@
+"""What is frozen stays bit-identical, and what trains is what was asked for."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINIER, WEIGHT_SCALE, make_prompt
+
+from lookagain.families import family_of
+from lookagain.preparation import tag_ids
+from lookagain.reattention import Reattention
+from lookagain.tabletop.tiny import build_model
+from lookagain.training.config import Lora, Stage
+from lookagain.training.export import merged
+from lookagain.training.module import Reattending
+from lookagain.training.plan import trainable_parameters
+from lookagain.training.sequence import Example
+from lookagain.training.trainable import choose_trainable
+
+STEPS = 20
+
+
+def fresh(tokenizer: Any, tied: bool) -> Any:
+    model = build_model(tokenizer, TINIER)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(WEIGHT_SCALE)
+    if not tied:
+        model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = False
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone() * 0.5)
+    return model
+
+
+def rows(model: Any, tokenizer: Any) -> tuple[list[Example], dict[str, torch.Tensor]]:
+    """A row of each kind: COPY, ROUTE, and one without image."""
+    family, ids = family_of(model.config), tag_ids(tokenizer)
+    shown = make_prompt(tokenizer, "Where is the box?", [(56, 84)], seed=1)
+    grids = [family.merged_grid(grid, model.config) for grid in shown.image_grid_thw]
+    text = make_prompt(tokenizer, "How many?", [])
+    response = [ids["<SUMMARY>"], 300, ids["</SUMMARY>"], ids["<REFLECTION>"], 301, ids["</REFLECTION>"], 302]
+    examples = [
+        Example(shown.token_ids, response, grids, Reattention(mode="copy"), [False] * 7),
+        Example(shown.token_ids, response, grids, Reattention(mode="route"), [False] * 7),
+        Example(text.token_ids, response, [], Reattention(mode="copy"), [False] * 7),
+    ]
+    pictures = {
+        "pixel_values": torch.cat([shown.pixel_values] * 2),
+        "image_grid_thw": torch.cat([shown.image_grid_thw] * 2),
+    }
+    return examples, pictures
+
+
+def trained(tokenizer: Any, stage: Stage, tied: bool) -> tuple[dict, dict, Any]:
+    """Weights before and after twenty steps with weight decay, exported, and the module that trained."""
+    model = fresh(tokenizer, tied)
+    start, before = copy.deepcopy(model), {name: p.detach().clone() for name, p in model.state_dict().items()}
+    ids = tag_ids(tokenizer)
+    module = Reattending(model, ids, choose_trainable(model, stage, list(ids.values())))
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
+    examples, pictures = rows(model, tokenizer)
+    losses = []
+    for _ in range(STEPS):
+        loss = module(examples, **pictures)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+    after = merged(module.state_dict(), stage, start, tokenizer).state_dict()
+    return before, after, module
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("trains", ["language_model", "lora"])
+def test_frozen_means_bit_identical(tokenizer, trains, tied):
+    """Would catch weight decay on untouched rows, an unfrozen tower, and an export that mixes the two up."""
+    stage = Stage(name="s", task="answers", trains=trains, steps=1, lora=Lora(rank=4))
+    before, after, _ = trained(tokenizer, stage, tied)
+    tags = list(tag_ids(tokenizer).values())
+    others = [i for i in range(TINIER_ROWS(before)) if i not in tags]
+    assert before.keys() == after.keys()
+    for name, old in before.items():
+        if ".visual." in name:
+            assert torch.equal(old, after[name]), name
+        elif name.endswith(("embed_tokens.weight", "lm_head.weight")):
+            assert torch.equal(old[others], after[name][others]), name
+            assert not torch.equal(old[tags], after[name][tags]), name
+        elif ".layers." in name and name.endswith("_proj.weight"):
+            assert not torch.equal(old, after[name]), name
+    assert (
+        (after["lm_head.weight"] is after["model.language_model.embed_tokens.weight"])
+        or not tied
+        or torch.equal(after["lm_head.weight"], after["model.language_model.embed_tokens.weight"])
+    )
+
+
+def TINIER_ROWS(weights: dict) -> int:  # noqa: N802
+    return weights["model.language_model.embed_tokens.weight"].shape[0]
+
+
+@pytest.mark.parametrize("trains", ["language_model", "lora"])
+def test_the_exported_model_computes_what_was_trained(tokenizer, trains):
+    """Would catch an adapter or a tag row that is lost, or folded in twice."""
+    stage = Stage(name="s", task="answers", trains=trains, steps=1, lora=Lora(rank=4))
+    model = fresh(tokenizer, tied=False)
+    start, ids = copy.deepcopy(model), tag_ids(tokenizer)
+    module = Reattending(model, ids, choose_trainable(model, stage, list(ids.values())))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
+    examples, pictures = rows(model, tokenizer)
+    with torch.no_grad():
+        expected = module.log_probs(examples, **pictures)
+        found = Reattending(merged(module.state_dict(), stage, start, tokenizer), ids).log_probs(examples, **pictures)
+    assert max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True)) <= 1e-5
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("trains", ["all", "without_vision", "language_model", "lora"])
+def test_the_plan_counts_what_trains(tokenizer, trains, tied):
+    """Would catch a dry run that plans for another model than the one that is trained."""
+    stage = Stage(name="s", task="answers", trains=trains, steps=1, lora=Lora(rank=4))
+    model = fresh(tokenizer, tied)
+    planned = trainable_parameters(copy.deepcopy(model), stage)
+    ids = tag_ids(tokenizer)
+    module = Reattending(model, ids, choose_trainable(model, stage, list(ids.values())))
+    assert sum(p.numel() for p in module.parameters() if p.requires_grad) == planned
