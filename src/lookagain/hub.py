@@ -28,5 +28,5 @@ def generate(model: Any, *args: Any, reattention: str | None = None, keep: int |
     policy = Reattention(
         mode=facts["mode"] if reattention is None else reattention, keep=facts["keep"] if keep is None else keep
     )
-    decoding = LookAgainDecoding(trigger, policy)
-    return GenerationMixin.generate(model, *args, custom_generate=decoding, **kwargs)
+    stock: Any = GenerationMixin.generate
+    return stock(model, *args, custom_generate=LookAgainDecoding(trigger, policy), **kwargs)

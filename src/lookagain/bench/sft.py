@@ -138,7 +138,8 @@ def _model(settings: SftSettings, tokenizer: Any, device: torch.device) -> tuple
     """The model on its device, and the side of its images in pixels."""
     dtype = DTYPES[settings.dtype or SHAPES[settings.shapes]]
     if settings.shapes == "tiny":
-        return build_model(tokenizer, SHAPE).to(device, dtype), 6 * TOKEN_PIXELS
+        model: Any = build_model(tokenizer, SHAPE)
+        return model.to(device, dtype), 6 * TOKEN_PIXELS
     from transformers import AutoModelForImageTextToText
 
     large = LargeConfig(layers=settings.layers or LargeConfig.layers, image_pixels=settings.image_pixels)

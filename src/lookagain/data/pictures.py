@@ -55,8 +55,10 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: 
 def image_size(source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> tuple[int, int]:
     """(width, height) in pixels of what `open_image` would return, from the file's header; no pixel is decoded.
 
-    A picture cut off in its pixels still has a size (not WebP and AVIF, which want the whole file). ImageError for
-    no picture, one beyond the bounds of `load_image`, or one with an aspect ratio beyond `MAX_ASPECT_RATIO`.
+    A picture cut off in its pixels still has a size (not WebP and AVIF, which want the whole file). An orientation
+    that a PNG gives after its pixels counts, except inside a zip archive, where finding it would read the whole.
+
+    Raises ImageError for no picture, one beyond the bounds of `load_image`, or one that is too long and thin.
     """
     name = describe(source)
     if isinstance(source, Image.Image):
@@ -106,7 +108,8 @@ def _size_in_header(file: BinaryIO, name: str) -> tuple[int, int]:
         with Image.open(file, formats=[known for known in FORMATS if known in Image.OPEN]) as image:
             # Not image.getexif(): that of a PNG decodes the pixels.
             exif = Image.Image.getexif(image)
-            if image.format == "PNG" and _ORIENTATION_TAG not in exif:
+            cheap_to_seek = isinstance(file, io.BytesIO | io.BufferedReader)
+            if image.format == "PNG" and _ORIENTATION_TAG not in exif and cheap_to_seek:
                 exif = _exif_after_pixels(file)
             return _upright(image, exif)
     except Image.UnidentifiedImageError as error:

@@ -67,7 +67,10 @@ def ids_of_tags(source: Any) -> dict[str, int]:
     twice: with fewer tags a reflection inside another section could not be told from one of its own.
     """
     if not isinstance(source, Mapping):
-        return tag_ids(source if hasattr(source, "added_tokens_decoder") else source.tokenizer)
+        tokenizer = source if hasattr(source, "added_tokens_decoder") else getattr(source, "tokenizer", None)
+        if tokenizer is None:
+            raise ValueError(f"tags must be a tokenizer, a processor or a mapping of ids, not {type(source).__name__}")
+        return tag_ids(tokenizer)
     missing = [tag for tag in TAG_TOKENS if tag not in source]
     ids = {tag: int(source[tag]) for tag in TAG_TOKENS if tag in source}
     if missing or len(set(ids.values())) < len(TAG_TOKENS):

@@ -14,6 +14,7 @@ from lookagain.extras import require
 from lookagain.rl.mathematics import is_mathematics, same_mathematics
 from lookagain.scoring import score
 
+MAX_REFERENCE = 500  # characters; no answer repeats a longer text, and the reward would be 0 for ever
 SHOWN_ROWS = 5  # in an error message
 
 
@@ -27,11 +28,12 @@ def grade(
     options: Sequence[Sequence[str] | None] | None = None,
     ids: Sequence[Any] | None = None,
 ) -> list[bool]:
-    """Whether each answer (None: there is none) agrees with its reference, a string or a finite number.
+    r"""Whether each answer (None: there is none) agrees with its reference, a string or a finite number.
 
-    `options`: per row, the texts of choices A, B, ... `ids`: per row, what an error calls it. Raises
-    UnusableReferenceError, once for all rows, and MissingExtraError where a reference is free-form mathematics and
-    math-verify is not installed: then whatever the answers are, so that a run stops at once or not at all.
+    Of a reference that is a worked solution only the last `\boxed{…}` counts. `options`: per row, the texts of choices
+    A, B, ... `ids`: per row, what an error calls it. Raises UnusableReferenceError, once for all rows, and
+    MissingExtraError where a reference is free-form mathematics and math-verify is not installed: then whatever the
+    answers are, so that a run stops at once or not at all.
     """
     choices = options or [None] * len(references)
     texts, free_form = _check(references, choices, ids)
@@ -67,7 +69,23 @@ def _check(
 
 def _text_of(reference: Any) -> str:
     if isinstance(reference, str):
-        return reference
+        text = boxed(reference) or reference
+        if len(text) > MAX_REFERENCE:
+            raise ValueError(
+                f"reference of {len(text)} characters, {text[:40]!r}…: give the answer, not its derivation"
+            )
+        return text
     if isinstance(reference, int | float) and not isinstance(reference, bool) and math.isfinite(reference):
         return str(reference)
     raise ValueError(f"reference {reference!r} is no text or number: give the expected answer or drop the example")
+
+
+def boxed(text: str) -> str | None:
+    r"""The content of the last `\boxed{…}` of a worked solution; None where there is none or it never closes."""
+    _, found, rest = text.rpartition(r"\boxed{")
+    depth = 1
+    for at, character in enumerate(rest if found else ""):
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return rest[:at]
+    return None

@@ -33,7 +33,11 @@ _MATHEMATICS = re.compile(
 )
 _LEAD = re.compile(r"(?is).*\b(?:is|are|equals|answer)\b ?[:=]?")
 _SPAN = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_MORE_THAN_PROSE = re.compile(r"(?i)[\d\\^=√π]|\bor\b")
+_NEGATION = re.compile(r"(?i)\b(?:not|never|neither|nor|cannot|except|wrong|incorrect)\b|n['’]t\b")
 _LATEX = [
+    (r"(?<=[\w)])\*\*(?=[\w(-])", "^"),
+    (r"\*\*", ""),
     (r"√ ?\(([^()]*)\)|(?<!\\)\bsqrt ?\(([^()]*)\)", r"\\sqrt{\1\2}"),
     (r"√ ?([0-9]+|[A-Za-z])|\\sqrt ?([0-9])", r"\\sqrt{\1\2}"),
     (r"−", "-"),
@@ -69,22 +73,30 @@ def same_mathematics(pairs: Sequence[tuple[str, str]]) -> list[bool]:
 
 
 def expression(text: str) -> str | None:
-    r"""The one expression that `text` gives, as LaTeX without delimiters; None where it is blank or too long.
+    r"""The one expression that `text` gives, as LaTeX without delimiters; None where it is blank, too long or denied.
 
-    Prose before the last "is" or "answer:" is dropped, and what surrounds a single $…$, \(…\) or \[…\]. Several of
-    those keep their surroundings, so that "$2$ or $3$" stays a list and "with $x=1$ we get $2$" stays unreadable.
+    Prose before the last "is" or "answer:" is dropped, and prose around a single $…$, \(…\) or \[…\]. All else stays,
+    so that "$2$ or $3$" is read as a list, and "with $x=1$ we get $2$" as nonsense.
     """
     text = text.strip()
-    if len(text) > MAX_CHARACTERS:
+    if len(text) > MAX_CHARACTERS or _NEGATION.search(text):
         return None
-    spans = [next(filter(None, groups)) for groups in _SPAN.findall(text)]
-    if len(set(spans)) != 1:
-        text = _LEAD.sub("", text, count=1) if _LEAD.search(text) else text
-        spans = [next(filter(None, groups)) for groups in _SPAN.findall(text)]
-    text = spans[0] if len(set(spans)) == 1 else re.sub(r"\$|\\[()\[\]]", "", text)
+    text = _delimited(text) or _without_delimiters(_LEAD.sub("", text))
     for pattern, replacement in _LATEX:
         text = re.sub(pattern, replacement, text)
-    return text.replace("**", "").strip(" \n.,;") or None
+    return text.strip(" \n.,;") or None
+
+
+def _delimited(text: str) -> str | None:
+    """The content of the only delimited span, where nothing but words is around it and they offer no choice."""
+    spans = {"".join(groups) for groups in _SPAN.findall(text)}
+    if len(spans) != 1 or _MORE_THAN_PROSE.search(_SPAN.sub(" ", text)):
+        return None
+    return spans.pop()
+
+
+def _without_delimiters(text: str) -> str:
+    return re.sub(r"\$|\\[()\[\]]", "", text)
 
 
 def _same(prediction: str, reference: str) -> bool:

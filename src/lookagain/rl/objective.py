@@ -2,8 +2,9 @@
 
 Maximised is the mean over a group's answers of min(ratio * A, clip(ratio, 1 - eps, 1 + eps) * A) - beta * KL. Only
 sampled tokens count: the prompt, re-inserted image rows and forced tokens are outside the mask, and what tensors hold
-there, infinities included, touches neither loss nor gradient. Departures from the paper: the KL is taken per token and
-not per answer, whose estimator exponentiates a sum over hundreds of tokens; what it leaves open is named at each option.
+there, infinities included, touches neither loss nor gradient. Departure from the paper: the KL is taken per token, not
+per answer, where its estimator exponentiates a sum over hundreds of tokens. What the paper leaves open is named at each
+option.
 
 Legend: Q questions, G answers per question, B = Q * G answers with those of one question next to each other, L token
 columns. Log-probabilities are those of the tokens themselves, natural logarithms.

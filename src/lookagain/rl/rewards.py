@@ -138,8 +138,6 @@ class BalanceReward:
         self.length, self.floor, self.undefined = length, floor, undefined
 
     def __call__(self, completions: Sequence[Any], completion_ids: Any = None, **columns: Any) -> list[float]:
-        if completion_ids is None and self.tag_ids is not None:
-            raise ValueError("tokens are counted on completion_ids, and there are none: pass them, or no tags")
         if completion_ids is not None:
             check_column("completion_ids", completion_ids, len(completions))
         rows = [None] * len(completions) if completion_ids is None else completion_ids
@@ -206,6 +204,8 @@ def reward_statistics(
 
 
 def _count(completion: Any, completion_ids: Any, tag_ids: Mapping[str, int] | None) -> ReflectionCount:
-    if tag_ids is not None and completion_ids is not None:
-        return count_in_ids(completion_ids, tag_ids)
-    return count_in_text(completion_text(completion), None if completion_ids is None else len(completion_ids))
+    if tag_ids is None:
+        return count_in_text(completion_text(completion), None if completion_ids is None else len(completion_ids))
+    if completion_ids is None:
+        raise ValueError("tokens are counted on completion_ids, and there are none: pass them, or no tags")
+    return count_in_ids(completion_ids, tag_ids)

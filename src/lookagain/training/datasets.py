@@ -91,8 +91,9 @@ def load_stage_rows(stage: Stage, seed: int, codec: Codec) -> tuple[RowDataset, 
     """The stage's rows and what was counted on the way. RowError or ConfigError, naming rows, before any step."""
     skipped: list[BadRow] = []
     found = (row for source in stage.data for row in load_rows(source, on_skip=skipped.append))
-    needs = {"min_reflections": stage.min_reflections}
-    good, report = select_rows(found, on_bad_row=stage.on_bad_row, passed_over=skipped, **needs)
+    good, report = select_rows(
+        found, on_bad_row=stage.on_bad_row, passed_over=skipped, min_reflections=stage.min_reflections
+    )
     lengths = [
         codec.length(row, [image_size(image) for image in row.images], policy_of(stage, seed, row.id))
         for row in tqdm(good, desc="lengths", unit="row", disable=len(good) < 1000)

@@ -233,7 +233,11 @@ def _finish(
 
 def _arguments(config: SftConfig, stage: Stage, folder: Path) -> TrainingArguments:
     scheduler, scheduler_settings = SCHEDULERS[stage.schedule]
-    checkpointing = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+    checkpointing: dict[str, Any] = {
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+    }
+    checkpointing = checkpointing if stage.gradient_checkpointing else {}
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=stage.steps or -1,
@@ -258,5 +262,5 @@ def _arguments(config: SftConfig, stage: Stage, folder: Path) -> TrainingArgumen
         remove_unused_columns=False,
         report_to=list(config.report_to) or "none",
         use_cpu=not torch.cuda.is_available(),
-        **(checkpointing if stage.gradient_checkpointing else {}),
+        **checkpointing,
     )

@@ -51,10 +51,10 @@ class TagRows(nn.Module):
     @torch.no_grad()
     def write_into(self, model: Any) -> None:
         """Write the rows into the model's own matrices (a copy that is about to be saved)."""
-        matrices = [(model.get_input_embeddings().weight, self.embedding)]
-        if not self.tied:
-            matrices.append((model.get_output_embeddings().weight, self.head_rows))
-        for matrix, rows in matrices:
+        for part, rows in ((model.get_input_embeddings(), self.embedding), (model.get_output_embeddings(), self.head)):
+            if rows is None:  # tied
+                continue
+            matrix = part.weight
             matrix[self.ids.to(matrix.device)] = rows.to(matrix)
 
     def _over_embedding(self, module: nn.Module, inputs: tuple[torch.Tensor], out: torch.Tensor) -> torch.Tensor:

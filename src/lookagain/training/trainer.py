@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.data import Sampler
 from transformers import Trainer
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from lookagain.tabletop.world import COLOURS, GRID_SIDE, SHAPES
 from lookagain.training.datasets import RowDataset
@@ -46,14 +47,35 @@ class ReattentionTrainer(Trainer):
             }
         super().log(logs, start_time)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        """The library knows the lengths of its own datasets only; ours brings them."""
-        dataset = train_dataset or self.train_dataset
-        if isinstance(dataset, RowDataset) and dataset.stage.group_by_length:
-            size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-            generator = torch.Generator().manual_seed(self.args.seed)
-            return LengthGroupedSampler(size, lengths=dataset.lengths, generator=generator)
-        return super()._get_train_sampler(train_dataset)
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
+        """The same order for any number of processes, and after any number of restarts."""
+        dataset: Any = train_dataset or self.train_dataset
+        lengths = dataset.lengths if isinstance(dataset, RowDataset) and dataset.stage.group_by_length else None
+        group = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return EpochOrder(len(dataset), self.args.seed, lengths, group)
+
+
+class EpochOrder(Sampler):
+    """A permutation of the rows that depends on the seed and the epoch alone.
+
+    `lengths` puts rows of similar length together, in groups of `group`.
+    """
+
+    def __init__(self, rows: int, seed: int, lengths: Sequence[int] | None = None, group: int = 1) -> None:
+        self.rows, self.seed, self.lengths, self.group, self.epoch = rows, seed, lengths, group, 0
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer as an epoch begins."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        if self.lengths is None:
+            return iter(torch.randperm(self.rows, generator=generator).tolist())
+        return iter(get_length_grouped_indices(list(self.lengths), self.group, generator=generator))
 
 
 class VisionProbe(torch.nn.Module):
