@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 
@@ -35,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
     from lookagain.training.run import train
 
     final = train(config)
-    print(json.dumps({"checkpoint": str(final)}) if args.json else f"trained: {final}")
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(json.dumps({"checkpoint": str(final)}) if args.json else f"trained: {final}")
     return 0
 
 

@@ -75,7 +75,8 @@ class AccuracyReward:
     """1.0 where the CONCLUSION agrees with the reference by the scorer that evaluation uses, else 0.0.
 
     reference: the column that holds it; None: the first of "reference", "answer", "solution" that is there.
-    options: the column with the texts of the choices, used if it is there (rows without choices: None or empty).
+    options: the column with the texts of the choices, used if it is there (rows without choices: None or empty). An
+    "id" column, if there is one, names rows in errors.
     A completion without a closed CONCLUSION has no answer and gets 0.0, whatever else it says. Raises ValueError where
     there is no such column or one is of another length, and what `lookagain.rl.grading.grade` raises.
     Example: CONCLUSION "The answer is 3.0 cm." with reference "3" gives 1.0.
