@@ -1,4 +1,4 @@
-"""Prints the tables of docs/results/tabletop-tiny as Markdown and writes them into README.md and the model's card."""
+"""Writes the tables of docs/results as Markdown into the documents that hold their marks, and prints them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "docs" / "results" / "tabletop-tiny"
+RESULTS = ROOT / "docs" / "results"
+DOCUMENTS = ("README.md", "src/lookagain/assets/tiny/README.md", "docs/training.md")
 ARMS = {
     "copy": "COPY",
     "route": "ROUTE, m = 50",
@@ -18,6 +19,13 @@ ARMS = {
     "copy-wrong-image": "COPY, the wrong image's rows (control)",
     "route-random-rows": "random 50% of the rows (control)",
 }
+TRAINED = {
+    "text": "text-only reflections, text-only in training",
+    "copy": "COPY, trained with COPY",
+    "route": "ROUTE, m = 50, trained with ROUTE",
+    "copy-wrong-image": "the COPY arm, the wrong image's rows (control)",
+    "route-wrong-image": "the ROUTE arm, the wrong image's rows (control)",
+}
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end table -->)", re.DOTALL)
 
 
@@ -25,13 +33,13 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def arms_table(results: dict[str, dict]) -> str:
+def arms_table(results: dict[str, dict], arms: dict[str, str] = ARMS) -> str:
     lines = [
         "| reflection | exact answers (95%) | planted mistakes mended | answers after planted mistakes |"
         " hallucinated in last REFLECTION | rows put back |",
         "|---|---|---|---|---|---|",
     ]
-    for name, title in ARMS.items():
+    for name, title in arms.items():
         if name not in results:
             continue
         r = results[name]
@@ -54,13 +62,17 @@ def kinds_table(results: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def read(folder: str) -> dict[str, dict]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted((RESULTS / folder).glob("*.json"))}
+
+
 def main() -> None:
-    results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
-    tables = {"arms": arms_table(results), "kinds": kinds_table(results)}
-    for path in (ROOT / "README.md", ROOT / "src" / "lookagain" / "assets" / "tiny" / "README.md"):
-        text = BLOCK.sub(lambda match: match[1] + tables[match[2]] + match[3], path.read_text())
-        path.write_text(text)
-    print(tables["arms"], tables["kinds"], sep="\n")
+    shipped, trained = read("tabletop-tiny"), read("tabletop-arms")
+    tables = {"arms": arms_table(shipped), "kinds": kinds_table(shipped), "trained": arms_table(trained, TRAINED)}
+    for name in DOCUMENTS:
+        path = ROOT / name
+        path.write_text(BLOCK.sub(lambda match: match[1] + tables[match[2]] + match[3], path.read_text()))
+    print(*tables.values(), sep="\n")
 
 
 if __name__ == "__main__":
