@@ -56,11 +56,16 @@ class Reattending(nn.Module):
         image_grid_thw: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> dict[str, torch.Tensor]:
+        log_probs: bool = False,
+        temperature: float = 1.0,
+    ) -> Any:
         """`{"loss"}`: the summed cross-entropy of all targets over `num_items_in_batch` (None: their own number).
 
-        labels only let the trainer count targets ahead of the step.
+        labels only let the trainer count targets ahead of the step. `log_probs` returns those instead: one call of the
+        module for whoever wraps it.
         """
+        if log_probs:
+            return self.log_probs(examples, pixel_values, image_grid_thw, temperature)
         features, unseen = self.features(examples, pixel_values, image_grid_thw)
         total, count = unseen, 0
         for batch in self.batches(examples, features):
@@ -77,12 +82,17 @@ class Reattending(nn.Module):
         image_grid_thw: torch.Tensor | None = None,
         temperature: float = 1.0,
     ) -> list[torch.Tensor]:
-        """Per row, the log-probabilities of its response tokens that are not silent, in order."""
+        """Per row, the log-probabilities of its response tokens that are not silent, in order.
+
+        They are those of sampling at `temperature`, which never samples vision tokens.
+        """
+        never = list(family_of(self.config).vision_tokens(self.config).never_sampled)
         features, _ = self.features(examples, pixel_values, image_grid_thw)
         out: list[torch.Tensor] = [torch.empty(0)] * len(examples)
         for batch in self.batches(examples, features):
             logits, targets = self.target_logits(batch, features)
-            logits = logits.float() / temperature
+            logits = logits.float().index_fill(-1, torch.tensor(never, device=logits.device), float("-inf"))
+            logits = logits / temperature
             chosen = logits.gather(-1, targets.unsqueeze(-1))[:, 0] - logits.logsumexp(-1)
             sizes = (batch.targets != -100).sum(-1).tolist()
             for row, part in zip(batch.rows, chosen.split(sizes), strict=True):
@@ -168,7 +178,7 @@ class Reattending(nn.Module):
         sequences = []
         for i, example in enumerate(examples):
             builder = start_sequence(family_of(self.config), tokens, example)
-            add_response(builder, example, reflection_id, chosen.get(i))
+            add_response(builder, example, reflection_id, chosen.get(i, example.chosen))
             sequences.append(builder.build())
         return sequences
 

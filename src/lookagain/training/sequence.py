@@ -24,7 +24,8 @@ class Example:
     """One training row, tokenised.
 
     silent: one flag per response token; a silent token is read but carries no loss (planted mistakes).
-    grids: one per image. policy: what happens at its reflections.
+    grids: one per image. policy: what happens at its reflections. chosen: the rows of each reflection, where a rollout
+    remembers them; None lets the policy choose.
     """
 
     prompt_ids: list[int]
@@ -32,11 +33,12 @@ class Example:
     grids: list[Grid]
     policy: Reattention
     silent: list[bool] = field(default_factory=list)
+    chosen: list[list[int]] | None = None
 
     @property
     def needs_scores(self) -> bool:
         """Whether the rows of its reflections have to be ranked."""
-        return self.policy.needs_scores and bool(self.grids)
+        return self.policy.needs_scores and bool(self.grids) and self.chosen is None
 
     @property
     def spans(self) -> tuple[VisualSpan, ...]:

@@ -1,0 +1,85 @@
+"""On-policy: what was sampled has in the loss pass the log-probabilities that it was sampled with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import decode, responses
+
+from lookagain.data.rows import Row
+from lookagain.data.tabletop import row_of
+from lookagain.families import family_of
+from lookagain.preparation import tag_ids
+from lookagain.reattention import Reattention
+from lookagain.rl.rollouts import sample_groups
+from lookagain.tabletop.rows import make_row
+from lookagain.tabletop.tiny import build_image_processor
+from lookagain.training.items import Codec, collate
+from lookagain.training.module import Reattending
+from lookagain.training.sequence import Example
+
+POLICIES = [Reattention(mode="text"), Reattention(mode="copy"), Reattention(mode="route", keep=40)]
+
+
+@pytest.fixture(scope="module")
+def codec(model, tokenizer):
+    return Codec(family_of(model.config), tokenizer, tag_ids(tokenizer), build_image_processor(), model.config)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    text = Row(id="text", question="How many?", reference="3", source="s")
+    return [row_of(make_row("train", 1, 0), "train"), text, row_of(make_row("train", 1, 5), "train")]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.mode)
+def test_groups_are_in_order_and_reproducible(model, codec, rows, policy):
+    """Would catch answers credited to another question, and a restart that samples other answers."""
+    first, again = (
+        sample_groups(
+            model, codec, rows, policy, group=3, max_new_tokens=12, generator=torch.Generator().manual_seed(4)
+        )
+        for _ in range(2)
+    )
+    assert [rollout.row.id for rollout in first] == [row.id for row in rows for _ in range(3)]
+    assert [r.completion_ids for r in first] == [r.completion_ids for r in again]
+    assert len({tuple(r.completion_ids) for r in first[:3]}) > 1
+    assert all(len(r.completion_ids) == 12 or r.finished for r in first)
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.mode)
+def test_log_probs_at_rollout_equal_those_of_the_loss_pass(model, tokenizer, trigger, prompts, policy):
+    """Sampled with reflections forced in; the normaliser leaves vision tokens out in both passes. <= 1e-4."""
+    plan = dict.fromkeys([(0, 4), (0, 11), (1, 7), (3, 0), (3, 9)], trigger.open_id)
+    torch.manual_seed(3)
+    output = decode(model, tokenizer, prompts, policy, plan, max_new_tokens=18, do_sample=True)
+    module, family = Reattending(model, tag_ids(tokenizer)), family_of(model.config)
+    banned = torch.tensor(family.vision_tokens(model.config).never_sampled)
+    examples = [
+        Example(
+            prompt.token_ids,
+            response,
+            [family.merged_grid(grid, model.config) for grid in prompt.image_grid_thw],
+            policy,
+            chosen=[list(reflection.rows) for reflection in own],
+        )
+        for prompt, response, own in zip(prompts, responses(output, prompts), output.reflections, strict=True)
+    ]
+    assert not any(example.needs_scores for example in examples)
+    pictures = {
+        name: torch.cat([getattr(prompt, name) for prompt in prompts]) for name in ("pixel_values", "image_grid_thw")
+    }
+    with torch.no_grad():
+        found = module(examples, **pictures, log_probs=True)
+    for row, example in enumerate(examples):
+        sampled = [output.logits[step][row].index_fill(-1, banned, float("-inf")).log_softmax(-1) for step in range(18)]
+        expected = torch.stack([p[token] for p, token in zip(sampled, example.response_ids, strict=True)])
+        assert (found[row] - expected).abs().max() <= 1e-4
+
+
+def test_rollouts_collate_with_rows_that_have_no_image(model, codec, rows):
+    rollouts = sample_groups(model, codec, rows, Reattention(), group=2, max_new_tokens=5)
+    batch = collate([rollout.item for rollout in rollouts])
+    with torch.no_grad():
+        found = Reattending(model, codec.tag_ids)(**{k: v for k, v in batch.items() if k != "labels"}, log_probs=True)
+    assert [len(part) for part in found] == [len(rollout.completion_ids) for rollout in rollouts]

@@ -1,0 +1,79 @@
+"""A hundred answers that the shipped model writes with ROUTE: training picks the rows that decoding picked."""
+
+from __future__ import annotations
+
+import torch
+
+from lookagain.attention import recorded_attention
+from lookagain.data.tabletop import row_of
+from lookagain.decoding import LookAgainDecoding
+from lookagain.families import family_of
+from lookagain.grammar import open_tag
+from lookagain.loading import load_checkpoint
+from lookagain.preparation import tag_ids
+from lookagain.reattention import Reattention
+from lookagain.runner import Runner, encode_images
+from lookagain.slots import Provenance
+from lookagain.tabletop.rows import make_row
+from lookagain.training.items import Codec, collate
+from lookagain.training.selection import select_rows
+from lookagain.training.sequence import start_sequence
+from lookagain.trigger import Trigger
+
+ANSWERS, BATCH, NEAR = 100, 50, 1e-5
+POLICY = Reattention(mode="route", keep=50)
+
+
+def test_route_picks_the_same_rows_in_training_and_decoding():
+    """They may differ only where the last chosen and the first left-out score are closer than 1e-5; that is counted."""
+    shipped = load_checkpoint(device="cpu")
+    model, ids = shipped.model, tag_ids(shipped.tokenizer)
+    codec = Codec(shipped.family, shipped.tokenizer, ids, shipped.image_processor, model.config)
+    reflections = near = 0
+    for start in range(0, ANSWERS, BATCH):
+        items = [codec.item(row_of(make_row("test", 5, i), "test"), POLICY) for i in range(start, start + BATCH)]
+        batch = collate(items)
+        output = model.generate(
+            **prompts([item.example.prompt_ids for item in items], shipped.tokenizer.pad_token_id),
+            pixel_values=batch["pixel_values"],
+            image_grid_thw=batch["image_grid_thw"],
+            custom_generate=LookAgainDecoding(Trigger.of(shipped.tokenizer), POLICY),
+            max_new_tokens=400,
+            return_dict_in_generate=True,
+        )
+        with torch.no_grad():
+            features = encode_images(model, batch["pixel_values"], batch["image_grid_thw"])
+        for item, slots in zip(items, output.slots, strict=True):
+            item.example.response_ids = slots.token_ids[slots.provenance == Provenance.SAMPLED].tolist()
+        tag = ids[open_tag("REFLECTION")]
+        found = select_rows(model, [item.example for item in items], features, tag)
+        for item, rows, own, table in zip(items, found, output.reflections, features, strict=True):
+            decoded = [list(reflection.rows) for reflection in own]
+            reflections += len(decoded)
+            if rows != decoded:
+                near += 1
+                assert margin(model, item.example, table, tag) < NEAR
+    assert reflections >= ANSWERS * 0.95
+    print(f"{ANSWERS} answers, {reflections} reflections, {near} with rows that differ within {NEAR}")
+
+
+def prompts(rows: list[list[int]], pad: int) -> dict[str, torch.Tensor]:
+    """Prompts padded on the left."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def margin(model, example, table, tag) -> float:
+    """How far apart, at the first reflection, the last chosen and the first left-out score are."""
+    family = family_of(model.config)
+    builder = start_sequence(family, family.vision_tokens(model.config), example)
+    for token in example.response_ids[: example.response_ids.index(tag)]:
+        builder.add_token(token, Provenance.SAMPLED)
+    with torch.no_grad(), recorded_attention(model):
+        runner = Runner(model, [builder], [table], score_layers=range(model.config.get_text_config().num_hidden_layers))
+        runner.prefill()
+        scores = runner.scores(0).sort(descending=True).values
+    k = POLICY.rows_of(len(scores))
+    return float(scores[k - 1] - scores[k])
