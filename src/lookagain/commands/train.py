@@ -1,4 +1,4 @@
-"""`lookagain train sft --config FILE`: plan, run or resume a recipe."""
+"""`lookagain train sft|brpo --config FILE`: plan, run or resume a recipe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("method", choices=["sft"], help="supervised fine-tuning with re-attention in place")
+    parser.add_argument(
+        "method",
+        choices=["sft", "brpo"],
+        help="supervised fine-tuning with re-attention in place, or learning when to reflect",
+    )
     parser.add_argument("--config", required=True, type=Path, metavar="FILE", help="the recipe (YAML)")
     parser.add_argument("--output", metavar="DIR", help="instead of the recipe's own folder")
     parser.add_argument("--base", metavar="DIR_OR_HUB_NAME", help="instead of the recipe's own base checkpoint")
@@ -21,6 +25,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    return _run_brpo(args) if args.method == "brpo" else _run_sft(args)
+
+
+def _run_brpo(args: argparse.Namespace) -> int:
+    from lookagain.extras import require
+    from lookagain.rl.config import load_brpo_config
+
+    config = load_brpo_config(args.config)
+    changes = {name: v for name in ("output", "base", "on_bad_row") if (v := getattr(args, name)) is not None}
+    config = dataclasses.replace(config, **changes)
+    require("accelerate", extra="train")
+    from lookagain.rl.run import train_brpo
+
+    _print_result(train_brpo(config), args.json)
+    return 0
+
+
+def _run_sft(args: argparse.Namespace) -> int:
     from lookagain.training.config import load_config
 
     config = load_config(args.config)
@@ -35,10 +57,13 @@ def run(args: argparse.Namespace) -> int:
     require("accelerate", extra="train")
     from lookagain.training.run import train
 
-    final = train(config)
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(json.dumps({"checkpoint": str(final)}) if args.json else f"trained: {final}")
+    _print_result(train(config), args.json)
     return 0
+
+
+def _print_result(final: Path, as_json: bool) -> None:
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(json.dumps({"checkpoint": str(final)}) if as_json else f"trained: {final}")
 
 
 def _print_plan(config, as_json: bool) -> int:

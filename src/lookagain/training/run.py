@@ -84,8 +84,8 @@ def train(config: SftConfig) -> Path:
         )
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    _same_recipe(config, output / RECIPE_FILE)
-    tokenizer, image_processor = _processors(config)
+    check_recipe(asdict(config), output)
+    tokenizer, image_processor = processors_of(config)
     before: str | Path | None = config.base
     for stage in config.stages:
         final = output / stage.name / "final"
@@ -96,19 +96,20 @@ def train(config: SftConfig) -> Path:
     return Path(before)
 
 
-def _same_recipe(config: SftConfig, path: Path) -> None:
+def check_recipe(settings: Mapping[str, Any], output: Path) -> None:
     """A folder belongs to one recipe. ConfigError names what differs."""
-    recipe = json.loads(json.dumps({k: v for k, v in asdict(config).items() if k not in FREE_KEYS}))
+    path = output / RECIPE_FILE
+    recipe = json.loads(json.dumps({name: value for name, value in settings.items() if name not in FREE_KEYS}))
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
         if differing := sorted(key for key in recipe.keys() | found.keys() if recipe.get(key) != found.get(key)):
-            raise ConfigError(f"{path.parent} holds a run of another recipe (differs in {', '.join(differing)})")
+            raise ConfigError(f"{output} holds a run of another recipe (differs in {', '.join(differing)})")
     beside = path.with_suffix(f".{os.getpid()}")
     beside.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
     beside.replace(path)
 
 
-def _processors(config: SftConfig) -> tuple[Any, Any]:
+def processors_of(config: SftConfig) -> tuple[Any, Any]:
     """Tokenizer (with tags) and image processor: the base checkpoint's, or those of the tiny model."""
     if config.base is None:
         return build_tokenizer(config.tiny.vocabulary), build_image_processor()
@@ -130,7 +131,7 @@ def load_start(config: SftConfig, before: str | Path | None, tokenizer: Any, dty
     return model
 
 
-def _stored_dtype(before: str | Path | None) -> torch.dtype:
+def stored_dtype(before: str | Path | None) -> torch.dtype:
     """What the start's weights are stored in, and the result's will be: frozen rows then stay bit-identical."""
     dtype = torch.float32 if before is None else AutoConfig.from_pretrained(before).dtype
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
@@ -225,7 +226,7 @@ def _finish(
             fresh.base_model.visual.load_state_dict(visual)
         else:
             fresh = merged(state, stage, fresh, tokenizer)
-        dtype = _stored_dtype(before)
+        dtype = stored_dtype(before)
         write_checkpoint(final, fresh, tokenizer, image_processor, config=config, stage=stage, facts=facts, dtype=dtype)
 
     on_main(trainer.args.process_index, write)
