@@ -16,13 +16,15 @@ from transformers import TrainerState
 import lookagain
 from lookagain.data.loaders import Source
 from lookagain.data.rows import RowError
+from lookagain.rl.config import load_brpo_config
 from lookagain.tabletop.tiny import TinyConfig
 from lookagain.training.config import ConfigError, SftConfig, Stage, load_config
 from lookagain.training.run import LogFile, last_complete_checkpoint, train
 from lookagain.training.trainer import ReattentionTrainer
 
 ROOT = Path(__file__).parents[2] / "recipes"
-RECIPES = sorted(path for path in ROOT.glob("**/*.yaml") if path.parent.name != "engines")
+SFT = sorted(path for path in ROOT.glob("**/*.yaml") if path.parent.name != "engines" and path.stem != "brpo")
+BRPO = sorted(ROOT.glob("**/brpo.yaml"))
 ENGINES = sorted((ROOT / "engines").glob("*.yaml"))
 TINY = TinyConfig(
     hidden=64, layers=2, heads=2, kv_heads=1, mlp=96, vision_hidden=32, vision_layers=2, vision_heads=2, vision_mlp=64,
@@ -53,9 +55,14 @@ def undisturbed(tmp_path_factory):
     return train(recipe(tmp_path_factory.mktemp("run")))
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SFT, ids=lambda path: path.stem)
 def test_every_shipped_recipe_loads(path):
     assert load_config(path).stages
+
+
+@pytest.mark.parametrize("path", BRPO, ids=lambda path: path.parent.name)
+def test_every_shipped_recipe_of_brpo_loads(path):
+    assert load_brpo_config(path).steps
 
 
 @pytest.mark.parametrize("path", ENGINES, ids=lambda path: path.stem)
@@ -64,13 +71,11 @@ def test_every_engine_configuration_is_one_of_accelerate(path):
     assert load_config_from_file(str(path)).num_processes == 8
 
 
-@pytest.mark.parametrize("path", [p for p in RECIPES if p.parent.name == "paper"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "paper").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_papers_recipes_say_of_every_value_where_it_is_from(path):
     lines = path.read_text().splitlines()
     values = [line for line in lines if ":" in line.partition("#")[0] and not line.rstrip().endswith(":")]
-    bare = [
-        line for line in values if "# paper" not in line and not line.startswith(("output", "  - name", "    task"))
-    ]
+    bare = [line for line in values if "# paper" not in line and not line.strip().startswith(("output", "- ", "task"))]
     assert bare == []
 
 

@@ -50,7 +50,8 @@ class Stage:
     adam_beta1, adam_beta2, adam_epsilon: AdamW's; the defaults are the paper's for SFT.
     modes: weights of the re-attention modes that rows are drawn with. keep: ROUTE's percentage; the paper's main value.
     lengths: weights of the lengths that Tabletop's prompts ask for. error_rate: chance of a planted mistake per object.
-    learn_mistakes: give planted tokens a loss.
+    reflections: of each Tabletop response; None draws them. distinct: Tabletop rows before they come again; None for no
+        end. learn_mistakes: give planted tokens a loss.
     max_length: most slots of a row, with re-inserted ones. on_long_row, on_bad_row: "refuse" the run, or "drop"/"skip".
     min_reflections: reflections that a response must have. max_pixels: larger images are scaled down (paper: 262144).
     """
@@ -76,6 +77,8 @@ class Stage:
     keep: int = 50
     error_rate: float = 0.0
     lengths: dict[str, float] = field(default_factory=lambda: dict(LENGTH_WEIGHTS))
+    reflections: int | None = None
+    distinct: int | None = None
     learn_mistakes: bool = False
     max_length: int = 4096
     on_long_row: str = "refuse"
@@ -108,12 +111,13 @@ class Stage:
         self._need((self.steps is None) != (self.epochs is None), "give steps or epochs, one of the two")
         self._need(self.task == "rows" or self.steps is not None, "Tabletop's tasks take steps, not epochs")
         self._need((self.task == "rows") == bool(self.data), "data belongs to the task 'rows', which needs it")
-        for name in ("steps", "batch", "accumulation", "max_length", "epochs"):
+        for name in ("steps", "batch", "accumulation", "max_length", "epochs", "distinct"):
             value = getattr(self, name)
             self._need(value is None or value > 0, f"{name} must be above 0, not {value}")
 
     def _check_types(self) -> None:
-        for name in ("steps", "batch", "accumulation", "keep", "max_length", "min_reflections", "max_pixels"):
+        whole = ("steps", "batch", "accumulation", "keep", "max_length", "min_reflections", "max_pixels")
+        for name in (*whole, "reflections", "distinct"):
             value = getattr(self, name)
             self._need(value is None or isinstance(value, int), f"{name} is a whole number, not {value!r}")
         for name in ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "error_rate", "epochs",

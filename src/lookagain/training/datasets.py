@@ -35,7 +35,12 @@ class TabletopDataset(Dataset):
 
     def __getitem__(self, index: int) -> Item:
         made = make_row(
-            "train", self._stream_seed(), index, error_rate=self.stage.error_rate, lengths=self.stage.lengths
+            "train",
+            self._stream_seed(),
+            index if self.stage.distinct is None else index % self.stage.distinct,
+            reflections=self.stage.reflections,
+            error_rate=self.stage.error_rate,
+            lengths=self.stage.lengths,
         )
         row = row_of(made, "train")
         if self.stage.task == "vision":
