@@ -1,0 +1,3 @@
+"""Decoding with visual re-attention; needs lookagain-vlm."""
+
+from lookagain.hub import generate
