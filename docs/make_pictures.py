@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 import lookagain
 
 ROOT = Path(__file__).parents[1]
-QUESTION = "What shape is the object at c6? Think step by step."
+QUESTION = "Subtract all balls. How many objects are left? Answer briefly."
 INK = {
     "SUMMARY": "#666666",
     "CAPTION": "#0b7285",
