@@ -157,3 +157,11 @@ def test_grading_mixes_kinds() -> None:
     answers = ["B", r"\sqrt{12}", None, "2x", "3", r"\sqrt{5}"]
     references = ["B", r"2\sqrt{3}", "2x", "x*2", "4", r"2\sqrt{3}"]
     assert grade(answers, references) == [True, True, False, True, False, False]
+
+
+@needs_math_verify
+def test_what_is_equal_as_written_stays_right() -> None:
+    """An answer that repeats the reference graded wrong because the reference is too long to be read."""
+    long = " + ".join(["x^2"] * 60)
+    assert same_mathematics([(long, long)]) == [False]
+    assert grade([long], [long]) == [True]
