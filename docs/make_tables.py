@@ -14,7 +14,6 @@ ARMS = {
     "route": "ROUTE, m = 50",
     "route-relative": "ROUTE, m = 50, rule that discounts sinks",
     "text": "text-only reflection",
-    "vision": "vision-only reflection",
     "copy-heldout": "COPY, held-out colour-shape pairs",
     "copy-wrong-image": "COPY, the wrong image's rows (control)",
     "route-random-rows": "random 50% of the rows (control)",

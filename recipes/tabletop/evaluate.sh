@@ -18,5 +18,4 @@ arm copy-heldout --reattention copy --split heldout
 arm copy-wrong-image --reattention copy --control wrong-image
 arm route-random-rows --reattention route --control random-rows
 arm route-relative --reattention route --rule relative
-arm vision --reattention vision
 python docs/make_tables.py
