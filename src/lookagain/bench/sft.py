@@ -38,7 +38,7 @@ from lookagain.training.module import Reattending
 from lookagain.training.trainable import choose_trainable
 
 # A visual token of the 7B model costs its tower 0.4 times what a token costs its decoder; so it does here.
-SHAPE = TinyConfig(vision_layers=2, vision_mlp=128, full_attention_layers=(1,))
+SHAPE = TinyConfig(vision_hidden=64, vision_layers=2, vision_heads=2, vision_mlp=128, full_attention_layers=(1,))
 STAGE = Stage(name="bench", task="answers", trains="language_model", steps=1)
 TARGETS = {"copy_time_over_repeated": 1.0, "copy_memory_over_repeated": 1.0, "route_over_copy": 1.35}
 

@@ -27,6 +27,7 @@ from lookagain.training.sequence import Batch, Example, add_response, pad_batch,
 from lookagain.training.trainable import TagRows
 
 LENGTH_GROUPS = 4  # padded batches that a step's sequences are computed in, so that short ones do not pay for long ones
+LEAST_ROWS = 4  # of such a batch: smaller ones leave the hardware idle
 SECTIONS = (*TAGS, "outside")
 
 
@@ -157,12 +158,12 @@ class Reattending(nn.Module):
         return torch.zeros(side * side, values, device=device), torch.tensor([[1, side, side]], device=device)
 
     def batches(self, examples: Sequence[Example], features: list[torch.Tensor]) -> Iterator[Batch]:
-        """The step's sequences in LENGTH_GROUPS padded batches of similar length."""
+        """The step's sequences in at most LENGTH_GROUPS padded batches of similar length."""
         pad = family_of(self.config).vision_tokens(self.config).start
         sequences = self.sequences(examples, features)
         before = [0, *itertools.accumulate(len(rows) for rows in features)]
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-        size = -(-len(order) // LENGTH_GROUPS)
+        size = max(LEAST_ROWS, -(-len(order) // LENGTH_GROUPS))
         for start in range(0, len(order), size):
             rows = order[start : start + size]
             targets = [sequences[i].targets(examples[i].silent) for i in rows]
