@@ -41,7 +41,8 @@ def attention_mass(
     heads, n, _ = query_HnD.shape
     kv_heads, slots, _ = key_KSD.shape
     grouped = query_HnD.reshape(kv_heads, heads // kv_heads * n, -1)
-    scores = torch.bmm(grouped.float(), key_KSD.float().transpose(1, 2)).view(heads, n, slots).mul_(scaling)
+    with torch.autocast(query_HnD.device.type, enabled=False):  # training's would round the scores
+        scores = torch.bmm(grouped.float(), key_KSD.float().transpose(1, 2)).view(heads, n, slots).mul_(scaling)
     if n > 1 or int(query_slots_n[0]) < slots - 1:
         hidden = torch.arange(slots, device=scores.device) > query_slots_n.to(scores.device)[:, None]
         scores.masked_fill_(hidden, float("-inf"))

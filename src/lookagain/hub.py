@@ -15,7 +15,7 @@ from lookagain.reattention import Reattention
 from lookagain.trigger import Trigger
 
 
-def generate(model: Any, *args: Any, reattention: str | None = None, keep: int | None = None, **kwargs: Any) -> Any:
+def generate(*args: Any, model: Any, reattention: str | None = None, keep: int | None = None, **kwargs: Any) -> Any:
     """`model.generate(...)` with the library's own arguments, looking again at every `<REFLECTION>`.
 
     `reattention` and `keep` (percent) override what the checkpoint was trained with. ValueError for a checkpoint whose

@@ -67,7 +67,7 @@ def load_checkpoint(
     config = _try(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
     family = family_of(config)
     kwargs: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    tokenizer = _try(source, lambda: _tokenizer(source))
+    tokenizer = _try(source, lambda: load_tokenizer(source))
     bound: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
     image_processor = _try(source, lambda: Qwen2VLImageProcessorPil.from_pretrained(source, **bound))
     model = _try(
@@ -91,7 +91,7 @@ def _give_tags(model: Any, tokenizer: Any) -> tuple[str, ...]:
     return (f"this checkpoint has no tags: {len(report.added)} were added in memory, untrained",)
 
 
-def _tokenizer(source: str) -> Any:
+def load_tokenizer(source: str) -> Any:
     """The tokenizer, with the processor's chat template where the checkpoint has one of its own.
 
     Checkpoints on the hub may keep the template that shows images in `chat_template.json`, which only processors read,

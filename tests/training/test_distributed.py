@@ -16,6 +16,7 @@ TINY = """
 tiny: {hidden: 64, layers: 2, heads: 2, kv_heads: 1, mlp: 96, vision_hidden: 32, vision_layers: 2, vision_heads: 2,
   vision_mlp: 64, full_attention_layers: [1]}
 """
+FSDP = Path(__file__).with_name("fsdp_on_cpus.py")
 # What `accelerate launch` sets for its processes; on a CPU it would start only one.
 ENGINES = {
     "ddp": {},
@@ -53,9 +54,9 @@ def train(folder: Path, batch: int, engine: str | None = None, trains: str = "la
     """The log of a run of its own process or processes."""
     folder.mkdir(exist_ok=True)
     recipe = write_recipe(folder, batch, trains)
-    command = [sys.executable, "-m", "lookagain", "train", "sft", "--config", str(recipe)]
-    if engine is not None:
-        command[1:2] = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    launcher = [] if engine is None else ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    program = [str(FSDP)] if engine == "fsdp2" else ["-m", "lookagain"]
+    command = [sys.executable, *launcher, *program, "train", "sft", "--config", str(recipe)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **ENGINES.get(engine or "", {})}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
@@ -91,7 +92,7 @@ def test_a_sharded_run_goes_on_from_its_checkpoint(alone, tmp_path):
     shutil.rmtree(tmp_path / "run" / "sft" / "final")
     for checkpoint in (tmp_path / "run" / "sft").glob("checkpoint-5"):
         shutil.rmtree(checkpoint)
-    assert (tmp_path / "run" / "sft" / "checkpoint-3").is_dir()
+    assert (tmp_path / "run" / "sft" / "checkpoint-3" / "pytorch_model_fsdp_0").is_dir()
     again = train(tmp_path, batch=2, engine="fsdp2")
     assert [entry["step"] for entry in again] == [1, 2, 3, 4, 5]
     assert max(abs(a["loss"] - b["loss"]) for a, b in zip(first, again, strict=True)) <= 1e-6

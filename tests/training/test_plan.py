@@ -46,7 +46,7 @@ def test_rows_are_counted_where_they_are(tmp_path):
     data.write_text('{"id": 1}\n{"id": 2}\n\n{"id": 3}\n')
     source = Source(loader="jsonl", path=str(data))
     stage = Stage(name="s", task="rows", data=(source,), epochs=4, batch=2)
-    assert [(p.rows, p.steps) for p in plan(SftConfig(output="x", stages=(stage,)))] == [(3, 6)]
+    assert [(p.rows, p.steps) for p in plan(SftConfig(output="x", stages=(stage,)))] == [(3, 8)]
     missing = dataclasses.replace(stage, data=(Source(loader="jsonl", path=str(tmp_path / "none.jsonl")),))
     made = plan(SftConfig(output="x", stages=(missing,)))
     assert made[0].steps is None

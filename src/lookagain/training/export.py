@@ -31,11 +31,23 @@ def merged(state: Mapping[str, torch.Tensor], stage: Stage, fresh: Any, tokenize
     adapted = add_adapters(fresh, stage.lora) if stage.trains == "lora" else None
     tags = TagRows(fresh, list(ids.values())) if stage.trains in ("language_model", "lora") else None
     module = Reattending(fresh, ids, tags)
-    module.load_state_dict(state)
+    trained = set(module.state_dict()) - set(frozen_names(module, stage))
+    module.load_state_dict({name: value for name, value in state.items() if name in trained}, strict=False)
     model = fresh if adapted is None else adapted.merge_and_unload()
     if tags is not None:
         tags.write_into(model)
     return model
+
+
+def frozen_names(module: Reattending, stage: Stage) -> list[str]:
+    """Weights that the stage left alone. What trained may have held them in a coarser type, so they are not copied."""
+    if stage.trains == "all":
+        return []
+    visual = [name for name in module.state_dict() if name.startswith("model.model.visual.")]
+    if stage.trains == "without_vision":
+        return visual
+    learned = ("lora_",) if stage.trains == "lora" else (".language_model.layers.", ".language_model.norm.")
+    return [n for n in module.state_dict() if not n.startswith("tags.") and not any(part in n for part in learned)]
 
 
 def write_checkpoint(
@@ -52,8 +64,8 @@ def write_checkpoint(
     """Write the folder beside its place and move it there whole. `facts` are what the run counted and measured."""
     unfinished = final.with_name("final.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    mode = max(stage.modes, key=lambda name: stage.modes[name])
-    settings = {"mode": "copy" if len(stage.modes) > 1 else mode, "keep": stage.keep}
+    mode = max(stage.modes, key=lambda name: (stage.modes[name], name == "copy", name == "route"))
+    settings = {"mode": mode, "keep": stage.keep}
     model.generation_config.lookagain = {"tags": tag_ids(tokenizer), **settings}
     model.to(dtype).save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)

@@ -189,13 +189,15 @@ class Reattending(nn.Module):
         """ROUTE's rows by example; the processes of a sharded run make the same number of passes."""
         ranked = [i for i, example in enumerate(examples) if example.needs_scores]
         chosen: dict[int, list[list[int]]] = {}
+        idle = _idle_passes(passes_of([examples[i] for i in ranked], reflection_id), self.model)  # before any of them
         with evaluating(self.model):
             if ranked:
                 shown = [features[i].detach() for i in ranked]
                 rows = select_rows(self.model, [examples[i] for i in ranked], shown, reflection_id)
                 chosen = dict(zip(ranked, rows, strict=True))
-            for _ in range(_idle_passes(passes_of([examples[i] for i in ranked], reflection_id), self.model)):
+            for _ in range(idle):
                 idle_pass(self.model)
+        torch.clear_autocast_cache()  # weights cast without gradients must not serve the pass that needs them
         return chosen
 
     def _note(self, batch: Batch, losses: torch.Tensor) -> None:

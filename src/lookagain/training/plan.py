@@ -84,7 +84,8 @@ def _plan_stage(config: SftConfig, stage: Stage, model: Any) -> StagePlan:
     per_step = stage.batch * stage.accumulation * hardware.gpus
     steps = stage.steps
     if steps is None and rows is not None and stage.epochs is not None:
-        steps = math.ceil(stage.epochs * rows / per_step)
+        passes = math.ceil(math.ceil(rows / stage.batch) / hardware.gpus)  # of an epoch, as the trainer counts
+        steps = math.ceil(stage.epochs * math.ceil(passes / stage.accumulation))
     trainable = trainable_parameters(model, stage)
     return StagePlan(
         stage.name,
@@ -125,7 +126,7 @@ def _rows(stage: Stage) -> int | None:
 
 
 def _count(source: Source) -> int | None:
-    path = Path(source.path)
+    path = source.place
     lines = None
     if source.loader == "jsonl" and path.is_file():
         with path.open("rb") as file:
@@ -136,8 +137,9 @@ def _count(source: Source) -> int | None:
 
 def _memory(config: SftConfig, stage: Stage, model: Any, total: int, trainable: int) -> dict[str, float]:
     """Per GPU in GB: master weights in float32 (frozen ones of LoRA in bfloat16), AdamW, activations, logits."""
-    sharded = config.hardware.engine in ("fsdp2", "zero3")
-    shards = config.hardware.gpus if sharded else 1
+    hardware = config.hardware
+    sharded = hardware.engine in ("fsdp2", "zero3")
+    shards = hardware.gpus if sharded else 1
     frozen_bytes = 2 if stage.trains == "lora" and config.bf16 else 4
     compute_bytes = 2 if config.bf16 else 4
     text = model.config.get_text_config()
@@ -148,10 +150,12 @@ def _memory(config: SftConfig, stage: Stage, model: Any, total: int, trainable: 
     gathered = (2 * layer + outside) * compute_bytes if sharded else trainable * compute_bytes * (compute_bytes == 2)
     kept = text.num_hidden_layers * slots * compute_bytes * text.hidden_size
     activations = kept + slots * per_slot if stage.gradient_checkpointing else text.num_hidden_layers * slots * per_slot
+    whole = hardware.engine == "fsdp2" and stage.accumulation > 1  # gradients are not sharded until the last pass
+    gradients = trainable * 4 / shards + trainable * compute_bytes * whole
     parts = {
         "weights": (trainable * 4 + (total - trainable) * frozen_bytes) / shards,
         "weights in use": gathered,
-        "gradients": trainable * 4 / shards,
+        "gradients": gradients,
         "optimizer": trainable * 8 / shards,
         "activations": activations,
         "logits": slots * text.vocab_size * (2 * compute_bytes + 8),
@@ -182,7 +186,7 @@ def as_text(config: SftConfig, plans: list[StagePlan]) -> str:
         f"{config.base or 'tiny model from nothing'} on {hardware.gpus} x {hardware.memory_gb:g} GB, {hardware.engine}"
     ]
     for made in plans:
-        rows = "not counted: the data are not here" if made.rows is None else f"{made.rows:,}"
+        rows = "not counted (made on the fly, or not here)" if made.rows is None else f"{made.rows:,}"
         lines += [
             f"stage {made.stage}",
             f"  parameters        {made.parameters:,}",

@@ -6,11 +6,12 @@ and redoes the steps after it. Started by `accelerate launch`, it runs in as man
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
-    AutoTokenizer,
     Qwen2VLImageProcessorPil,
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from lookagain.families import family_of
+from lookagain.loading import LoadError, load_tokenizer
 from lookagain.preparation import MissingTagsError, prepare, prepare_tokenizer, tag_ids
 from lookagain.tabletop.tiny import build_image_processor, build_model, build_tokenizer
 from lookagain.training.config import ConfigError, SftConfig, Stage
@@ -36,7 +38,8 @@ from lookagain.training.trainable import choose_trainable
 from lookagain.training.trainer import ReattentionTrainer, Trainer, VisionProbe
 
 RECIPE_FILE = "recipe.json"
-FREE_KEYS = ("output", "workers", "save_steps", "log_steps", "report_to", "hardware")  # may change between restarts
+# What may change between restarts.
+FREE_KEYS = ("output", "workers", "save_steps", "log_steps", "report_to", "hardware", "on_bad_row", "on_long_row")
 SCHEDULERS = {
     "cosine_to_tenth": ("cosine_with_min_lr", {"min_lr_rate": 0.1}),
     "cosine": ("cosine", {}),
@@ -102,33 +105,67 @@ def check_recipe(settings: Mapping[str, Any], output: Path) -> None:
     recipe = json.loads(json.dumps({name: value for name, value in settings.items() if name not in FREE_KEYS}))
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
-        if differing := sorted(key for key in recipe.keys() | found.keys() if recipe.get(key) != found.get(key)):
+        if differing := sorted(_differing(recipe, found)):
             raise ConfigError(f"{output} holds a run of another recipe (differs in {', '.join(differing)})")
     beside = path.with_suffix(f".{os.getpid()}")
     beside.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
     beside.replace(path)
 
 
+def _differing(recipe: Any, found: Any, name: str = "") -> Iterator[str]:
+    """Names of what differs; a key that an older version did not know yet has its default."""
+    if isinstance(recipe, dict) and isinstance(found, dict):
+        for key in (recipe.keys() & found.keys() | (found.keys() - recipe.keys())) - set(FREE_KEYS):
+            yield from _differing(recipe.get(key), found[key], f"{name}.{key}".lstrip("."))
+    elif isinstance(recipe, list) and isinstance(found, list) and len(recipe) == len(found):
+        for place, (one, other) in enumerate(zip(recipe, found, strict=True)):
+            yield from _differing(one, other, f"{name}[{place}]")
+    elif recipe != found:
+        yield name
+
+
 def processors_of(config: SftConfig) -> tuple[Any, Any]:
     """Tokenizer (with tags) and image processor: the base checkpoint's, or those of the tiny model."""
     if config.base is None:
         return build_tokenizer(config.tiny.vocabulary), build_image_processor()
-    tokenizer = AutoTokenizer.from_pretrained(config.base)
     try:
-        tag_ids(tokenizer)
-    except MissingTagsError:
+        tokenizer = load_tokenizer(config.base)
+        image_processor = Qwen2VLImageProcessorPil.from_pretrained(config.base)
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{config.base} cannot be loaded: {str(error).splitlines()[0]}") from error
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(
+            f"the tokenizer of {config.base} has no end-of-turn token (eos_token), which responses end with"
+        )
+    if not has_tags(tokenizer):
         prepare_tokenizer(tokenizer)
-    return tokenizer, Qwen2VLImageProcessorPil.from_pretrained(config.base)
+    return tokenizer, image_processor
 
 
 def load_start(config: SftConfig, before: str | Path | None, tokenizer: Any, dtype: torch.dtype = torch.float32) -> Any:
     """The model that a stage starts from, with tags."""
     if before is None:
         return build_model(tokenizer, config.tiny, config.seed)
-    model = AutoModelForImageTextToText.from_pretrained(before, dtype=dtype, use_safetensors=True)
-    family_of(model.config)
-    prepare(model, tokenizer)
+    try:
+        family_of(AutoConfig.from_pretrained(before))
+        model = AutoModelForImageTextToText.from_pretrained(before, dtype=dtype, use_safetensors=True)
+    except OSError as error:
+        raise LoadError(f"{before} cannot be loaded: {str(error).splitlines()[0]}") from error
+    own = load_tokenizer(str(before))
+    if not has_tags(own):
+        if hasattr(model.get_input_embeddings().weight, "ds_id"):
+            raise ConfigError(f"{before} has no tags; under ZeRO-3 it needs them first: lookagain prepare {before} OUT")
+        prepare(model, own)
     return model
+
+
+def has_tags(tokenizer: Any) -> bool:
+    """Whether the grammar's tags are tokens."""
+    try:
+        tag_ids(tokenizer)
+    except MissingTagsError:
+        return False
+    return True
 
 
 def stored_dtype(before: str | Path | None) -> torch.dtype:
@@ -154,6 +191,7 @@ def _run_stage(
 
 def _dataset(config: SftConfig, stage: Stage, codec: Codec, processes: int) -> tuple[Any, dict[str, int]]:
     if stage.max_pixels is not None:
+        codec = replace(codec, image_processor=copy.deepcopy(codec.image_processor))
         codec.image_processor.size = {**codec.image_processor.size, "longest_edge": stage.max_pixels}
     if stage.task == "rows":
         return load_stage_rows(stage, config.seed, codec)
@@ -165,8 +203,8 @@ def _trainer(
 ) -> Trainer:
     ids = tag_ids(tokenizer)
     module: torch.nn.Module
+    torch.manual_seed(config.seed)  # of the vision head and of adapters
     if stage.task == "vision":
-        torch.manual_seed(config.seed)
         module = VisionProbe(model.base_model.visual, model.config.get_text_config().hidden_size)
     else:
         tags = choose_trainable(model, stage, list(ids.values()))
@@ -216,6 +254,7 @@ def _finish(
 ) -> None:
     """Gather the weights and write the checkpoint folder."""
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    unset_hf_deepspeed_config()  # the model that the state goes into is whole
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     facts = {"Rows": dict(counts) or "made on the fly", "Last logged loss": losses[-1] if losses else "none"}
 

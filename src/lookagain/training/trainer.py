@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
@@ -47,12 +47,19 @@ class ReattentionTrainer(Trainer):
             }
         super().log(logs, start_time)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
-        """The same order for any number of processes, and after any number of restarts."""
-        dataset: Any = train_dataset or self.train_dataset
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches in the same order for any number of processes, and after any number of restarts."""
+        dataset, size = cast(Any, self.train_dataset), self.args.train_batch_size
         lengths = dataset.lengths if isinstance(dataset, RowDataset) and dataset.stage.group_by_length else None
-        group = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return EpochOrder(len(dataset), self.args.seed, lengths, group)
+        group = size * self.args.gradient_accumulation_steps * self.args.world_size
+        loader = DataLoader(
+            dataset,
+            batch_size=size,
+            sampler=EpochOrder(len(dataset), self.args.seed, lengths, group),
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+        )
+        return self.accelerator.prepare(loader)
 
 
 class EpochOrder(Sampler):

@@ -1,0 +1,33 @@
+"""Runs `lookagain` with FSDP2 on CPUs: accelerate offers it on GPUs only, so it is told that these are some."""
+
+from __future__ import annotations
+
+import sys
+
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+
+from lookagain.cli import main
+from lookagain.training import run
+from lookagain.training.trainer import ReattentionTrainer
+
+arguments = run._arguments
+
+
+def told_arguments(*args):
+    made = arguments(*args)
+    assert made.device.type == "cpu"
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    return made
+
+
+class CheckedTrainer(ReattentionTrainer):
+    def training_step(self, model, *args, **kwargs):
+        assert self.is_fsdp_enabled, "this run is not sharded"
+        assert type(model).__name__ == "FSDPReattending", type(model)
+        return super().training_step(model, *args, **kwargs)
+
+
+run._arguments = told_arguments
+run.ReattentionTrainer = CheckedTrainer
+sys.exit(main(sys.argv[1:]))
