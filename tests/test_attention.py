@@ -189,3 +189,13 @@ def test_attention_mass_groups_heads_as_the_model_does():
     scores = scores.masked_fill(torch.arange(6) > slots[:, None], float("-inf"))
     expected = scores.softmax(-1).sum(1).mean(0)
     assert torch.allclose(attention_mass(query, key, slots, torch.arange(6), 0.3), expected, atol=1e-6)
+
+
+def test_scores_are_float32_also_under_autocast():
+    """Would catch scores rounded to bfloat16 in training: ties, and other rows than decoding picks."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(4, 9, 32, generator=generator), torch.randn(2, 40, 32, generator=generator)
+    slots, visual = torch.arange(31, 40), torch.arange(5, 30)
+    expected = attention_mass(query, key, slots, visual, 32**-0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(attention_mass(query, key, slots, visual, 32**-0.5), expected)

@@ -60,9 +60,10 @@ def test_stock_transformers_re_attends_with_the_folder_alone(folder):
     }
     by_default = model.generate(**inputs)
     assert [r.reinserted_tokens for r in by_default.reflections[0]] == [-(-36 * 40 // 100)]
-    copied = model.generate(**inputs, reattention="copy")
+    ids = inputs.pop("input_ids")
+    copied = model.generate(ids, **inputs, reattention="copy")
     assert [r.reinserted_tokens for r in copied.reflections[0]] == [36]
-    assert model.generate(**{**inputs, "return_dict_in_generate": False}).shape[1] == len(prompt.token_ids) + 6
+    assert model.generate(ids, **{**inputs, "return_dict_in_generate": False}).shape[1] == len(prompt.token_ids) + 6
 
 
 def test_the_card_says_what_was_trained_on_what(folder):

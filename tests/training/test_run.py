@@ -11,15 +11,27 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import TrainerState
+from transformers import AutoTokenizer, TrainerState
 
 import lookagain
 from lookagain.data.loaders import Source
 from lookagain.data.rows import RowError
+from lookagain.families import family_of
+from lookagain.grammar import TAG_TOKENS
+from lookagain.loading import LoadError
+from lookagain.preparation import tag_ids
 from lookagain.rl.config import load_brpo_config
-from lookagain.tabletop.tiny import TinyConfig
+from lookagain.tabletop.tiny import TinyConfig, build_image_processor, build_model, build_tokenizer
 from lookagain.training.config import ConfigError, SftConfig, Stage, load_config
-from lookagain.training.run import LogFile, last_complete_checkpoint, train
+from lookagain.training.items import Codec
+from lookagain.training.run import (
+    LogFile,
+    last_complete_checkpoint,
+    load_start,
+    processors_of,
+    stage_dataset,
+    train,
+)
 from lookagain.training.trainer import ReattentionTrainer
 
 ROOT = Path(__file__).parents[2] / "recipes"
@@ -244,3 +256,51 @@ def test_stage_names_must_differ():
     stage = Stage(name="a", task="vision", steps=1)
     with pytest.raises(ConfigError, match="names of their own"):
         SftConfig(output="x", stages=(stage, dataclasses.replace(stage)))
+
+
+def bare_base(folder: Path) -> Path:
+    """A checkpoint whose tokenizer has no tags, with a template that shows images in `chat_template.json` alone."""
+    tokenizer = build_tokenizer()
+    build_model(tokenizer, TINY).save_pretrained(folder)
+    build_image_processor().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    raw = json.loads((folder / "tokenizer.json").read_text())
+    raw["added_tokens"] = [token for token in raw["added_tokens"] if token["content"] not in TAG_TOKENS]
+    (folder / "tokenizer.json").write_text(json.dumps(raw))
+    shown = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": shown}))
+    text_only = "{% for m in messages %}{{ m['role'] + m['content'] }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(text_only)
+    return folder
+
+
+def test_a_base_without_tags_gets_them_with_rows_made_of_their_pieces(tmp_path):
+    """Would catch tags that are left at what an unused row happened to hold, and a template that cannot show images."""
+    folder = bare_base(tmp_path / "base")
+    stage = Stage(name="s", task="answers", steps=1, batch=2, warmup_steps=0, learning_rate=1e-12, trains="lora")
+    config = SftConfig(output=str(tmp_path / "run"), stages=(stage,), base=str(folder), workers=0)
+    tokenizer, _ = processors_of(config)
+    model = load_start(config, config.base, tokenizer)
+    rows = model.get_input_embeddings().weight
+    pieces = AutoTokenizer.from_pretrained(folder)("<REFLECTION>", add_special_tokens=False)["input_ids"]
+    assert len(pieces) > 1
+    assert torch.allclose(rows[tag_ids(tokenizer)["<REFLECTION>"]], rows[pieces].mean(0), atol=1e-6)
+    final = train(config)
+    assert lookagain.load(final, device="cpu").checkpoint.notes == ()
+
+
+def test_a_base_that_is_not_there_is_named(tmp_path):
+    stage = Stage(name="s", task="answers", steps=1)
+    with pytest.raises(LoadError, match="nowhere"):
+        train(SftConfig(output=str(tmp_path / "run"), stages=(stage,), base=str(tmp_path / "nowhere")))
+
+
+def test_the_picture_bound_of_one_stage_does_not_reach_the_next(tmp_path):
+    """Would catch a resumed run whose later stage sees larger pictures than the undisturbed one's."""
+    stages = [Stage(name=n, task="answers", steps=1, max_pixels=m) for n, m in (("a", 56 * 56), ("b", None))]
+    config = SftConfig(output=str(tmp_path), stages=tuple(stages), tiny=TINY)
+    tokenizer, images = processors_of(config)
+    model = load_start(config, None, tokenizer)
+    codec = Codec(family_of(model.config), tokenizer, tag_ids(tokenizer), images, model.config)
+    grids = [stage_dataset(config, stage, codec, 1)[0][0].image_grid_thw.tolist() for stage in stages]
+    assert grids == [[[1, 4, 4]], [[1, 12, 12]]]

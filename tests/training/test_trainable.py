@@ -130,3 +130,16 @@ def test_the_plan_counts_what_trains(tokenizer, trains, tied):
     ids = tag_ids(tokenizer)
     module = Reattending(model, ids, choose_trainable(model, stage, list(ids.values())))
     assert sum(p.numel() for p in module.parameters() if p.requires_grad) == planned
+
+
+def test_frozen_weights_are_exact_although_they_trained_in_bfloat16(tokenizer):
+    """Would catch an export that takes the rounded copies of frozen weights for trained ones."""
+    stage = Stage(name="s", task="answers", trains="lora", steps=1, lora=Lora(rank=4))
+    start, ids = fresh(tokenizer, tied=True), tag_ids(tokenizer)
+    before = {name: p.detach().clone() for name, p in start.state_dict().items()}
+    model = fresh(tokenizer, tied=True).to(torch.bfloat16)
+    module = Reattending(model, ids, choose_trainable(model, stage, list(ids.values())))
+    after = merged(module.state_dict(), stage, start, tokenizer).state_dict()
+    for name, old in before.items():
+        if not name.endswith(("embed_tokens.weight", "lm_head.weight")):
+            assert torch.equal(old, after[name]), name

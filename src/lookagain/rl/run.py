@@ -34,7 +34,7 @@ from lookagain.rl.rollouts import Rollout, sample_groups
 from lookagain.rl.step import describe, load_references, padded, questions_of_step, reward_table, step_seed
 from lookagain.training.config import SftConfig
 from lookagain.training.export import merged, write_checkpoint
-from lookagain.training.items import Codec, collate
+from lookagain.training.items import Codec, bounded, collate
 from lookagain.training.module import Reattending
 from lookagain.training.run import check_recipe, load_start, processors_of, stored_dtype
 from lookagain.training.trainable import choose_trainable
@@ -66,8 +66,7 @@ class _Run:
         self.tokenizer, image_processor = processors_of(self.sft)
         model = load_start(self.sft, config.base, self.tokenizer)
         ids = tag_ids(self.tokenizer)
-        if config.max_pixels is not None:
-            image_processor.size = {**image_processor.size, "longest_edge": config.max_pixels}
+        image_processor = bounded(image_processor, config.max_pixels)
         self.codec = Codec(family_of(model.config), self.tokenizer, ids, image_processor, model.config)
         self.rows = load_references(config)
         reference = copy.deepcopy(model).requires_grad_(False).eval() if config.beta else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,15 @@ class Codec:
         visual = sum(columns for _, _, columns in grids)
         look = policy.rows_of(visual) + 2 * policy.delimiters * len(grids) if policy.inserts else 0
         return len(example.prompt_ids) + len(example.response_ids) + looks * look
+
+
+def bounded(image_processor: Any, max_pixels: int | None) -> Any:
+    """A copy of an image processor that scales larger images down to `max_pixels`; None: the processor itself."""
+    if max_pixels is None:
+        return image_processor
+    own = copy.deepcopy(image_processor)
+    own.size = {"shortest_edge": min(own.size["shortest_edge"], max_pixels), "longest_edge": max_pixels}
+    return own
 
 
 def policy_of(stage: Stage, seed: int, row_id: str) -> Reattention:

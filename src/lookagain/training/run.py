@@ -6,7 +6,6 @@ and redoes the steps after it. Started by `accelerate launch`, it runs in as man
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -32,7 +31,7 @@ from lookagain.tabletop.tiny import build_image_processor, build_model, build_to
 from lookagain.training.config import ConfigError, SftConfig, Stage
 from lookagain.training.datasets import TabletopDataset, load_stage_rows
 from lookagain.training.export import merged, on_main, write_checkpoint
-from lookagain.training.items import Codec, collate
+from lookagain.training.items import Codec, bounded, collate
 from lookagain.training.module import Reattending
 from lookagain.training.trainable import choose_trainable
 from lookagain.training.trainer import ReattentionTrainer, Trainer, VisionProbe
@@ -183,16 +182,15 @@ def _run_stage(
     half = stage.trains == "lora" and config.bf16  # frozen weights need no float32 copy
     model = load_start(config, before, tokenizer, torch.bfloat16 if half else torch.float32)
     codec = Codec(family_of(model.config), tokenizer, tag_ids(tokenizer), image_processor, model.config)
-    dataset, counts = _dataset(config, stage, codec, arguments.world_size)
+    dataset, counts = stage_dataset(config, stage, codec, arguments.world_size)
     trainer = _trainer(config, stage, model, tokenizer, arguments, dataset)
     trainer.train(resume_from_checkpoint=_checkpoint_of_all(folder, trainer))
     _finish(config, stage, before, trainer, tokenizer, image_processor, final, counts)
 
 
-def _dataset(config: SftConfig, stage: Stage, codec: Codec, processes: int) -> tuple[Any, dict[str, int]]:
-    if stage.max_pixels is not None:
-        codec = replace(codec, image_processor=copy.deepcopy(codec.image_processor))
-        codec.image_processor.size = {**codec.image_processor.size, "longest_edge": stage.max_pixels}
+def stage_dataset(config: SftConfig, stage: Stage, codec: Codec, processes: int) -> tuple[Any, dict[str, int]]:
+    """What a stage reads, and what was counted on the way."""
+    codec = replace(codec, image_processor=bounded(codec.image_processor, stage.max_pixels))
     if stage.task == "rows":
         return load_stage_rows(stage, config.seed, codec)
     return TabletopDataset(stage, config.seed, codec, processes), {}

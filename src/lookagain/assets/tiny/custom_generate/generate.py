@@ -1,2 +1,1 @@
 """Decoding with visual re-attention; needs lookagain-vlm."""
-
