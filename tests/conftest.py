@@ -5,13 +5,16 @@ The references use the library alone: one pass over a finished sequence without 
 
 from __future__ import annotations
 
+import io
+import json
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for a hub
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -241,3 +244,40 @@ def eager(model: Any) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(kernel)
+
+
+@pytest.fixture
+def encoded() -> Callable[..., bytes]:
+    """A picture of (width, height) as a file's bytes; `orientation` goes into its EXIF."""
+
+    def encode(width: int = 40, height: int = 20, format: str = "PNG", orientation: int | None = None) -> bytes:
+        options: dict[str, Any] = {}
+        if orientation is not None:
+            options["exif"] = Image.Exif()
+            options["exif"][0x0112] = orientation
+        file = io.BytesIO()
+        Image.effect_noise((width, height), 50).convert("RGB").save(file, format, **options)
+        return file.getvalue()
+
+    return encode
+
+
+@pytest.fixture
+def write_lines() -> Callable[..., Path]:
+    """Write records as JSON lines; a str is written as it is."""
+
+    def write(path: Path, *records: Any) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def response() -> str:
+    return (
+        "<SUMMARY>s</SUMMARY><CAPTION>c</CAPTION><REASONING>r</REASONING>"
+        "<REFLECTION></REFLECTION><CONCLUSION>4</CONCLUSION>"
+    )
