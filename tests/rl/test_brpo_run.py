@@ -86,7 +86,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(undisturbed, base, tmp_
     monkeypatch.setattr(run._Run, "update", update)
     run.train_brpo(stopped)
     for expected, found in zip(log_of(undisturbed), log_of(tmp_path), strict=True):
-        assert found == pytest.approx(expected, abs=1e-5)
+        assert found == pytest.approx(expected, abs=1e-5, rel=1e-4)
 
 
 def test_rewards_move_the_policy(base, tmp_path):
