@@ -18,7 +18,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from lookagain.families import Family, family_of
-from lookagain.preparation import MissingTagsError, prepare, tag_ids
+from lookagain.preparation import has_tags, prepare
 
 SIDE_FILE = "lookagain.json"
 """File in a checkpoint's folder that says that it was trained on the response format."""
@@ -83,11 +83,9 @@ def load_checkpoint(
 
 
 def _give_tags(model: Any, tokenizer: Any) -> tuple[str, ...]:
-    try:
-        tag_ids(tokenizer)
+    if has_tags(tokenizer):
         return ()
-    except MissingTagsError:
-        report = prepare(model, tokenizer)
+    report = prepare(model, tokenizer)
     return (f"this checkpoint has no tags: {len(report.added)} were added in memory, untrained",)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from lookagain.answers import Answer
-from lookagain.chat import decode_text, encode_chat
+from lookagain.chat import decode_text, encode_chat, left_padded
 from lookagain.decoding import Event, LookAgainDecoding, LookAgainOutput, Reinsertion, Token
 from lookagain.grammar import StreamEvent, StreamParser, close_tag, open_tag, parse
 from lookagain.images import load_image
@@ -245,12 +245,8 @@ class LookAgain:
 
     def _batch(self, rows: Sequence[_Encoded]) -> dict[str, torch.Tensor]:
         """Left-padded inputs of `generate`."""
-        device, pad = self.checkpoint.model.device, self.checkpoint.tokenizer.pad_token_id or 0
-        longest = max(len(row.ids) for row in rows)
-        batch = {
-            "input_ids": torch.tensor([[pad] * (longest - len(row.ids)) + row.ids for row in rows]),
-            "attention_mask": torch.tensor([[0] * (longest - len(r.ids)) + [1] * len(r.ids) for r in rows]),
-        }
+        device = self.checkpoint.model.device
+        batch = left_padded([row.ids for row in rows], self.checkpoint.tokenizer, device)
         for prefix, parts in (
             ("", [row.pixels for row in rows]),
             ("control_", [row.control for row in rows]),

@@ -55,6 +55,15 @@ def tag_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     return {tag: added[tag][0] for tag in TAG_TOKENS}
 
 
+def has_tags(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the grammar's tags are tokens."""
+    try:
+        tag_ids(tokenizer)
+    except MissingTagsError:
+        return False
+    return True
+
+
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """Add the missing tags to the tokenizer, in place, as ordinary added tokens; returns those added.
 

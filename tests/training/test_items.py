@@ -8,7 +8,6 @@ from lookagain.chat import encode_response
 from lookagain.data.pictures import image_size
 from lookagain.data.rows import Row
 from lookagain.data.tabletop import row_of
-from lookagain.families import family_of
 from lookagain.grammar import open_tag
 from lookagain.preparation import tag_ids
 from lookagain.reattention import Reattention
@@ -21,7 +20,7 @@ from lookagain.training.sequence import add_response, start_sequence
 
 @pytest.fixture(scope="module")
 def codec(model, tokenizer):
-    return Codec(family_of(model.config), tokenizer, tag_ids(tokenizer), build_image_processor(), model.config)
+    return Codec.of(model.config, tokenizer, build_image_processor())
 
 
 def test_responses_are_encoded_as_decoding_writes_them(tokenizer):

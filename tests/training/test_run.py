@@ -16,7 +16,6 @@ from transformers import AutoTokenizer, TrainerState
 import lookagain
 from lookagain.data.loaders import Source
 from lookagain.data.rows import RowError
-from lookagain.families import family_of
 from lookagain.grammar import TAG_TOKENS
 from lookagain.loading import LoadError
 from lookagain.preparation import tag_ids
@@ -301,6 +300,6 @@ def test_the_picture_bound_of_one_stage_does_not_reach_the_next(tmp_path):
     config = SftConfig(output=str(tmp_path), stages=tuple(stages), tiny=TINY)
     tokenizer, images = processors_of(config)
     model = load_start(config, None, tokenizer)
-    codec = Codec(family_of(model.config), tokenizer, tag_ids(tokenizer), images, model.config)
+    codec = Codec.of(model.config, tokenizer, images)
     grids = [stage_dataset(config, stage, codec, 1)[0][0].image_grid_thw.tolist() for stage in stages]
     assert grids == [[[1, 4, 4]], [[1, 12, 12]]]

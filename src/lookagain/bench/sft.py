@@ -24,7 +24,6 @@ from lookagain.bench.settings import DTYPES, SHAPES
 from lookagain.data.pictures import open_image
 from lookagain.data.tabletop import row_of
 from lookagain.extras import require
-from lookagain.families import family_of
 from lookagain.grammar import open_tag
 from lookagain.preparation import tag_ids
 from lookagain.processing import LookAgainProcessor
@@ -84,13 +83,7 @@ class SftBench:
 
     def collated(self, policy: Reattention) -> dict[str, Any]:
         """Our batch of the rows."""
-        codec = Codec(
-            family_of(self.model.config),
-            self.tokenizer,
-            tag_ids(self.tokenizer),
-            self.image_processor,
-            self.model.config,
-        )
+        codec = Codec.of(self.model.config, self.tokenizer, self.image_processor)
         return collate([codec.item(row_of(row, "train"), policy) for row in self.rows])
 
     def collated_by_trl(self) -> dict[str, Any]:

@@ -132,11 +132,15 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """What a run is meant for; `--dry-run` plans with it. memory_gb: per GPU. engine: as in `recipes/engines/`."""
+    """What a run is meant for; `--dry-run` plans with it. memory_gb: per GPU. engine: as in `recipes/engines/`.
+
+    shapes: a known checkpoint whose shapes are planned with while the base is yet to be made.
+    """
 
     gpus: int = 1
     memory_gb: float = 80.0
     engine: str = "single"
+    shapes: str | None = None
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -172,8 +176,8 @@ class SftConfig:
             raise ConfigError(f"a run needs stages with names of their own, not {names}")
 
 
-def load_config(path: str | Path) -> SftConfig:
-    """Read a recipe. Raises ConfigError for a missing file, bad YAML, unknown keys or values out of range."""
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The keys of a recipe as they stand. Raises ConfigError for a missing file or bad YAML."""
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -182,7 +186,12 @@ def load_config(path: str | Path) -> SftConfig:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{path}: a recipe is a mapping of keys to values")
-    raw = dict(raw)
+    return dict(raw)
+
+
+def load_config(path: str | Path) -> SftConfig:
+    """Read a recipe. Raises ConfigError for a missing file, bad YAML, unknown keys or values out of range."""
+    raw = read_recipe(path)
     listed = raw.pop("stages", None) or []
     if not isinstance(listed, list):
         raise ConfigError(f"{path}: stages is a list, not {listed!r}")
@@ -198,11 +207,18 @@ def _stage(values: Any, where: str) -> Stage:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: a mapping of keys to values is needed, not {values!r}")
     values = dict(values)
-    if isinstance(listed := values.get("data"), list):
-        values["data"] = [build(Source, source, f"{where}: data") for source in listed]
+    if isinstance(values.get("data"), list):
+        values["data"] = sources_of(values["data"], where)
     if "lora" in values:
         values["lora"] = build(Lora, values["lora"], f"{where}: lora")
     return build(Stage, values, where)
+
+
+def sources_of(listed: Any, where: str) -> tuple[Source, ...]:
+    """The sources under a recipe's `data`. Raises ConfigError for anything but a list of mappings."""
+    if not isinstance(listed, list):
+        raise ConfigError(f"{where}: data is a list of sources, not {listed!r}")
+    return tuple(build(Source, source, f"{where}: data") for source in listed)
 
 
 def build(cls: type[C], values: Mapping[str, Any], where: str) -> C:

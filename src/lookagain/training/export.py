@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from lookagain.loading import SIDE_FILE
 from lookagain.preparation import tag_ids
 from lookagain.training.config import SftConfig, Stage
 from lookagain.training.module import Reattending
-from lookagain.training.trainable import TagRows, add_adapters
+from lookagain.training.trainable import freeze, tag_rows
 
 GENERATE = '"""Decoding with visual re-attention; needs lookagain-vlm."""\n\nfrom lookagain.hub import generate\n'
 
@@ -28,26 +28,15 @@ GENERATE = '"""Decoding with visual re-attention; needs lookagain-vlm."""\n\nfro
 def merged(state: Mapping[str, torch.Tensor], stage: Stage, fresh: Any, tokenizer: Any) -> Any:
     """The model that a stage made: its state put into `fresh`, the stage's start, adapters and tag rows folded in."""
     ids = tag_ids(tokenizer)
-    adapted = add_adapters(fresh, stage.lora) if stage.trains == "lora" else None
-    tags = TagRows(fresh, list(ids.values())) if stage.trains in ("language_model", "lora") else None
+    adapted = freeze(fresh, stage)
+    tags = tag_rows(fresh, stage, list(ids.values()))
     module = Reattending(fresh, ids, tags)
-    trained = set(module.state_dict()) - set(frozen_names(module, stage))
-    module.load_state_dict({name: value for name, value in state.items() if name in trained}, strict=False)
+    # What stayed frozen is not copied: training may have held it in a coarser type.
+    module.load_state_dict({name: state[name] for name in module.trained}, strict=False)
     model = fresh if adapted is None else adapted.merge_and_unload()
     if tags is not None:
         tags.write_into(model)
     return model
-
-
-def frozen_names(module: Reattending, stage: Stage) -> list[str]:
-    """Weights that the stage left alone. What trained may have held them in a coarser type, so they are not copied."""
-    if stage.trains == "all":
-        return []
-    visual = [name for name in module.state_dict() if name.startswith("model.model.visual.")]
-    if stage.trains == "without_vision":
-        return visual
-    learned = ("lora_",) if stage.trains == "lora" else (".language_model.layers.", ".language_model.norm.")
-    return [n for n in module.state_dict() if not n.startswith("tags.") and not any(part in n for part in learned)]
 
 
 def write_checkpoint(
@@ -116,13 +105,3 @@ def card(config: SftConfig, stage: Stage, settings: Mapping[str, Any], facts: Ma
 def _weights(modes: Mapping[str, float]) -> str:
     total = sum(modes.values())
     return ", ".join(f"{name} {weight / total:.0%}" for name, weight in modes.items())
-
-
-def on_main(process: int, write: Callable[[], None]) -> None:
-    """Run `write` in the main process; the others wait for it."""
-    import torch.distributed as dist
-
-    if process == 0:
-        write()
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()

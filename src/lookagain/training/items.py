@@ -13,8 +13,9 @@ import torch
 from lookagain.chat import encode_chat, encode_response
 from lookagain.data.pictures import open_image
 from lookagain.data.rows import Row
-from lookagain.families import Family, Grid
+from lookagain.families import Family, Grid, family_of
 from lookagain.grammar import open_tag
+from lookagain.preparation import tag_ids
 from lookagain.prompting import messages_for
 from lookagain.reattention import Reattention
 from lookagain.training.config import Stage
@@ -42,6 +43,11 @@ class Codec:
     tag_ids: Mapping[str, int]
     image_processor: Any
     config: Any  # of the model
+
+    @classmethod
+    def of(cls, config: Any, tokenizer: Any, image_processor: Any) -> Codec:
+        """Of a model's configuration and a prepared tokenizer."""
+        return cls(family_of(config), tokenizer, tag_ids(tokenizer), image_processor, config)
 
     def item(self, row: Row, policy: Reattention, *, learn_silent: bool = False) -> Item:
         """A row's pictures and example. Raises ImageError for a picture that cannot be read."""

@@ -10,7 +10,7 @@ Legend: B rows, L longest sequence, T targets, W vocabulary.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,25 +46,32 @@ class Reattending(nn.Module):
         self.tag_ids = dict(tag_ids)
         self.config = model.config
         self._no_split_modules = model._no_split_modules
-        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        self._keys_to_ignore_on_save = sorted(set(self.state_dict()) - trained)
+        self._keys_to_ignore_on_save = sorted(set(self.state_dict()) - set(self.trained))
         self.section_losses = torch.zeros(len(SECTIONS), 2, dtype=torch.float64)  # sum and count since the last log
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that train, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def forward(
         self,
-        examples: Sequence[Example],
+        examples: Sequence[Example] = (),
         pixel_values: torch.Tensor | None = None,
         image_grid_thw: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         log_probs: bool = False,
         temperature: float = 1.0,
+        inside: Callable[[Reattending], Any] | None = None,
     ) -> Any:
         """`{"loss"}`: the summed cross-entropy of all targets over `num_items_in_batch` (None: their own number).
 
-        labels only let the trainer count targets ahead of the step. `log_probs` returns those instead: one call of the
-        module for whoever wraps it.
+        labels only let the trainer count targets ahead of the step. `log_probs` returns those instead, and `inside` is
+        called with this module for whatever else needs its weights: engines that shard gather them for a forward call.
         """
+        if inside is not None:
+            return inside(self)
         if log_probs:
             return self.log_probs(examples, pixel_values, image_grid_thw, temperature)
         features, unseen = self.features(examples, pixel_values, image_grid_thw)
@@ -88,13 +95,13 @@ class Reattending(nn.Module):
         They are those of sampling at `temperature`, which never samples vision tokens.
         """
         never = list(family_of(self.config).vision_tokens(self.config).never_sampled)
-        features, _ = self.features(examples, pixel_values, image_grid_thw)
+        features, unseen = self.features(examples, pixel_values, image_grid_thw)
         out: list[torch.Tensor] = [torch.empty(0)] * len(examples)
         for batch in self.batches(examples, features):
             logits, targets = self.target_logits(batch, features)
             logits = logits.float().index_fill(-1, torch.tensor(never, device=logits.device), float("-inf"))
             logits = logits / temperature
-            chosen = logits.gather(-1, targets.unsqueeze(-1))[:, 0] - logits.logsumexp(-1)
+            chosen = logits.gather(-1, targets.unsqueeze(-1))[:, 0] - logits.logsumexp(-1) + unseen
             sizes = (batch.targets != -100).sum(-1).tolist()
             for row, part in zip(batch.rows, chosen.split(sizes), strict=True):
                 out[row] = part

@@ -47,9 +47,9 @@ class StagePlan:
 def plan(config: SftConfig) -> list[StagePlan]:
     """Plans of all stages. ConfigError when one cannot fit its hardware, saying what to change."""
     model = empty_model(config)
-    plans = [_plan_stage(config, stage, model) for stage in config.stages]
-    for made, stage in zip(plans, config.stages, strict=True):
-        _check_fits(made, stage, config.hardware)
+    plans = [plan_stage(config, stage, model) for stage in config.stages]
+    for made in plans:
+        check_fits(made, config.hardware)
     return plans
 
 
@@ -62,8 +62,10 @@ def empty_model(config: SftConfig) -> Any:
 def _configuration(config: SftConfig) -> Any:
     if config.base is None:
         return model_config_of(config.tiny, _tiny_rows(config.tiny), {name: i for i, name in enumerate(SPECIAL_TOKENS)})
-    if config.base in KNOWN and not Path(config.base).exists():
-        return KNOWN[config.base].model_config()
+    if not Path(config.base).exists():
+        shapes = config.base if config.base in KNOWN else config.hardware.shapes
+        if shapes in KNOWN:
+            return KNOWN[shapes].model_config()
     try:
         return AutoConfig.from_pretrained(config.base)
     except (OSError, ValueError) as error:
@@ -77,7 +79,8 @@ def _tiny_rows(tiny: TinyConfig) -> int:
     return -(-(tiny.vocabulary + len(SPECIAL_TOKENS)) // 32) * 32
 
 
-def _plan_stage(config: SftConfig, stage: Stage, model: Any) -> StagePlan:
+def plan_stage(config: SftConfig, stage: Stage, model: Any) -> StagePlan:
+    """One stage, whether or not it fits."""
     hardware = config.hardware
     total = sum(p.numel() for p in model.parameters())
     rows = _rows(stage)
@@ -164,16 +167,18 @@ def _memory(config: SftConfig, stage: Stage, model: Any, total: int, trainable: 
     return {name: size / GB for name, size in parts.items()}
 
 
-def _check_fits(made: StagePlan, stage: Stage, hardware: Hardware) -> None:
+def check_fits(made: StagePlan, hardware: Hardware) -> None:
+    """ConfigError when a plan does not fit the memory, with what to change."""
     if made.total_gb <= HEADROOM * hardware.memory_gb:
         return
     largest = max(made.memory_gb, key=lambda name: made.memory_gb[name])
     advice = {
         "activations": "turn gradient_checkpointing on, or lower batch or max_length",
         "logits": "lower batch or max_length",
+        "rollouts": "lower questions or max_new_tokens",
     }.get(largest, "shard over more GPUs (engine: fsdp2 or zero3) or train adapters (trains: lora)")
     raise ConfigError(
-        f"stage {stage.name!r} needs about {made.total_gb:.0f} GB per GPU and {hardware.gpus} x "
+        f"stage {made.stage!r} needs about {made.total_gb:.0f} GB per GPU and {hardware.gpus} x "
         f"{hardware.memory_gb:g} GB are planned for; most of it is {largest} "
         f"({made.memory_gb[largest]:.0f} GB): {advice}"
     )

@@ -26,12 +26,13 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from lookagain.families import family_of
 from lookagain.loading import LoadError, load_tokenizer
-from lookagain.preparation import MissingTagsError, prepare, prepare_tokenizer, tag_ids
+from lookagain.preparation import has_tags, prepare, prepare_tokenizer, tag_ids
 from lookagain.tabletop.tiny import build_image_processor, build_model, build_tokenizer
 from lookagain.training.config import ConfigError, SftConfig, Stage
 from lookagain.training.datasets import TabletopDataset, load_stage_rows
-from lookagain.training.export import merged, on_main, write_checkpoint
+from lookagain.training.export import merged, write_checkpoint
 from lookagain.training.items import Codec, bounded, collate
+from lookagain.training.log import append_line, keep_lines
 from lookagain.training.module import Reattending
 from lookagain.training.trainable import choose_trainable
 from lookagain.training.trainer import ReattentionTrainer, Trainer, VisionProbe
@@ -54,25 +55,12 @@ class LogFile(TrainerCallback):
         self.path = path
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero and self.path.exists():
-            lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step(line) is not None]
-            kept = [line for line in lines if (_step(line) or 0) <= state.global_step]
-            beside = self.path.with_suffix(".unfinished")
-            beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            beside.replace(self.path)
+        if state.is_world_process_zero:
+            keep_lines(self.path, state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and "loss" in (logs or {}):
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-
-
-def _step(line: str) -> int | None:
-    """The step of a log line; None for one that was cut off."""
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return None
+            append_line(self.path, {"step": state.global_step, **logs})
 
 
 def train(config: SftConfig) -> Path:
@@ -158,15 +146,6 @@ def load_start(config: SftConfig, before: str | Path | None, tokenizer: Any, dty
     return model
 
 
-def has_tags(tokenizer: Any) -> bool:
-    """Whether the grammar's tags are tokens."""
-    try:
-        tag_ids(tokenizer)
-    except MissingTagsError:
-        return False
-    return True
-
-
 def stored_dtype(before: str | Path | None) -> torch.dtype:
     """What the start's weights are stored in, and the result's will be: frozen rows then stay bit-identical."""
     dtype = torch.float32 if before is None else AutoConfig.from_pretrained(before).dtype
@@ -181,7 +160,7 @@ def _run_stage(
     arguments = _arguments(config, stage, folder)  # before the model: ZeRO-3 cuts weights up as they are loaded
     half = stage.trains == "lora" and config.bf16  # frozen weights need no float32 copy
     model = load_start(config, before, tokenizer, torch.bfloat16 if half else torch.float32)
-    codec = Codec(family_of(model.config), tokenizer, tag_ids(tokenizer), image_processor, model.config)
+    codec = Codec.of(model.config, tokenizer, image_processor)
     dataset, counts = stage_dataset(config, stage, codec, arguments.world_size)
     trainer = _trainer(config, stage, model, tokenizer, arguments, dataset)
     trainer.train(resume_from_checkpoint=_checkpoint_of_all(folder, trainer))
@@ -256,7 +235,7 @@ def _finish(
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     facts = {"Rows": dict(counts) or "made on the fly", "Last logged loss": losses[-1] if losses else "none"}
 
-    def write() -> None:
+    if trainer.accelerator.is_main_process:
         fresh = load_start(config, before, tokenizer)
         if stage.task == "vision":
             visual = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
@@ -265,17 +244,11 @@ def _finish(
             fresh = merged(state, stage, fresh, tokenizer)
         dtype = stored_dtype(before)
         write_checkpoint(final, fresh, tokenizer, image_processor, config=config, stage=stage, facts=facts, dtype=dtype)
-
-    on_main(trainer.args.process_index, write)
+    trainer.accelerator.wait_for_everyone()
 
 
 def _arguments(config: SftConfig, stage: Stage, folder: Path) -> TrainingArguments:
     scheduler, scheduler_settings = SCHEDULERS[stage.schedule]
-    checkpointing: dict[str, Any] = {
-        "gradient_checkpointing": True,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False},
-    }
-    checkpointing = checkpointing if stage.gradient_checkpointing else {}
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=stage.steps or -1,
@@ -300,5 +273,6 @@ def _arguments(config: SftConfig, stage: Stage, folder: Path) -> TrainingArgumen
         remove_unused_columns=False,
         report_to=list(config.report_to) or "none",
         use_cpu=not torch.cuda.is_available(),
-        **checkpointing,
+        gradient_checkpointing=stage.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if stage.gradient_checkpointing else None,
     )

@@ -79,20 +79,31 @@ def _rows(matrix: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
 
 def choose_trainable(model: Any, stage: Stage, tag_ids: Sequence[int]) -> TagRows | None:
     """Freeze what `stage.trains` leaves alone and put adapters in, in place; returns the tags' rows where apart."""
+    freeze(model, stage)
+    tags = tag_rows(model, stage, tag_ids)
+    if tags is not None:
+        tags.attach(model)
+    return tags
+
+
+def freeze(model: Any, stage: Stage) -> Any:
+    """Only what `stage.trains` names keeps gradients, in place; returns peft's wrapper where it is adapters."""
     if stage.trains in ("all", "without_vision"):
         model.requires_grad_(True)
         model.base_model.visual.requires_grad_(stage.trains == "all")
         return None
     model.requires_grad_(False)
     if stage.trains == "lora":
-        add_adapters(model, stage.lora)
-    else:
-        language = model.base_model.language_model
-        for part in (language.layers, language.norm):
-            part.requires_grad_(True)
-    tags = TagRows(model, tag_ids)
-    tags.attach(model)
-    return tags
+        return add_adapters(model, stage.lora)
+    language = model.base_model.language_model
+    for part in (language.layers, language.norm):
+        part.requires_grad_(True)
+    return None
+
+
+def tag_rows(model: Any, stage: Stage, tag_ids: Sequence[int]) -> TagRows | None:
+    """The tags' rows, where the rest of the embedding stays frozen."""
+    return TagRows(model, tag_ids) if stage.trains in ("language_model", "lora") else None
 
 
 def add_adapters(model: Any, lora: Lora) -> Any:

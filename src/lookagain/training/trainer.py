@@ -31,8 +31,8 @@ class ReattentionTrainer(Trainer):
         elif self.args.should_save:
             folder = Path(cast(str, output_dir or self.args.output_dir))
             folder.mkdir(parents=True, exist_ok=True)
-            module = self.accelerator.unwrap_model(self.model)
-            trained = {name: p.detach().cpu() for name, p in module.named_parameters() if p.requires_grad}
+            module = cast(Reattending, self.accelerator.unwrap_model(self.model))
+            trained = {name: parameter.detach().cpu() for name, parameter in module.trained.items()}
             save_file(trained, folder / "model.safetensors", metadata={"format": "pt"})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -62,6 +62,11 @@ class ReattentionTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
 
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """Of the order of rows in an epoch."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+
+
 class EpochOrder(Sampler):
     """A permutation of the rows that depends on the seed and the epoch alone.
 
@@ -79,7 +84,7 @@ class EpochOrder(Sampler):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = epoch_generator(self.seed, self.epoch)
         if self.lengths is None:
             return iter(torch.randperm(self.rows, generator=generator).tolist())
         return iter(get_length_grouped_indices(list(self.lengths), self.group, generator=generator))

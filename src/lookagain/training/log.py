@@ -21,7 +21,7 @@ def keep_lines(path: Path, step: int) -> None:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             kept += [line] if json.loads(line)["step"] <= step else []
-        except ValueError:
+        except (ValueError, KeyError, TypeError):
             continue
     beside = path.with_suffix(".unfinished")
     beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
