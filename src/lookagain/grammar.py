@@ -125,7 +125,7 @@ class StreamEvent:
 def parse(text: str, *, min_reflections: int = 1) -> Response:
     """Parse a whole response; fewer REFLECTIONs than `min_reflections` (paper: n >= 1) are "missing"."""
     parser = StreamParser(min_reflections=min_reflections)
-    parser.feed(text)
+    parser.read(text)
     return parser.close()
 
 
@@ -161,6 +161,12 @@ class StreamParser:
         self._held = buffer[end:]
         return [self._take(piece) for piece in _SPLIT.split(buffer[:end]) if piece]
 
+    def read(self, text: str) -> None:
+        """Take the whole text at once, without events."""
+        self._chunks.append(text)
+        for piece in filter(None, _SPLIT.split(text)):
+            self._account(piece)
+
     def flush(self) -> list[StreamEvent]:
         """End the input and give out what was held back, as text."""
         self._ended = True
@@ -184,15 +190,20 @@ class StreamParser:
 
     def _take(self, piece: str) -> StreamEvent:
         """Account for one tag or run of text: exactly one event each."""
+        if self._account(piece):
+            tag, closing = _MEANING[piece]
+            return StreamEvent("close" if closing else "open", tag)
+        return StreamEvent("text", self._stack[0][0] if self._stack else None, piece)
+
+    def _account(self, piece: str) -> bool:
+        """Whether this is a tag that opens or closes a top-level section."""
         at, self._at = self._at, self._at + len(piece)
         tag, closing = _MEANING.get(piece, (None, False))
         if tag is None:
             self._take_text(piece, at)
-        else:
-            self._outside_reported = False
-            if self._take_close(tag, at) if closing else self._take_open(tag, at):
-                return StreamEvent("close" if closing else "open", tag)
-        return StreamEvent("text", self._stack[0][0] if self._stack else None, piece)
+            return False
+        self._outside_reported = False
+        return self._take_close(tag, at) if closing else self._take_open(tag, at)
 
     def _take_text(self, piece: str, at: int) -> None:
         if not self._stack and not self._outside_reported and not piece.isspace():

@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -48,6 +49,7 @@ _PLAIN = [  # markdown and LaTeX dressing, rewritten in this order
     (r" ?(?:\\times|\\cdot|[×·*x]) ?10 ?\^ ?\{? ?(-?[0-9]{1,3})(?![0-9]) ?\}?", r"e\1"),
     (rf"(?i)\b(?:minus|negative) (?=[0-9]|(?:{_SPELLED})\b)", "-"),
 ]
+_DRESSED = re.compile(r"(?i)[−\\$*_`°^]|minus|negative")  # one of these is in whatever those patterns match
 _CUE = re.compile(r"(?i)\banswer(?: ?[:=]| (?:is|would be|should be)\b ?:?)[ \n]?")
 _CLAUSE_END = re.compile(r"(?i)[;\n]|\.(?: |\Z)|\b(?:because|since)\b")
 _NEGATION = re.compile(r"(?i)\b(?:not|never|neither|nor|none|cannot|except|wrong|incorrect)\b|n['’]t\b")
@@ -92,10 +94,16 @@ def score(prediction: str, reference: str, *, options: Sequence[str] | None = No
     be a letter or the text of one option, and an answer may quote the option instead of its letter.
     Example: `score("The answer is 3.0 cm.", "3")` is True. Raises what `kind_of` raises.
     """
-    kind = kind_of(reference, options)
-    expected = _option_of(reference, options or ()) or extract(reference, kind)
+    kind, expected = _expected(reference, tuple(options or ()))
     found = extract(prediction, kind, options)
     return found is not None and expected is not None and _equal(kind, found, expected)
+
+
+@lru_cache(maxsize=4096)  # a group of answers has one reference
+def _expected(reference: str, options: tuple[str, ...]) -> tuple[Kind, str | None]:
+    """The kind of answer that a reference asks for, and that answer."""
+    kind = kind_of(reference, options)
+    return kind, _option_of(reference, options) or extract(reference, kind)
 
 
 def kind_of(reference: str, options: Sequence[str] | None = None) -> Kind:
@@ -140,6 +148,8 @@ def _equal(kind: Kind, found: str, expected: str) -> bool:
 def _plain(text: str) -> str:
     """`text` without markdown and LaTeX dressing, single-spaced, blank lines dropped."""
     text = "\n".join(filter(None, (" ".join(line.split()) for line in text.splitlines())))
+    if not _DRESSED.search(text):
+        return text
     for pattern, replacement in _PLAIN:
         text = re.sub(pattern, replacement, text)
     return text.strip()

@@ -23,7 +23,7 @@ POLICIES = [Reattention(mode="text"), Reattention(mode="copy"), Reattention(mode
 
 @pytest.fixture(scope="module")
 def codec(model, tokenizer):
-    return Codec(family_of(model.config), tokenizer, tag_ids(tokenizer), build_image_processor(), model.config)
+    return Codec.of(model.config, tokenizer, build_image_processor())
 
 
 @pytest.fixture(scope="module")

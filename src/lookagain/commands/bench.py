@@ -1,4 +1,4 @@
-"""`lookagain bench decode|sft`: ratios of times and sizes, measured side by side."""
+"""`lookagain bench decode|sft|brpo|data`: ratios of times and sizes, measured side by side."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from lookagain.commands.common import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from lookagain.bench import decode, sft
+    from lookagain.bench import brpo, data, decode, sft
 
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     about = "the decoding loop: re-attention against text, loop against library"
     decode.add_arguments(benchmarks.add_parser("decode", help=about))
     about = "a training step: re-attention against the image repeated in the answer"
     sft.add_arguments(benchmarks.add_parser("sft", help=about))
+    about = "the data engine's own overhead: rows per second, memory, resuming"
+    data.add_arguments(benchmarks.add_parser("data", help=about))
+    about = "the rewards of BRPO, and where the time of a step goes"
+    brpo.add_arguments(benchmarks.add_parser("brpo", help=about))
 
 
 def run(args: argparse.Namespace) -> int:
-    from lookagain.bench import decode, sft
+    from lookagain.bench import brpo, data, decode, sft
 
-    bench = {"decode": decode, "sft": sft}[args.benchmark]
+    bench = {"decode": decode, "sft": sft, "brpo": brpo, "data": data}[args.benchmark]
     result = bench.run(args)
     if args.json:
         print_json(result)

@@ -35,6 +35,8 @@ def _run_brpo(args: argparse.Namespace) -> int:
     config = load_brpo_config(args.config)
     changes = {name: v for name in ("output", "base", "on_bad_row") if (v := getattr(args, name)) is not None}
     config = dataclasses.replace(config, **changes)
+    if args.dry_run:
+        return _print_brpo_plan(config, args.json)
     require("accelerate", extra="train")
     from lookagain.rl.run import train_brpo
 
@@ -64,6 +66,18 @@ def _run_sft(args: argparse.Namespace) -> int:
 def _print_result(final: Path, as_json: bool) -> None:
     if int(os.environ.get("RANK", "0")) == 0:
         print(json.dumps({"checkpoint": str(final)}) if as_json else f"trained: {final}")
+
+
+def _print_brpo_plan(config, as_json: bool) -> int:
+    from lookagain.rl.plan import as_text, plan_brpo
+
+    made = plan_brpo(config)
+    if as_json:
+        plan = dataclasses.asdict(made) | {"total_gb": made.total_gb}
+        print(json.dumps({"hardware": dataclasses.asdict(config.hardware), "plan": plan}))
+    else:
+        print(as_text(config, made))
+    return 0
 
 
 def _print_plan(config, as_json: bool) -> int:

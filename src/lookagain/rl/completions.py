@@ -1,7 +1,7 @@
 """What rewards read in a completion: its text, and how many tokens its reflections take.
 
-Tokens are counted with the grammar's own parser, on the tag tokens and one placeholder for every other token, so that
-format and balance cannot disagree on what a reflection is. The paper says only "tokens in all reflections together".
+Tokens are counted with the grammar's own parser, on the tag tokens alone, so that format and balance cannot disagree on
+what a reflection is. The paper says only "tokens in all reflections together".
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
-from lookagain.grammar import TAG_TOKENS, Response, parse
+from lookagain.grammar import TAG_TOKENS, Response, open_tag, parse
 from lookagain.preparation import tag_ids
 
 CHARACTERS_PER_TOKEN = 4.0  # of English text, where nothing better is known
-PLACEHOLDER = "x"  # stands for one token that is no tag
 
 _TAG = re.compile("|".join(TAG_TOKENS))
 
@@ -80,9 +81,28 @@ def ids_of_tags(source: Any) -> dict[str, int]:
 
 def count_in_ids(completion_ids: Iterable[Any], tag_ids: Mapping[str, int]) -> ReflectionCount:
     """Count on token ids; a tag inside a reflection is one token, as is a sampled image token."""
+    if hasattr(completion_ids, "tolist"):  # elements of a tensor are no keys
+        completion_ids = completion_ids.tolist()
     tag_of = {id: tag for tag, id in tag_ids.items()}
-    response = parse("".join(tag_of.get(int(id), PLACEHOLDER) for id in completion_ids))
-    return _count(response, tokens_per_character=1.0)
+    found = [(place, tag_of[id]) for place, id in enumerate(completion_ids) if id in tag_of]
+    spans, unclosed = _reflections_of(tuple(tag for _, tag in found))
+    return ReflectionCount(tuple(float(found[stop][0] - found[start][0] - 1) for start, stop in spans), unclosed)
+
+
+@lru_cache(maxsize=1024)  # most answers hold the same few tags in the same order
+def _reflections_of(tags: tuple[str, ...]) -> tuple[tuple[tuple[int, int], ...], bool]:
+    """Of a completion's tags in order: where its top-level reflections open and close, and whether it ends in one."""
+    response = parse("".join(tags))
+    number = {start: i for i, start in enumerate(accumulate((len(tag) for tag in tags), initial=0))}
+    opening = len(open_tag("REFLECTION"))
+    spans = tuple((number[section.start - opening], number[section.end]) for section in response.reflections)
+    return spans, response.unclosed is not None and response.unclosed.tag == "REFLECTION"
+
+
+@lru_cache(maxsize=4096)
+def parsed(text: str, min_reflections: int = 1) -> Response:
+    """`lookagain.grammar.parse`, once for all rewards of an answer."""
+    return parse(text, min_reflections=min_reflections)
 
 
 def count_in_text(text: str, completion_tokens: int | None = None) -> ReflectionCount:

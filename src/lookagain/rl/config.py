@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
-
-import yaml
 
 from lookagain.data.loaders import Source
 from lookagain.grammar import TAGS
 from lookagain.reattention import Reattention
 from lookagain.rl.objective import Aggregation, Level
-from lookagain.training.config import TRAINED_MODES, TRAINS, ConfigError, Hardware, Lora, Stage, build
+from lookagain.training.config import (
+    TRAINED_MODES,
+    TRAINS,
+    ConfigError,
+    Hardware,
+    Lora,
+    Stage,
+    build,
+    read_recipe,
+    sources_of,
+)
 
+ROLLOUTS = ("decoding", "vllm")
 REWARDS = ("format", "accuracy", "balance")
 LEAST_TOKENS = 2 * len(TAGS) + 4  # the tags, a word in each section that needs one
 
@@ -30,6 +38,8 @@ class BrpoConfig:
     rewards: weights (paper gives none). balance_tokens: lambda. balance_floor: its lower bound (paper gives none).
     level: of the ratio; the paper's equation (2) is "answer". aggregation, epsilon: paper gives none.
     micro_batch: answers per loss pass. eval_steps, eval_rows: greedy accuracy on Tabletop's test split, 0 for never.
+    rollouts: "decoding", our own loop, or "vllm", a server at vllm_url (`lookagain.rl.vllm` has its command line) that
+    reads the policy's weights from the folder vllm_weights before every step; None: `<output>/rollout-weights`.
     """
 
     output: str
@@ -68,6 +78,9 @@ class BrpoConfig:
     eval_steps: int = 0
     eval_rows: int = 200
     on_bad_row: str = "refuse"
+    rollouts: str = "decoding"
+    vllm_url: str | None = None
+    vllm_weights: str | None = None
     hardware: Hardware = field(default_factory=Hardware)
 
     def __post_init__(self) -> None:
@@ -86,6 +99,22 @@ class BrpoConfig:
         for name in ("steps", "questions", "temperature", "balance_tokens", "epsilon", "learning_rate", "micro_batch"):
             _need(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
         _need(self.beta >= 0, f"beta cannot be negative: {self.beta}")
+        _need(self.rollouts in ROLLOUTS, f"unknown rollouts {self.rollouts!r}; known: {', '.join(ROLLOUTS)}")
+        served = self.vllm_url is not None
+        _need((self.rollouts == "vllm") == served, "vllm_url goes with rollouts: vllm, and it with vllm_url")
+        _need(
+            self.rollouts == "decoding" or self.reattention == "text",
+            f"a vLLM server samples without re-attention; reattention: {self.reattention} needs rollouts: decoding",
+        )
+        _need(
+            self.rollouts == "decoding" or self.trains in ("all", "without_vision"),
+            f"a vLLM server takes a model's own weights; trains: {self.trains} needs rollouts: decoding",
+        )
+
+    @property
+    def passes(self) -> int:
+        """Loss passes per step and process."""
+        return -(-self.questions * self.group // self.micro_batch)
 
     @property
     def policy(self) -> Reattention:
@@ -117,19 +146,8 @@ def _need(holds: bool, message: str) -> None:
 
 def load_brpo_config(path: str | Path) -> BrpoConfig:
     """Read a recipe. Raises ConfigError for a missing file, bad YAML, unknown keys or values out of range."""
-    try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"{path}: a recipe is a mapping of keys to values")
-    values = dict(raw)
-    listed = values.pop("data", None) or []
-    if not isinstance(listed, list):
-        raise ConfigError(f"{path}: data is a list of sources, not {listed!r}")
-    values["data"] = tuple(build(Source, source, f"{path}: data") for source in listed)
+    values = read_recipe(path)
+    values["data"] = sources_of(values.get("data") or [], str(path))
     for name, cls in (("lora", Lora), ("hardware", Hardware)):
         if name in values:
             values[name] = build(cls, values[name], f"{path}: {name}")

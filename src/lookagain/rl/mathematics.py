@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from lookagain.extras import require
@@ -53,6 +54,11 @@ def is_mathematics(reference: str, options: Sequence[str] | None = None) -> bool
     `2\sqrt{3}`, `(3, 4)` and `x-1` are; `12 cm`, `red`, `AC/DC` and `3-4` (a score, a range) are not.
     Raises what `lookagain.scoring.kind_of` raises.
     """
+    return _is_mathematics(reference, tuple(options or ()))
+
+
+@lru_cache(maxsize=4096)  # a group of answers has one reference
+def _is_mathematics(reference: str, options: tuple[str, ...]) -> bool:
     if kind_of(reference, options) != "words":
         return False
     return bool(_MATHEMATICS.search(extract(reference, "words") or ""))

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lookagain.grammar import parse
 from lookagain.rl.completions import (
     ReflectionCount,
     check_column,
@@ -24,6 +23,7 @@ from lookagain.rl.completions import (
     count_in_ids,
     count_in_text,
     ids_of_tags,
+    parsed,
 )
 from lookagain.rl.grading import grade
 
@@ -68,7 +68,7 @@ class FormatReward:
 
     def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float]:
         texts = map(completion_text, completions)
-        return [float(parse(text, min_reflections=self.min_reflections).well_formed) for text in texts]
+        return [float(parsed(text, self.min_reflections).well_formed) for text in texts]
 
 
 class AccuracyReward:
@@ -89,7 +89,7 @@ class AccuracyReward:
         self.options = options
 
     def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float]:
-        answers = [parse(completion_text(completion)).conclusion for completion in completions]
+        answers = [parsed(completion_text(completion)).conclusion for completion in completions]
         optional = [
             None if columns.get(name) is None else check_column(name, columns[name], len(answers))
             for name in (self.options, "id")
@@ -197,7 +197,7 @@ def reward_statistics(
 
     Raises what the rewards raise.
     """
-    response = parse(completion_text(completion), min_reflections=min_reflections)
+    response = parsed(completion_text(completion), min_reflections)
     count = _count(response.text, completion_ids, None if tags is None else ids_of_tags(tags))
     graded = [None] if reference is None else grade([response.conclusion], [reference], [options])
     blank = sum(not section.text for section in response.reflections)

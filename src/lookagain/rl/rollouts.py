@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lookagain.chat import decode_text
+from lookagain.chat import decode_text, left_padded
 from lookagain.data.rows import Row
 from lookagain.decoding import LookAgainDecoding
 from lookagain.reattention import Reattention
@@ -59,7 +59,7 @@ def sample_groups(
     items = [codec.item(row, policy) for row in rows]
     prompts = [item.example.prompt_ids for item in items if item.example is not None]
     pictures = [item for item in items if item.pixel_values is not None]
-    inputs: dict[str, Any] = _left_padded(prompts, codec.tokenizer.pad_token_id, model.device)
+    inputs: dict[str, Any] = left_padded(prompts, codec.tokenizer, model.device)
     if pictures:
         inputs["pixel_values"] = torch.cat([i.pixel_values for i in pictures if i.pixel_values is not None])
         inputs["image_grid_thw"] = torch.cat([i.image_grid_thw for i in pictures if i.image_grid_thw is not None])
@@ -93,10 +93,3 @@ def _rollout(codec: Codec, row: Row, item: Item, output: Any, index: int) -> Rol
         ids,
         finished,
     )
-
-
-def _left_padded(prompts: Sequence[list[int]], pad: int, device: Any) -> dict[str, torch.Tensor]:
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[pad] * (longest - len(row)) + row for row in prompts], device=device)
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts], device=device)
-    return {"input_ids": ids, "attention_mask": mask}

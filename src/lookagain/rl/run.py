@@ -12,34 +12,37 @@ Legend: Q questions, G answers per question, B = Q * G answers, L longest answer
 
 from __future__ import annotations
 
-import copy
-import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from accelerate.utils import DistributedType
 from torch import Tensor
 from tqdm import tqdm
 from transformers import get_scheduler
 
-from lookagain.families import family_of
+from lookagain.data.rows import Row
 from lookagain.preparation import tag_ids
+from lookagain.rl.checkpoints import load_checkpoint, save_checkpoint
 from lookagain.rl.config import BrpoConfig
-from lookagain.rl.log import append_line, keep_lines
 from lookagain.rl.objective import brpo_loss, group_advantages
+from lookagain.rl.reference import Reference, kept_whole, reference_copy
 from lookagain.rl.rollouts import Rollout, sample_groups
 from lookagain.rl.step import describe, load_references, padded, questions_of_step, reward_table, step_seed
 from lookagain.training.config import SftConfig
 from lookagain.training.export import merged, write_checkpoint
 from lookagain.training.items import Codec, bounded, collate
-from lookagain.training.module import Reattending
+from lookagain.training.log import append_line, keep_lines
+from lookagain.training.module import Reattending, evaluating
 from lookagain.training.run import check_recipe, load_start, processors_of, stored_dtype
 from lookagain.training.trainable import choose_trainable
 
-STATE = "state.pt"
+# Of a log line; all else in it is the same when run again.
+SECONDS = ("seconds_generation", "seconds_scoring", "seconds_loss")
 EVAL_SEED = 777  # of the questions that accuracy is measured on while training
 
 
@@ -50,94 +53,146 @@ def train_brpo(config: BrpoConfig) -> Path:
     check_recipe(asdict(config), output)
     final = output / "final"
     if not final.exists():
-        _Run(config).train(final)
+        Run(config).train(final)
     return final
 
 
-class _Run:
+class Run:
     """Three levels: `train` loops, `step` makes a step, the functions below it are pure."""
 
     def __init__(self, config: BrpoConfig) -> None:
         self.config, self.output = config, Path(config.output)
-        self.accelerator = Accelerator(
-            mixed_precision="bf16" if config.bf16 else "no", cpu=not torch.cuda.is_available()
-        )
         self.sft = SftConfig(output=config.output, stages=(config.stage,), base=config.base, seed=config.seed)
         self.tokenizer, image_processor = processors_of(self.sft)
-        model = load_start(self.sft, config.base, self.tokenizer)
-        ids = tag_ids(self.tokenizer)
-        image_processor = bounded(image_processor, config.max_pixels)
-        self.codec = Codec(family_of(model.config), self.tokenizer, ids, image_processor, model.config)
         self.rows = load_references(config)
-        reference = copy.deepcopy(model).requires_grad_(False).eval() if config.beta else None
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        copy = reference_copy(self._start, config.trains, config.beta, device, config.bf16)
+        self.accelerator = _accelerator(config)  # after the reference: DeepSpeed cuts up what is loaded from now on
+        model = self._start(torch.bfloat16 if config.trains == "lora" and config.bf16 else torch.float32)
+        ids = tag_ids(self.tokenizer)
+        self.codec = Codec.of(model.config, self.tokenizer, bounded(image_processor, config.max_pixels))
+        torch.manual_seed(config.seed)  # of adapters
         module = Reattending(model, ids, choose_trainable(model, config.stage, list(ids.values())))
         if config.gradient_checkpointing:
             module.gradient_checkpointing_enable({"use_reentrant": False})
         self.inner = module
-        optimizer = torch.optim.AdamW(
-            [p for p in module.parameters() if p.requires_grad],
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            eps=config.adam_epsilon,
-            weight_decay=config.weight_decay,
-        )
+        optimizer = _optimizer(config, module)
         warmup = config.warmup_steps if config.warmup_steps >= 1 else config.warmup_steps * config.steps
         scheduler = get_scheduler("constant_with_warmup", optimizer, num_warmup_steps=round(warmup))
-        self.module, self.optimizer, self.scheduler = self.accelerator.prepare(module, optimizer, scheduler)
-        self.reference = None if reference is None else Reattending(reference.to(self.accelerator.device), ids)
+        self.module, self.optimizer = self.accelerator.prepare(module, optimizer)
+        self.scheduler = scheduler  # stepped once per step by us, however many processes there are
+        self.reference = Reference(module, None if copy is None else copy.to(self.accelerator.device))
+
+    def _start(self, dtype: torch.dtype) -> Any:
+        return load_start(self.sft, self.config.base, self.tokenizer, dtype)
 
     def train(self, final: Path) -> None:
         """From the last checkpoint to the end."""
-        start = self.resume()
-        for step in tqdm(range(start, self.config.steps), initial=start, total=self.config.steps, desc="brpo"):
-            log = self.step(step)
-            if self.config.eval_steps and (step + 1) % self.config.eval_steps == 0:
-                log["test_accuracy"] = self.evaluate()
-            if self.accelerator.is_main_process:
-                append_line(self.output / "log.jsonl", {"step": step + 1, **log})
+        parts = (self.accelerator, self.inner, self.optimizer, self.scheduler, self.output)
+        start = load_checkpoint(*parts)
+        log, main = self.output / "log.jsonl", self.accelerator.is_main_process
+        if main:
+            keep_lines(log, start)
+        steps = range(start, self.config.steps)
+        for step in tqdm(steps, initial=start, total=self.config.steps, desc="brpo", disable=not main):
+            entry = self.step(step)
+            if self.config.eval_steps and ((step + 1) % self.config.eval_steps == 0 or step == 0):
+                entry["test_accuracy"] = self.evaluate()
+            if main:
+                append_line(log, {"step": step + 1, **entry})
             if (step + 1) % self.config.save_steps == 0 or step + 1 == self.config.steps:
-                self.save(step + 1)
+                save_checkpoint(*parts, step + 1)
         self.export(final)
 
     def step(self, step: int) -> dict[str, float]:
-        """Sample, reward, update; what is logged."""
+        """Sample, reward, update; what is logged, as means over all processes."""
         config, process = self.config, self.accelerator.process_index
         rows = questions_of_step(self.rows, config, step, process, self.accelerator.num_processes)
-        generator = torch.Generator(self.accelerator.device).manual_seed(step_seed(config.seed, step, process))
-        rollouts = sample_groups(
-            self.inner.model,
+        began = time.perf_counter()
+        rollouts = self.sample(rows, step_seed(config.seed, step, process))
+        sampled = time.perf_counter()
+        rewards = reward_table(config, rollouts, self.codec.tag_ids)
+        total = torch.stack([config.rewards.get(name, 0.0) * values for name, values in rewards.items()]).sum(0)
+        advantages = group_advantages(total, config.group).to(self.accelerator.device)
+        metrics = describe(config, rollouts, rewards, total, self.codec.tag_ids)
+        scored = time.perf_counter()
+        metrics |= self.update(rollouts, advantages)
+        seconds = (sampled - began, scored - sampled, time.perf_counter() - scored)
+        metrics |= dict(zip(SECONDS, seconds, strict=True))
+        values = torch.tensor(list(metrics.values()), dtype=torch.float64, device=self.accelerator.device)
+        means = self.accelerator.reduce(values.float(), "mean").tolist() if self.accelerator.num_processes > 1 else None
+        return metrics if means is None else dict(zip(metrics, means, strict=True))
+
+    def sample(self, rows: Sequence[Row], seed: int) -> list[Rollout]:
+        """G answers to each question."""
+        return self.sample_by_vllm(rows, seed) if self.config.rollouts == "vllm" else self.sample_here(rows, seed)
+
+    def sample_by_vllm(self, rows: Sequence[Row], seed: int) -> list[Rollout]:
+        """By a server, once it has the policy's weights."""
+        from lookagain.rl.vllm import VllmServer, stop_ids
+
+        config, model = self.config, self.inner.model
+        server = VllmServer(str(config.vllm_url), stop_token_ids=stop_ids(model))
+        state = self.accelerator.get_state_dict(self.module)
+        if self.accelerator.is_main_process:
+            own = {name.removeprefix("model."): value for name, value in state.items()}
+            folder = config.vllm_weights or self.output / "rollout-weights"
+            server.push_weights(model, folder, state=own, dtype=torch.bfloat16 if config.bf16 else None)
+        self.accelerator.wait_for_everyone()
+        rollouts = server.sample_groups(
             self.codec,
             rows,
             config.policy,
             group=config.group,
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
-            generator=generator,
+            seed=seed,
         )
-        rewards = reward_table(config, rollouts, self.codec.tag_ids)
-        total = torch.stack([config.rewards.get(name, 0.0) * values for name, values in rewards.items()]).sum(0)
-        advantages = group_advantages(total, config.group).to(self.accelerator.device)
-        metrics = self.update(rollouts, advantages)
-        return describe(config, rollouts, rewards, total, self.codec.tag_ids) | metrics
+        self.accelerator.wait_for_everyone()  # the next step's weights wait for the slowest process
+        return rollouts
+
+    def sample_here(self, rows: Sequence[Row], seed: int) -> list[Rollout]:
+        """By the decoding loop."""
+        config = self.config
+        generator = torch.Generator(self.accelerator.device).manual_seed(seed)
+
+        def decode(inner: Reattending) -> list[Rollout]:
+            return sample_groups(
+                inner.model,
+                self.codec,
+                rows,
+                config.policy,
+                group=config.group,
+                max_new_tokens=config.max_new_tokens,
+                temperature=config.temperature,
+                generator=generator,
+            )
+
+        with torch.no_grad(), kept_whole(self.module):
+            return self.module(inside=decode)
 
     def update(self, rollouts: Sequence[Rollout], advantages: Tensor) -> dict[str, float]:
         """One optimizer step on a batch of rollouts."""
         config, sums = self.config, dict[str, float]()
-        tokens = sum(len(rollout.completion_ids) for rollout in rollouts)
         self.module.train()
+        sampled = torch.tensor(float(sum(len(r.completion_ids) for r in rollouts)), device=self.accelerator.device)
+        tokens = float(self.accelerator.reduce(sampled, "mean"))
         order = sorted(range(len(rollouts)), key=lambda i: len(rollouts[i].completion_ids))
-        for start in range(0, len(order), config.micro_batch):
-            part = order[start : start + config.micro_batch]
-            loss, metrics = self.loss([rollouts[i] for i in part], advantages[part])
-            asked = sum(len(rollouts[i].completion_ids) for i in part)
-            share = asked / tokens if config.aggregation == "token" else len(part) / len(rollouts)
-            self.accelerator.backward(loss * share)
+        parts = [order[start : start + config.micro_batch] for start in range(0, len(order), config.micro_batch)]
+        norm: Any = None
+        for part in parts:
+            with self.accelerator.accumulate(self.module):
+                loss, metrics = self.loss([rollouts[i] for i in part], advantages[part])
+                asked = sum(len(rollouts[i].completion_ids) for i in part)
+                share = asked / tokens if config.aggregation == "token" else len(part) / len(rollouts)
+                self.accelerator.backward(loss * share * len(parts))  # which divides by the number of parts
+                if self.accelerator.sync_gradients:
+                    norm = self.accelerator.clip_grad_norm_(self.module.parameters(), config.max_grad_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
             for name, value in {"loss": loss.detach(), **metrics}.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * share
-        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), config.max_grad_norm)
-        self.optimizer.step()
         self.scheduler.step()
-        self.optimizer.zero_grad()
         return {**sums, "grad_norm": float(norm), "learning_rate": self.scheduler.get_last_lr()[0]}
 
     def loss(self, rollouts: Sequence[Rollout], advantages: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -145,12 +200,12 @@ class _Run:
         config = self.config
         batch = {k: v for k, v in collate([rollout.item for rollout in rollouts]).items() if k != "labels"}
         batch = {k: v.to(self.accelerator.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        options = {"log_probs": True, "temperature": config.temperature}
-        new, mask = padded(self.module(**batch, **options))
+        batch |= {"log_probs": True, "temperature": config.temperature}
         ref = None
-        if self.reference is not None:
-            with torch.no_grad():
-                ref, _ = padded(self.reference(**batch, **options))
+        if config.beta:
+            with self.accelerator.autocast():
+                ref, _ = padded(self.reference.log_probs(self.module, self.inner, batch))
+        new, mask = padded(self.module(**batch))
         return brpo_loss(
             new,
             new.detach(),
@@ -173,39 +228,14 @@ class _Run:
         checkpoint = Checkpoint(
             "brpo", self.inner.model, codec.tokenizer, codec.image_processor, codec.family, trained=True
         )
-        self.module.eval()
         settings = EvalConfig(n=self.config.eval_rows, seed=EVAL_SEED, planted=False)
-        return float(evaluate(LookAgain(checkpoint), settings, self.config.policy)["accuracy"])
 
-    def save(self, step: int) -> None:
-        """Write a checkpoint beside its place, move it there whole and drop older ones."""
-        if not self.accelerator.is_main_process:
-            return
-        beside = self.output / "checkpoint.unfinished"
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        weights = {name: p.detach().cpu() for name, p in self.inner.named_parameters() if p.requires_grad}
-        save_file(weights, beside / "model.safetensors")
-        state = {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict(), "step": step}
-        torch.save(state, beside / STATE)
-        older = list(self.output.glob("checkpoint-*"))
-        beside.rename(self.output / f"checkpoint-{step}")
-        for folder in older:
-            shutil.rmtree(folder)
+        def measure(inner: Reattending) -> float:
+            with evaluating(inner.model):
+                return float(evaluate(LookAgain(checkpoint), settings, self.config.policy)["accuracy"])
 
-    def resume(self) -> int:
-        """The step to go on from; weights, optimizer and log as they were after it."""
-        found = sorted(self.output.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
-        step = 0
-        if found:
-            self.inner.load_state_dict(load_file(found[-1] / "model.safetensors"), strict=False)
-            state = torch.load(found[-1] / STATE, map_location=self.accelerator.device, weights_only=True)
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scheduler.load_state_dict(state["scheduler"])
-            step = state["step"]
-        if self.accelerator.is_main_process:
-            keep_lines(self.output / "log.jsonl", step)
-        return step
+        with torch.no_grad(), kept_whole(self.module):
+            return self.module(inside=measure)
 
     def export(self, final: Path) -> None:
         """The checkpoint folder that `ask --model` takes."""
@@ -229,3 +259,25 @@ class _Run:
                 dtype=stored_dtype(config.base),
             )
         self.accelerator.wait_for_everyone()
+
+
+def _accelerator(config: BrpoConfig) -> Accelerator:
+    accelerator = Accelerator(
+        mixed_precision="bf16" if config.bf16 else "no",
+        cpu=not torch.cuda.is_available(),
+        gradient_accumulation_steps=config.passes,
+    )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        settings = accelerator.state.deepspeed_plugin.deepspeed_config
+        settings["train_micro_batch_size_per_gpu"] = config.micro_batch
+    return accelerator
+
+
+def _optimizer(config: BrpoConfig, module: Reattending) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        list(module.trained.values()),
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        weight_decay=config.weight_decay,
+    )

@@ -13,6 +13,7 @@ from lookagain.data.rows import BadRow, Row
 from lookagain.rl.config import BrpoConfig
 from lookagain.rl.rewards import AccuracyReward, BalanceReward, FormatReward, reward_statistics
 from lookagain.rl.rollouts import Rollout
+from lookagain.training.trainer import epoch_generator
 
 
 def load_references(config: BrpoConfig) -> list[Row]:
@@ -32,13 +33,12 @@ def step_seed(seed: int, step: int, process: int) -> int:
 
 def questions_of_step(rows: Sequence[Row], config: BrpoConfig, step: int, process: int, processes: int) -> list[Row]:
     """The step's rows of one process: the epoch's permutation depends on the seed and the epoch alone."""
-    wanted = []
-    for i in range(config.questions):
-        place = (step * processes + process) * config.questions + i
-        epoch, index = divmod(place, len(rows))
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-        wanted.append(rows[int(torch.randperm(len(rows), generator=generator)[index])])
-    return wanted
+    first = (step * processes + process) * config.questions
+    places = [divmod(place, len(rows)) for place in range(first, first + config.questions)]
+    orders = {
+        epoch: torch.randperm(len(rows), generator=epoch_generator(config.seed, epoch)).tolist() for epoch, _ in places
+    }
+    return [rows[orders[epoch][index]] for epoch, index in places]
 
 
 def reward_table(config: BrpoConfig, rollouts: Sequence[Rollout], ids: Mapping[str, int]) -> dict[str, Tensor]:
