@@ -38,7 +38,7 @@ def cache(tmp_path: Path, monkeypatch) -> None:
     [
         (
             {"loader": "csv", "path": "x"},
-            "loader is 'csv': use one of jsonl, parquet, folder, hub, llava-cot, tabletop",
+            "loader is 'csv': use one of jsonl, parquet, folder, hub, llava-cot, math, mathvision, .*, tabletop",
         ),
         ({"loader": "jsonl", "path": ""}, "path is ''"),
         ({"loader": "tabletop", "path": 7}, "path is 7: a text"),
@@ -47,7 +47,7 @@ def cache(tmp_path: Path, monkeypatch) -> None:
         ({"loader": "jsonl", "path": "x", "limit": True}, "limit is True"),
         ({"loader": "jsonl", "path": "x", "limit": 1.5}, "limit is 1.5"),
         ({"loader": "jsonl", "path": "x", "without_image": "drop"}, "without_image is 'drop': use one of keep, skip"),
-        ({"loader": "jsonl", "path": "x", "name": "main"}, "name is 'main': only the loader hub"),
+        ({"loader": "jsonl", "path": "x", "name": "main"}, "name is 'main': only the loaders hub and math"),
         ({"loader": "tabletop", "path": "x"}, "path is 'x': for tabletop use SEED or SEED:ROWS"),
         ({"loader": "tabletop", "path": "7:0"}, "path is '7:0'"),
         ({"loader": "tabletop", "path": "7", "split": "dev"}, "split is 'dev': for tabletop use one of train"),
@@ -317,4 +317,5 @@ def test_tabletop_rows_pickle_without_their_pixels() -> None:
 
 
 def test_table_of_loaders_is_what_the_documentation_lists() -> None:
-    assert list(LOADERS) == ["jsonl", "parquet", "folder", "hub", "llava-cot", "tabletop"]
+    sets = ["llava-cot", "math", "mathvision", "polymath", "scemqa", "geometry3k"]
+    assert list(LOADERS) == ["jsonl", "parquet", "folder", "hub", *sets, "tabletop"]

@@ -8,12 +8,12 @@ rather than a row, so a repeated one is told apart ("x", "x-2", "x-3" in file or
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from lookagain.data.hub import folder_of
 from lookagain.data.pictures import ImageSource
 from lookagain.data.readers import read_jsonl
 from lookagain.data.records import rows_from_records
@@ -21,7 +21,6 @@ from lookagain.data.rows import Row, RowError
 from lookagain.data.zips import FOLDERS, ZipMember, parts_of
 
 ARCHIVE = "image.zip"
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def llava_cot_rows(path: str, split: str = "train", *, images: Path | None = None) -> Iterator[Row | RowError]:
@@ -32,9 +31,7 @@ def llava_cot_rows(path: str, split: str = "train", *, images: Path | None = Non
 
     Raises ValueError when there is no such folder or hub data set, no `<split>.jsonl` in it, or a hole in the archive.
     """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        folder = _snapshot(path, split)
+    folder = folder_of(path, [f"{split}.jsonl", f"{ARCHIVE}*"], example="Xkev/LLaVA-CoT-100k")
     file = folder / f"{split}.jsonl"
     if not file.is_file():
         raise ValueError(f"{folder} has no {file.name}: LLaVA-CoT-100k has the split train, in train.jsonl")
@@ -64,15 +61,3 @@ def _found(image: ImageSource, unpacked: Path, archive: Path | None) -> ImageSou
         if (unpacked / folder / name).is_file():
             return unpacked / folder / name
     return image if archive is None else ZipMember(archive, name)
-
-
-def _snapshot(name: str, split: str) -> Path:
-    """The folder of the hub data set, downloaded on first use."""
-    if not _HUB_NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is neither a folder nor a hub name such as Xkev/LLaVA-CoT-100k")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=[f"{split}.jsonl", f"{ARCHIVE}*"]))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name!r} is no folder here, and the hub did not give it: {error}") from error

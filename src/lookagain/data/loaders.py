@@ -6,17 +6,24 @@ on as a value, so that `load_rows` alone decides whether it ends the stream or i
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
 
+from lookagain.data.geometry3k import geometry3k_rows
+from lookagain.data.hendrycks_math import math_rows
 from lookagain.data.hub import read_hub
 from lookagain.data.llava_cot import llava_cot_rows
+from lookagain.data.mathvision import mathvision_rows
+from lookagain.data.polymath import polymath_rows
 from lookagain.data.readers import read_jsonl, read_parquet
 from lookagain.data.records import rows_from_records
 from lookagain.data.rows import BadRow, Row, RowError
+from lookagain.data.scemqa import scemqa_rows
+from lookagain.data.splits import check_split
 from lookagain.data.tabletop import tabletop_rows
 from lookagain.tabletop.world import SPLITS as TABLETOP_SPLITS
 
@@ -31,8 +38,10 @@ class Source:
 
     loader: a name in `LOADERS`. path: a file, a folder, a hub name, or for tabletop "SEED" or "SEED:ROWS".
     split: the part to read. limit: rows at most, of those that are not skipped; None for all.
-    without_image: "keep" or "skip" rows that have no picture. name: the hub configuration.
+    sample_seed: draw these rows at random from all, by this seed, instead of taking the first (then all are read).
+    without_image: "keep" or "skip" rows that have no picture. name: the hub configuration, for math the subject.
     images: the folder that picture paths start from and stay in; None for that of the rows.
+    on_benchmark: "refuse" or "allow" a split that benchmarks evaluate on (`lookagain.data.splits`).
 
     Raises ValueError for values out of range.
     """
@@ -41,9 +50,11 @@ class Source:
     path: str
     split: str = "train"
     limit: int | None = None
+    sample_seed: int | None = None
     without_image: str = "keep"
     name: str | None = None
     images: str | None = None
+    on_benchmark: str = "refuse"
 
     def __post_init__(self) -> None:
         if self.loader not in LOADERS:
@@ -55,8 +66,13 @@ class Source:
             raise ValueError(f"limit is {self.limit!r}: use a whole number from 1, or None for all rows")
         if self.without_image not in WITHOUT_IMAGE:
             raise ValueError(f"without_image is {self.without_image!r}: use one of {', '.join(WITHOUT_IMAGE)}")
-        if self.name is not None and self.loader != "hub":
-            raise ValueError(f"name is {self.name!r}: only the loader hub has configurations")
+        if self.sample_seed is not None and (type(self.sample_seed) is not int or self.limit is None):
+            raise ValueError(f"sample_seed is {self.sample_seed!r}: use a whole number, beside a limit")
+        if self.name is not None and self.loader not in ("hub", "math"):
+            raise ValueError(f"name is {self.name!r}: only the loaders hub and math have configurations")
+        if self.images is not None and self.loader == "math":
+            raise ValueError(f"images is {self.images!r}: the problems of math have no pictures")
+        check_split(self.loader, self.split, self.on_benchmark)
         if self.loader == "tabletop":
             self._check_tabletop()
 
@@ -67,6 +83,8 @@ class Source:
             raise ValueError(f"split is {self.split!r}: for tabletop use one of {', '.join(TABLETOP_SPLITS)}")
         if self.images is not None:
             raise ValueError(f"images is {self.images!r}: tabletop draws its own pictures")
+        if self.sample_seed is not None:
+            raise ValueError(f"sample_seed is {self.sample_seed}: tabletop's rows are random by the SEED of its path")
 
     @property
     def place(self) -> Path:
@@ -100,9 +118,25 @@ def load_rows(
     passed over. ValueError for a source that cannot be read, MissingExtraError without the packages it needs.
     """
     counts = Counts() if counts is None else counts
-    for row in islice(_kept(source, on_skip, counts), source.limit):
+    kept = _kept(source, on_skip, counts)
+    rows: Iterable[Row] = islice(kept, source.limit)
+    if source.limit is not None and source.sample_seed is not None:
+        rows = _sample(kept, source.limit, source.sample_seed)
+    for row in rows:
         counts.rows += 1
         yield row
+
+
+def _sample(rows: Iterable[Row], count: int, seed: int) -> list[Row]:
+    """`count` rows drawn without replacement, in their order, holding no more than these (reservoir sampling)."""
+    generator = random.Random(seed)
+    drawn: list[tuple[int, Row]] = []
+    for index, row in enumerate(rows):
+        if index < count:
+            drawn.append((index, row))
+        elif (place := generator.randrange(index + 1)) < count:
+            drawn[place] = (index, row)
+    return [row for _, row in sorted(drawn, key=lambda pair: pair[0])]
 
 
 def _kept(source: Source, on_skip: Callable[[BadRow], object] | None, counts: Counts) -> Iterator[Row]:
@@ -191,5 +225,10 @@ LOADERS: dict[str, Loader] = {
     "folder": _folder,
     "hub": _hub,
     "llava-cot": _llava_cot,
+    "math": math_rows,
+    "mathvision": mathvision_rows,
+    "polymath": polymath_rows,
+    "scemqa": scemqa_rows,
+    "geometry3k": geometry3k_rows,
     "tabletop": _tabletop,
 }

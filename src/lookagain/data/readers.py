@@ -1,9 +1,10 @@
-"""Files of rows as streams of records: JSON lines and Parquet, never a whole file in memory."""
+"""Files of rows as streams of records: JSON lines, Parquet and CSV never whole in memory; a JSON object is."""
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,14 @@ def read_jsonl(path: Path) -> Iterator[Mapping[str, Any] | RowError]:
                     yield _object(line, f"{path.name} line {number}")
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def read_json(path: Path, row_id: str) -> Mapping[str, Any] | RowError:
+    """The object that a file holds; a RowError of that id where it holds none or cannot be read."""
+    try:
+        return _object(path.read_bytes(), row_id)
+    except OSError as error:
+        return RowError(row_id, f"{path} cannot be read: {error.strerror or error}")
 
 
 def _object(line: bytes, place: str) -> Mapping[str, Any] | RowError:
@@ -54,3 +63,21 @@ def read_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
                 yield from batch.to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any] | RowError]:
+    """The rows of a CSV file with a header; one that lacks a field is a RowError with its line number, as a value.
+
+    ValueError when the file cannot be read, is not UTF-8, or has not all of `columns`.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = csv.DictReader(file)
+            if missing := [column for column in columns if column not in (lines.fieldnames or ())]:
+                raise ValueError(f"{path} has no column {', '.join(missing)}: looked for {', '.join(columns)}")
+            for record in lines:
+                lost = [column for column in columns if record[column] is None]
+                place = f"{path.name} line {lines.line_num}"
+                yield RowError(place, f"no {', '.join(lost)}: the line is cut off") if lost else record
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as CSV: {error}") from error
