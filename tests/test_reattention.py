@@ -7,15 +7,27 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TOLERANCE, Prompt, decode, feature_table, full_pass, logit_gap, make_pictures, same_slots
+from conftest import (
+    TOLERANCE,
+    Prompt,
+    decode,
+    feature_table,
+    full_pass,
+    logit_gap,
+    make_pictures,
+    make_prompt,
+    responses,
+    same_slots,
+)
 
-from lookagain.decoding import LookAgainDecoding
+from lookagain.decoding import LookAgainDecoding, Reinsertion, Token
 from lookagain.families import FAMILIES, VisionTokens
 from lookagain.reattention import (
     Reattention,
     choose_rows,
     insertion_size,
     look_again,
+    random_place,
     split_by_image,
     top_rows,
 )
@@ -112,6 +124,7 @@ def test_route_needs_a_ranking():
         {"layout": "row"},
         {"rule": "last"},
         {"control": "blank"},
+        {"within": 0},
         {"max_reinsertions": -1},
     ],
     ids=str,
@@ -212,3 +225,111 @@ def test_random_rows_leave_the_samplers_random_stream_alone(model, tokenizer, tr
     assert output.slots[0].count(Provenance.REINSERTED) == 3
     assert torch.equal(*ids)
     assert torch.equal(*following)
+
+
+@pytest.mark.parametrize("mode", ["copy", "route"])
+def test_a_blank_image_is_shown_at_the_same_places(model, tokenizer, trigger, prompts, mode):
+    """Would catch a control that shows the image after all, a blank of another size, or another choice of rows."""
+    prompt = prompts[1]
+    right = wrong_image_output(model, tokenizer, trigger, prompt, Reattention(mode=mode))
+    blank = wrong_image_output(model, tokenizer, trigger, prompt, Reattention(mode=mode, control="blank-image"))
+    assert blank.reflections[0][0].rows == right.reflections[0][0].rows
+    tables = [
+        feature_table(model, Prompt([], pixels, prompt.image_grid_thw))
+        for pixels in (prompt.pixel_values, torch.zeros_like(prompt.pixel_values))
+    ]
+    visual_rows, slots = len(tables[0]), blank.slots[0]
+    shown = slots.rows[slots.provenance == Provenance.REINSERTED]
+    assert (shown >= visual_rows).all()
+    assert len(shown) == sum(len(r.rows) for r in blank.reflections[0]) > 0
+    assert logit_gap(blank, 0, full_pass(model, slots, torch.cat(tables)).logits[0]) <= TOLERANCE
+    gaps = [float((a - b).abs().max()) for a, b in zip(blank.logits[:5], right.logits[:5], strict=True)]
+    assert max(gaps[:4]) <= TOLERANCE < gaps[4]
+
+
+def test_a_blank_needs_an_image_and_takes_no_other(model, tokenizer, trigger, prompts):
+    """Would catch a crash on a question without image, and control images that are silently ignored."""
+    policy = Reattention(control="blank-image")
+    bare = make_prompt(tokenizer, "How many are two and two?", [])
+    output = wrong_image_output(model, tokenizer, trigger, bare, policy)
+    assert [r.skipped for r in output.reflections[0]] == ["no image", "no image"]
+    images = dict(zip(("control_pixel_values", "control_grid_thw"), make_pictures([(56, 84)], 9), strict=True))
+    with pytest.raises(ValueError, match="control images"):
+        wrong_image_output(model, tokenizer, trigger, prompts[0], policy, **images)
+
+
+# --- a random place
+
+
+def stray_places(policy: Reattention, prompts: list[Prompt]) -> list[int]:
+    return [random_place(policy, prompt.token_ids) for prompt in prompts]
+
+
+def test_the_random_place_depends_on_seed_and_prompt_alone(prompts):
+    """Would catch a place that is the same everywhere, leaves its bounds, or moves with a global generator."""
+    policy = Reattention(control="random-place", within=12)
+    drawn = [random_place(replace(policy, seed=seed), [5, seed % 7]) for seed in range(600)]
+    assert set(drawn) == set(range(1, 13))
+    assert all(25 <= drawn.count(place) <= 80 for place in set(drawn))  # 50 expected of each
+    assert len({tuple(stray_places(replace(policy, seed=s), prompts)) for s in range(5)}) == 5
+
+
+@pytest.mark.parametrize("mode", ["copy", "route", "vision"])
+@pytest.mark.parametrize("rows", [[0], [0, 1, 2, 3]], ids=str)
+def test_an_insertion_at_a_random_place_equals_one_full_pass(model, tokenizer, trigger, prompts, mode, rows):
+    """Would catch a cache, position or source of logits that only fits insertions before a tag."""
+    policy = Reattention(mode=mode, control="random-place", within=12, seed=1)
+    shown = [prompts[row] for row in rows]
+    plan = {(place, 15): trigger.open_id for place in range(len(rows))}
+    output = decode(model, tokenizer, shown, policy, plan)
+    for row, (prompt, slots, place) in enumerate(zip(shown, output.slots, stray_places(policy, shown), strict=True)):
+        look, tag = output.reflections[row]
+        assert (look.stray, look.skipped, look.at) == (True, None, place)
+        assert (tag.stray, tag.skipped, tag.rows) == (False, "random-place", ())
+        sampled = (slots.provenance == Provenance.SAMPLED).nonzero()[:, 0].tolist()
+        visual = (slots.provenance == Provenance.REINSERTED).nonzero()[:, 0].tolist()
+        assert len(visual) == policy.rows_of(len(feature_table(model, prompt)))
+        assert sampled[place - 1] < visual[0] < visual[-1] < sampled[place]
+        assert slots.sampled_from[sampled[place]] == sampled[place - 1]
+        full = full_pass(model, slots, feature_table(model, prompt)).logits[0]
+        assert logit_gap(output, row, full) <= TOLERANCE
+
+
+@pytest.mark.parametrize("mode", ["copy", "route"])
+def test_random_places_in_a_batch_equal_one_by_one(model, tokenizer, trigger, prompts, mode):
+    """Would catch a place drawn by the row's number in the batch, or from a stream that the rows share."""
+    policy = Reattention(mode=mode, control="random-place", within=12)
+    together = decode(model, tokenizer, prompts, policy)
+    assert len({row[0].at for row in together.reflections}) > 1
+    for row, prompt in enumerate(prompts):
+        alone = decode(model, tokenizer, [prompt], policy)
+        assert responses(alone, [prompt])[0] == responses(together, prompts)[row]
+        assert alone.reflections[0] == together.reflections[row]
+        assert same_slots(alone.slots[0], together.slots[row])
+
+
+def test_a_random_place_is_never_the_reflection(model, tokenizer, trigger, prompts):
+    """Would catch the control showing the image exactly where COPY does: it waits for the next token."""
+    policy = Reattention(control="random-place", within=12)
+    place = stray_places(policy, prompts[:1])[0]
+    events: list = []
+    decoding = LookAgainDecoding(trigger, policy, on_event=events.append)
+    output = decode(model, tokenizer, prompts[:1], plan={(0, place): trigger.open_id}, decoding=decoding)
+    assert [(r.stray, r.skipped, r.at) for r in output.reflections[0]] == [
+        (False, "random-place", place),
+        (True, None, place + 1),
+    ]
+    at = next(i for i, event in enumerate(events) if isinstance(event, Reinsertion))
+    assert events[at - 1] == Token(0, trigger.open_id)
+
+
+def test_a_random_place_beyond_the_end_or_the_last_token_shows_nothing(model, tokenizer, trigger, prompts):
+    """Would catch rows put back that no token follows, and a text mode that shows rows under the control."""
+    policy = Reattention(control="random-place", within=12)
+    place = stray_places(policy, prompts[:1])[0]
+    for tokens, reflections in ((place, []), (place + 1, ["max_new_tokens"])):
+        output = decode(model, tokenizer, prompts[:1], policy, max_new_tokens=tokens)
+        assert [r.skipped for r in output.reflections[0]] == reflections
+        assert output.slots[0].count(Provenance.REINSERTED) == 0
+    text = decode(model, tokenizer, prompts[:1], replace(policy, mode="text"), {(0, 3): trigger.open_id})
+    assert [(r.rows, r.skipped, r.stray) for r in text.reflections[0]] == [((), None, False)]

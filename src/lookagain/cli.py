@@ -11,9 +11,12 @@ from collections.abc import Sequence
 COMMANDS = {
     "ask": ("ask", "answer a question about images, looking again at every reflection"),
     "tabletop": ("tabletop", "make rows of the offline world"),
-    "eval": ("evaluate", "evaluate a model"),
+    "eval": ("evaluate", "evaluate a model on benchmarks, with controls"),
+    "compare": ("compare", "compare runs over the same items"),
+    "analyze": ("analyze", "show where a model looks: dilution and heat maps"),
     "prepare": ("prepare", "give a checkpoint the response tags, for fine-tuning"),
     "train": ("train", "train a model"),
+    "data": ("data", "make training data: cold start, distillation, panel, rewriting, review"),
     "bench": ("bench", "measure speed and memory"),
 }
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,14 @@ from transformers.utils import ModelOutput
 
 from lookagain.attention import recorded_attention
 from lookagain.families import Family, Grid, VisionTokens, family_of
-from lookagain.reattention import Reattention, choose_rows, insertion_size, look_again, split_by_image
+from lookagain.reattention import (
+    Reattention,
+    choose_rows,
+    insertion_size,
+    look_again,
+    random_place,
+    split_by_image,
+)
 from lookagain.runner import Runner, encode_images
 from lookagain.slots import Provenance, SlotBuilder, Slots, VisualSpan, spans_of
 from lookagain.trigger import Trigger
@@ -33,14 +40,15 @@ class Reflection:
     """One `<REFLECTION>` of an answer.
 
     rows: indices of the visual rows put back, over all images of the prompt in order. skipped: why nothing was put back
-    although the mode would have ("context", "max_reinsertions", "max_new_tokens", "no image"), else None. at: number of
-    response tokens before the tag.
+    although the mode would have ("context", "max_reinsertions", "max_new_tokens", "no image", "random-place"), else
+    None. at: number of response tokens before the tag. stray: no tag, but the insertion of the random-place control.
     """
 
     mode: str
     rows: tuple[int, ...] = ()
     skipped: str | None = None
     at: int = 0
+    stray: bool = False
 
     @property
     def reinserted_tokens(self) -> int:
@@ -58,7 +66,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Reinsertion:
-    """Event: row `row` looks again; comes before the Token event of the `<REFLECTION>` that caused it."""
+    """Event: row `row` looks again; comes before the Token event that follows it, the `<REFLECTION>` that caused it."""
 
     row: int
     reflection: Reflection
@@ -99,10 +107,11 @@ class Row:
 
     builder: SlotBuilder
     spans: tuple[VisualSpan, ...]
-    shown: tuple[VisualSpan, ...]  # whose rows are put back: `spans`, or another image's under the wrong-image control
+    shown: tuple[VisualSpan, ...]  # whose rows are put back: `spans`, or the other images' of a control
     forced: list[int] = field(default_factory=list)
     reflections: list[Reflection] = field(default_factory=list)
     sampled: int = 0
+    place: int | None = None  # sampled tokens before the random-place control's insertion; None once it is done
     response: list[int] = field(default_factory=list)
     finish_reason: str | None = None
 
@@ -155,7 +164,9 @@ class LookAgainDecoding:
         _check_supported(generation_config, model_kwargs)
         images = _encode(model, pixel_values, image_grid_thw)
         others = _encode(model, control_pixel_values, control_grid_thw)
-        if others and self.policy.control != "wrong-image":
+        if self.policy.control == "blank-image" and not others and pixel_values is not None:
+            others = _encode(model, torch.zeros_like(pixel_values), image_grid_thw)  # 0 is the mean colour
+        elif others and self.policy.control != "wrong-image":
             raise ValueError("control images were given, but the policy is not the wrong-image control")
         if self.policy.control == "wrong-image" and [g for _, g in images] != [g for _, g in others]:
             raise ValueError("the wrong-image control needs one control image of the same size per image")
@@ -181,6 +192,8 @@ class _Loop:
         self.policy, self.trigger, self.emit = decoding.policy, decoding.trigger, decoding.on_event
         self.generator = decoding.generator
         self.rows = rows
+        for row in rows:
+            row.place = random_place(self.policy, row.builder.token_ids) if self.policy.strays else None
         self.config = generation_config
         text_config = model.config.get_text_config()
         layers = self.policy.layers_of(text_config.num_hidden_layers)
@@ -266,17 +279,14 @@ class _Loop:
     def _sampled(self, index: int, row: Row, token: int) -> bool:
         """Append a sampled token, looking again first if it completes `<REFLECTION>`; says whether it did look."""
         pieces = self.trigger.pieces(row.response, token)
-        if not pieces:
-            row.builder.add_token(token, Provenance.SAMPLED)
-            return False
-        reflection = self._reflection(index, row, len(row.response) - (pieces - 1))
-        row.reflections.append(reflection)
-        if self.policy.mode == "vision":
+        if pieces and self.policy.mode == "vision":
             row.forced.append(self.trigger.close_id)
-        if not reflection.rows:
+        reflection = self._look(index, row, pieces)
+        row.reflections += [reflection] if reflection else []
+        if reflection is None or not reflection.rows:
             row.builder.add_token(token, Provenance.SAMPLED)
             return False
-        spelled = row.builder.truncate(len(row.builder) - (pieces - 1))
+        spelled = row.builder.truncate(len(row.builder) - max(0, pieces - 1))
         self.runner.cache.advance(index, -len(spelled))
         look_again(row.builder, self.policy, split_by_image(reflection.rows, row.shown))
         for place, piece in enumerate([*spelled, token]):
@@ -284,8 +294,20 @@ class _Loop:
         self.emit(Reinsertion(index, reflection))
         return True
 
+    def _look(self, index: int, row: Row, pieces: int) -> Reflection | None:
+        """What happens before a sampled token that completes a tag of `pieces` tokens; None where nothing does."""
+        at = len(row.response) - max(0, pieces - 1)
+        if pieces and self.policy.strays:
+            return Reflection(self.policy.mode, skipped="random-place", at=at)
+        if pieces:
+            return self._reflection(index, row, at)
+        if row.place is None or row.sampled <= row.place:
+            return None
+        row.place = None
+        return replace(self._reflection(index, row, at), stray=True)
+
     def _reflection(self, index: int, row: Row, at: int) -> Reflection:
-        """What this reflection puts back."""
+        """What is put back here."""
         policy, done = self.policy, sum(bool(r.rows) for r in row.reflections)
         if not policy.inserts:
             return Reflection(policy.mode, at=at)

@@ -3,10 +3,12 @@
 COPY (VTC) re-inserts all visual rows of the prompt before `<REFLECTION>`, ROUTE (VTR) the m% most attended ones
 (equation 5). The paper leaves open: the order and positions of routed rows (here: grid order, their places in a fresh
 grid), several images (all, in order, ranked together), the layers and heads of the ranking (here: all, selectable).
+The controls are ours: each takes away one thing that a look is claimed to work by.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +17,7 @@ import torch
 from lookagain.slots import POSITION_LAYOUTS, SlotBuilder, VisualSpan
 
 MODES = ("text", "copy", "route", "vision")
-CONTROLS = ("wrong-image", "random-rows")
+CONTROLS = ("wrong-image", "random-rows", "blank-image", "random-place")
 RULES = ("paper", "relative")
 
 
@@ -32,8 +34,11 @@ class Reattention:
     rule: "paper" is equation (5); "relative" subtracts the attention that the prompt's own text pays to a row, which
         discounts attention sinks.
     layers: decoder layers averaged by the ranking; None takes all (as the paper's figure 9 does).
-    control: "wrong-image" shows another image's rows at the same places, "random-rows" a random m%.
-    seed: of the random rows.
+    control: "wrong-image" shows another image's rows at the same places, "random-rows" a random m%, "blank-image" the
+        rows of an image of the processor's mean colour; "random-place" shows the rows once, before a sampled token at a
+        random place of the response that is not `<REFLECTION>`, and nothing at the reflections.
+    seed: of the random rows and places.
+    within: W: the random place comes after 1 to W sampled tokens; a response that ends earlier sees nothing again.
     """
 
     mode: str = "copy"
@@ -45,6 +50,7 @@ class Reattention:
     layers: tuple[int, ...] | None = None
     control: str | None = None
     seed: int = 0
+    within: int = 64
 
     def __post_init__(self) -> None:
         _check("mode", self.mode, MODES)
@@ -56,6 +62,8 @@ class Reattention:
             raise ValueError(f"keep is a whole percentage from 0 to 100, not {self.keep!r}")
         if self.max_reinsertions < 0:
             raise ValueError(f"max_reinsertions cannot be negative: {self.max_reinsertions}")
+        if self.within < 1:
+            raise ValueError(f"within is a number of tokens, at least 1, not {self.within}")
 
     def layers_of(self, num_layers: int) -> Sequence[int]:
         """The decoder layers that the ranking averages. ValueError for one that the model does not have."""
@@ -78,6 +86,11 @@ class Reattention:
     def needs_scores(self) -> bool:
         """Whether a ranking has to be measured while decoding."""
         return self.mode == "route" and 0 < self.keep < 100 and self.control != "random-rows"
+
+    @property
+    def strays(self) -> bool:
+        """Whether rows are re-inserted at a random place instead of at the reflections."""
+        return self.inserts and self.control == "random-place"
 
     def rows_of(self, visual_rows: int) -> int:
         """k = ceil(m V / 100), in integers; V for the modes that copy."""
@@ -115,6 +128,15 @@ def choose_rows(
     return top_rows(scores_V, k)
 
 
+def random_place(policy: Reattention, prompt_ids: Sequence[int]) -> int:
+    """After how many sampled tokens the "random-place" control re-inserts: 1 to `policy.within`, evenly.
+
+    It depends on the policy's seed and the sequence's own prompt alone, so neither a batch nor a resumed run moves it.
+    """
+    key = f"{policy.seed}:{','.join(map(str, prompt_ids))}"
+    return 1 + int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % policy.within
+
+
 def split_by_image(rows: Sequence[int], spans: Sequence[VisualSpan]) -> list[tuple[VisualSpan, list[int]]]:
     """Rows of the whole table as (image, rows within it), images in order; `spans` follow one another."""
     base = spans[0].first if spans else 0
@@ -133,5 +155,5 @@ def insertion_size(policy: Reattention, parts: Sequence[tuple[VisualSpan, Sequen
 
 
 def look_again(builder: SlotBuilder, policy: Reattention, parts: Sequence[tuple[VisualSpan, Sequence[int]]]) -> int:
-    """Append an insertion to a sequence, right before its `<REFLECTION>`; returns the slots appended."""
+    """Append an insertion to a sequence, right before the token that looks again; returns the slots appended."""
     return builder.insert(parts, delimiters=policy.delimiters, layout=policy.layout)

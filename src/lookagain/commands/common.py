@@ -29,7 +29,15 @@ def add_reattention_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_control_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--control", choices=CONTROLS, help="put back another image's rows, or random rows")
+    parser.add_argument(
+        "--control",
+        choices=CONTROLS,
+        help="put back another or a blank image's rows, random rows, or at a random place",
+    )
+    parser.add_argument("--control-seed", type=int, default=0, metavar="S", help="of random rows and places (0)")
+    parser.add_argument(
+        "--within", type=int, default=64, metavar="W", help="the random place is among the first W tokens (64)"
+    )
 
 
 def reattention_of(args: argparse.Namespace) -> Reattention:
@@ -42,6 +50,8 @@ def reattention_of(args: argparse.Namespace) -> Reattention:
         delimiters=not args.no_delimiters,
         max_reinsertions=args.max_reinsertions,
         control=getattr(args, "control", None),
+        seed=getattr(args, "control_seed", Reattention.seed),
+        within=getattr(args, "within", Reattention.within),
     )
 
 

@@ -1,8 +1,14 @@
-"""`lookagain eval tabletop`: exact answers, hallucinations and mended mistakes on Tabletop."""
+"""`lookagain eval NAME… --out RUN`: benchmarks through a checkpoint or an endpoint, scored, resumable, with controls.
+
+Without --out, `lookagain eval tabletop` prints the figures of Tabletop alone and keeps nothing.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
 from lookagain.commands.common import (
@@ -14,35 +20,186 @@ from lookagain.commands.common import (
     reattention_of,
 )
 
+TABLETOP_TOKENS, TABLETOP_BATCH, BATCH = 512, 50, 8
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("benchmark", choices=["tabletop"], help="what to evaluate on")
-    parser.add_argument("--n", type=int, default=200, help="questions (200)")
-    parser.add_argument("--seed", type=int, default=0, help="of the stream (0)")
-    parser.add_argument("--split", default="test", choices=["test", "heldout", "validation"], help="(test)")
     parser.add_argument(
-        "--batch", type=int, default=50, help="questions decoded together; does not change answers (50)"
+        "benchmarks", nargs="+", metavar="NAME", help="benchmarks; an unknown name lists the known ones"
     )
-    parser.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="per answer (512)")
-    parser.add_argument("--no-planted", action="store_true", help="leave out the run on planted mistakes")
+    parser.add_argument(
+        "--out", type=Path, metavar="RUN", help="folder of the run, RUN/NAME/result.json; resumed if there"
+    )
+    parser.add_argument("--path", metavar="DIR_OR_HUB_NAME", help="where the benchmark is (default: its hub name)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where pictures are that are not beside the table")
+    parser.add_argument("--split", help="(default: the benchmark's first)")
+    parser.add_argument("--limit", "--n", type=int, metavar="N", help="the first N items (all; 200 of Tabletop)")
+    parser.add_argument("--seed", type=int, default=0, help="of Tabletop's stream (0)")
+    parser.add_argument(
+        "--batch", type=int, metavar="N", help="asked together, or requests at a time; changes no answer (8)"
+    )
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="per answer (default: the benchmark's)")
+    parser.add_argument("--no-planted", action="store_true", help="leave out Tabletop's run on planted mistakes")
     add_model_arguments(parser)
     add_reattention_arguments(parser)
     add_control_argument(parser)
+    parser.add_argument("--controls", action="store_true", help="every arm and control, compared: RUN/ARM/NAME")
+    parser.add_argument("--arms", metavar="ARM,ARM,…", help="of the controls, only these")
+    _add_endpoint_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def _add_endpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--base-url", metavar="URL", help="ask --model at this OpenAI-compatible endpoint; key from LOOKAGAIN_API_KEY"
+    )
+    parser.add_argument("--request", type=json.loads, default={}, metavar="JSON", help="further fields of each request")
+    parser.add_argument("--retries", type=int, default=5, metavar="N", help="of a failing request (5)")
+    parser.add_argument("--judge-url", metavar="URL", help="endpoint of the judge, where a benchmark needs one")
+    parser.add_argument("--judge-model", metavar="NAME", help="the judge")
+
+
 def run(args: argparse.Namespace) -> int:
+    from lookagain.evaluation.table import benchmark
+
     policy = reattention_of(args)
-    if args.n < 1 or args.batch < 1:
-        raise ValueError("--n and --batch must be at least 1")
+    names = _names(args)
+    _check(args, names)
+    if args.out is None:
+        return _tabletop(args, policy)
+    found = [benchmark(name) for name in names]
+    places = [_place(args, one) for one in found]
+    judge = _judge(args) if any(one.needs_judge for one in found) else None
+    if args.controls:
+        return _controls(args, found, places, policy, judge)
+    return _plain(args, found, places, policy, judge)
+
+
+def _names(args: argparse.Namespace) -> list[str]:
+    """The benchmarks asked for; a checkpoint's Tabletop includes the run on planted mistakes."""
+    names = list(dict.fromkeys(args.benchmarks))
+    if "tabletop" in names and "tabletop-planted" not in names and not args.no_planted and not args.base_url:
+        names.insert(names.index("tabletop") + 1, "tabletop-planted")
+    return names
+
+
+def _check(args: argparse.Namespace, names: list[str]) -> None:
+    from lookagain.evaluation.table import benchmark
+
+    for name in names:
+        splits = benchmark(name).splits
+        if args.split and args.split not in splits:
+            raise ValueError(f"{name} has no split {args.split!r}; known: {', '.join(splits)}")
+    for name in ("limit", "batch", "max_new_tokens"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+    if args.out is None and (args.benchmarks != ["tabletop"] or args.controls or args.base_url):
+        raise ValueError("--out RUN is needed: the folder that keeps answers and scores")
+    if (args.path or args.images) and len(args.benchmarks) > 1:
+        raise ValueError("--path and --images are of one benchmark; evaluate one at a time")
+    if args.base_url and (not args.model or args.controls or args.control):
+        raise ValueError("an endpoint takes --model NAME, and no controls: those need a checkpoint")
+    if args.arms and not args.controls:
+        raise ValueError("--arms goes with --controls")
+
+
+def _place(args: argparse.Namespace, benchmark: Any) -> Any:
+    from lookagain.evaluation.benchmark import Place
+
+    default = f"seed={args.seed}" if benchmark.name.startswith("tabletop") else benchmark.hub
+    split = args.split or benchmark.splits[0]
+    return Place(path=args.path or default, split=split, images=args.images, limit=args.limit)
+
+
+def _judge(args: argparse.Namespace) -> Any:
+    from lookagain.evaluation.endpoint import Endpoint, EndpointJudge
+
+    if not args.judge_url or not args.judge_model:
+        raise ValueError("this benchmark is scored by a judge: give --judge-url and --judge-model")
+    return EndpointJudge(
+        Endpoint(base_url=args.judge_url, model=args.judge_model, max_new_tokens=1024, retries=args.retries)
+    )
+
+
+def _subject(args: argparse.Namespace, model: Any, policy: Any, benchmark: Any) -> Any:
+    """The model under test, with the benchmark's budget; `model` is None for an endpoint."""
+    budget = args.max_new_tokens or benchmark.max_new_tokens
+    if model is None:
+        from lookagain.evaluation.endpoint import Endpoint, EndpointSubject
+
+        endpoint = Endpoint(
+            base_url=args.base_url, model=args.model, max_new_tokens=budget, retries=args.retries, request=args.request
+        )
+        return EndpointSubject(endpoint, concurrency=args.batch or BATCH)
+    from lookagain.evaluation.subjects import LocalSubject
+
+    batch = args.batch or (TABLETOP_BATCH if benchmark.name.startswith("tabletop") else BATCH)
+    return LocalSubject(model, policy, max_new_tokens=budget, batch=batch)
+
+
+def _plain(args: argparse.Namespace, found: list[Any], places: list[Any], policy: Any, judge: Any) -> int:
+    from lookagain.evaluation.run import run_benchmark
+    from lookagain.evaluation.sheets import print_sheets, result_sheets
+
+    model = None if args.base_url else load_of(args)
+    results = {}
+    for benchmark, place in zip(found, places, strict=True):
+        folder = args.out / benchmark.name
+        result = run_benchmark(benchmark, place, _subject(args, model, policy, benchmark), folder, judge=judge)
+        _write_page(folder / "report.html", "run_page", result)
+        if not args.json:
+            print_sheets(result_sheets(result))
+        brief = {name: value for name, value in result.items() if name != "items"}
+        results[benchmark.name] = brief | {"result": str(folder / "result.json")}
+    if args.json:
+        print_json(results)
+    return 0
+
+
+def _controls(args: argparse.Namespace, found: list[Any], places: list[Any], policy: Any, judge: Any) -> int:
+    from lookagain.evaluation.controls import policies, summary
+    from lookagain.evaluation.folder import write_json
+    from lookagain.evaluation.run import run_benchmark
+    from lookagain.evaluation.sheets import control_sheets, print_sheets
+
+    arms = policies(policy, args.arms.split(",") if args.arms else None)
+    model = load_of(args)
+    results: dict[str, dict[str, Any]] = {benchmark.name: {} for benchmark in found}
+    for arm, changed in arms.items():
+        for benchmark, place in zip(found, places, strict=True):
+            subject = _subject(args, model, changed, benchmark)
+            folder = args.out / arm / benchmark.name
+            results[benchmark.name][arm] = run_benchmark(benchmark, place, subject, folder, judge=judge)
+    made = summary(results)
+    write_json(args.out / "controls.json", made)
+    _write_page(args.out / "controls.html", "controls_page", made)
+    if args.json:
+        print_json(made)
+    else:
+        print_sheets(control_sheets(made))
+    return 0
+
+
+def _write_page(path: Path, page: str, content: Any) -> None:
+    """An HTML report, or a note that says what it needs."""
+    from lookagain.evaluation import report
+    from lookagain.extras import MissingExtraError
+
+    try:
+        path.write_text(getattr(report, page)(content), encoding="utf-8")
+    except MissingExtraError as error:
+        print(f"note: no {path.name}: {error}", file=sys.stderr)
+
+
+def _tabletop(args: argparse.Namespace, policy: Any) -> int:
     from lookagain.tabletop.evaluate import EvalConfig, evaluate
 
     config = EvalConfig(
-        n=args.n,
+        n=args.limit or 200,
         seed=args.seed,
-        split=args.split,
-        batch=args.batch,
-        max_new_tokens=args.max_new_tokens,
+        split=args.split or "test",
+        batch=args.batch or TABLETOP_BATCH,
+        max_new_tokens=args.max_new_tokens or TABLETOP_TOKENS,
         planted=not args.no_planted,
     )
     result = evaluate(load_of(args), config, policy)
@@ -54,7 +211,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print a result as tables."""
+    """Print Tabletop's figures as tables."""
     from rich.console import Console
     from rich.table import Table
 

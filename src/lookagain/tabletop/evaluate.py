@@ -86,7 +86,7 @@ def summarise(rows: Sequence[TabletopRow], answers: Sequence[Answer]) -> dict[st
         "unanswered": sum(a.answer is None for a in answers),
         "caption": list_quality(captions),
         "reflection": list_quality(reflections),
-        "reflections_per_answer": sum(len(a.reflections) for a in answers) / len(answers),
+        "reflections_per_answer": sum(not r.stray for a in answers for r in a.reflections) / len(answers),
         "tokens_per_answer": {kind: count / len(answers) for kind, count in tokens.items()},
     }
 
