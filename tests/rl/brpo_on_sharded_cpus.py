@@ -1,0 +1,25 @@
+"""Runs `lookagain` with FSDP2 on CPUs: accelerate offers it on GPUs only, so it is told that these are some."""
+
+from __future__ import annotations
+
+import sys
+
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+
+from lookagain.cli import main
+from lookagain.rl import run
+
+accelerator = run._accelerator
+
+
+def told_accelerator(config):
+    assert PartialState(cpu=True).device.type == "cpu"
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    made = accelerator(config)
+    assert made.distributed_type == DistributedType.FSDP, "this run is not sharded"
+    return made
+
+
+run._accelerator = told_accelerator
+sys.exit(main(sys.argv[1:]))
