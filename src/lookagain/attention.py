@@ -27,14 +27,14 @@ PREFIX = "lookagain_"
 BLOCK_QUERIES = 16  # decoding steps whose queries wait before they are compared with the keys
 
 
-def attention_mass(
+def attention_weights(
     query_HnD: torch.Tensor,
     key_KSD: torch.Tensor,
     query_slots_n: torch.Tensor,
     visual_slots_V: torch.Tensor,
     scaling: float,
 ) -> torch.Tensor:
-    """Attention that queries pay to visual slots, summed over queries and averaged over heads: (V,) in float32.
+    """Attention that each query pays to visual slots: (H, n, V) in float32.
 
     A query at slot s sees keys 0 .. s, as in causal attention. Peak memory is H x n x S floats.
     """
@@ -47,7 +47,18 @@ def attention_mass(
         hidden = torch.arange(slots, device=scores.device) > query_slots_n.to(scores.device)[:, None]
         scores.masked_fill_(hidden, float("-inf"))
     normaliser = scores.logsumexp(-1, keepdim=True)
-    return (scores[:, :, visual_slots_V.to(scores.device)] - normaliser).exp_().sum(1).mean(0)
+    return (scores[:, :, visual_slots_V.to(scores.device)] - normaliser).exp_()
+
+
+def attention_mass(
+    query_HnD: torch.Tensor,
+    key_KSD: torch.Tensor,
+    query_slots_n: torch.Tensor,
+    visual_slots_V: torch.Tensor,
+    scaling: float,
+) -> torch.Tensor:
+    """`attention_weights` summed over queries and averaged over heads: (V,)."""
+    return attention_weights(query_HnD, key_KSD, query_slots_n, visual_slots_V, scaling).sum(1).mean(0)
 
 
 class AttentionRecorder:

@@ -1,0 +1,1 @@
+"""Where a model looks: visual dilution and heat maps of finished answers, measured exactly beside the kernel."""
