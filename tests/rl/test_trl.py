@@ -7,7 +7,7 @@ from datasets import Dataset
 from PIL import Image
 
 from lookagain.families import family_of
-from lookagain.loading import default_checkpoint, load_checkpoint
+from lookagain.loading import load_checkpoint
 from lookagain.processing import LookAgainProcessor
 from lookagain.rl.rewards import BalanceReward, accuracy_reward, format_reward
 
@@ -67,5 +67,5 @@ def test_trl_cannot_carry_rows_inside_completions(tmp_path):
         return {"prompt_ids": [prompt] * n, "completion_ids": [again] * n, "logprobs": None, "env_mask": [own] * n}
 
     made, _ = trainer(tmp_path / "again", rollout)
-    with pytest.raises(ValueError, match="(?i)image features and image tokens"):
+    with pytest.raises(ValueError, match=r"(?i)image features and image tokens"):
         made.train()

@@ -1,4 +1,4 @@
-"""`lookagain bench decode|sft|brpo|data`: ratios of times and sizes, measured side by side."""
+"""`lookagain bench decode|sft|brpo|data|eval`: ratios of times and sizes, measured side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lookagain.commands.common import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from lookagain.bench import brpo, data, decode, sft
+    from lookagain.bench import brpo, data, decode, eval, sft
 
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     about = "the decoding loop: re-attention against text, loop against library"
@@ -19,12 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_arguments(benchmarks.add_parser("data", help=about))
     about = "the rewards of BRPO, and where the time of a step goes"
     brpo.add_arguments(benchmarks.add_parser("brpo", help=about))
+    about = "what scoring and analysing answers cost"
+    eval.add_arguments(benchmarks.add_parser("eval", help=about))
 
 
 def run(args: argparse.Namespace) -> int:
-    from lookagain.bench import brpo, data, decode, sft
+    from lookagain.bench import brpo, data, decode, eval, sft
 
-    bench = {"decode": decode, "sft": sft, "brpo": brpo, "data": data}[args.benchmark]
+    bench = {"decode": decode, "sft": sft, "brpo": brpo, "data": data, "eval": eval}[args.benchmark]
     result = bench.run(args)
     if args.json:
         print_json(result)

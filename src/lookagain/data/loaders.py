@@ -25,6 +25,7 @@ from lookagain.data.rows import BadRow, Row, RowError
 from lookagain.data.scemqa import scemqa_rows
 from lookagain.data.splits import check_split
 from lookagain.data.tabletop import tabletop_rows
+from lookagain.tabletop.oracle import LENGTHS
 from lookagain.tabletop.world import SPLITS as TABLETOP_SPLITS
 
 WITHOUT_IMAGE = ("keep", "skip")
@@ -36,7 +37,8 @@ Found = Row | RowError
 class Source:
     """Where rows come from.
 
-    loader: a name in `LOADERS`. path: a file, a folder, a hub name, or for tabletop "SEED" or "SEED:ROWS".
+    loader: a name in `LOADERS`. path: a file, a folder, a hub name, or for tabletop "SEED", "SEED:ROWS" or
+        "SEED:ROWS:LENGTH".
     split: the part to read. limit: rows at most, of those that are not skipped; None for all.
     sample_seed: draw these rows at random from all, by this seed, instead of taking the first (then all are read).
     without_image: "keep" or "skip" rows that have no picture. name: the hub configuration, for math the subject.
@@ -77,8 +79,10 @@ class Source:
             self._check_tabletop()
 
     def _check_tabletop(self) -> None:
-        if not re.fullmatch(r"[0-9]+(:[1-9][0-9]*)?", self.path):
-            raise ValueError(f"path is {self.path!r}: for tabletop use SEED or SEED:ROWS, such as 7:1000")
+        if not re.fullmatch(rf"[0-9]+(:[1-9][0-9]*(:({'|'.join(LENGTHS)}))?)?", self.path):
+            raise ValueError(
+                f"path is {self.path!r}: for tabletop use SEED, SEED:ROWS or SEED:ROWS:LENGTH, such as 7:1000:brief"
+            )
         if self.split not in TABLETOP_SPLITS:
             raise ValueError(f"split is {self.split!r}: for tabletop use one of {', '.join(TABLETOP_SPLITS)}")
         if self.images is not None:
@@ -213,8 +217,8 @@ def _llava_cot(source: Source) -> Iterator[Found]:
 
 
 def _tabletop(source: Source) -> Iterator[Found]:
-    seed, _, rows = source.path.partition(":")
-    return tabletop_rows(source.split, int(seed), range(int(rows)) if rows else count())
+    seed, rows, length = (*source.path.split(":"), None, None)[:3]
+    return tabletop_rows(source.split, int(seed or 0), range(int(rows)) if rows else count(), length)
 
 
 Loader = Callable[[Source], Iterator[Found]]

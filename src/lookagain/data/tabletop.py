@@ -32,9 +32,9 @@ class SceneImage(LazyImage):
         return file.getvalue()
 
 
-def tabletop_rows(split: str, seed: int, indices: Iterable[int]) -> Iterator[Row]:
-    """The rows of a stream at `indices`. ValueError for a split that does not exist."""
-    return (row_of(make_row(split, seed, index), split) for index in indices)
+def tabletop_rows(split: str, seed: int, indices: Iterable[int], length: str | None = None) -> Iterator[Row]:
+    """The rows of a stream at `indices`, of one length if given. ValueError for an unknown split or length."""
+    return (row_of(make_row(split, seed, index, length=length), split) for index in indices)
 
 
 def row_of(row: TabletopRow, split: str) -> Row:

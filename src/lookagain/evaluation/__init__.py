@@ -1,1 +1,1 @@
-"""Benchmarks of the paper's tables: loaders, official and strict scores, runs that resume, comparisons with intervals."""
+"""Benchmarks of the paper: loaders, official and strict scores, runs that resume, comparisons with intervals."""

@@ -37,7 +37,8 @@ class BrpoConfig:
     reattention, keep: what happens at reflections in rollouts and loss; the paper's BRPO reflects in text.
     rewards: weights (paper gives none). balance_tokens: lambda. balance_floor: its lower bound (paper gives none).
     level: of the ratio; the paper's equation (2) is "answer". aggregation, epsilon: paper gives none.
-    micro_batch: answers per loss pass. eval_steps, eval_rows: greedy accuracy on Tabletop's test split, 0 for never.
+    micro_batch: answers per loss pass. eval_steps, eval_rows: greedy accuracy on Tabletop's test split, 0 for never;
+    eval_length: of its prompts, None for all three.
     rollouts: "decoding", our own loop, or "vllm", a server at vllm_url (`lookagain.rl.vllm` has its command line) that
     reads the policy's weights from the folder vllm_weights before every step; None: `<output>/rollout-weights`.
     """
@@ -77,6 +78,7 @@ class BrpoConfig:
     save_steps: int = 50
     eval_steps: int = 0
     eval_rows: int = 200
+    eval_length: str | None = None
     on_bad_row: str = "refuse"
     rollouts: str = "decoding"
     vllm_url: str | None = None

@@ -228,7 +228,7 @@ class Run:
         checkpoint = Checkpoint(
             "brpo", self.inner.model, codec.tokenizer, codec.image_processor, codec.family, trained=True
         )
-        settings = EvalConfig(n=self.config.eval_rows, seed=EVAL_SEED, planted=False)
+        settings = EvalConfig(n=self.config.eval_rows, seed=EVAL_SEED, planted=False, length=self.config.eval_length)
 
         def measure(inner: Reattending) -> float:
             with evaluating(inner.model):

@@ -6,6 +6,7 @@ place is a stream, not a folder: its path is "seed=N".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,7 +18,7 @@ from lookagain.evaluation.subjects import PREFIX_FACT
 from lookagain.grammar import TAG_TOKENS, parse
 from lookagain.scoring import extract, kind_of, score
 from lookagain.tabletop.evaluate import PLANTED_RATE, is_mended, list_quality, planted_prefix
-from lookagain.tabletop.oracle import Mistake
+from lookagain.tabletop.oracle import LENGTHS, Mistake
 from lookagain.tabletop.render import render
 from lookagain.tabletop.rows import TabletopRow, make_row
 from lookagain.tabletop.world import Scene, Thing
@@ -40,31 +41,33 @@ class TabletopPicture(LazyImage):
         return buffer.getvalue()
 
 
-def _row(split: str, seed: int, index: int) -> TabletopRow:
-    return make_row(split, seed, index, reflections=1, error_rate=PLANTED_RATE)
+def _row(split: str, seed: int, index: int, length: str | None = None) -> TabletopRow:
+    return make_row(split, seed, index, length=length, reflections=1, error_rate=PLANTED_RATE)
 
 
-def seed_of(path: str) -> int:
-    """N of "seed=N". ValueError for any other place."""
-    name, _, number = path.partition("=")
-    if name != "seed" or not number.isdecimal():
-        raise ValueError(f"Tabletop is drawn, not read: its place is a stream such as 'seed=0', not {path!r}")
-    return int(number)
+def stream_of(path: str) -> tuple[int, str | None]:
+    """N and the length of "seed=N" or "seed=N,length=brief". ValueError for any other place."""
+    found = re.fullmatch(rf"seed=([0-9]+)(?:,length=({'|'.join(LENGTHS)}))?", path)
+    if found is None:
+        raise ValueError(
+            f"Tabletop is drawn, not read: its place is a stream, 'seed=0' or 'seed=0,length=brief', not {path!r}"
+        )
+    return int(found[1]), found[2]
 
 
 def load_free(place: Place) -> Iterator[Item]:
     """The questions of a stream; 200 unless `place.limit` says otherwise."""
-    seed = seed_of(place.path)
+    seed, length = stream_of(place.path)
     for index in range(DEFAULT_ROWS if place.limit is None else place.limit):
-        row = _row(place.split, seed, index)
+        row = _row(place.split, seed, index, length)
         yield _item(row, TabletopPicture(place.split, seed, index), {})
 
 
 def load_planted(place: Place) -> Iterator[Item]:
     """Those of the questions whose response has a planted mistake, with that response up to its last reflection."""
-    seed = seed_of(place.path)
+    seed, length = stream_of(place.path)
     for index in range(DEFAULT_ROWS if place.limit is None else place.limit):
-        row = _row(place.split, seed, index)
+        row = _row(place.split, seed, index, length)
         if row.written.mistakes:
             mistakes = [{"kind": mistake.kind, "place": mistake.place} for mistake in row.written.mistakes]
             facts = {PREFIX_FACT: planted_prefix(row), "mistakes": mistakes}

@@ -35,7 +35,7 @@ OTHER_IMAGES = 1_000_003  # the wrong-image control shows the picture of the row
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """n rows of a stream, decoded `batch` at a time; `planted` adds the run on planted mistakes."""
+    """n rows of a stream, `batch` at a time; `planted` adds those with planted mistakes. length: of all rows."""
 
     n: int
     seed: int
@@ -43,12 +43,14 @@ class EvalConfig:
     batch: int = 50
     max_new_tokens: int = 512
     planted: bool = True
+    length: str | None = None
 
 
 def evaluate(model: LookAgain, config: EvalConfig, policy: Reattention) -> dict[str, Any]:
     """Everything that `lookagain eval tabletop --json` prints."""
     rows = [
-        make_row(config.split, config.seed, index, reflections=1, error_rate=PLANTED_RATE) for index in range(config.n)
+        make_row(config.split, config.seed, index, length=config.length, reflections=1, error_rate=PLANTED_RATE)
+        for index in range(config.n)
     ]
     free = _decode(model, rows, [""] * len(rows), config, policy, "answers")
     result = {"benchmark": "tabletop", **summarise(rows, free)}

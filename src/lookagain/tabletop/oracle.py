@@ -20,6 +20,7 @@ from lookagain.tabletop.world import PLACES, Pair, Scene, Thing
 LENGTHS = ("brief", "normal", "long")
 REQUESTS = {"brief": "Answer briefly.", "normal": "Think step by step.", "long": "Think at length."}
 REFLECTIONS = {"brief": (1,), "normal": (1, 1, 2), "long": (2, 3)}
+CROWDED = 5  # objects from which a picture tempts to a cursory reflection
 REASONING_SLIP_SHARE = 0.25  # of the error rate: mistakes that REASONING adds to those of CAPTION
 
 
@@ -56,15 +57,17 @@ def write_response(
     length: str = "normal",
     reflections: int | None = None,
     error_rate: float = 0.2,
+    cursory: float = 0.0,
 ) -> Written:
     """A full response. `error_rate` is the chance of a mistake per object; `reflections` None draws 1 to 3.
 
-    ValueError for an unknown length or a rate outside 0..1.
+    `cursory`: the chance, on pictures of CROWDED objects or more, that the last reflection names the answer without
+    going through the picture. ValueError for an unknown length or a rate outside 0..1.
     """
     if length not in LENGTHS:
         raise ValueError(f"unknown length {length!r}; known: {', '.join(LENGTHS)}")
-    if not 0 <= error_rate <= 1:
-        raise ValueError(f"error_rate is a probability, not {error_rate}")
+    if not 0 <= error_rate <= 1 or not 0 <= cursory <= 1:
+        raise ValueError(f"error_rate and cursory are probabilities, not {error_rate} and {cursory}")
     count = rng.choice(REFLECTIONS[length]) if reflections is None else reflections
     caption, mistakes = plant(rng, scene, pairs, error_rate)
     reasoning = _slip(rng, caption, pairs, error_rate * REASONING_SLIP_SHARE)
@@ -79,7 +82,9 @@ def write_response(
         _early_reflection(out, rng, question, scene)
     if count > 0:
         before = None if length == "brief" else question.conclude(reasoning)
-        _section(out, "REFLECTION", lambda: _reflect(out, question, scene.things, before))
+        skims = cursory > 0 and len(scene.things) >= CROWDED and rng.random() < cursory
+        looked = [] if skims else scene.things
+        _section(out, "REFLECTION", lambda: _reflect(out, question, looked, before, scene.things))
     answer = question.conclude(scene.things)
     _section(out, "CONCLUSION", lambda: out.add(f" {answer}"))
     return out
@@ -157,11 +162,13 @@ def _reason(out: Written, question: Question, things: list[Thing], caption: list
         out.add(f", so {question.conclude(things)}")
 
 
-def _reflect(out: Written, question: Question, things: Sequence[Thing], before: str | None) -> None:
+def _reflect(
+    out: Written, question: Question, looked: Sequence[Thing], before: str | None, things: Sequence[Thing]
+) -> None:
     """The evidence in the image, the answer it gives and, where REASONING gave one, whether that one holds."""
     answer = question.conclude(things)
-    _list(out, things, things, question)
-    out.add(f", so {answer}")
+    _list(out, looked, looked, question)
+    out.add(f", so {answer}" if looked else f" so {answer}")
     if before is not None:
         out.add(", as before" if before == answer else f", not {before}")
 
@@ -169,4 +176,4 @@ def _reflect(out: Written, question: Question, things: Sequence[Thing], before: 
 def _early_reflection(out: Written, rng: random.Random, question: Question, scene: Scene) -> None:
     """A reflection before the last one: it may be empty (the model just looks)."""
     empty = rng.random() < 0.5
-    _section(out, "REFLECTION", lambda: None if empty else _reflect(out, question, scene.things, None))
+    _section(out, "REFLECTION", lambda: None if empty else _reflect(out, question, scene.things, None, scene.things))

@@ -50,10 +50,11 @@ def make_row(
     reflections: int | None = None,
     error_rate: float = 0.2,
     lengths: Mapping[str, float] = LENGTH_WEIGHTS,
+    cursory: float = 0.0,
 ) -> TabletopRow:
     """Row `index` of a stream; None draws the kind of question, the length or the number of reflections.
 
-    `lengths` weighs the draw of the length.
+    `lengths` weighs the draw of the length. `cursory`: as in `write_response`.
     The scene and question depend on (split, seed, index, kind) alone. ValueError for unknown names.
     """
     rng = stream(split, seed, index)
@@ -65,7 +66,9 @@ def make_row(
             break
     drawn_length = rng.choices(LENGTHS, weights=[lengths.get(name, 0) for name in LENGTHS])[0]
     chosen = length or drawn_length
-    written = write_response(rng, scene, question, pairs, length=chosen, reflections=reflections, error_rate=error_rate)
+    written = write_response(
+        rng, scene, question, pairs, length=chosen, reflections=reflections, error_rate=error_rate, cursory=cursory
+    )
     prompt = f"{question.text} {REQUESTS[chosen]}"
     answer = question.conclude(scene.things)
     return TabletopRow(f"tabletop-{split}-{seed}-{index}", scene, question, chosen, prompt, answer, written)

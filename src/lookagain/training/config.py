@@ -51,7 +51,8 @@ class Stage:
     modes: weights of the re-attention modes that rows are drawn with. keep: ROUTE's percentage; the paper's main value.
     lengths: weights of the lengths that Tabletop's prompts ask for. error_rate: chance of a planted mistake per object.
     reflections: of each Tabletop response; None draws them. distinct: Tabletop rows before they come again; None for no
-        end. learn_mistakes: give planted tokens a loss.
+        end. learn_mistakes: give planted tokens a loss. cursory: chance that a crowded picture.s reflection only names
+        the answer.
     max_length: most slots of a row, with re-inserted ones. on_long_row, on_bad_row: "refuse" the run, or "drop"/"skip".
     min_reflections: reflections that a response must have. max_pixels: larger images are scaled down (paper: 262144).
     """
@@ -79,6 +80,7 @@ class Stage:
     lengths: dict[str, float] = field(default_factory=lambda: dict(LENGTH_WEIGHTS))
     reflections: int | None = None
     distinct: int | None = None
+    cursory: float = 0.0
     learn_mistakes: bool = False
     max_length: int = 4096
     on_long_row: str = "refuse"
@@ -103,7 +105,8 @@ class Stage:
         self._need(not unknown, f"unknown modes {unknown}; known: {', '.join(TRAINED_MODES)}")
         weights = list(self.modes.values())
         self._need(min(weights) >= 0 and sum(weights) > 0, f"modes need positive weights, not {self.modes}")
-        self._need(0 <= self.error_rate <= 1 and 0 <= self.keep <= 100, "error_rate is 0..1, keep is 0..100")
+        rates = 0 <= self.error_rate <= 1 and 0 <= self.cursory <= 1
+        self._need(rates and 0 <= self.keep <= 100, "error_rate and cursory are 0..1, keep is 0..100")
         self._need(
             isinstance(self.lengths, Mapping) and bool(self.lengths) and set(self.lengths) <= set(LENGTHS),
             f"lengths weighs {', '.join(LENGTHS)}, not {self.lengths}",
@@ -120,8 +123,8 @@ class Stage:
         for name in (*whole, "reflections", "distinct"):
             value = getattr(self, name)
             self._need(value is None or isinstance(value, int), f"{name} is a whole number, not {value!r}")
-        for name in ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "error_rate", "epochs",
-                     "adam_beta1", "adam_beta2", "adam_epsilon"):  # fmt: skip
+        for name in ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "error_rate", "cursory",
+                     "epochs", "adam_beta1", "adam_beta2", "adam_epsilon"):  # fmt: skip
             value = getattr(self, name)
             self._need(value is None or isinstance(value, int | float), f"{name} is a number (1.0e-3), not {value!r}")
 

@@ -41,6 +41,7 @@ class TabletopDataset(Dataset):
             reflections=self.stage.reflections,
             error_rate=self.stage.error_rate,
             lengths=self.stage.lengths,
+            cursory=self.stage.cursory,
         )
         row = row_of(made, "train")
         if self.stage.task == "vision":

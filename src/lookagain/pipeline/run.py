@@ -1,0 +1,69 @@
+"""One run from its configuration: rows in, stages one after the other, a build out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lookagain.pipeline.build import build
+from lookagain.pipeline.config import RunConfig, lines_of
+from lookagain.pipeline.engine import StageReport, open_desk, run_stages
+from lookagain.pipeline.intake import add_source
+from lookagain.pipeline.items import Item
+from lookagain.pipeline.ledger import Ledger
+from lookagain.pipeline.overlap import fingerprints_of, shared_with
+
+
+def run(
+    ledger: Ledger, config: RunConfig, names: Sequence[str] | None = None, *, progress: bool = False
+) -> list[StageReport]:
+    """Run the flow's stages, or those of these names. ValueError for a name that the flow does not have."""
+    for source in config.sources:
+        add_source(ledger, source)
+    stages = config.stages(ledger)
+    known = [stage.name for stage in stages]
+    if unknown := [name for name in names or () if name not in known]:
+        raise ValueError(f"the flow {config.flow} has no stage {', '.join(unknown)}; it has {', '.join(known)}")
+    chosen = [stage for stage in stages if names is None or stage.name in names]
+
+    async def go() -> list[StageReport]:
+        async with open_desk(ledger, lines_of(config), " ".join(names or known), config.budget) as desk:
+            return await run_stages(desk, chosen, workers=config.width, progress=progress)
+
+    return asyncio.run(go())
+
+
+def build_run(ledger: Ledger, config: RunConfig, out: Path) -> dict[str, Any]:
+    """Build what came through the flow. ValueError where rows are shared with evaluation sets and that is refused."""
+    stages = config.stages(ledger)
+    about = {
+        "flow": config.flow,
+        "models": ", ".join(dict.fromkeys(f"{e.name} ({e.model})" for e in config.endpoints if e.name in config.asked)),
+        "prompts": ", ".join(f"{stage} {version}" for stage, version in _prompts(ledger)),
+    }
+    return build(ledger, stages[-1].place, out, config.build, leave_out=_shared(config, out), about=about)
+
+
+def _prompts(ledger: Ledger) -> list[tuple[str, str]]:
+    found = ledger.read("SELECT DISTINCT stage, prompt FROM requests WHERE prompt != '' ORDER BY stage, prompt")
+    return [(stage, prompt) for stage, prompt in found]
+
+
+def _shared(config: RunConfig, out: Path) -> Callable[[Item], str | None]:
+    """What leaves out rows that evaluation sets hold too; under "refuse" the first one ends the build."""
+    if not config.evaluation or config.on_overlap == "keep":
+        return lambda item: None
+    known = fingerprints_of(config.evaluation)
+
+    def reason(item: Item) -> str | None:
+        found = shared_with(item.row, known)
+        if found and config.on_overlap == "refuse":
+            raise ValueError(
+                f"row {item.row.id!r} is in an evaluation set ({found[0]}): see `lookagain data overlap`, then set "
+                "on_overlap to drop or keep"
+            )
+        return "shared with an evaluation set" if found else None
+
+    return reason
