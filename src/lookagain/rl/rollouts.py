@@ -54,7 +54,8 @@ def sample_groups(
 ) -> list[Rollout]:
     """G answers to each question, those of one question next to each other; (Q * G).
 
-    Sampled from the whole distribution at `temperature`: no top-k, no top-p, so that log-probabilities are exact.
+    Sampled from the whole distribution at `temperature`, whatever the checkpoint asks for, so that log-probabilities are
+    exact.
     """
     items = [codec.item(row, policy) for row in rows]
     prompts = [item.example.prompt_ids for item in items if item.example is not None]
@@ -72,6 +73,7 @@ def sample_groups(
             temperature=temperature,
             top_k=0,
             top_p=1.0,
+            repetition_penalty=1.0,  # a checkpoint's own would be missing from the loss
             num_return_sequences=group,
             max_new_tokens=max_new_tokens,
             return_dict_in_generate=True,
