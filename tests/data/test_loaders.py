@@ -48,7 +48,7 @@ def cache(tmp_path: Path, monkeypatch) -> None:
         ({"loader": "jsonl", "path": "x", "limit": 1.5}, "limit is 1.5"),
         ({"loader": "jsonl", "path": "x", "without_image": "drop"}, "without_image is 'drop': use one of keep, skip"),
         ({"loader": "jsonl", "path": "x", "name": "main"}, "name is 'main': only the loaders hub and math"),
-        ({"loader": "tabletop", "path": "x"}, "path is 'x': for tabletop use SEED or SEED:ROWS"),
+        ({"loader": "tabletop", "path": "x"}, "path is 'x': for tabletop use SEED, SEED:ROWS"),
         ({"loader": "tabletop", "path": "7:0"}, "path is '7:0'"),
         ({"loader": "tabletop", "path": "7", "split": "dev"}, "split is 'dev': for tabletop use one of train"),
         ({"loader": "tabletop", "path": "7", "images": "x"}, "images is 'x'"),
