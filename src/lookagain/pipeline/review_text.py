@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from lookagain.grammar import Problem, StreamParser, open_tag, parse, split_at_tags
 
+PROBLEMS_NAMED = 4
 ORDER = "SUMMARY, CAPTION, REASONING, any number of REFLECTIONs, CONCLUSION"
 
 
@@ -83,9 +84,12 @@ def _start(text: str, characters: int = 40) -> str:
 
 
 def problems_html(text: str) -> str:
-    """What is wrong with a response, one sentence a line; "" for one in the grammar."""
-    lines = "".join(f"<li>{escape(explain(problem, text))}</li>" for problem in parse(text).problems)
-    return f"<ul>{lines}</ul>" if lines else ""
+    """What is wrong with a response, one sentence a line, the first few; "" for one in the grammar."""
+    problems = parse(text).problems
+    lines = [escape(explain(problem, text)) for problem in problems[:PROBLEMS_NAMED]]
+    if len(problems) > PROBLEMS_NAMED:
+        lines.append(f"And {len(problems) - PROBLEMS_NAMED} more, which may follow from these.")
+    return f"<ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>" if lines else ""
 
 
 def grammar_html(text: str, changed: bool = True) -> str:

@@ -54,7 +54,7 @@ def sample_groups(
 ) -> list[Rollout]:
     """G answers to each question, those of one question next to each other; (Q * G).
 
-    Sampled from the whole distribution at `temperature`, whatever the checkpoint asks for, so that log-probabilities are
+    Sampled from the whole distribution at `temperature`, whatever the checkpoint asks for, so that they are exact.
     exact.
     """
     items = [codec.item(row, policy) for row in rows]

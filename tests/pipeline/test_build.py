@@ -1,0 +1,168 @@
+"""What is built loads for training, with pictures inside or beside, and is the same whoever built it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lookagain.data.checks import select_rows
+from lookagain.data.loaders import Source, load_rows
+from lookagain.data.pictures import open_image
+from lookagain.data.rows import Row
+from lookagain.data.tabletop import tabletop_rows
+from lookagain.pipeline.build import BuildConfig, build, push, record_of
+from lookagain.pipeline.engine import Stage, open_desk, run_stages
+from lookagain.pipeline.intake import add_rows
+from lookagain.pipeline.items import Item, Outcome, Place
+from lookagain.pipeline.ledger import Ledger
+
+pytest.importorskip("pyarrow")
+LAST = Place("last", "v", samples=2)
+
+
+def filled(ledger: Ledger, response: str, pictures: tuple[bytes, ...], place: Place = LAST) -> Ledger:
+    """Five rows with two samples each; of the last the second sample breaks the grammar."""
+
+    async def work(item, chat):
+        return Outcome(output={"response": "no tags" if item.row.id == "text" and item.sample else response})
+
+    made = [replace(row, response=None, silent=()) for row in tabletop_rows("train", 1, range(3))]
+    made.append(Row(id="two", images=pictures, question="Q?", options=("a", "b"), source="s"))
+    made.append(Row(id="text", question="What is 2 + 2?", reference="4", source="s"))
+    add_rows(ledger, made, "here")
+
+    async def go():
+        async with open_desk(ledger, [], "test") as desk:
+            await run_stages(desk, [Stage(place, work=work)], workers=3)
+
+    asyncio.run(go())
+    return ledger
+
+
+@pytest.fixture
+def pictures(encoded):
+    return encoded(30, 20, "JPEG"), encoded()
+
+
+@pytest.fixture
+def ledger(tmp_path, response, pictures):
+    with Ledger(tmp_path / "run") as opened:
+        yield filled(opened, response, pictures)
+
+
+@pytest.mark.parametrize("table", ["embedded", "paths"])
+def test_a_build_loads_for_training(ledger, tmp_path, table, response):
+    out = tmp_path / "out"
+    made = build(ledger, LAST, out, BuildConfig(table=table))
+    assert (made["rows"], made["without_image"], made["left_out"]) == (9, 1, {"not in the grammar": 1})
+    loaded = []
+    for loader, name in (("jsonl", "train.jsonl"), ("parquet", "train.parquet")):
+        rows, report = select_rows(load_rows(Source(loader=loader, path=str(out / name))), progress=False)
+        assert report.rows == 9
+        assert {row.response for row in rows} == {response}
+        loaded.append(
+            [(r.id, r.question, r.options, r.reference, [open_image(i).tobytes() for i in r.images]) for r in rows]
+        )
+    assert loaded[0] == loaded[1]
+    ids = [row[0] for row in loaded[0]]
+    assert ids[-3:] == ["two", "two#1", "text"]
+    assert next(row for row in loaded[0] if row[0] == "two")[2] == ("a", "b")
+
+
+def test_a_build_loads_as_a_training_stage(ledger, tmp_path):
+    """The rows must pass what `train sft` does before its first step."""
+    from lookagain.training.config import Stage as TrainingStage
+
+    build(ledger, LAST, tmp_path / "out")
+    stage = TrainingStage(
+        name="s",
+        task="rows",
+        trains="language_model",
+        epochs=1,
+        data=(Source(loader="jsonl", path=str(tmp_path / "out" / "train.jsonl")),),
+    )
+    found = [row for source in stage.data for row in load_rows(source)]
+    good, _ = select_rows(found, on_bad_row=stage.on_bad_row, min_reflections=stage.min_reflections, progress=False)
+    assert len(good) == 9
+
+
+def test_builds_are_the_same_bytes_twice(ledger, tmp_path, response, pictures):
+    with Ledger(tmp_path / "other") as other:
+        filled(other, response, pictures)
+        files = []
+        for source, out in ((ledger, tmp_path / "a"), (other, tmp_path / "b")):
+            build(source, LAST, out)
+            files.append({p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()})
+    assert files[0] == files[1]
+    assert not any(path.suffix == ".part" for path in files[0])
+
+
+def test_one_sample_of_a_row_if_so_configured(ledger, tmp_path):
+    made = build(ledger, LAST, tmp_path / "out", BuildConfig(per_row="first", table="none"))
+    assert (made["rows"], made["left_out"]) == (5, {"a further sample": 5})
+    assert not (tmp_path / "out" / "train.parquet").exists()
+
+
+def test_rows_can_be_left_out_with_a_reason(ledger, tmp_path):
+    made = build(ledger, LAST, tmp_path / "out", leave_out=lambda item: "shared" if item.row.id == "two" else None)
+    assert made["left_out"] == {"shared": 2, "not in the grammar": 1}
+
+
+def test_planted_mistakes_stay_silent(response, tmp_path):
+    """A reflection put in behind them does not move them; a rewrite of what is before them ends it."""
+    text = response.replace("<REFLECTION></REFLECTION>", "")
+    row = Row(id="r", question="Q?", response=text, silent=((9, 10), (30, 31)), source="s")
+    item = Item(1, 0, row, {}, "i")
+    assert record_of(item, response, tmp_path)["silent"] == [[9, 10], [30, 31]]
+    assert record_of(item, response.replace("<CAPTION>c", "<CAPTION>x"), tmp_path)["silent"] == [[9, 10]]
+    assert "silent" not in record_of(item, "z" + response, tmp_path)
+
+
+def test_nothing_to_build_is_an_error(tmp_path):
+    with Ledger(tmp_path / "empty") as empty, pytest.raises(ValueError, match="nothing to build"):
+        build(empty, LAST, tmp_path / "out")
+
+
+def test_many_rows_go_through_the_table(tmp_path, response):
+    """A group of the table has 64 rows: none may get lost between two groups."""
+
+    async def work(item, chat):
+        return Outcome(output={"response": response})
+
+    with Ledger(tmp_path / "run") as ledger:
+        add_rows(ledger, [Row(id=f"r{i}", question="Q?", source="s") for i in range(150)], "here")
+
+        async def go():
+            async with open_desk(ledger, [], "test") as desk:
+                await run_stages(desk, [Stage(Place("last", "v"), work=work)], workers=3)
+
+        asyncio.run(go())
+        build(ledger, Place("last", "v"), tmp_path / "out")
+    source = Source(loader="parquet", path=str(tmp_path / "out" / "train.parquet"))
+    assert [row.id for row in load_rows(source)] == [f"r{i}" for i in range(150)]
+
+
+def test_statistics_and_card_say_what_was_built(ledger, tmp_path):
+    made = build(ledger, LAST, tmp_path / "out", about={"models": "m1"})
+    assert json.loads((tmp_path / "out" / "statistics.json").read_text()) == json.loads(json.dumps(made))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\n")
+    assert "- models: m1" in card
+    assert "tabletop (6)" in card
+
+
+def test_a_push_that_fails_is_said(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
+    with pytest.raises(ValueError, match="some/where was not pushed: no network"):
+        push(Path(tmp_path), "some/where")
+    with pytest.raises(ValueError, match="per_row"):
+        BuildConfig(per_row="last")
