@@ -140,7 +140,8 @@ def test_arrows_walk_over_own_rows_only(sitting):
     at = sitting.next("ann")
     earlier = sitting.browse("ann", at.seen, -1)
     assert (row(earlier), earlier.view.decision.action) == ("r0", "accept")
-    assert sitting.browse("ann", earlier.seen, -1).said == "this is your first row"
+    first = sitting.browse("ann", earlier.seen, -1)
+    assert (first.seen, first.said) == (earlier.seen, "this is your first row")
     assert sitting.browse("ann", earlier.seen, 1).seen == at.seen
     assert sitting.browse("ann", at.seen, 1).seen == at.seen
     assert "decided already" in sitting.edit("ann", earlier.seen).said
@@ -156,9 +157,29 @@ def test_a_row_that_changed_is_not_decided_by_what_was_seen_before(sitting, ledg
     assert decisions(ledger) == []
 
 
+def test_an_edit_of_a_row_that_changed_meanwhile_is_not_lost(sitting, ledger, response):
+    """It stays in the editor, and can be saved once it has been looked at again."""
+    first = sitting.next("ann")
+    prepare(ledger, response.replace(">4<", ">6<"), version="v2")
+    assert "has changed since it was shown" in sitting.edit("ann", first.seen).said
+    mine = response.replace(">4<", ">5<")
+    turn = sitting.act("ann", first.seen, "edit", response=mine)
+    assert (turn.refused, turn.editing, turn.view.text) == (True, True, mine)
+    assert sitting.act("ann", turn.seen, "edit", response=mine).said == "r0: edited"
+
+
+def test_an_edit_of_a_row_decided_in_another_window_is_not_lost(sitting, response):
+    first, mine = sitting.next("ann"), response.replace(">4<", ">5<")
+    sitting.act("ann", first.seen, "accept")
+    turn = sitting.act("ann", first.seen, "edit", response=mine)
+    assert (turn.refused, turn.editing, turn.view.decision.action) == (True, False, "accept")
+    assert sitting.undo("ann", turn.seen).view.draft == mine
+
+
 @pytest.mark.parametrize("seen", ["nonsense", "1/x/abc", "999/0/abc"])
 def test_a_made_up_row_is_refused(sitting, ledger, seen):
-    for turn in (sitting.act("ann", seen, "accept"), sitting.edit("ann", seen), sitting.keep("ann", seen, "x")):
+    steps = [sitting.act("ann", seen, "accept"), sitting.edit("ann", seen), sitting.keep("ann", seen, "x")]
+    for turn in (*steps, sitting.leave("ann", seen)):
         assert turn.refused
     assert decisions(ledger) == []
 

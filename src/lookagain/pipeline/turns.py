@@ -134,7 +134,7 @@ class Sitting:
                     self._drafts.pop((reviewer, seen), None)
                 return self.next(reviewer, f"{item.row.id}: {DECIDED[action]}")
         except (ReviewError, LedgerError) as error:
-            return self._refused(reviewer, seen, str(error), editing=response is not None)
+            return self._refused(reviewer, seen, str(error), draft=response)
 
     def undo(self, reviewer: str, seen: str) -> Turn:
         """Take back the reviewer's last decision, and show its row."""
@@ -147,12 +147,15 @@ class Sitting:
 
     def browse(self, reviewer: str, seen: str, step: int) -> Turn:
         """The reviewer's row before (step -1) or after (+1) the one that was seen."""
-        with self._lock:
-            place = self._neighbour(reviewer, _place(seen), step)
-            if place is not None:
-                return self._turn(reviewer, shown_item(self.ledger, *place))
-            turn = self.next(reviewer)
-            return replace(turn, said="this is your first row") if step < 0 else turn
+        try:
+            with self._lock:
+                place = self._neighbour(reviewer, _place(seen), step)
+                if place is None and (step > 0 or not seen):
+                    return self.next(reviewer)
+                turn = self._turn(reviewer, shown_item(self.ledger, *(place or _place(seen))))
+                return replace(turn, said="" if place else "this is your first row")
+        except ReviewError as error:
+            return self._refused(reviewer, seen, str(error))
 
     def edit(self, reviewer: str, seen: str) -> Turn:
         """The row that was seen with the editor open, in it what was begun earlier."""
@@ -160,15 +163,20 @@ class Sitting:
             item = self._item(seen)
             if standing(self.ledger, item.n, item.sample, item.input) is not None:
                 raise ReviewError(f"row {item.row.id!r} is decided already: take that back first")
+            if seen_of(shown_item(self.ledger, item.n, item.sample)) != seen:
+                raise ReviewError(f"row {item.row.id!r} has changed since it was shown: look at it again")
             return replace(self._turn(reviewer, item), editing=True)
         except ReviewError as error:
             return self._refused(reviewer, seen, str(error))
 
     def leave(self, reviewer: str, seen: str) -> Turn:
         """The row without the editor; what was begun is kept."""
-        turn = self._turn(reviewer, self._item(seen))
-        begun = turn.view is not None and turn.view.draft is not None
-        return replace(turn, editing=False, said="your edit is not saved, but kept: e goes on with it" if begun else "")
+        try:
+            turn = self._turn(reviewer, shown_item(self.ledger, *_place(seen)))
+        except ReviewError as error:
+            return self._refused(reviewer, seen, str(error))
+        kept = turn.view is not None and turn.view.draft is not None
+        return replace(turn, editing=False, said="your edit is not saved, but kept: e goes on with it" if kept else "")
 
     def reset(self, reviewer: str, seen: str) -> Turn:
         """The editor with the response as it was shown; what was begun is dropped."""
@@ -226,14 +234,16 @@ class Sitting:
         draft = self._drafts.get((reviewer, seen_of(item))) if view.decision is None else None
         return Turn(reviewer, self.progress(reviewer), replace(view, draft=draft), said, editing=draft is not None)
 
-    def _refused(self, reviewer: str, seen: str, reason: str, *, editing: bool = False) -> Turn:
-        """The row as it is now, with the reason; an edit that is refused is kept."""
+    def _refused(self, reviewer: str, seen: str, reason: str, *, draft: str | None = None) -> Turn:
+        """The row as it is now, with the reason. draft: an edit that is refused; it stays open for another try."""
         try:
             turn = self._turn(reviewer, shown_item(self.ledger, *_place(seen)))
         except ReviewError:  # it is no longer there
-            turn = self.next(reviewer)
-        same = turn.seen == seen and turn.view is not None and turn.view.decision is None
-        return replace(turn, said=reason, refused=True, editing=editing and same)
+            draft, turn = None, self.next(reviewer)
+        if draft is None or turn.view is None or turn.view.decision is not None:
+            return replace(turn, said=reason, refused=True, editing=False)
+        self._drafts[reviewer, turn.seen] = draft
+        return replace(turn, view=replace(turn.view, draft=draft), said=reason, refused=True, editing=True)
 
     def _neighbour(self, reviewer: str, place: tuple[int, int], step: int) -> tuple[int, int] | None:
         sign, order = (">", "ASC") if step > 0 else ("<", "DESC")
