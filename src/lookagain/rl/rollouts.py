@@ -55,7 +55,6 @@ def sample_groups(
     """G answers to each question, those of one question next to each other; (Q * G).
 
     Sampled from the whole distribution at `temperature`, whatever the checkpoint asks for, so that they are exact.
-    exact.
     """
     items = [codec.item(row, policy) for row in rows]
     prompts = [item.example.prompt_ids for item in items if item.example is not None]
