@@ -16,13 +16,16 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 
 from lookagain.answers import Answer
 from lookagain.chat import decode_text, encode_chat, left_padded
-from lookagain.decoding import Event, LookAgainDecoding, LookAgainOutput, Reinsertion, Token
-from lookagain.grammar import StreamEvent, StreamParser, close_tag, open_tag, parse
+from lookagain.decoding import Event, LookAgainDecoding, LookAgainOutput
+from lookagain.grammar import parse
 from lookagain.images import load_image
 from lookagain.loading import Checkpoint, load_checkpoint
 from lookagain.prompting import messages_for
 from lookagain.reattention import Reattention
+from lookagain.streaming import Finished, LookedAgain, StreamItem, TextDelta, TextStream
 from lookagain.trigger import Trigger
+
+__all__ = ["Finished", "LookAgain", "LookedAgain", "Request", "Sampling", "StreamItem", "TextDelta", "load"]
 
 ImageSource = str | Path | bytes | Image.Image
 MAX_QUESTION_CHARACTERS = 20_000
@@ -64,32 +67,6 @@ class Sampling:
         if self.temperature == 0:
             return {**always, "do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
         return {**always, "do_sample": True, "temperature": self.temperature, "top_p": self.top_p or 1.0, "top_k": 0}
-
-
-@dataclass(frozen=True)
-class TextDelta:
-    """Stream event: more text. `tag` is its section, None outside; `kind` is "open", "text" or "close"."""
-
-    text: str
-    tag: str | None
-    kind: str = "text"
-
-
-@dataclass(frozen=True)
-class LookedAgain:
-    """Stream event: visual rows were put back, right before the `<REFLECTION>` that follows in the stream."""
-
-    reinsertion: Reinsertion
-
-
-@dataclass(frozen=True)
-class Finished:
-    """Last stream event."""
-
-    answer: Answer
-
-
-StreamItem = TextDelta | LookedAgain | Finished
 
 
 def load(name: str | Path | None = None, **kwargs: Any) -> LookAgain:
@@ -154,7 +131,7 @@ class LookAgain:
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
-        text = _TextStream(self.checkpoint.tokenizer)
+        text = TextStream(self.checkpoint.tokenizer)
         try:
             while not isinstance(event := events.get(), Answer):
                 if isinstance(event, BaseException):
@@ -293,46 +270,6 @@ class _Cancelled(StoppingCriteria):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
         done = torch.full((input_ids.shape[0],), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
         return done  # type: ignore[return-value]
-
-
-class _TextStream:
-    """Turns token events into text deltas with their section; holds back incomplete characters and tags."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        self.parser = StreamParser()
-        self.ids: list[int] = []
-        self.start = 0  # ids before it were given out, up to a whole character
-        self.given = ""
-
-    def take(self, event: Event) -> Iterator[StreamItem]:
-        if isinstance(event, Reinsertion):
-            yield LookedAgain(event)
-        elif isinstance(event, Token):
-            self.ids.append(event.token_id)
-            text = decode_text(self.tokenizer, self.ids[self.start :])
-            if text.endswith("\ufffd"):
-                return
-            new, self.given = text[len(self.given) :], text
-            if len(self.ids) - self.start > 16:
-                self.start, self.given = len(self.ids), ""
-            yield from self._texts(self.parser.feed(new))
-
-    def rest(self) -> Iterator[StreamItem]:
-        text = decode_text(self.tokenizer, self.ids[self.start :])
-        yield from self._texts(self.parser.feed(text[len(self.given) :]))
-        yield from self._texts(self.parser.flush())
-
-    def _texts(self, events: Sequence[StreamEvent]) -> Iterator[TextDelta]:
-        for event in events:
-            yield TextDelta(_written(event), event.tag, event.kind)
-
-
-def _written(event: StreamEvent) -> str:
-    """What an event adds to the response's text."""
-    if event.kind == "text" or event.tag is None:
-        return event.text
-    return open_tag(event.tag) if event.kind == "open" else close_tag(event.tag)
 
 
 def _check_question(question: str) -> None:
