@@ -1,7 +1,8 @@
 """The whole demonstration, killed with SIGKILL and started again, ends in the ledger of an undisturbed run.
 
 At full length, with the shipped model instead of an oracle (an hour or more on two cores):
-LOOKAGAIN_KILL_ROWS=2000 LOOKAGAIN_KILLS=20 LOOKAGAIN_KILL_MODEL=1 python -m pytest -s tests/pipeline/test_kill_stages.py
+export LOOKAGAIN_KILL_ROWS=2000 LOOKAGAIN_KILLS=20 LOOKAGAIN_KILL_MODEL=1
+python -m pytest -s tests/pipeline/test_kill_stages.py
 """
 
 from __future__ import annotations

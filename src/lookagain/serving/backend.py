@@ -94,7 +94,7 @@ class Backend(Protocol):
         ...
 
     def check(self, job: Job) -> None:
-        """Raises RefusedError, before anything is computed, for what this backend cannot do; ValueError for bad input."""
+        """Before anything is computed: RefusedError for what this backend cannot do, ValueError for bad input."""
         ...
 
     def generate(self, job: Job) -> AsyncGenerator[BackendEvent, None]:
