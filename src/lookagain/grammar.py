@@ -16,7 +16,6 @@ Where the paper is silent, this file decides:
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,6 +42,7 @@ def _known(tag: str) -> str:
 
 TAG_TOKENS = tuple(token for tag in TAGS for token in (open_tag(tag), close_tag(tag)))
 
+_RANK = {tag: rank for rank, tag in enumerate(TAGS)}
 _FIXED = tuple(tag for tag in TAGS if tag != "REFLECTION")
 _MEANING = {open_tag(tag): (tag, False) for tag in TAGS} | {close_tag(tag): (tag, True) for tag in TAGS}
 _SPLIT = re.compile("(" + "|".join(TAG_TOKENS) + ")")
@@ -145,8 +145,9 @@ class StreamParser:
         self._at = 0  # position of the first character not yet turned into an event
         self._ended = False
         self._stack: list[tuple[str, int]] = []  # open tags and their positions; the first is the section
-        self._depth: Counter[str] = Counter()  # how often each tag is on the stack
-        self._seen: Counter[str] = Counter()  # top-level sections opened so far
+        self._depth = dict.fromkeys(TAGS, 0)  # how often each tag is on the stack
+        self._seen = dict.fromkeys(TAGS, 0)  # top-level sections opened so far
+        self._latest = -1  # rank of the last section, in the grammar's order, that was opened; no REFLECTION
         self._spans: list[tuple[str, int, int]] = []
         self._problems: list[Problem] = []
         self._outside_reported = False
@@ -178,7 +179,7 @@ class StreamParser:
         self.flush()
         text = "".join(self._chunks)
         sections = [_section(text, *span) for span in self._spans]
-        cut_off = [_section(text, tag, at + len(open_tag(tag)), len(text)) for tag, at in self._stack[:1]]
+        cut_off = [_section(text, tag, at + len(f"<{tag}>"), len(text)) for tag, at in self._stack[:1]]
         problems = [
             *self._problems,
             *(Problem("empty", s.tag, s.start) for s in sections if not s.text and s.tag in _FIXED),
@@ -233,16 +234,17 @@ class StreamParser:
             if opened != tag:
                 self._problems.append(Problem("unclosed", opened, since))
         if not self._stack:
-            self._spans.append((tag, since + len(open_tag(tag)), at))
+            self._spans.append((tag, since + len(f"<{tag}>"), at))
         return not self._stack
 
     def _check_order(self, tag: str, at: int) -> None:
-        so_far = [fixed for fixed in _FIXED if self._seen[fixed]]  # in the grammar's order
-        late = bool(so_far) and TAGS.index(so_far[-1]) > TAGS.index(tag)
-        if tag in so_far:
+        reflects, rank = tag == "REFLECTION", _RANK[tag]
+        if self._seen[tag] and not reflects:
             self._problems.append(Problem("repeated", tag, at))
-        elif late or (tag == "REFLECTION" and not so_far):
+        elif rank < self._latest or (reflects and self._latest < 0):
             self._problems.append(Problem("out-of-order", tag, at))
+        if not reflects:
+            self._latest = max(self._latest, rank)
 
 
 def _section(text: str, tag: str, start: int, end: int) -> Section:

@@ -139,7 +139,7 @@ def extract(prediction: str, kind: Kind, options: Sequence[str] | None = None) -
 
 
 def _equal(kind: Kind, found: str, expected: str) -> bool:
-    if kind != "number":
+    if kind != "number" or found == expected:
         return found == expected
     a, b = Fraction(found), Fraction(expected)
     return a == b or (not a.denominator == b.denominator == 1 and abs(a - b) <= RELATIVE_TOLERANCE * abs(b))

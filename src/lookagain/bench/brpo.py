@@ -23,7 +23,7 @@ from lookagain.data.loaders import Source
 from lookagain.grammar import TAGS, close_tag, open_tag
 from lookagain.loading import default_checkpoint
 from lookagain.preparation import tag_ids
-from lookagain.rl.completions import parsed
+from lookagain.rl.completions import forget_parsed
 from lookagain.rl.config import BrpoConfig
 from lookagain.rl.rewards import AccuracyReward, BalanceReward, FormatReward
 from lookagain.tabletop.tiny import build_tokenizer
@@ -85,7 +85,7 @@ def rewards_of(answers: Answers, ids: dict[str, int]) -> Call:
     rewards = (FormatReward(), AccuracyReward(), BalanceReward(ids))
 
     def call() -> list[list[float]]:
-        parsed.cache_clear()
+        forget_parsed()
         return [reward(**vars(answers)) for reward in rewards]
 
     return call

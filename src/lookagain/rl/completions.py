@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, compress, count
 from typing import Any
 
 from lookagain.grammar import TAG_TOKENS, Response, open_tag, parse
@@ -83,10 +83,10 @@ def count_in_ids(completion_ids: Iterable[Any], tag_ids: Mapping[str, int]) -> R
     """Count on token ids; a tag inside a reflection is one token, as is a sampled image token."""
     if hasattr(completion_ids, "tolist"):  # elements of a tensor are no keys
         completion_ids = completion_ids.tolist()
-    tag_of = {id: tag for tag, id in tag_ids.items()}
-    found = [(place, tag_of[id]) for place, id in enumerate(completion_ids) if id in tag_of]
-    spans, unclosed = _reflections_of(tuple(tag for _, tag in found))
-    return ReflectionCount(tuple(float(found[stop][0] - found[start][0] - 1) for start, stop in spans), unclosed)
+    ids, tag_of = list(completion_ids), {id: tag for tag, id in tag_ids.items()}
+    places = list(compress(count(), map(tag_of.__contains__, ids)))
+    spans, unclosed = _reflections_of(tuple(tag_of[ids[place]] for place in places))
+    return ReflectionCount(tuple(float(places[stop] - places[start] - 1) for start, stop in spans), unclosed)
 
 
 @lru_cache(maxsize=1024)  # most answers hold the same few tags in the same order
@@ -99,10 +99,19 @@ def _reflections_of(tags: tuple[str, ...]) -> tuple[tuple[tuple[int, int], ...],
     return spans, response.unclosed is not None and response.unclosed.tag == "REFLECTION"
 
 
-@lru_cache(maxsize=4096)
 def parsed(text: str, min_reflections: int = 1) -> Response:
     """`lookagain.grammar.parse`, once for all rewards of an answer."""
+    return _parsed(text, min_reflections)
+
+
+@lru_cache(maxsize=4096)  # apart, as a default that is written out would be another key
+def _parsed(text: str, min_reflections: int) -> Response:
     return parse(text, min_reflections=min_reflections)
+
+
+def forget_parsed() -> None:
+    """Parse anew from here on, as for answers that were never seen; for measuring."""
+    _parsed.cache_clear()
 
 
 def count_in_text(text: str, completion_tokens: int | None = None) -> ReflectionCount:
