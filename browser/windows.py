@@ -1,43 +1,77 @@
-"""A server of the review page, and a reviewer's window in a real Chromium, for the tests beside this file."""
+"""A page's server, and a window on it in a real Chromium: what the tests of every page here stand on."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-LAPTOP = {"width": 1366, "height": 768}
-PATIENCE_S = 120.0
-FIGURE_BYTES = 200_000
-ANSWERED = "before => document.querySelector('[data-turn]').dataset.turn !== before"
+LAPTOP = {"width": 1280, "height": 800}
+PHONE = {"width": 390, "height": 844}
+PATIENCE_S = 180.0  # a machine may have other work
+FIGURE_BYTES = 250_000
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+LEAST_CONTRAST = 4.5  # of text against what is behind it (WCAG 2.2, 1.4.3)
+FAINT = """least => {
+  const pen = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d');
+  const read = colour => {
+    pen.clearRect(0, 0, 1, 1); pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = pen.getImageData(0, 0, 1, 1).data; return [r, g, b, a / 255];
+  };
+  const over = (top, under) => [0, 1, 2].map(i => top[i] * top[3] + under[i] * (1 - top[3]));
+  const behind = e => e ? over(read(getComputedStyle(e).backgroundColor), behind(e.parentElement)) : [255, 255, 255];
+  const light = rgb => rgb.map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const contrast = e => {
+    const ground = behind(e), [a, b] = [light(over(read(getComputedStyle(e).color), ground)), light(ground)];
+    return (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+  };
+  const words = e => [...e.childNodes].filter(n => n.nodeType === 3).map(n => n.data.trim()).join(' ').trim();
+  return [...document.body.querySelectorAll('*')]
+    .filter(e => !['SCRIPT', 'STYLE', 'NOSCRIPT'].includes(e.tagName) && e.checkVisibility() && words(e))
+    .filter(e => contrast(e) < least).map(e => `${words(e)}: ${contrast(e).toFixed(2)}`);
+}"""
+
+
+def chromium(environment: Mapping[str, str] = os.environ) -> str:
+    """The path of Chromium: what $CHROMIUM names, else the system's. ValueError where there is none."""
+    names = (environment["CHROMIUM"],) if environment.get("CHROMIUM") else CHROMIUM
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        raise ValueError(
+            f"no Chromium on this machine (looked for {', '.join(names)}): apt-get install chromium, or name it in "
+            "$CHROMIUM"
+        )
+    return found
 
 
 class Server:
-    """`lookagain data review` in a process of its own."""
+    """A command of `lookagain` that serves a page, in a process of its own on a free port."""
 
-    def __init__(self, run: Path, *arguments: str, **environment: str) -> None:
+    def __init__(self, log: Path, *arguments: str, **environment: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.url, self.run, self.arguments = f"http://127.0.0.1:{self.port}", run, arguments
+        self.url, self.log, self.arguments = f"http://127.0.0.1:{self.port}", log, arguments
         self.environment = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
-        self.log = run.with_suffix(".log")
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "lookagain", "data", "review", str(self.run), "--port", str(self.port)]
+        command = [sys.executable, "-m", "lookagain", *self.arguments, "--port", str(self.port)]
         with self.log.open("a") as log:
-            self.process = subprocess.Popen([*command, *self.arguments], env=self.environment, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
         deadline = time.monotonic() + PATIENCE_S
         while not self._answers():
             assert self.process.poll() is None, self.log.read_text()
@@ -46,7 +80,7 @@ class Server:
 
     def _answers(self) -> bool:
         try:
-            return urlopen(self.url, timeout=5).status == 200
+            return build_opener(ProxyHandler({})).open(self.url, timeout=5).status == 200
         except (URLError, TimeoutError, ConnectionError):
             return False
 
@@ -54,12 +88,17 @@ class Server:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
+    def close(self) -> None:
+        """Ends it; it may not have met an error of its own."""
+        self.kill()
+        assert "Traceback" not in self.log.read_text(), self.log.read_text()
+
 
 class Window:
-    """A reviewer's browser window. What it asks for elsewhere, errors and dialogs are errors of the test."""
+    """A browser window. What it asks for elsewhere, errors and dialogs are `faults`, of which a test may have none."""
 
-    def __init__(self, browser: Browser, url: str, scheme: Any = "light") -> None:
-        self.context = browser.new_context(viewport=LAPTOP, color_scheme=scheme)
+    def __init__(self, browser: Browser, url: str, size: Any = None, scheme: Any = "light", **options: Any) -> None:
+        self.context = browser.new_context(viewport=size or LAPTOP, color_scheme=scheme, **options)
         self.page: Page = self.context.new_page()
         self.page.set_default_timeout(PATIENCE_S * 1000)
         self.faults: list[str] = []
@@ -72,41 +111,31 @@ class Window:
     def see(self, text: str) -> None:
         expect(self.page.locator("body")).to_contain_text(text, timeout=PATIENCE_S * 1000)
 
-    def row(self) -> str:
-        """The row on the page, "" when the share is done."""
-        self.page.wait_for_selector("[data-turn]")
-        found = self.page.locator(".la-row b")
-        return found.inner_text() if found.count() else ""
+    def within(self, selector: str) -> bool:
+        """Whether the first such element lies in the window, whole."""
+        box, size = self.page.locator(selector).first.bounding_box(), self.page.viewport_size
+        assert box is not None, selector
+        assert size is not None
+        across = box["x"] >= 0 and box["x"] + box["width"] <= size["width"]
+        return across and box["y"] >= 0 and box["y"] + box["height"] <= size["height"]
 
-    def press(self, *keys: str) -> None:
-        """Each key, and then wait for the page to answer it and to take the next."""
-        for key in keys:
-            before = self.turn()
-            self.page.keyboard.press(key)
-            self.answered(before)
-            self.page.wait_for_timeout(300)
+    def scrolls_sideways(self) -> bool:
+        return bool(self.page.evaluate("document.documentElement.scrollWidth > window.innerWidth"))
 
-    def turn(self) -> str:
-        self.page.wait_for_selector("[data-turn]")
-        self.page.wait_for_timeout(300)
-        return self.page.locator("[data-turn]").get_attribute("data-turn") or ""
-
-    def answered(self, before: str) -> None:
-        """Waits until the page shows another turn than `before`."""
-        self.page.wait_for_function(ANSWERED, arg=before)
-
-    @property
-    def editor(self) -> Any:
-        return self.page.locator("#la-editor textarea")
+    def faint(self) -> list[str]:
+        """Texts on the page that are hard to read, with their contrast."""
+        return list(self.page.evaluate(FAINT, LEAST_CONTRAST))
 
     def figure(self, name: str) -> None:
-        """A picture of the window for the documentation."""
+        """A picture of the window for the documentation, into the folder that $LOOKAGAIN_FIGURES names."""
         folder = os.environ.get("LOOKAGAIN_FIGURES")
         if folder is None:
             return
-        path = Path(folder) / f"review-{name}.png"
-        self.page.wait_for_timeout(500)
+        path = Path(folder) / f"{name}.png"
+        self.page.wait_for_timeout(1000)
         self.page.screenshot(path=path)
         with Image.open(path) as image:
-            image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+            image.convert("RGB").point(lambda value: round(value / 5) * 5).save(
+                path, optimize=True
+            )  # smaller by a third
         assert path.stat().st_size < FIGURE_BYTES

@@ -2,36 +2,28 @@
 
 LOOKAGAIN_VLLM_PYTHON=/path/to/env/bin/python python -m pytest -s soak/test_vllm_rollouts.py
 
-The server needs an environment of its own with vLLM 0.32; LOOKAGAIN_VLLM_PYTHONPATH is what its PYTHONPATH has to be,
-where it needs one. It serves the shipped tiny model in float32, on a CPU where there is no GPU.
+The server is that of `vllm_server.py`.
 """
 
 from __future__ import annotations
 
 import copy
-import os
-import signal
-import socket
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from vllm_server import vllm_server
 
 from lookagain.chat import left_padded
 from lookagain.data.rows import Row
 from lookagain.data.tabletop import row_of
 from lookagain.decoding import LookAgainDecoding
 from lookagain.families import family_of
-from lookagain.loading import default_checkpoint, load_checkpoint
+from lookagain.loading import load_checkpoint
 from lookagain.reattention import Reattention
 from lookagain.rl.rollouts import Rollout
 from lookagain.rl.vllm import VllmServer, stop_ids
@@ -42,65 +34,13 @@ from lookagain.trigger import Trigger
 
 TEXT = Reattention(mode="text")
 TOLERANCE = 1e-3  # of log-probabilities
-START_SECONDS = 1800  # it takes 30 on idle cores; a server that dies is noticed at once
-OPTIONS = (
-    *("--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "16", "--enforce-eager", "--block-size", "32"),
-    *("--enable-scale-out", "--logprobs-mode", "processed_logprobs", "--host", "127.0.0.1"),
-)
-SETTINGS = {
-    "VLLM_SERVER_DEV_MODE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_HOST_IP": "127.0.0.1",
-    "GLOO_SOCKET_IFNAME": "lo",
-    "HF_HUB_OFFLINE": "1",
-}
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def is_up(url: str) -> bool:
-    try:
-        with urlopen(f"{url}/health", timeout=5):
-            return True
-    except (URLError, OSError):
-        return False
-
-
-def stop(server: subprocess.Popen) -> None:
-    """And its workers."""
-    os.killpg(server.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        server.wait(60)
-    with suppress(ProcessLookupError):
-        os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory) -> Iterator[str]:
-    """Of a server in a process group of its own. Without one these tests fail: they check nothing else."""
-    python = os.environ.get("LOOKAGAIN_VLLM_PYTHON")
-    if not python:
-        pytest.fail("set LOOKAGAIN_VLLM_PYTHON to the python of an environment with vLLM 0.32")
-    port, log = free_port(), tmp_path_factory.mktemp("vllm") / "out.txt"
-    command = [str(Path(python).with_name("vllm")), "serve", str(default_checkpoint()), "--port", str(port), *OPTIONS]
-    environment = {**os.environ, **SETTINGS, "PYTHONPATH": os.environ.get("LOOKAGAIN_VLLM_PYTHONPATH", "")}
-    with log.open("w") as out:
-        server = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not is_up(f"http://127.0.0.1:{port}"):
-            assert server.poll() is None, log.read_text()[-4000:]
-            assert time.monotonic() < deadline, f"vLLM is not up after {START_SECONDS} s: {log.read_text()[-4000:]}"
-            time.sleep(1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        stop(server)
+    options, settings = ("--logprobs-mode", "processed_logprobs"), {"VLLM_SERVER_DEV_MODE": "1"}
+    with vllm_server(tmp_path_factory.mktemp("vllm"), options, settings) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="module")

@@ -203,6 +203,7 @@ def test_yes_no(prediction: str, answer: str | None) -> None:
         ("x_1 = 3", "3"),
         # several, part of an expression, denied, or no number at all
         ("3 or 4", None),
+        (r"\sqrt{36} or 5", None),
         ("3 or four", None),
         ("The answer is 3 or 4", None),
         ("x = 2 or x = 3", None),

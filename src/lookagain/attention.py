@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from lookagain.cache import RaggedCache
+from lookagain.cache import RaggedCache, remove_row
 
 PREFIX = "lookagain_"
 BLOCK_QUERIES = 16  # decoding steps whose queries wait before they are compared with the keys
@@ -64,23 +64,48 @@ def attention_mass(
 class AttentionRecorder:
     """Running equation (5) for each row of a batch: mean attention of observed queries on the prompt's visual rows.
 
-    visual_slots: per batch row, the slots of the prompt's visual rows. layers: decoder layers to average.
+    visual_slots: per batch row, the slots of the prompt's visual rows. layers: decoder layers to average; rows that
+    join later bring layers of their own, none where nothing is to be observed.
     """
 
     def __init__(
         self, cache: RaggedCache, visual_slots: Sequence[torch.Tensor], layers: Sequence[int], scaling: float
     ) -> None:
         self.cache = cache
-        self.visual_slots = list(visual_slots)
-        self.layers = list(layers)
         self.scaling = scaling
-        self.totals = [torch.zeros(len(slots), device=slots.device) for slots in visual_slots]
-        self.counts = [0] * len(self.visual_slots)
-        self._index = {layer: i for i, layer in enumerate(self.layers)}
-        self._waiting: torch.Tensor | None = None  # (layers, B, H, BLOCK_QUERIES, D)
-        self._slots: list[list[tuple[int, int]]] = [[] for _ in self.visual_slots]  # (column, slot) per row
+        self.visual_slots: list[torch.Tensor] = []
+        self.layers_of: list[list[int]] = []
+        self.totals: list[torch.Tensor] = []
+        self.counts: list[int] = []
+        self._waiting: dict[int, torch.Tensor] = {}  # by layer, (B, H, BLOCK_QUERIES, D)
+        self._slots: list[list[tuple[int, int]]] = []  # (column, slot) per row
         self._column = 0
         self._wanted: list[tuple[int, torch.Tensor, torch.Tensor]] | None = None
+        self.layers = list(layers)
+        for slots in visual_slots:
+            self.add_row(slots, self.layers)
+
+    def add_row(self, visual_slots: torch.Tensor, layers: Sequence[int]) -> None:
+        """Take one more row in, of which nothing was observed yet."""
+        self.visual_slots.append(visual_slots)
+        self.layers_of.append(list(layers))
+        self.totals.append(torch.zeros(len(visual_slots), device=visual_slots.device))
+        self.counts.append(0)
+        self._slots.append([])
+        self.layers = sorted(set().union(*self.layers_of))
+
+    def remove_row(self, row: int) -> None:
+        """Let a row go; the last row takes its number, as in the cache, with the queries that wait."""
+        last = len(self.visual_slots) - 1
+        for waiting in self._waiting.values():
+            if row < last < len(waiting):
+                waiting[row] = waiting[last]
+        remove_row(self.visual_slots, row)
+        remove_row(self.layers_of, row)
+        remove_row(self.totals, row)
+        remove_row(self.counts, row)
+        remove_row(self._slots, row)
+        self.layers = sorted(set().union(*self.layers_of))
 
     def watch_step(self, rows: Sequence[int]) -> None:
         """The next pass feeds one token to every row; observe the queries of `rows` (sampled tokens)."""
@@ -89,7 +114,8 @@ class AttentionRecorder:
                 self._flush(row)
             self._column = 0
         for row in rows:
-            self._slots[row].append((self._column, self.cache.lengths[row]))
+            if self.layers_of[row]:
+                self._slots[row].append((self._column, self.cache.lengths[row]))
         self._wanted = None
 
     def watch_chunk(self, wanted: Sequence[tuple[int, Sequence[int]]]) -> None:
@@ -103,22 +129,27 @@ class AttentionRecorder:
         ]
 
     @property
+    def listens(self) -> bool:
+        """Whether any row wants to be observed."""
+        return any(self.layers_of)
+
+    @property
     def listens_to_chunk(self) -> bool:
         """Whether the current pass is one whose queries were chosen with `watch_chunk`."""
         return self._wanted is not None
 
     def observe(self, layer: int, query_BHnD: torch.Tensor, key_BKSD: torch.Tensor) -> None:
         """Called by the attention wrapper in every layer, after the cache was written."""
-        if layer not in self._index:
+        if layer not in self.layers:
             return
         if self._wanted is None:
-            self._keep(self._index[layer], query_BHnD)
+            self._keep(layer, query_BHnD)
             return
         for i, (row, indices, slots) in enumerate(self._wanted):
-            if len(indices):
+            if len(indices) and layer in self.layers_of[row]:
                 query = query_BHnD[i, :, indices.to(query_BHnD.device)]
                 self._add(row, attention_mass(query, key_BKSD[i], slots, self.visual_slots[row], self.scaling))
-                self.counts[row] += len(indices) if layer == self.layers[0] else 0
+                self.counts[row] += len(indices) if layer == self.layers_of[row][0] else 0
 
     def end_step(self) -> None:
         """Close a step begun with `watch_step`."""
@@ -129,27 +160,31 @@ class AttentionRecorder:
         self._flush(row)
         return self.totals[row] / max(1, self.counts[row])
 
-    def _keep(self, index: int, query_BHnD: torch.Tensor) -> None:
-        if self._waiting is None:
-            batch, heads, _, dim = query_BHnD.shape
-            self._waiting = query_BHnD.new_zeros((len(self.layers), batch, heads, BLOCK_QUERIES, dim))
-        self._waiting[index, :, :, self._column] = query_BHnD[:, :, 0]
+    def _keep(self, layer: int, query_BHnD: torch.Tensor) -> None:
+        batch, heads, _, dim = query_BHnD.shape
+        waiting = self._waiting.get(layer)
+        if waiting is None or len(waiting) < batch:
+            held, waiting = waiting, query_BHnD.new_zeros((batch, heads, BLOCK_QUERIES, dim))
+            if held is not None:
+                waiting[: len(held)] = held
+            self._waiting[layer] = waiting
+        waiting[:batch, :, self._column] = query_BHnD[:, :, 0]
 
     def _flush(self, row: int) -> None:
         if not self._slots[row]:
             return
-        assert self._waiting is not None
-        columns = torch.tensor([column for column, _ in self._slots[row]], device=self._waiting.device)
+        columns = torch.tensor([column for column, _ in self._slots[row]])
         slots = torch.tensor([slot for _, slot in self._slots[row]])
-        for index, layer in enumerate(self.layers):
-            query = self._waiting[index, row][:, columns]
+        for layer in self.layers_of[row]:
+            waiting = self._waiting[layer]
+            query = waiting[row][:, columns.to(waiting.device)]
             keys = self.cache.keys_of(layer, row)
             self._add(row, attention_mass(query, keys, slots, self.visual_slots[row], self.scaling))
         self.counts[row] += len(slots)
         self._slots[row].clear()
 
     def _add(self, row: int, mass_V: torch.Tensor) -> None:
-        self.totals[row] += mass_V.to(self.totals[row].device) / len(self.layers)
+        self.totals[row] += mass_V.to(self.totals[row].device) / len(self.layers_of[row])
 
 
 class _AsKernel:

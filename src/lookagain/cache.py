@@ -3,6 +3,7 @@
 Rows reflect at different times, so after a while a batch's sequences differ in length. Here each row writes at its own
 length into one buffer: no padding in the middle, no second copy, and a re-insertion works on a view of its row. The
 buffer grows by a sixteenth at a time, one layer after the other, so growth is amortised and never doubles the cache.
+Rows may also join and leave: the rows in use are always the buffer's first, and the last one takes a leaver's place.
 
 Legend: B batch rows, H key-value heads, S slots, D head dimension.
 """
@@ -10,10 +11,12 @@ Legend: B batch rows, H key-value heads, S slots, D head dimension.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -50,7 +53,7 @@ class RaggedLayer(CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
         window = self.cache.window
         stop = window.longest + key_states.shape[2]
-        self._reserve(stop)
+        self._reserve(stop, self.cache.num_rows)
         assert self.keys is not None
         assert self.values is not None
         keys, values = self.keys[window.rows], self.values[window.rows]
@@ -64,14 +67,31 @@ class RaggedLayer(CacheLayerMixin):
             values.scatter_(2, index, value_states)
         return keys[:, :, :stop], values[:, :, :stop]
 
-    def _reserve(self, slots: int) -> None:
+    def move(self, source: int, target: int, slots: int) -> None:
+        """Copy the first `slots` slots of one row to another's place."""
+        if self.keys is not None and self.values is not None:
+            self.keys[target, :, :slots] = self.keys[source, :, :slots]
+            self.values[target, :, :slots] = self.values[source, :, :slots]
+
+    def trim(self, rows: int, slots: int) -> None:
+        """Give memory back where the buffer is more than twice as large as what is used of it."""
+        if self.keys is None or self.values is None:
+            return
+        wanted = (_rounded(rows), slots + max(16, slots // 16))
+        if self.keys.shape[0] * self.keys.shape[2] > 2 * wanted[0] * wanted[1]:
+            self.keys = _resized(self.keys, *wanted)
+            self.values = _resized(self.values, *wanted)
+
+    def _reserve(self, slots: int, rows: int) -> None:
         assert self.keys is not None
         assert self.values is not None
-        if slots <= self.keys.shape[2]:
+        held_rows, _, held_slots, _ = self.keys.shape
+        if slots <= held_slots and rows <= held_rows:
             return
-        capacity = slots + max(16, slots // 16)
-        self.keys = _grown(self.keys, capacity)
-        self.values = _grown(self.values, capacity)
+        capacity = held_slots if slots <= held_slots else slots + max(16, slots // 16)
+        held_rows = held_rows if rows <= held_rows else _rounded(rows)
+        self.keys = _resized(self.keys, held_rows, capacity)
+        self.values = _resized(self.values, held_rows, capacity)
 
     def get_seq_length(self) -> int:
         return self.cache.window.longest
@@ -86,18 +106,32 @@ class RaggedLayer(CacheLayerMixin):
         return -1
 
 
-def _grown(states: torch.Tensor, capacity: int) -> torch.Tensor:
-    batch, heads, old, dim = states.shape
-    grown = states.new_zeros((batch, heads, capacity, dim))
-    if old:
-        grown[:, :, :old] = states
-    return grown
+def _rounded(rows: int) -> int:
+    """Rows are made room for in powers of two, so that joining one by one copies little."""
+    return 1 << max(0, rows - 1).bit_length()
+
+
+def _resized(states: torch.Tensor, rows: int, capacity: int) -> torch.Tensor:
+    batch, heads, slots, dim = states.shape
+    resized = states.new_zeros((rows, heads, capacity, dim))
+    kept_rows, kept_slots = min(batch, rows), min(slots, capacity)
+    if kept_slots:
+        resized[:kept_rows, :, :kept_slots] = states[:kept_rows, :, :kept_slots]
+    return resized
+
+
+def remove_row(items: list[T], row: int) -> None:
+    """Take out what belongs to one row; what belongs to the last row takes its place."""
+    last = items.pop()
+    if row < len(items):
+        items[row] = last
 
 
 class RaggedCache(Cache):
     """A cache for `batch_size` rows over `num_layers` layers; `lengths[b]` slots of row b are in use.
 
     Before each forward pass choose its rows with `all_rows` or `one_row`; afterwards `advance` them by what was fed.
+    Batches whose rows come and go start with 0 rows.
     """
 
     def __init__(self, num_layers: int, batch_size: int) -> None:
@@ -127,6 +161,29 @@ class RaggedCache(Cache):
     def advance(self, row: int, slots: int) -> None:
         """Count `slots` more slots of `row` as used (negative to take back the last ones)."""
         self.lengths[row] += slots
+
+    def add_row(self) -> int:
+        """Take one more, empty row in; returns its number."""
+        self.lengths.append(0)
+        self.num_rows += 1
+        return self.num_rows - 1
+
+    def remove_row(self, row: int) -> None:
+        """Let a row go; the last row takes its number."""
+        last = self.num_rows - 1
+        if row != last:
+            for layer in self._ragged:
+                layer.move(last, row, self.lengths[last])
+        remove_row(self.lengths, row)
+        self.num_rows = last
+        for layer in self._ragged:
+            layer.trim(last, max(self.lengths, default=0))
+
+    @property
+    def allocated_rows(self) -> int:
+        """Rows that there is room for."""
+        keys = self._ragged[0].keys
+        return 0 if keys is None else keys.shape[0]
 
     @property
     def allocated_slots(self) -> int:

@@ -14,9 +14,11 @@ COMMANDS = {
     "eval": ("evaluate", "evaluate a model on benchmarks, with controls"),
     "compare": ("compare", "compare runs over the same items"),
     "analyze": ("analyze", "show where a model looks: dilution and heat maps"),
+    "ui": ("ui", "a page to ask on, and to see what the answer looked at"),
     "prepare": ("prepare", "give a checkpoint the response tags, for fine-tuning"),
     "train": ("train", "train a model"),
     "data": ("data", "make training data: cold start, distillation, panel, rewriting, review"),
+    "serve": ("serve", "serve a model over an OpenAI-compatible interface"),
     "bench": ("bench", "measure speed and memory"),
 }
 

@@ -2,6 +2,7 @@
 
 Decoding, ROUTE's teacher-forced selection in training and the equality tests all run on this. What is fed is always the
 part of a row's slots that the cache does not hold yet, so the sequence is defined in one place, the SlotBuilder.
+Here all rows start together.
 
 Legend: B batch rows, n slots fed, W vocabulary, P position dimensions.
 """
@@ -23,6 +24,12 @@ from lookagain.slots import Provenance, SlotBuilder
 def encode_images(model: Any, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> list[torch.Tensor]:
     """Visual rows of each image, (rows, hidden) each: one pass of the vision tower."""
     return list(model.get_image_features(pixel_values, image_grid_thw, return_dict=True).pooler_output)
+
+
+def attention_scaling(text_config: Any) -> float:
+    """What attention scores are multiplied with: one over the square root of the head size."""
+    head_dim = getattr(text_config, "head_dim", None)
+    return float((head_dim or text_config.hidden_size // text_config.num_attention_heads) ** -0.5)
 
 
 def encoder_outputs(shown: list[torch.Tensor]) -> dict[str, BaseModelOutputWithPooling]:
@@ -57,12 +64,12 @@ class Runner:
         self.recorder: AttentionRecorder | None = None
         self.prompt_recorder: AttentionRecorder | None = None
         if score_layers is not None:
-            head_dim = getattr(text_config, "head_dim", None)
-            head_dim = head_dim or text_config.hidden_size // text_config.num_attention_heads
             slots = [self._visual_slots(builder) for builder in self.builders]
-            self.recorder = AttentionRecorder(self.cache, slots, score_layers, head_dim**-0.5)
+            self.recorder = AttentionRecorder(self.cache, slots, score_layers, attention_scaling(text_config))
             if score_prompt:
-                self.prompt_recorder = AttentionRecorder(self.cache, slots, score_layers, head_dim**-0.5)
+                self.prompt_recorder = AttentionRecorder(
+                    self.cache, slots, score_layers, attention_scaling(text_config)
+                )
 
     def prefill(self) -> torch.Tensor:
         """Feed everything every row holds so far; returns the logits after each row's last slot, (B, W).
@@ -93,14 +100,15 @@ class Runner:
             ids.append(builder.token_ids[-1] if row in going else self.pad_id)
             places.append(builder.positions[-1])
         mask = self.cache.all_rows(self.device)
-        if self.recorder is not None:
-            self.recorder.watch_step([row for row in rows if self._is_sampled(row)])
-        if self.prompt_recorder is not None:
-            self.prompt_recorder.watch_step([])
+        recorder = self._listening()
+        if recorder is not None:
+            recorder.watch_step([row for row in rows if self._is_sampled(row)])
+            if self.prompt_recorder is not None:
+                self.prompt_recorder.watch_step([])
         positions = torch.tensor(places).T.unsqueeze(-1)
         hidden = self._forward(torch.tensor(ids).view(batch, 1), positions, [], attention_mask=mask)
-        if self.recorder is not None:
-            self.recorder.end_step()
+        if recorder is not None:
+            recorder.end_step()
         for row in rows:
             self.cache.advance(row, 1)
         return self._logits(hidden[:, -1])
@@ -138,8 +146,8 @@ class Runner:
         extra: dict[str, Any] = {}
         if shown:
             extra["mm_encoder_outputs"] = encoder_outputs(shown)
-        if self.recorder is not None:
-            extra["attention_recorder"] = _Recorders(self.recorder, self.prompt_recorder)
+        if (recorder := self._listening()) is not None:
+            extra["attention_recorder"] = _Recorders(recorder, self.prompt_recorder)
         return self.model.base_model(
             input_ids=ids.to(self.device),
             position_ids=positions.to(self.device),
@@ -162,6 +170,10 @@ class Runner:
         slots = [i for i, row in enumerate(builder.rows) if row >= 0 and builder.provenance[i] == Provenance.PROMPT]
         return torch.tensor(slots, dtype=torch.long, device=self.device)
 
+    def _listening(self) -> AttentionRecorder | None:
+        """The recorder, where any row wants to be observed."""
+        return self.recorder if self.recorder is not None and self.recorder.listens else None
+
     def _is_sampled(self, row: int) -> bool:
         return self.builders[row].provenance[-1] == Provenance.SAMPLED
 
@@ -170,8 +182,9 @@ class Runner:
         return [i for i, p in enumerate(builder.provenance[start:]) if p == Provenance.SAMPLED]
 
     def _watch_sequences(self, sampled: list[list[int]], rows: list[int] | None = None) -> None:
-        if self.recorder is None:
+        if self._listening() is None:
             return
+        assert self.recorder is not None
         rows = list(range(len(sampled))) if rows is None else rows
         self.recorder.watch_chunk(list(zip(rows, sampled, strict=True)))
         if self.prompt_recorder is not None:

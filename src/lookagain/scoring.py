@@ -73,7 +73,7 @@ _NUMBER = re.compile(
     rf"|(?P<word>{_SPELLED})(?![a-z0-9]))"
 )
 _LINK = re.compile(  # what stands between two numbers of one list, range or expression
-    r"(?i)[ \n]?|(?: ?[a-z%]{1,12})? ?(?:,? ?(?:or|and|to)\b|[,:/x×*+^±–-]|\\(?:times|cdot|div|pm)\b) ?"
+    r"(?i)[ \n]?|(?: ?[a-z%]{1,12}|[})\]]{1,4})? ?(?:,? ?(?:or|and|to)\b|[,:/x×*+^±–-]|\\(?:times|cdot|div|pm)\b) ?"
     r"(?:[a-z] ?= ?)?"
 )
 _OPERATOR_BEFORE = re.compile(
@@ -252,7 +252,7 @@ def _number(text: str) -> str | None:
     if any(_LINK.fullmatch(text, a.end(), b.start()) for a, b in near) or _in_expression(text, found[at]):
         return None
     value = _value(found[at])
-    return None if value is None else str(value)
+    return None if value is None or len(str(value)) > MAX_NUMERAL else str(value)  # "1e100" has 101 digits
 
 
 def _in_expression(text: str, number: re.Match[str]) -> bool:

@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from lookagain.data.loaders import Source, load_rows
 from lookagain.data.rows import BadRow, Row
-from lookagain.rl.grading import grade
+from lookagain.grading import grade
 
 
 def load(loader: str, path: Path | str, **fields: Any) -> tuple[list[Row], dict[str, str]]:

@@ -101,5 +101,7 @@ def test_recipe_mixes_ten_thousand_questions_of_five_sets() -> None:
     assert [source.loader for source in config.data] == list(TRAINED)
     assert sum(source.limit or 0 for source in config.data) == 10_000
     assert {(source.split, source.on_benchmark) for source in config.data} == {("train", "refuse")}
-    assert config.steps * config.questions == 10_000
+    assert config.hardware is not None
+    a_step = config.questions * config.hardware.gpus
+    assert config.steps == -(-10_000 // a_step)  # one epoch
     assert config.on_bad_row == "skip"

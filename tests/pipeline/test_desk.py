@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from lookagain.data.rows import Row
-from lookagain.pipeline.desk import Budget, Chat, Halt
+from lookagain.pipeline.desk import Chat, Halt
 from lookagain.pipeline.endpoints import (
     AttemptError,
     Endpoint,
@@ -27,6 +27,7 @@ from lookagain.pipeline.engine import open_desk
 from lookagain.pipeline.items import Item
 from lookagain.pipeline.ledger import Ledger
 from lookagain.pipeline.lines import DOWN_AFTER, EndpointDownError, Line
+from lookagain.pipeline.purse import Budget
 
 ENDPOINT = Endpoint(
     name="e", base_url="test:", model="m", backoff_s=0.001, max_wait_s=0.05, timeout_s=30.0, price_in=1e6, attempts=4
@@ -154,6 +155,14 @@ def test_replies_of_odd_shape():
     for odd in (None, "x", [], {"choices": [{"message": {"content": ["x"]}}]}, {"error": "quota"}):
         with pytest.raises(AttemptError):
             reply_of(odd)
+
+
+def test_half_a_surrogate_pair_does_not_end_the_run(ledger):
+    """JSON can spell it and servers that cut tokens do; the ledger would refuse the reply that was paid for."""
+    odd = [(500, {}, "\ud83d no"), (200, {}, completion("half \ud83d of it"))]
+    assert asked(ledger, Server(*odd)) == [Reply("half ? of it", tokens_in=1)]
+    assert outcomes(ledger) == ["status 500: ? no", "ok"]
+    assert asked(ledger, Server(*odd)) == [Reply("half ? of it", tokens_in=1)]
 
 
 def test_a_server_that_is_down_is_given_up_and_left_alone(ledger):

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from lookagain.data.rows import Row
 from lookagain.images import ImageError
-from lookagain.pipeline.desk import Budget, Chat, Halt
+from lookagain.pipeline.desk import Chat, Halt
 from lookagain.pipeline.endpoints import Endpoint, InProcessTransport
 from lookagain.pipeline.engine import RowProblem, Stage, open_desk, run_stages
 from lookagain.pipeline.intake import add_rows
 from lookagain.pipeline.items import Item, Outcome, Place, counts, results
 from lookagain.pipeline.ledger import Ledger, LedgerFullError
 from lookagain.pipeline.lines import Line
+from lookagain.pipeline.purse import Budget
 
 ENDPOINT = Endpoint(name="e", base_url="test:", model="m", backoff_s=0.0001, max_wait_s=0.001, concurrency=3)
 

@@ -59,6 +59,12 @@ def test_refused_rows_stay_with_their_reason(ledger, tmp_path):
     assert counts(ledger, FIRST)["items"] == 1
 
 
+def test_half_a_surrogate_pair_in_a_row_is_no_end(ledger):
+    """One odd character among 40,000 rows must not keep the others out."""
+    assert add_rows(ledger, [Row(id="\ud83d", question="What \ud83d?", source="test"), *text_rows(1)], "here").new == 2
+    assert [item.row.question for item in pending(ledger, FIRST)] == ["What ??", "What is 0?"]
+
+
 def test_a_source_that_changed_under_a_run_is_refused(ledger):
     """Finished work would otherwise be handed to other rows."""
     add_rows(ledger, text_rows(2), "here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -107,6 +108,36 @@ def test_what_was_decided_here_goes_out_and_is_known_when_it_comes_back(ledger, 
             ("ann", "reject", None),
             ("ann", "edit", edited),
         ]
+
+
+def test_annotations_are_as_label_studio_documents_them(ledger, tmp_path, response):
+    """It drops results whose control, object or type the interface lacks, and mixes up those that share an id."""
+    prepare(ledger, response, rows_of(2))
+    decide(ledger, claim(ledger, "ann", ["ann"]), "ann", "reject", note="no")
+    edited = response.replace(">4<", ">5<")
+    decide(ledger, claim(ledger, "ann", ["ann"]), "ann", "edit", response=edited, note="yes")
+    export(ledger, tmp_path / "out.json")
+    tree = ElementTree.fromstring((tmp_path / "out.xml").read_text())
+    controls = {part.get("name"): part.tag.lower() for part in tree.iter() if part.get("toName")}
+    objects = {part.get("name") for part in tree.iter() if part.tag in ("HyperText", "Image")}
+    results = [part for task in tasks_in(tmp_path / "out.json") for part in task["annotations"][0]["result"]]
+    assert [part["from_name"] for part in results] == ["decision", "note", "decision", "response", "note"]
+    for part in results:
+        assert part["type"] == controls[part["from_name"]]
+        assert part["to_name"] in objects
+        assert re.fullmatch(r"[\w-]+", part["id"])
+        assert list(part["value"]) == [{"choices": "choices", "textarea": "text"}[part["type"]]]
+    assert len({part["id"] for part in results}) == 5
+
+
+def test_blanks_that_a_text_area_cut_off_are_no_edit(ledger, tmp_path, response):
+    prepare(ledger, f"{response}\n", rows_of(2))
+    export(ledger, tmp_path / "out.json")
+    tasks = tasks_in(tmp_path / "out.json")
+    tasks[0]["annotations"] = [annotated("accept", response)]
+    tasks[1]["annotations"] = [annotated("edit", response)]
+    made = read_back(ledger, send_back(tmp_path / "back.json", tasks))
+    assert (made["taken"], made["refused"][0]["reason"]) == (1, "an edit that changes nothing")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lookagain.extras import MissingExtraError
-from lookagain.rl.grading import UnusableReferenceError
+from lookagain.grading import UnusableReferenceError
 from lookagain.rl.rewards import AccuracyReward, accuracy_reward
 
 

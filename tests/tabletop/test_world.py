@@ -10,11 +10,11 @@ import pytest
 
 from lookagain.grammar import open_tag, parse
 from lookagain.scoring import score
-from lookagain.tabletop.evaluate import LISTED
 from lookagain.tabletop.oracle import LENGTHS, Mistake
 from lookagain.tabletop.questions import KINDS, Question, sample_question
 from lookagain.tabletop.render import SIDE_PIXELS, render
 from lookagain.tabletop.rows import make_row, make_rows, write_rows
+from lookagain.tabletop.seeing import LISTED
 from lookagain.tabletop.world import HELDOUT_PAIRS, PLACES, SPLITS, Scene, Thing, allowed_pairs, stream
 
 THINGS = (

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lookagain.statistics import wilson_interval
-from lookagain.tabletop.evaluate import LISTED, list_quality
+from lookagain.tabletop.evaluate import list_quality
+from lookagain.tabletop.seeing import listed
 from lookagain.tabletop.world import Scene
 
 BINS = 4
@@ -42,7 +43,7 @@ def summary(lists: Sequence[ObjectList]) -> dict[str, Any]:
     With Wilson's 95% intervals over objects. `empty` counts lists of nothing; a share of nothing is None.
     """
     quality = list_quality([(one.scene, one.text) for one in lists])
-    listed = sum(len({match.groups() for match in LISTED.finditer(one.text)}) for one in lists)
+    said = sum(len(listed(one.text)) for one in lists)
     real = sum(len(one.scene.things) for one in lists)
     lengths = [one.tokens for one in lists]
     return {
@@ -51,8 +52,8 @@ def summary(lists: Sequence[ObjectList]) -> dict[str, Any]:
         "tokens_from": min(lengths),
         "tokens_to": max(lengths),
         **quality,
-        "listed": listed,
+        "listed": said,
         "real": real,
-        "hallucinated_interval": wilson_interval(round((quality["hallucinated"] or 0) * listed), listed),
+        "hallucinated_interval": wilson_interval(round((quality["hallucinated"] or 0) * said), said),
         "recall_interval": wilson_interval(round((quality["recall"] or 0) * real), real),
     }

@@ -1,4 +1,4 @@
-"""`lookagain bench decode|sft|brpo|data|eval`: ratios of times and sizes, measured side by side."""
+"""`lookagain bench decode|sft|brpo|data|eval|serve`: ratios of times and sizes, measured side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lookagain.commands.common import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from lookagain.bench import brpo, data, decode, eval, sft
+    from lookagain.bench import brpo, data, decode, eval, serve, sft
 
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     about = "the decoding loop: re-attention against text, loop against library"
@@ -21,12 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     brpo.add_arguments(benchmarks.add_parser("brpo", help=about))
     about = "what scoring and analysing answers cost"
     eval.add_arguments(benchmarks.add_parser("eval", help=about))
+    about = "serving: looking again on vLLM, batching in process, time to the first token"
+    serve.add_arguments(benchmarks.add_parser("serve", help=about))
 
 
 def run(args: argparse.Namespace) -> int:
-    from lookagain.bench import brpo, data, decode, eval, sft
+    from lookagain.bench import brpo, data, decode, eval, serve, sft
 
-    bench = {"decode": decode, "sft": sft, "brpo": brpo, "data": data, "eval": eval}[args.benchmark]
+    bench = {"decode": decode, "sft": sft, "brpo": brpo, "data": data, "eval": eval, "serve": serve}[args.benchmark]
     result = bench.run(args)
     if args.json:
         print_json(result)

@@ -21,9 +21,15 @@ ABOUT = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    _run_arguments(actions.add_parser("run", help="all stages of the configured flow, one after the other"))
+    _engine_arguments(actions.add_parser("run", help="all stages of the configured flow, one after the other"))
     for stage in STAGES:
-        _run_arguments(actions.add_parser(stage, help=ABOUT[stage]))
+        _engine_arguments(actions.add_parser(stage, help=ABOUT[stage]))
+    merged = actions.add_parser("merge", help="bring shards of the Ray engine into the ledger, each once")
+    merged.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder")
+    merged.add_argument(
+        "--shards", type=Path, action="append", metavar="DIR", help="folder of shards (RUN/shards); repeatable"
+    )
+    merged.add_argument("--json", action="store_true", help="print one JSON object")
     made = actions.add_parser("build", help="training rows, table, statistics and card")
     _run_arguments(made)
     made.add_argument("--out", type=Path, metavar="DIR", help="folder to write (RUN/build)")
@@ -46,6 +52,16 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+def _engine_arguments(parser: argparse.ArgumentParser) -> None:
+    _run_arguments(parser)
+    parser.add_argument("--engine", default="local", choices=["local", "ray"], help="(local)")
+    parser.add_argument("--ray-address", metavar="ADDRESS", help="of a cluster (RAY_ADDRESS, else a Ray started here)")
+    parser.add_argument("--ray-workers", type=int, metavar="N", help="that share the endpoints (one per CPU or GPU)")
+    parser.add_argument("--shards", type=Path, metavar="DIR", help="folder that all nodes see (RUN/shards)")
+    parser.add_argument("--shard-rows", type=int, default=50, metavar="N", help="of a shard (50)")
+    parser.add_argument("--no-merge", action="store_true", help="leave this run's shards for `lookagain data merge`")
+
+
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=200, metavar="N", help="of each flow (200)")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the runs")
@@ -66,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         return _demo(args)
     if args.action == "overlap":
         return _overlap(args)
-    return {"build": _build, "status": _status}.get(args.action, _stages)(args)
+    return {"build": _build, "status": _status, "merge": _merge}.get(args.action, _stages)(args)
 
 
 def _stages(args: argparse.Namespace) -> int:
@@ -74,10 +90,10 @@ def _stages(args: argparse.Namespace) -> int:
     from lookagain.pipeline.ledger import Ledger
     from lookagain.pipeline.run import run as run_flow
 
-    config = load_run_config(args.config)
+    config, ray = load_run_config(args.config), _ray_options(args)
     with Ledger(args.run) as ledger:
         names = None if args.action == "run" else [args.action]
-        reports = run_flow(ledger, config, names, progress=not args.json)
+        reports = run_flow(ledger, config, names, progress=not args.json, ray=ray)
     made = [vars(report) for report in reports]
     if args.json:
         _print_json(made)
@@ -87,6 +103,46 @@ def _stages(args: argparse.Namespace) -> int:
     if stopped and not args.json:
         print(f"stopped: {stopped}; start the same command again to go on")
     return 3 if stopped else 0
+
+
+def _ray_options(args: argparse.Namespace) -> Any:
+    """None for the local engine. ValueError for options that go without it or not together."""
+    if args.engine == "local":
+        if args.ray_address or args.ray_workers or args.shards or args.no_merge:
+            raise ValueError("--ray-address, --ray-workers, --shards and --no-merge are for --engine ray")
+        return None
+    if args.no_merge and args.action == "run":
+        raise ValueError("with --no-merge run one stage at a time: the next one starts from what was merged")
+    from lookagain.pipeline.ray_engine import RayOptions
+
+    return RayOptions(
+        address=args.ray_address,
+        workers=args.ray_workers,
+        shard_rows=args.shard_rows,
+        folder=args.shards,
+        merge=not args.no_merge,
+    )
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from lookagain.pipeline.ledger import Ledger
+    from lookagain.pipeline.merge import merge
+
+    folders = args.shards or [args.run / "shards"]
+    if missing := [str(folder) for folder in folders if not folder.is_dir()]:
+        raise ValueError(f"there is no folder {', '.join(missing)}: name the one that --engine ray wrote to")
+    with Ledger(args.run, create=False) as ledger:
+        merged = merge(ledger, folders)
+    if args.json:
+        _print_json(vars(merged))
+    else:
+        print(
+            f"{merged.shards} shards brought in, {merged.known} were there: {merged.results} results, "
+            f"{merged.requests} requests, {merged.attempts} attempts; {merged.outdated} results no longer wanted"
+        )
+        for reason in merged.refused:
+            print(f"refused: {reason}")
+    return 1 if merged.refused else 0
 
 
 def _build(args: argparse.Namespace) -> int:

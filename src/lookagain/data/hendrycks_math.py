@@ -23,7 +23,7 @@ from lookagain.data.questions import question_rows
 from lookagain.data.readers import read_json
 from lookagain.data.records import Record
 from lookagain.data.rows import Row, RowError
-from lookagain.rl.grading import boxed
+from lookagain.grading import boxed
 
 if TYPE_CHECKING:
     from lookagain.data.loaders import Source

@@ -61,15 +61,21 @@ def _shape(record: Record, row_id: str) -> Record:
     picture = record.get("decoded_image") or record.get("image")
     options = record.get("options")
     if isinstance(options, list | tuple):
-        options = [_NAMED.sub(r"(image \1)", option) if isinstance(option, str) else option for option in options]
+        options = [with_named_pictures(option) if isinstance(option, str) else option for option in options]
     return {
-        "question": _readable(text_of(record.get("question"), row_id, "question")),
+        "question": readable(text_of(record.get("question"), row_id, "question")),
         "options": options,
         "image": picture,
         "reference": record.get("answer"),
     }
 
 
-def _readable(question: str) -> str:
+def readable(question: str) -> str:
+    """A question without the marks of where its pictures stand; those it speaks of become "(image 2)"."""
     lines = _PLACED.sub("", question).splitlines()
-    return _NAMED.sub(r"(image \1)", "\n".join(line for line in lines if line.strip())).strip()
+    return with_named_pictures("\n".join(line for line in lines if line.strip())).strip()
+
+
+def with_named_pictures(text: str) -> str:
+    """Marks as words: "<image2>" becomes "(image 2)"."""
+    return _NAMED.sub(r"(image \1)", text)

@@ -15,7 +15,7 @@ from string import ascii_uppercase, digits
 
 from lookagain.data.records import Record, row_from_record
 from lookagain.data.rows import Row, RowError
-from lookagain.rl.grading import MAX_REFERENCE
+from lookagain.grading import MAX_REFERENCE
 from lookagain.scoring import kind_of
 
 Shape = Callable[[Record, str], Record]

@@ -26,7 +26,7 @@ from lookagain.data.questions import AT_LINE_STARTS, question_rows, split_choice
 from lookagain.data.readers import read_json
 from lookagain.data.records import Record
 from lookagain.data.rows import Row, RowError
-from lookagain.rl.grading import boxed
+from lookagain.grading import boxed
 
 if TYPE_CHECKING:
     from lookagain.data.loaders import Source

@@ -15,7 +15,7 @@ from string import ascii_letters, ascii_uppercase
 from lookagain.data.fields import short
 from lookagain.data.rows import RowError
 from lookagain.evaluation.benchmark import JSON, Item, ItemScore, Reply, Scores
-from lookagain.rl.grading import boxed
+from lookagain.grading import boxed
 from lookagain.scoring import LETTERS, extract
 
 LETTER_INSTRUCTION = "Which option is right? Give its letter as the final answer."

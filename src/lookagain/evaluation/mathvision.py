@@ -8,12 +8,12 @@ Where MATH-V evaluates LaTeX to two decimals, here math-verify (extra "eval") de
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from string import ascii_uppercase
 
 from lookagain.data.fields import image_of, option_texts, reference_text, text_of
+from lookagain.data.mathvision import readable, with_named_pictures
 from lookagain.data.pictures import ImageSource
 from lookagain.data.readers import read_jsonl
 from lookagain.data.rows import BadRow, Row
@@ -47,8 +47,6 @@ MAX_SHOWN = 200  # characters of the official reading that results keep
 
 _COLUMNS = ("id", "question", "options", "answer", "image")
 _ARCHIVE = "images.zip"
-_PLACED = re.compile(r"(?m)(?:^|(?<=[.?!:]))[ \t]*(?:<image\d+>[ \t]*)+$")  # marks outside of any sentence
-_NAMED = re.compile(r"<image(\d+)>")
 
 
 def load(place: Place) -> Iterator[Item | BadRow]:
@@ -81,23 +79,18 @@ def _lines_file(place: Place) -> Path | None:
 
 def _item(record: Record, index: int, base: Path | None) -> Item:
     name = row_id(record, "id", index)
-    options = tuple(_NAMED.sub(r"(image \1)", text) for text in option_texts(record.get("options"), name))
+    options = tuple(with_named_pictures(text) for text in option_texts(record.get("options"), name))
     answer = reference_text(record.get("answer"), bool(options), name, "answer")
     row = Row(
         id=name,
         images=(_picture(record, name, base),),
-        question=_readable(text_of(record.get("question"), name, "question")),
+        question=readable(text_of(record.get("question"), name, "question")),
         options=options,
         reference=letter_of(answer, options, name) if options else usable_answer(answer.strip(), name),
         source="mathvision",
     )
     groups = {"subject": label(record, "subject"), "level": str(record.get("level") or "unknown")}
     return item_of(row, LETTER_INSTRUCTION if options else INSTRUCTION, **groups)
-
-
-def _readable(text: str) -> str:
-    lines = _NAMED.sub(r"(image \1)", _PLACED.sub("", text)).splitlines()
-    return "\n".join(line for line in lines if line.strip()).strip()
 
 
 def _picture(record: Record, name: str, base: Path | None) -> ImageSource:

@@ -14,8 +14,8 @@ from itertools import chain
 
 from lookagain.evaluation.choices import strict_letter
 from lookagain.evaluation.open_answers import rounded
-from lookagain.rl.grading import boxed
-from lookagain.rl.mathematics import expression, is_mathematics, same_mathematics
+from lookagain.grading import boxed
+from lookagain.mathematics import expression, is_mathematics, same_mathematics
 from lookagain.scoring import Kind, extract, kind_of
 
 _LETTERS = "ABCDE"

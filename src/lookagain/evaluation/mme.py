@@ -15,8 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from lookagain.evaluation.benchmark import Benchmark, Item, ItemScore, Judge, Reply, Scores
 from lookagain.evaluation.mme_files import HUB, PART_OF, PARTS, SPLITS, load
-from lookagain.evaluation.places import share
-from lookagain.scoring import extract
+from lookagain.evaluation.places import share, yes_no_score
 
 NOTES = {
     "official": 'MME calculation.py: "yes", else "no", in the first four characters of the reply; none is wrong',
@@ -39,7 +38,10 @@ def official_reading(text: str) -> str | None:
 
 def score(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None = None) -> Scores:
     """Per subtask, and the sums over the subtasks that were asked; `notes` names those that were not."""
-    scores = [_item_score(item.reference, reply.final) for item, reply in zip(items, replies, strict=True)]
+    scores = [
+        yes_no_score(item.reference, reply.final, official_reading(reply.final))
+        for item, reply in zip(items, replies, strict=True)
+    ]
     asked: dict[str, list[tuple[Item, ItemScore]]] = defaultdict(list)
     for item, one in zip(items, scores, strict=True):
         asked[item.facts["subtask"]].append((item, one))
@@ -94,17 +96,6 @@ def _sums(subtasks: Mapping[str, Metrics]) -> Metrics:
             points = [value for value in found if value is not None]
             sums[f"{prefix}{name}"] = sum(points) if points else None
     return sums
-
-
-def _item_score(reference: str, text: str) -> ItemScore:
-    found, official = extract(text, "yesno"), official_reading(text)
-    return ItemScore(
-        official=float(official == reference),
-        strict=float(found == reference),
-        extracted=found,
-        unparsed=found is None,
-        facts={"official_answer": official},
-    )
 
 
 MME = Benchmark(name="mme", hub=HUB, splits=SPLITS, load=load, score=score, primary="total")

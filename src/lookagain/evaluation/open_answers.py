@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from lookagain.data.rows import RowError
-from lookagain.rl.grading import boxed
+from lookagain.grading import boxed
 from lookagain.scoring import extract, kind_of
 
 DECIMALS = 2  # to which numbers are compared, by MMMU's and by MathVision's rule

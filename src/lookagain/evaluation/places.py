@@ -12,9 +12,10 @@ from pathlib import Path
 from lookagain.data.fields import image_of, path_inside, short, text_of
 from lookagain.data.pictures import ImageSource, image_size
 from lookagain.data.rows import RowError
-from lookagain.evaluation.benchmark import Place
+from lookagain.evaluation.benchmark import ItemScore, Place
 from lookagain.evaluation.layouts import Record
 from lookagain.images import ImageError
+from lookagain.scoring import extract
 
 
 def picture_folders(place: Place, beside: Path, *names: str) -> list[Path]:
@@ -74,3 +75,15 @@ def yes_or_no(value: object, row_id: str, field: str) -> str:
 def share(part: float, whole: float) -> float | None:
     """part / whole; None where there is nothing to divide by."""
     return part / whole if whole else None
+
+
+def yes_no_score(reference: str, text: str, official: str | None) -> ItemScore:
+    """A yes or no question's answer by our scorer, and `official` as the benchmark's own rule reads it."""
+    found = extract(text, "yesno")
+    return ItemScore(
+        official=float(official == reference),
+        strict=float(found == reference),
+        extracted=found,
+        unparsed=found is None,
+        facts={"official_answer": official},
+    )

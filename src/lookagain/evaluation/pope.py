@@ -19,8 +19,15 @@ from lookagain.data.readers import read_jsonl
 from lookagain.data.rows import BadRow, RowError
 from lookagain.evaluation.benchmark import Benchmark, Item, ItemScore, Judge, Place, Reply, Scores
 from lookagain.evaluation.layouts import Record, check_split, items_of, local_path, read_tables, row_id
-from lookagain.evaluation.places import picture_folders, picture_in, picture_of, question_of, share, yes_or_no
-from lookagain.scoring import extract
+from lookagain.evaluation.places import (
+    picture_folders,
+    picture_in,
+    picture_of,
+    question_of,
+    share,
+    yes_no_score,
+    yes_or_no,
+)
 
 HUB = "lmms-lab/POPE"
 KINDS = ("random", "popular", "adversarial")
@@ -90,7 +97,10 @@ def confusion(pairs: Iterable[tuple[str, str]]) -> Metrics:
 
 def score(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None = None) -> Scores:
     """Per split; and of every share the mean over the splits that were asked."""
-    scores = [_item_score(item.reference, reply.final) for item, reply in zip(items, replies, strict=True)]
+    scores = [
+        yes_no_score(item.reference, reply.final, official_reading(reply.final))
+        for item, reply in zip(items, replies, strict=True)
+    ]
     pairs = list(zip(items, scores, strict=True))
     splits = {kind: [pair for pair in pairs if pair[0].facts["category"] == kind] for kind in KINDS}
     subsets = {f"category/{kind}": _metrics(asked) for kind, asked in splits.items() if asked}
@@ -134,17 +144,6 @@ def _item(record: Record, index: int, picture: Callable[[Record, str], ImageSour
         reference=yes_or_no(record["answer"], name, "answer"),
         images=(picture(record, name),),
         facts={"category": kind},
-    )
-
-
-def _item_score(reference: str, text: str) -> ItemScore:
-    found, official = extract(text, "yesno"), official_reading(text)
-    return ItemScore(
-        official=float(official == reference),
-        strict=float(found == reference),
-        extracted=found,
-        unparsed=found is None,
-        facts={"official_answer": official},
     )
 
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from lookagain.data.rows import Row
+from lookagain.grading import UnusableReferenceError, grade
 from lookagain.grammar import Response, parse
 from lookagain.pipeline.desk import Chat
 from lookagain.pipeline.endpoints import Reply
 from lookagain.pipeline.engine import RowProblem
 from lookagain.pipeline.prompts import Prompt
-from lookagain.rl.grading import UnusableReferenceError, grade
 
 ASKS = 3
 PROBLEMS_NAMED = 3

@@ -13,12 +13,12 @@ import yaml
 from lookagain.data.loaders import Source
 from lookagain.pipeline import cold_start, distil, review, rewrite, verify
 from lookagain.pipeline.build import BuildConfig
-from lookagain.pipeline.desk import Budget
 from lookagain.pipeline.endpoints import Endpoint, InProcessTransport, OpenAITransport, Transport
 from lookagain.pipeline.engine import Stage
 from lookagain.pipeline.ledger import Ledger
 from lookagain.pipeline.lines import Line
 from lookagain.pipeline.prompts import load_prompt
+from lookagain.pipeline.purse import Budget
 from lookagain.tabletop.serve import SCHEME, InProcess, conduct_of
 
 C = TypeVar("C")
@@ -100,12 +100,18 @@ class RunConfig:
     @property
     def asked(self) -> tuple[str, ...]:
         """The endpoints that the flow's stages name."""
-        if self.flow == "cold-start":
-            return (self.teacher,) if self.teacher else ()
-        assert self.distil is not None
-        assert self.panel is not None
-        named = (self.distil.model, *self.panel.judges, self.writer)
-        return tuple(name for name in named if name is not None)
+        return tuple(name for stage in FLOWS[self.flow] for name in self.asked_by(stage))
+
+    def asked_by(self, stage: str) -> tuple[str, ...]:
+        """The endpoints that a stage names; () for one that asks nobody."""
+        judges = self.panel.judges if self.panel else ()
+        named = {
+            cold_start.NAME: (self.teacher,),
+            distil.NAME: (self.distil.model if self.distil else None,),
+            verify.NAME: judges,
+            rewrite.NAME: (self.writer,),
+        }
+        return tuple(name for name in named.get(stage, ()) if name is not None)
 
     @property
     def width(self) -> int:

@@ -43,7 +43,12 @@ def row_of(content: dict[str, Any], folder: Path) -> Row:
 
 def as_text(value: Any) -> str:
     """JSON that is the same for equal values."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return storable(json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")))
+
+
+def storable(text: str) -> str:
+    """The text with "?" for halves of surrogate pairs, which JSON can spell and no file or ledger can hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def digest_of(text: str | bytes) -> str:
@@ -96,7 +101,7 @@ def _named(image: ImageSource, folder: Path) -> dict[str, Any]:
         return {"path": str(image.absolute())}
     data = picture_bytes(image)
     name = digest_of(data)
-    _keep(folder / PICTURES / name, data)
+    write_whole(folder / PICTURES / name, data)
     return {"kept": name}
 
 
@@ -109,8 +114,8 @@ def _found(name: dict[str, Any], folder: Path) -> ImageSource:
     return Path(name["path"]) if "path" in name else folder / PICTURES / name["kept"]
 
 
-def _keep(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all; one that is there stays."""
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)

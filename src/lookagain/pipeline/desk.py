@@ -10,12 +10,11 @@ import asyncio
 import base64
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from lookagain.data.pictures import ImageSource
 from lookagain.pipeline.commit import Committer
-from lookagain.pipeline.contents import as_text, digest_of, sendable
+from lookagain.pipeline.contents import as_text, digest_of, sendable, storable
 from lookagain.pipeline.endpoints import (
     AttemptError,
     Endpoint,
@@ -26,6 +25,7 @@ from lookagain.pipeline.endpoints import (
 from lookagain.pipeline.items import Item
 from lookagain.pipeline.ledger import Ledger, Op
 from lookagain.pipeline.lines import EndpointDownError, Line
+from lookagain.pipeline.purse import Budget, Purse, Spending
 
 KEY_HEADER, ATTEMPT_HEADER = "Idempotency-Key", "X-Attempt"
 
@@ -34,29 +34,14 @@ class Halt(Exception):  # noqa: N818 - no error: the run stops and can go on lat
     """Nothing more is sent: the budget is spent, the run was interrupted, or an endpoint is set up wrongly."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What a run may cost in all its sessions, in the endpoints' money and in tokens; None for no limit.
-
-    A request goes out only if it fits, with those under way, by the mean cost of a reply so far; what a run spends over
-    its budget is at most what its last replies cost above that mean.
-    """
-
-    money: float | None = None
-    tokens: int | None = None
-
-
 class Desk:
-    """All endpoints of a run, its ledger and its budget."""
+    """All endpoints of a run, its ledger and its purse; without one there is no budget."""
 
-    def __init__(self, ledger: Ledger, lines: Mapping[str, Line], session: int, budget: Budget | None = None) -> None:
+    def __init__(self, ledger: Ledger, lines: Mapping[str, Line], session: int, purse: Spending | None = None) -> None:
         self.ledger, self.lines, self.session = ledger, dict(lines), session
-        self.budget = budget or Budget()
+        self.purse = purse or Purse(Budget(), ledger.spent())
         self.committer = Committer(ledger)
         self.stopped: str | None = None
-        self._spent = ledger.spent()
-        self._under_way = 0
-        self._returned = asyncio.Event()
         self._attempt = ledger.last_attempt()
 
     def line(self, name: str) -> Line:
@@ -85,7 +70,7 @@ class Desk:
             async with line.open:
                 line.check_up()
                 await line.pace()
-                await self._afford()
+                await self._afford(key, line.endpoint.timeout_s)
                 try:
                     return await self._send(line, body, key, about, earlier + attempt)
                 except AttemptError as error:
@@ -99,7 +84,7 @@ class Desk:
         """One attempt, written down before and after. Raises AttemptError, RequestRefusedError or Halt."""
         self._attempt += 1
         attempt, now = self._attempt, time.time()
-        self._under_way += 1
+        reply = None
         try:
             await self.committer.write(
                 (
@@ -117,53 +102,34 @@ class Desk:
                     self.halt(f"{line.endpoint.name}: {error}")
                     raise Halt(self.stopped) from error
                 raise
-            await self.committer.write(_ended(attempt, "ok"), self._answered(line.endpoint, key, attempt, reply))
+            await self.committer.write(_ended(attempt, "ok"), _answered(line.endpoint, key, attempt, reply))
         finally:
-            self._under_way -= 1
-            self._returned.set()
+            tokens = (reply.tokens_in, reply.tokens_out) if reply else None
+            self.purse.settle(key, tokens, line.endpoint.cost(*tokens) if tokens else 0.0)
         line.note(answered=True)
         return reply
 
-    def _answered(self, endpoint: Endpoint, key: str, attempt: int, reply: Reply) -> Op:
-        cost = endpoint.cost(reply.tokens_in, reply.tokens_out)
-        spent = self._spent
-        self._spent = type(spent)(
-            spent.replies + 1,
-            spent.tokens_in + reply.tokens_in,
-            spent.tokens_out + reply.tokens_out,
-            spent.money + cost,
-        )
-        return (
-            "UPDATE requests SET reply = ?, answered_by = ?, tokens_in = ?, tokens_out = ?, cost = ? WHERE key = ?",
-            (as_text(vars(reply)), attempt, reply.tokens_in, reply.tokens_out, cost, key),
-        )
-
-    async def _afford(self) -> None:
+    async def _afford(self, key: str, timeout_s: float) -> None:
         """Waits until another request fits the budget beside those under way. Raises Halt when none will."""
-        while self.stopped is None and (short := self._short_of(self._under_way + 1)):
-            if not self._under_way:
-                self.halt(short)
-                break
-            self._returned.clear()
-            await self._returned.wait()
+        if self.stopped is None and (short := await self.purse.take(key, timeout_s)):
+            self.halt(short)
         if self.stopped is not None:
+            self.purse.settle(key)
             raise Halt(self.stopped)
 
-    def _short_of(self, more: int) -> str:
-        """What budget `more` replies of the mean cost would break, "" if none; without any reply so far, one may go."""
-        spent = self._spent
-        for limit, so_far, name in (
-            (self.budget.money, spent.money, "money"),
-            (self.budget.tokens, spent.tokens_in + spent.tokens_out, "tokens"),
-        ):
-            mean = so_far / spent.replies if spent.replies else 0.0
-            if limit is not None and (so_far + more * mean > limit or (not spent.replies and more > 1)):
-                return f"the budget of {limit:g} ({name}) is spent: {so_far:g}, and the next reply costs some {mean:g}"
-        return ""
+
+def _answered(endpoint: Endpoint, key: str, attempt: int, reply: Reply) -> Op:
+    return (
+        "UPDATE requests SET reply = ?, answered_by = ?, tokens_in = ?, tokens_out = ?, cost = ? WHERE key = ?",
+        (
+            as_text(vars(reply)), attempt, reply.tokens_in, reply.tokens_out,
+            endpoint.cost(reply.tokens_in, reply.tokens_out), key,
+        ),
+    )  # fmt: skip
 
 
 def _ended(attempt: int, outcome: str) -> Op:
-    return "UPDATE attempts SET ended_at = ?, outcome = ? WHERE id = ?", (time.time(), outcome, attempt)
+    return "UPDATE attempts SET ended_at = ?, outcome = ? WHERE id = ?", (time.time(), storable(outcome), attempt)
 
 
 class Chat:

@@ -7,8 +7,8 @@ answer each. An answer that breaks the grammar goes on, for the rewriting to men
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import cache
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lookagain.grammar import parse
@@ -16,7 +16,7 @@ from lookagain.images import ImageError
 from lookagain.pipeline.asking import agrees, ask_until, faults, is_refusal
 from lookagain.pipeline.contents import as_text, digest_of, picture_bytes
 from lookagain.pipeline.desk import Chat
-from lookagain.pipeline.engine import BatchWork, Stage, Work
+from lookagain.pipeline.engine import Stage, Work
 from lookagain.pipeline.items import Item, Outcome, Place
 from lookagain.pipeline.prompts import Prompt
 from lookagain.prompting import FORMAT_INSTRUCTIONS
@@ -45,7 +45,7 @@ def local_stage(given: Distillation, *, later: tuple[str, ...] = ()) -> Stage:
     if not given.temperature:
         settings.pop("batch")  # greedy answers are those of asking one by one
     place = Place(NAME, digest_of(as_text(settings))[:12], samples=given.samples)
-    return Stage(place, batch_work=_batch_work(given), batch=given.batch, later=later)
+    return Stage(place, batch_work=Decoder(given), batch=given.batch, later=later)
 
 
 def judged(response: str, item: Item, **facts: Any) -> Outcome:
@@ -69,18 +69,23 @@ def _work(model: str, prompt: Prompt, asks: int) -> Work:
     return work
 
 
-def _batch_work(given: Distillation) -> BatchWork:
-    @cache
-    def loaded() -> LookAgain:
+@dataclass
+class Decoder:
+    """What a checkpoint answers to a batch of items. It is loaded when the first batch comes, in whatever process."""
+
+    given: Distillation
+
+    @cached_property
+    def model(self) -> LookAgain:
         from lookagain.model import load
 
-        return load(given.checkpoint or None, device=given.device)
+        return load(self.given.checkpoint or None, device=self.given.device)
 
-    def work(items: Sequence[Item]) -> list[Outcome]:
+    def __call__(self, items: Sequence[Item]) -> list[Outcome]:
         from lookagain.model import Request, Sampling
         from lookagain.reattention import Reattention
 
-        sampling = Sampling(max_new_tokens=given.max_new_tokens, temperature=given.temperature)
+        given = self.given
         policy = Reattention(mode=given.mode, keep=given.keep)
         outcomes: dict[int, Outcome] = {}
         requests: dict[int, Request] = {}
@@ -89,13 +94,12 @@ def _batch_work(given: Distillation) -> BatchWork:
                 requests[at] = Request([picture_bytes(image) for image in item.row.images], item.row.prompt)
             except ImageError as error:
                 outcomes[at] = Outcome.bad(str(error))
-        seed = int(digest_of(items[0].input)[:12], 16) if sampling.temperature else None
-        answers = _answers(loaded(), list(requests.values()), policy, replace(sampling, seed=seed))
+        seed = int(digest_of(f"{items[0].input}/{items[0].sample}")[:12], 16) if given.temperature else None
+        sampling = Sampling(max_new_tokens=given.max_new_tokens, temperature=given.temperature, seed=seed)
+        answers = _answers(self.model, list(requests.values()), policy, sampling)
         for at, answer in zip(requests, answers, strict=True):
             outcomes[at] = _said(answer, items[at])
         return [outcomes[at] for at in range(len(items))]
-
-    return work
 
 
 def _answers(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
 
 from lookagain.extras import require
+from lookagain.pipeline.contents import storable
 
 TRY_AGAIN = (408, 409, 425, 429)  # and all from 500
 SETUP_FAULTS = (401, 402, 403, 404)  # not the row's fault: no other row would fare better
@@ -173,7 +174,8 @@ def reply_of(answer: Any) -> Reply:
             raise TypeError("content is no text")
         refusal = choice["message"].get("refusal")
         finish = "content_filter" if refusal and not text else str(choice.get("finish_reason") or "stop")
-        return Reply(text or str(refusal or ""), finish, counts[0], counts[1], str(answer.get("model") or ""))
+        said, model = storable(text or str(refusal or "")), storable(str(answer.get("model") or ""))
+        return Reply(said, storable(finish), counts[0], counts[1], model)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise AttemptError(f"the reply is no chat completion: {str(answer)[:SHOWN]!r}") from error
 

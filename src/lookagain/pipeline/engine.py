@@ -17,11 +17,12 @@ from itertools import islice
 from tqdm import tqdm
 
 from lookagain.images import ImageError
-from lookagain.pipeline.desk import Budget, Chat, Desk, Halt
+from lookagain.pipeline.desk import Chat, Desk, Halt
 from lookagain.pipeline.endpoints import RequestRefusedError
-from lookagain.pipeline.items import Item, Outcome, Place, counts, pending, result_ops
+from lookagain.pipeline.items import PAGE, Item, Outcome, Place, counts, pending, result_ops
 from lookagain.pipeline.ledger import Ledger
 from lookagain.pipeline.lines import EndpointDownError, Line
+from lookagain.pipeline.purse import Budget, Purse
 
 Work = Callable[[Item, Chat], Awaitable[Outcome]]
 BatchWork = Callable[[Sequence[Item]], Sequence[Outcome]]
@@ -77,17 +78,22 @@ async def run_stage(desk: Desk, stage: Stage, *, workers: int, progress: bool = 
 
     Raises LedgerError when a result cannot be written; what was written before stays.
     """
-    with _bar(desk, stage, progress) as bar:
-        if stage.batch_work is not None:
-            await _run_batches(desk, stage, bar)
-        else:
-            await _run_items(desk, stage, workers, bar)
+    page = stage.batch if stage.batch_work else PAGE
+    with stage_bar(desk.ledger, stage, progress) as bar:
+        await work_through(desk, stage, pending(desk.ledger, stage.place, page), workers=workers, bar=bar)
     return StageReport(stage.name, **counts(desk.ledger, stage.place), stopped=desk.stopped)
 
 
-async def _run_items(desk: Desk, stage: Stage, workers: int, bar: tqdm) -> None:
+async def work_through(desk: Desk, stage: Stage, items: Iterator[Item], *, workers: int, bar: tqdm) -> None:
+    """Do these items of a stage, or as many as can be done before the desk halts."""
+    if stage.batch_work is not None:
+        await _run_batches(desk, stage, items, bar)
+    else:
+        await _run_items(desk, stage, items, workers, bar)
+
+
+async def _run_items(desk: Desk, stage: Stage, items: Iterator[Item], workers: int, bar: tqdm) -> None:
     """Workers take items from one stream: it is read as they get free, so no queue can grow."""
-    items = pending(desk.ledger, stage.place)
     tasks = [asyncio.create_task(_worker(desk, stage, items, bar)) for _ in range(workers)]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -125,10 +131,9 @@ async def attempt(stage: Stage, item: Item, chat: Chat) -> Outcome:
         return Outcome.waiting(str(error))
 
 
-async def _run_batches(desk: Desk, stage: Stage, bar: tqdm) -> None:
+async def _run_batches(desk: Desk, stage: Stage, items: Iterator[Item], bar: tqdm) -> None:
     """Batches in order, each committed whole: a run that was killed forms the same batches again."""
     assert stage.batch_work is not None
-    items = pending(desk.ledger, stage.place, page=stage.batch)
     while desk.stopped is None and (part := list(islice(items, stage.batch))):
         outcomes = await asyncio.to_thread(stage.batch_work, part)
         pairs = zip(part, outcomes, strict=True)
@@ -137,10 +142,11 @@ async def _run_batches(desk: Desk, stage: Stage, bar: tqdm) -> None:
         bar.update(len(part))
 
 
-def _bar(desk: Desk, stage: Stage, progress: bool) -> tqdm:
+def stage_bar(ledger: Ledger, stage: Stage, progress: bool) -> tqdm:
+    """A bar of the stage's items, at where it stands; one that shows nothing without `progress`."""
     if not progress:
         return tqdm(disable=True)
-    before = counts(desk.ledger, stage.place)
+    before = counts(ledger, stage.place)
     return tqdm(total=before["items"], initial=before["ok"] + before["bad"], desc=stage.name, unit="row")
 
 
@@ -150,7 +156,8 @@ async def open_desk(
 ) -> AsyncIterator[Desk]:
     """A desk in a session of its own; Ctrl-C lets what is under way finish, a second one does not."""
     session = ledger.begin(command)
-    desk = Desk(ledger, {line.endpoint.name: line for line in lines}, session, budget)
+    purse = Purse(budget or Budget(), ledger.spent())
+    desk = Desk(ledger, {line.endpoint.name: line for line in lines}, session, purse)
     loop = asyncio.get_running_loop()
 
     def interrupt() -> None:
@@ -169,4 +176,3 @@ async def open_desk(
         await desk.close()
         with suppress(ValueError):  # a full disk has been reported already
             ledger.end(session, outcome)
-        ledger.release()

@@ -13,7 +13,7 @@ from lookagain.data.checks import Needs, check_row
 from lookagain.data.loaders import Source, load_rows
 from lookagain.data.rows import BadRow, Row
 from lookagain.images import ImageError
-from lookagain.pipeline.contents import as_text, content_of, digest_of
+from lookagain.pipeline.contents import as_text, content_of, digest_of, storable
 from lookagain.pipeline.ledger import Ledger, LedgerError, Op
 
 BATCH_ROWS = 500  # of a transaction
@@ -103,7 +103,8 @@ def _check_same(before: str, now: str, row_id: str, origin: str) -> None:
 
 def _op(origin: str, position: int, row_id: str, reason: str | None, digest: str, content: str | None) -> Op:
     verdict = "ok" if reason is None else "refused"
-    values = (origin, position, row_id, verdict, reason, digest, content)
+    said = None if reason is None else storable(reason)
+    values = (origin, position, storable(row_id), verdict, said, digest, content)
     return (
         "INSERT INTO rows (origin, position, id, verdict, reason, digest, content) VALUES (?, ?, ?, ?, ?, ?, ?)",
         values,

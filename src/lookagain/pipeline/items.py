@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lookagain.data.rows import Row
-from lookagain.pipeline.contents import as_text, digest_of, row_of
+from lookagain.pipeline.contents import as_text, digest_of, row_of, storable
 from lookagain.pipeline.ledger import Ledger, Op
 
 OK, BAD, WAITING = "ok", "bad", "waiting"
@@ -99,6 +99,14 @@ def pending(ledger: Ledger, place: Place, page: int = PAGE) -> Iterator[Item]:
             yield Item(n, sample, row_of(json.loads(content), ledger.folder), json.loads(output), given)
 
 
+def wanted(ledger: Ledger, place: Place, first: int, last: int) -> dict[tuple[int, int], str]:
+    """Of the rows from `first` to `last`, the items that are to be looked at: the name of each one's input."""
+    select = "SELECT up.n, up.sample, :version || ':' || rows.digest || ':' || up.digest"
+    where = f"WHERE {_PENDING} AND up.n BETWEEN :first AND :last"
+    found = ledger.read(f"{place.query}{select}{_JOINED} {where}", place.values | {"first": first, "last": last})
+    return {(n, sample): given for n, sample, given in found}
+
+
 def results(ledger: Ledger, place: Place, status: str = OK, page: int = PAGE) -> Iterator[tuple[Item, dict[str, Any]]]:
     """Items whose result has this status and still counts, each with what the stage said of it."""
     select = "SELECT up.n, up.sample, rows.content, up.output, r.input, r.output"
@@ -125,15 +133,20 @@ def counts(ledger: Ledger, place: Place) -> dict[str, int]:
 
 def result_ops(place: Place, item: Item, outcome: Outcome, later: Sequence[str] = ()) -> list[Op]:
     """What writes a result; where it does not go on, what `later` stages said of the item goes."""
+    return record_ops(place.stage, (item.n, item.sample), item.input, outcome, time.time(), later)
+
+
+def record_ops(
+    stage: str, of: tuple[int, int], given: str, outcome: Outcome, at: float, later: Sequence[str]
+) -> list[Op]:
+    """The same for a result that was made at another time. of: row and sample. given: the name of the input."""
     output = as_text(outcome.output)
-    values = (
-        place.stage, item.n, item.sample, outcome.status, item.input, digest_of(output), output, outcome.reason,
-        time.time(),
-    )  # fmt: skip
+    reason = None if outcome.reason is None else storable(outcome.reason)
+    values = (stage, *of, outcome.status, given, digest_of(output), output, reason, at)
     ops: list[Op] = [("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)]
     if outcome.status != OK:
         gone = "DELETE FROM results WHERE stage = ? AND n = ? AND sample = ?"
-        ops += [(gone, (stage, item.n, item.sample)) for stage in later]
+        ops += [(gone, (name, *of)) for name in later]
     return ops
 
 

@@ -108,9 +108,10 @@ def _take(ledger: Ledger, task: Mapping[str, Any], reviewer: str | None) -> str:
     item = replace(shown_item(ledger, data["n"], data["sample"]), input=data["input"])
     if item.row.id != data["row"]:
         raise ReviewError(f"the task is about {data['row']!r}, this run's row {item.n} is {item.row.id!r}")
-    if action == "edit" and response == item.response:
+    same = response is None or response.strip() == (item.response or "").strip()  # a text area may cut off blanks
+    if action == "edit" and same:
         raise ReviewError("an edit that changes nothing")
-    if action == "accept" and response not in (None, item.response):
+    if action == "accept" and not same:
         raise ReviewError("accepted, but the response was changed: choose edit")
     edited = response if action == "edit" else None
     before = standing(ledger, item.n, item.sample, item.input)

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Self
 
 from lookagain.pipeline.schema import TABLES, VERSION
 
@@ -68,13 +68,13 @@ class Ledger:
     def _prepare(self) -> None:
         self._writer.execute("PRAGMA journal_mode=WAL")
         self._writer.execute("PRAGMA synchronous=FULL")
-        self._writer.executescript(TABLES)
+        self._writer.executescript(f"BEGIN IMMEDIATE; {TABLES} COMMIT")
         self._writer.execute("INSERT OR IGNORE INTO facts VALUES ('version', ?)", [str(VERSION)])
         ((version,),) = self._writer.execute("SELECT value FROM facts WHERE name = 'version'")
         if version != str(VERSION):
             raise LedgerError(f"{self.path} is a ledger of version {version}; this is version {VERSION}")
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -136,8 +136,10 @@ class Ledger:
 
     def end(self, session: int, outcome: str) -> None:
         """The session is over; `outcome` says how. Lets other processes work on the run."""
-        self.apply([("UPDATE sessions SET ended = ?, outcome = ? WHERE id = ?", (time.time(), outcome, session))])
-        self.release()
+        try:
+            self.apply([("UPDATE sessions SET ended = ?, outcome = ? WHERE id = ?", (time.time(), outcome, session))])
+        finally:
+            self.release()
 
     def release(self) -> None:
         if self._held is not None:

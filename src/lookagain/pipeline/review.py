@@ -25,6 +25,9 @@ NAME = "review"
 WHICH = ("all", "rewritten", "none")
 ACTIONS = ("accept", "reject", "edit")
 FOR_A_PERSON = "waits for a reviewer"
+_LAST_STANDING = (
+    "action != 'undo' AND NOT EXISTS (SELECT 1 FROM decisions u WHERE u.undoes = d.id) ORDER BY id DESC LIMIT 1"
+)
 
 
 class ReviewError(ValueError):
@@ -75,9 +78,8 @@ def outcome_of(item: Item, decision: Decision | None) -> Outcome:
     if decision is None:
         return Outcome.waiting(FOR_A_PERSON, **shown)
     if decision.action == "reject":
-        return Outcome.bad(
-            f"rejected by {decision.reviewer}" + (f": {decision.note}" if decision.note else ""), **shown
-        )
+        why = f": {decision.note}" if decision.note else ""
+        return Outcome.bad(f"rejected by {decision.reviewer}{why}", **shown)
     response = decision.response if decision.action == "edit" else item.response
     return Outcome(output={"response": response, "reviewed": True, "action": decision.action, **shown})
 
@@ -152,18 +154,14 @@ def decide(
     if (action == "edit") != (response is not None):
         raise ReviewError("an edit comes with the new response, and nothing else does")
     if response is not None and (problems := faults(parse(response))):
-        raise ReviewError(f"the edited response: {problems}")
+        raise ReviewError(f"the edited response breaks the grammar: {problems}")
     _check_open(ledger, item, reviewer)
     return _append(ledger, item, reviewer, action, response, note, None, later)
 
 
 def undo(ledger: Ledger, reviewer: str, later: Sequence[str] = ("build",)) -> Item:
     """Take back a reviewer's last decision that still stands; its item is theirs to decide again. ReviewError: none."""
-    found = ledger.read(
-        "SELECT * FROM decisions d WHERE reviewer = ? AND action != 'undo' "
-        "AND NOT EXISTS (SELECT 1 FROM decisions u WHERE u.undoes = d.id) ORDER BY id DESC LIMIT 1",
-        [reviewer],
-    )
+    found = ledger.read(f"SELECT * FROM decisions d WHERE reviewer = ? AND {_LAST_STANDING}", [reviewer])
     if not found:
         raise ReviewError(f"{reviewer} has no decision to take back")
     last = Decision(*found[0])
@@ -179,11 +177,8 @@ def decisions(ledger: Ledger) -> list[Decision]:
 
 def standing(ledger: Ledger, n: int, sample: int, given: str) -> Decision | None:
     """The decision on an item as it is now: the last one on this input that was not taken back."""
-    found = ledger.read(
-        "SELECT * FROM decisions d WHERE n = ? AND sample = ? AND input = ? AND action != 'undo' "
-        "AND NOT EXISTS (SELECT 1 FROM decisions u WHERE u.undoes = d.id) ORDER BY id DESC LIMIT 1",
-        [n, sample, given],
-    )
+    query = f"SELECT * FROM decisions d WHERE n = ? AND sample = ? AND input = ? AND {_LAST_STANDING}"
+    found = ledger.read(query, [n, sample, given])
     return Decision(*found[0]) if found else None
 
 

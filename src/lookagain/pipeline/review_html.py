@@ -22,10 +22,9 @@ from lookagain.pipeline.review_text import escape, grammar_html, problems_html, 
 from lookagain.pipeline.turns import DECIDED, Turn, View
 
 MAX_PIXELS = 1_500_000  # of a picture on the page
-KEYS = (
-    ("a", "accept"), ("r", "reject"), ("e", "edit"), ("u", "undo"), ("n", "note"), ("←", "earlier row"),
-    ("→", "later row"), ("↑ ↓", "scroll"), ("Ctrl+Enter", "save the edit"), ("Esc", "leave edit or note"),
-)  # fmt: skip
+KEYS_OF_BUTTONS = {"accept": "a", "reject": "r", "edit": "e", "undo": "u", "earlier": "←", "later": "→",
+                   "save": "Ctrl Enter", "leave": "Esc"}  # fmt: skip
+OTHER_KEYS = (("n", "writes a note"), ("Esc", "leaves it"), ("↑ ↓", "scroll"))
 
 
 def turn_html(turn: Turn) -> str:
@@ -35,11 +34,13 @@ def turn_html(turn: Turn) -> str:
     row = "" if turn.view is None else f'<span class="la-row">row <b>{escape(turn.view.item.row.id)}</b></span>'
     sample = "" if turn.view is None or not turn.view.item.sample else f" · sample {turn.view.item.sample}"
     source = "" if turn.view is None else f'<span class="la-quiet">{escape(turn.view.item.row.source)}{sample}</span>'
+    said, refused = ("", _said_html(turn)) if turn.refused else (_said_html(turn), "")
     return (
-        f'<div class="la-head" data-turn="{time.time_ns()}"><span class="la-who">{escape(turn.reviewer)}</span>'
-        f'<span class="la-bar" role="progressbar" aria-valuenow="{percent}" aria-valuemin="0" aria-valuemax="100">'
-        f'<span style="width:{percent}%"></span></span><span>{done} of {share} decided</span>{row}{source}</div>'
-        f"{_said_html(turn)}{_decision_html(turn)}"
+        f'<div class="la-head" data-turn="{time.time_ns()}" data-row="{escape(turn.seen)}">'
+        f'<span class="la-who">{escape(turn.reviewer)}</span>'
+        f'<span class="la-bar" role="progressbar" aria-label="decided" aria-valuenow="{percent}" aria-valuemin="0" '
+        f'aria-valuemax="100"><span style="width:{percent}%"></span></span><span>{done} of {share} decided</span>'
+        f"{said}{row}{source}</div>{refused}{_decision_html(turn)}"
     )
 
 
@@ -70,8 +71,16 @@ def right_html(turn: Turn) -> str:
     """The response, or beside an open editor what it will be, and what the panel said; without a row, what then."""
     if turn.view is None:
         return done_html(turn)
-    edited = f'<h4 class="la-title">As it will be</h4>{sections_html(turn.view.text)}'
+    edited = f"{_title('As it will be')}{sections_html(turn.view.text)}"
     return (edited if turn.editing else response_html(turn.view)) + verdicts_html(turn.view)
+
+
+def _title(text: str, pills: str = "", more: str = "") -> str:
+    return f'<h4 class="la-title">{text}{pills}</h4>{more}'
+
+
+def _pill(text: str, kind: str) -> str:
+    return f' <span class="la-pill la-{kind}">{text}</span>'
 
 
 def check_html(turn: Turn) -> str:
@@ -141,20 +150,25 @@ def response_html(view: View) -> str:
         f'<details class="la-before"><summary>The response {name}</summary>{sections_html(text)}</details>'
         for name, text in earlier
     )
-    return f"{problems}{sections_html(view.response)}{folded}"
+    pills = (_pill("rewritten", "note") if view.before is not None else "") + (
+        _pill("edited", "note") if view.edited_from is not None else ""
+    )
+    return f"{_title('Response', pills)}{problems}{sections_html(view.response)}{folded}"
 
 
 def verdicts_html(view: View) -> str:
     """What the panel said, a card per judge."""
     if view.panel is None:
         return ""
-    about = " about the response before it was rewritten" if view.before is not None else ""
+    about = '<p class="la-quiet la-about">about the response before it was rewritten</p>' if view.before else ""
     cards = "".join(_verdict_html(verdict) for verdict in view.panel.get("verdicts", ()))
     broken = view.panel.get("format")
     format_card = f'<p class="la-refused">It broke the grammar: {escape(broken)}</p>' if broken else ""
-    flagged = " · flagged" if view.panel.get("flagged") else ""
-    title = f"What the judges said{about}: {view.panel.get('objections', 0)} objections{flagged}"
-    return f'<h4 class="la-title">{title}</h4>{format_card}<div class="la-verdicts">{cards}</div>'
+    count = int(view.panel.get("objections", 0))
+    pills = _pill("1 objection" if count == 1 else f"{count} objections", "bad" if count else "good")
+    pills += _pill("flagged", "bad") if view.panel.get("flagged") else ""
+    title = _title("What the judges said", pills, about)
+    return f'{title}{format_card}<div class="la-verdicts">{cards}</div>'
 
 
 def _verdict_html(verdict: Mapping[str, Any]) -> str:
@@ -173,12 +187,18 @@ def _verdict_html(verdict: Mapping[str, Any]) -> str:
 def chooser_html(reviewers: Sequence[str], progress: Mapping[str, str]) -> str:
     """Who is it? A link per reviewer, which can be kept as a bookmark."""
     links = "".join(
-        f'<li><a href="?reviewer={quote(name, safe="")}">{escape(name)}</a> {escape(progress.get(name, ""))}</li>'
+        f'<li><a href="?reviewer={quote(name, safe="")}"><b>{escape(name)}</b> '
+        f'<span class="la-quiet">{escape(progress.get(name, ""))}</span></a></li>'
         for name in reviewers
     )
     return f'<div class="la-done"><h3>Who is reviewing?</h3><ul class="la-people">{links}</ul></div>'
 
 
 def keys_html() -> str:
-    """The keys, for the foot of the page."""
-    return f'<div class="la-keys">{"".join(f"<span><kbd>{key}</kbd> {word}</span>" for key, word in KEYS)}</div>'
+    """The keys that have no button, for the foot of the page."""
+    return f'<div class="la-keys">{"".join(f"<span><kbd>{key}</kbd> {word}</span>" for key, word in OTHER_KEYS)}</div>'
+
+
+def badges_css() -> str:
+    """A style sheet that puts its key on every button."""
+    return "".join(f'#la-{name}::after {{ content: "{key}" }}\n' for name, key in KEYS_OF_BUTTONS.items())

@@ -11,19 +11,20 @@ from importlib import resources
 from typing import Any
 
 from lookagain.extras import require
+from lookagain.pages.sections import sections_css
 from lookagain.pipeline import review_html as page
 from lookagain.pipeline.review_access import Access, Guard
 from lookagain.pipeline.turns import Sitting, Turn
 
 TITLE = "LookAgain review"
-EDITING = (("save", "Save (Ctrl+Enter)"), ("leave", "Leave (Esc)"), ("reset", "Start over"))
+EDITING = (("save", "Save"), ("leave", "Leave"), ("reset", "Start over"))
 ACTING = (
-    ("accept", "Accept (a)"),
-    ("reject", "Reject (r)"),
-    ("edit", "Edit (e)"),
-    ("undo", "Undo (u)"),
-    ("earlier", "← Earlier"),
-    ("later", "Later →"),
+    ("accept", "Accept"),
+    ("reject", "Reject"),
+    ("edit", "Edit"),
+    ("undo", "Undo"),
+    ("earlier", "Earlier"),
+    ("later", "Later"),
 )
 
 
@@ -39,6 +40,8 @@ class Parts:
     editing: Any
     editor: Any
     check: Any
+    dock: Any
+    saving: Any
     acting: Any
     note: Any
 
@@ -55,6 +58,7 @@ class Parts:
             self.head: page.turn_html(turn),
             self.right: page.right_html(turn),
             self.editing: gr.update(visible=turn.editing),
+            self.saving: gr.update(visible=turn.editing),
             self.acting: gr.update(visible=not turn.editing),
         }
         if turn.seen != before or not before:
@@ -103,7 +107,7 @@ def make_app(sitting: Sitting, access: Access, port: int = 7860) -> Any:
         mcp_server=False,
         pwa=False,
         theme=gr.themes.Default(font=gr.themes.Font("system-ui"), font_mono=gr.themes.Font("ui-monospace")),
-        css=(asset / "page.css").read_text(encoding="utf-8"),
+        css=sections_css() + (asset / "page.css").read_text(encoding="utf-8") + page.badges_css(),
         head=f"<script>{(asset / 'keys.js').read_text(encoding='utf-8')}</script>",
     )
     return Guard(made, access)
@@ -127,29 +131,31 @@ def _lay_out() -> tuple[Parts, dict[str, Any]]:
             left = gr.HTML()
         with gr.Column(scale=7, min_width=400):
             with gr.Column(visible=False, elem_id="la-editing") as editing:
-                editor = gr.Textbox(label="Edit the response", lines=12, max_lines=28, elem_id="la-editor")
+                editor = gr.Textbox(label="Edit the response", lines=9, max_lines=20, elem_id="la-editor")
                 check = gr.HTML()
-                with gr.Row():
-                    buttons = {name: _button(name, label) for name, label in EDITING}
             right = gr.HTML()
-    with gr.Row(elem_id="la-actions") as acting:
-        buttons |= {name: _button(name, label) for name, label in ACTING}
-        note = gr.Textbox(
-            label="Note",
-            show_label=False,
-            container=False,
-            placeholder="note with the decision (n)",
-            elem_id="la-note",
-            scale=2,
-        )
-    gr.HTML(page.keys_html())
-    return Parts(who, seen, head, left, right, editing, editor, check, acting, note), buttons
+    with gr.Column(elem_id="la-dock") as dock:
+        with gr.Row(elem_id="la-saving", visible=False) as saving:
+            buttons = _buttons(EDITING)
+        with gr.Row(elem_id="la-actions") as acting:
+            buttons |= _buttons(ACTING)
+            note = gr.Textbox(
+                label="Note",
+                placeholder="note (optional)",
+                show_label=False,
+                container=False,
+                elem_id="la-note",
+                scale=2,
+                min_width=120,
+            )
+        gr.HTML(page.keys_html())
+    return Parts(who, seen, head, left, right, editing, editor, check, dock, saving, acting, note), buttons
 
 
-def _button(name: str, label: str) -> Any:
+def _buttons(named: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     import gradio as gr
 
-    return gr.Button(label, elem_id=f"la-{name}", min_width=80)
+    return {name: gr.Button(label, elem_id=f"la-{name}", min_width=60) for name, label in named}
 
 
 def _connect(blocks: Any, parts: Parts, buttons: dict[str, Any], sitting: Sitting, access: Access) -> None:
@@ -203,5 +209,5 @@ def _strangers(parts: Parts, sitting: Sitting, access: Access) -> dict[Any, Any]
     far = {name: sitting.progress(name) for name in access.reviewers}
     told = {name: f"{one.decided} of {one.share} decided" for name, one in far.items()}
     hidden = gr.update(visible=False)
-    made = {parts.head: page.chooser_html(access.reviewers, told), parts.editing: hidden, parts.acting: hidden}
+    made = {parts.head: page.chooser_html(access.reviewers, told), parts.editing: hidden, parts.dock: hidden}
     return made | dict.fromkeys((parts.who, parts.seen, parts.left, parts.right), "")

@@ -1,23 +1,19 @@
 """A response on the page: its sections in colour, what is wrong with it, and the live check of an edit.
 
-The five sections of the response format (paper, "The response format") have a colour each, and a name beside it, so
-that nothing hangs on colour alone. A text that breaks the grammar is shown all the same. A row's words are escaped.
+A text that breaks the grammar is shown all the same. A row's words are escaped.
 """
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 
 from lookagain.grammar import Problem, StreamParser, open_tag, parse, split_at_tags
+from lookagain.pages.sections import escape, section_html, section_name
+
+__all__ = ["blocks", "escape", "explain", "grammar_html", "problems_html", "sections_html"]
 
 PROBLEMS_NAMED = 4
 ORDER = "SUMMARY, CAPTION, REASONING, any number of REFLECTIONs, CONCLUSION"
-
-
-def escape(text: object) -> str:
-    """Text as HTML, also where the page's templates look for braces and dollar signs."""
-    return html.escape(str(text)).replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;")
 
 
 @dataclass
@@ -52,13 +48,9 @@ def sections_html(text: str | None) -> str:
 
 
 def _block_html(block: Block) -> str:
-    name = block.tag or "outside of all sections"
     unclosed = ' <span class="la-bad">never closed</span>' if block.tag and not block.closed else ""
     body = escape(block.text.strip()) or '<i class="la-none">empty</i>'
-    return (
-        f'<section class="la-section la-{(block.tag or "outside").lower()}"><h4>{escape(name)}{unclosed}</h4>'
-        f"<div>{body}</div></section>"
-    )
+    return section_html(block.tag, f"{escape(section_name(block.tag))}{unclosed}", body)
 
 
 def explain(problem: Problem, text: str) -> str:
@@ -84,11 +76,16 @@ def _start(text: str, characters: int = 40) -> str:
 
 
 def problems_html(text: str) -> str:
-    """What is wrong with a response, one sentence a line, the first few; "" for one in the grammar."""
+    """What is wrong with a response, one sentence a line; "" for one in the grammar.
+
+    The first few, and none after a section that is not closed: all that comes then seems wrong because of it.
+    """
     problems = parse(text).problems
-    lines = [escape(explain(problem, text)) for problem in problems[:PROBLEMS_NAMED]]
-    if len(problems) > PROBLEMS_NAMED:
-        lines.append(f"And {len(problems) - PROBLEMS_NAMED} more, which may follow from these.")
+    unclosed = next((at for at, problem in enumerate(problems, start=1) if problem.kind == "unclosed"), PROBLEMS_NAMED)
+    named = problems[: min(unclosed, PROBLEMS_NAMED)]
+    lines = [escape(explain(problem, text)) for problem in named]
+    if more := len(problems) - len(named):
+        lines.append(f"And {more} more, which may follow from {'this' if len(named) == 1 else 'these'}.")
     return f"<ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>" if lines else ""
 
 

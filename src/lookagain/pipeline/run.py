@@ -5,34 +5,68 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lookagain.pipeline import review
 from lookagain.pipeline.build import build
 from lookagain.pipeline.config import RunConfig, lines_of
-from lookagain.pipeline.engine import StageReport, open_desk, run_stages
+from lookagain.pipeline.engine import Stage, StageReport, open_desk, run_stages
 from lookagain.pipeline.intake import add_source
 from lookagain.pipeline.items import Item
 from lookagain.pipeline.ledger import Ledger
+from lookagain.pipeline.lines import Line
 from lookagain.pipeline.overlap import fingerprints_of, shared_with
+
+if TYPE_CHECKING:
+    from lookagain.pipeline.ray_engine import RayOptions
 
 
 def run(
-    ledger: Ledger, config: RunConfig, names: Sequence[str] | None = None, *, progress: bool = False
+    ledger: Ledger,
+    config: RunConfig,
+    names: Sequence[str] | None = None,
+    *,
+    progress: bool = False,
+    ray: RayOptions | None = None,
 ) -> list[StageReport]:
-    """Run the flow's stages, or those of these names. ValueError for a name that the flow does not have."""
-    for source in config.sources:
-        add_source(ledger, source)
+    """Run the flow's stages, or those of these names, here or under Ray. ValueError for a name that the flow does not
+    have; RayError and MissingExtraError where Ray cannot be used."""
     stages = config.stages(ledger)
     known = [stage.name for stage in stages]
     if unknown := [name for name in names or () if name not in known]:
         raise ValueError(f"the flow {config.flow} has no stage {', '.join(unknown)}; it has {', '.join(known)}")
+    for source in config.sources:
+        add_source(ledger, source)
     chosen = [stage for stage in stages if names is None or stage.name in names]
+    if ray is not None:
+        return _run_under_ray(ledger, config, chosen, ray, progress)
+    return _run_here(ledger, chosen, lines_of(config), config, progress)
 
+
+def _run_here(
+    ledger: Ledger, stages: Sequence[Stage], lines: Sequence[Line], config: RunConfig, progress: bool
+) -> list[StageReport]:
     async def go() -> list[StageReport]:
-        async with open_desk(ledger, lines_of(config), " ".join(names or known), config.budget) as desk:
-            return await run_stages(desk, chosen, workers=config.width, progress=progress)
+        async with open_desk(ledger, lines, " ".join(stage.name for stage in stages), config.budget) as desk:
+            return await run_stages(desk, stages, workers=config.width, progress=progress)
 
     return asyncio.run(go())
+
+
+def _run_under_ray(
+    ledger: Ledger, config: RunConfig, stages: Sequence[Stage], options: RayOptions, progress: bool
+) -> list[StageReport]:
+    """All but the review, whose decisions are in the ledger."""
+    from lookagain.pipeline import ray_engine
+
+    asking = [stage for stage in stages if stage.name != review.NAME]
+    reports: list[StageReport] = []
+    for report in ray_engine.run_stages(ledger, config, asking, options, progress=progress) if asking else ():
+        reports.append(report)
+        if report.stopped:
+            return reports
+    rest = [stage for stage in stages if stage.name == review.NAME]
+    return reports + (_run_here(ledger, rest, [], config, progress) if rest else [])
 
 
 def build_run(ledger: Ledger, config: RunConfig, out: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS requests (
   key TEXT PRIMARY KEY, stage TEXT NOT NULL, n INTEGER NOT NULL, sample INTEGER NOT NULL, ask INTEGER NOT NULL,
   endpoint TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL, reply TEXT, answered_by INTEGER,
   tokens_in INTEGER, tokens_out INTEGER, cost REAL);
+CREATE INDEX IF NOT EXISTS requests_of ON requests (stage, n);
 CREATE TABLE IF NOT EXISTS attempts (
   id INTEGER PRIMARY KEY, key TEXT NOT NULL, session INTEGER NOT NULL, sent_at REAL NOT NULL, ended_at REAL,
   outcome TEXT);

@@ -1,5 +1,5 @@
 """BRPO (paper, "BRPO"): rule-based rewards, group advantages and the objective, as plain functions without a trainer.
 
 rewards: the three rewards in TRL's signature. objective: advantages, ratios, KL and loss on tensors.
-grading: answers against references, in batches; mathematics: free-form references. completions: what rewards read.
+completions: what rewards read.
 """

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lookagain.grading import grade
 from lookagain.rl.completions import (
     ReflectionCount,
     check_column,
@@ -25,7 +26,6 @@ from lookagain.rl.completions import (
     ids_of_tags,
     parsed,
 )
-from lookagain.rl.grading import grade
 
 LENGTH_TOKENS = 100  # lambda, the paper's length of a reflection
 FLOOR = -1.0  # paper gives none
@@ -78,7 +78,7 @@ class AccuracyReward:
     options: the column with the texts of the choices, used if it is there (rows without choices: None or empty). An
     "id" column, if there is one, names rows in errors.
     A completion without a closed CONCLUSION has no answer and gets 0.0, whatever else it says. Raises ValueError where
-    there is no such column or one is of another length, and what `lookagain.rl.grading.grade` raises.
+    there is no such column or one is of another length, and what `lookagain.grading.grade` raises.
     Example: CONCLUSION "The answer is 3.0 cm." with reference "3" gives 1.0.
     """
 

@@ -8,7 +8,6 @@ of it comes from the image.
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,10 +24,9 @@ from lookagain.statistics import wilson_interval
 from lookagain.tabletop.oracle import Mistake
 from lookagain.tabletop.render import render
 from lookagain.tabletop.rows import TabletopRow, make_row
+from lookagain.tabletop.seeing import LISTED, listed
 from lookagain.tabletop.world import Scene
 
-MARK = r"(?: (?:yes|no|more|than|\d))?"  # what a line may say behind a word
-LISTED = re.compile(rf"\b([a-f][1-6]){MARK} ([a-z]+){MARK} ([a-z]+)")
 PLANTED_RATE = 0.3
 OTHER_IMAGES = 1_000_003  # the wrong-image control shows the picture of the row this many places on
 
@@ -98,15 +96,15 @@ def list_quality(lists: Iterable[tuple[Scene, str]]) -> dict[str, float | int | 
 
     None where nothing was listed. `empty` counts texts that list nothing.
     """
-    listed_total = false = true_total = found = empty = 0
+    said_total = false = true_total = found = empty = 0
     for scene, text in lists:
-        listed = {match.groups() for match in LISTED.finditer(text)}
+        said = listed(text)
         truth = {(thing.place, thing.colour, thing.shape) for thing in scene.things}
-        listed_total, false = listed_total + len(listed), false + len(listed - truth)
-        true_total, found = true_total + len(truth), found + len(listed & truth)
-        empty += not listed
+        said_total, false = said_total + len(said), false + len(said - truth)
+        true_total, found = true_total + len(truth), found + len(said & truth)
+        empty += not said
     return {
-        "hallucinated": false / listed_total if listed_total else None,
+        "hallucinated": false / said_total if said_total else None,
         "recall": found / true_total if true_total else None,
         "empty": empty,
     }

@@ -26,7 +26,8 @@ MIDDLE_PIXELS = 6  # around a place's middle, where any object there shows
 LEAST = 0.5  # of a drawing's pixels, that have to be there for it to count
 QUESTIONS = 247  # 3 x 41 about a colour, a shape or both, 50 comparisons, 72 places, 2 odd ones
 
-_LISTED = re.compile(r"\b([a-f][1-6])(?: (?:yes|no|more|than|\d))? ([a-z]+)(?: (?:yes|no|more|than|\d))? ([a-z]+)")
+MARK = r"(?: (?:yes|no|more|than|\d))?"  # what a line may say behind a word
+LISTED = re.compile(rf"\b([a-f][1-6]){MARK} ([a-z]+){MARK} ([a-z]+)")
 
 Drawing = tuple[str, str, int, int]  # shape, size, dx, dy
 
@@ -135,7 +136,7 @@ def prepare() -> None:
 
 def listed(text: str) -> set[tuple[str, str, str]]:
     """The objects that a text lists, as place, colour and shape."""
-    return {(place, colour, shape) for place, colour, shape in _LISTED.findall(text)}
+    return {(place, colour, shape) for place, colour, shape in LISTED.findall(text)}
 
 
 def question_of(text: str) -> Question:

@@ -1,12 +1,12 @@
-// Keys of the review page. A key that was pressed for one row never falls on the next: until an answer has come, and for
-// a moment after it, the deciding keys do nothing.
+// Keys of the review page. A key or a click that was meant for one row never falls on the next: until an answer has
+// come, and for a moment after it, they do nothing. Times are those of the events, which may have waited in a queue.
 (() => {
   const KEYS = {
     a: "accept", r: "reject", e: "edit", u: "undo", ArrowLeft: "earlier", ArrowRight: "later",
   };
   const SETTLE_MS = 250;
   const WAIT_MS = 15000;
-  let turn = "", since = 0, pressed = 0, editing = false;
+  let turn = "", row = "", since = 0, pressed = 0, editing = false, passing = false;
 
   const now = () => performance.now();
   const find = (name) => document.getElementById("la-" + name);
@@ -15,6 +15,10 @@
     return found && found.querySelector("textarea, input");
   };
   const shown = (element) => Boolean(element) && element.offsetParent !== null;
+  const wait = (from) => {
+    pressed = from;
+    document.documentElement.classList.toggle("la-waiting", Boolean(from));
+  };
 
   function watch() {
     const head = document.querySelector("[data-turn]");
@@ -22,8 +26,12 @@
     if (current !== turn) {
       turn = current;
       since = now();
-      pressed = 0;
+      wait(0);
       if (document.activeElement && document.activeElement.closest("button")) document.activeElement.blur();
+      if (head && head.dataset.row !== row) {
+        row = head.dataset.row;
+        scrollTo(0, 0);
+      }
     }
     if (editing !== shown(box("editor"))) {  // the editor comes into sight some time after its text
       editing = !editing;
@@ -31,33 +39,35 @@
     }
   }
 
-  function press(name) {
-    const waiting = pressed && now() - pressed < WAIT_MS;
-    if (waiting || now() - since < SETTLE_MS) return;
+  const early = (event) => (pressed && now() - pressed < WAIT_MS) || event.timeStamp - since < SETTLE_MS;
+
+  function press(name, event) {
     const button = find(name);
-    if (!shown(button) || button.disabled) return;
-    pressed = now();
+    if (early(event) || !shown(button) || button.disabled) return;
+    wait(now());
+    passing = true;
     button.click();
+    passing = false;
   }
 
   function inText(event, target) {
     if (event.key === "Escape") {
       event.preventDefault();
-      if (target.closest("#la-editor")) press("leave");
+      if (target.closest("#la-editor")) press("leave", event);
       else target.blur();
     } else if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && target.closest("#la-editor")) {
       event.preventDefault();
       event.stopPropagation();
-      press("save");
+      press("save", event);
     }
   }
 
   document.addEventListener("keydown", (event) => {
     if (event.isComposing || event.repeat) return;
     const target = event.target;
-    if (target.closest && target.closest("textarea, input, select, [contenteditable=true]")) return inText(event, target);
+    if (target.closest && target.closest("textarea, input, select")) return inText(event, target);
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === "Escape" && shown(find("leave"))) return press("leave");
+    if (event.key === "Escape" && shown(find("leave"))) return press("leave", event);
     if (event.key === "n" && shown(box("note"))) {
       event.preventDefault();
       return box("note").focus();
@@ -66,19 +76,18 @@
     if (name && (!shown(find("editing")) || name === "edit")) {
       event.preventDefault();
       if (name === "edit" && shown(box("editor"))) return box("editor").focus();
-      press(name);
+      press(name, event);
     }
   }, true);
 
-  // A second click before the answer would be about a row that is already decided.
   document.addEventListener("click", (event) => {
-    const button = event.target.closest && event.target.closest("#la-actions button, #la-editing button");
-    if (!button || !event.isTrusted) return;
-    if (pressed && now() - pressed < WAIT_MS) {
+    const button = event.target.closest && event.target.closest("#la-dock button");
+    if (!button || passing) return;
+    if (early(event)) {
       event.preventDefault();
       event.stopImmediatePropagation();
     } else {
-      pressed = now();
+      wait(now());
     }
   }, true);
 

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lookagain.rl.grading import boxed, grade
-from lookagain.rl.mathematics import MAX_CHARACTERS, expression, is_mathematics, same_mathematics
+from lookagain.grading import boxed, grade
+from lookagain.mathematics import MAX_CHARACTERS, expression, is_mathematics, same_mathematics
 
 needs_math_verify = pytest.mark.skipif(
     importlib.util.find_spec("math_verify") is None, reason="math-verify is not installed"

@@ -4,7 +4,7 @@ The paper matches answers by regular expressions, which cannot see that √12 is
 compares what `lookagain.scoring` can only read as words. Where a reading needs a guess it is no hit, as there.
 
 math-verify bounds its time by signals, which exist in the main thread only. In any other thread the comparison runs in
-a child process, on that one's main thread: `python -m lookagain.rl.mathematics`, pairs as JSON in, booleans out.
+a child process, on that one's main thread: `python -m lookagain.mathematics`, pairs as JSON in, booleans out.
 """
 
 from __future__ import annotations

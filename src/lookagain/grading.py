@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lookagain.extras import require
-from lookagain.rl.mathematics import is_mathematics, same_mathematics
+from lookagain.mathematics import is_mathematics, same_mathematics
 from lookagain.scoring import score
 
 MAX_REFERENCE = 500  # characters; no answer repeats a longer text, and the reward would be 0 for ever

@@ -1,0 +1,1 @@
+"""What the pages share: who is let in, and how sections look."""

@@ -1,0 +1,55 @@
+"""Questions to begin with: Tabletop scenes, rendered when they are looked at."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image
+
+from lookagain.pages.sections import escape
+from lookagain.tabletop.questions import KINDS
+from lookagain.tabletop.render import render
+from lookagain.tabletop.rows import TabletopRow, make_row
+
+SPLIT = "test"
+COUNT = len(KINDS)  # one scene of each kind of question
+SEEDS = 10_000
+LENGTHS = ("long", "normal")
+
+
+def example(seed: int, index: int) -> TabletopRow:
+    """Scene and question number `index` of a set. ValueError outside of the sets that the page has."""
+    if not 0 <= seed < SEEDS or not 0 <= index < COUNT:
+        raise ValueError(f"there is no example {index} of set {seed}")
+    return make_row(SPLIT, seed, index, length=LENGTHS[index % len(LENGTHS)])
+
+
+def example_of(name: object) -> tuple[Image.Image, str]:
+    """Picture and question of an example by its name in the page, "seed/index". ValueError for anything else."""
+    seed, _, index = str(name)[:20].partition("/")
+    if not seed.isdecimal() or not index.isdecimal():
+        raise ValueError("this is not an example of the page")
+    row = example(int(seed), int(index))
+    return render(row.scene), row.prompt
+
+
+def example_png(seed: int, index: int) -> bytes:
+    """An example's picture. ValueError as in `example`."""
+    file = io.BytesIO()
+    render(example(seed, index).scene).save(file, "PNG")
+    return file.getvalue()
+
+
+def examples_html(seed: int) -> str:
+    """The set as small pictures to choose from, and a button for another set."""
+    shown = "".join(_example_html(seed, index) for index in range(COUNT))
+    more = f'<button type="button" class="la-more-scenes" data-set="{seed}" title="other scenes">↻</button>'
+    return f'<div class="la-scenes"><span class="la-scenes-title">or a Tabletop scene {more}</span>{shown}</div>'
+
+
+def _example_html(seed: int, index: int) -> str:
+    row = example(seed, index)
+    return (
+        f'<button type="button" class="la-scene" data-scene="{seed}/{index}" title="{escape(row.question.text)}">'
+        f'<img src="scenes/{seed}/{index}" alt="{escape(row.question.kind)}" width="56" height="56"></button>'
+    )

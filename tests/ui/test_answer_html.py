@@ -1,0 +1,115 @@
+"""An answer as HTML: words escaped, tokens and sections numbered as the analysis numbers them, looks in their place."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+
+from ui_answers import ANSWER, GRID, TOKENIZER, events_of, ids_of, transcript_of
+
+from lookagain.analysis.sections import section_names, sections_of_tokens
+from lookagain.decoding import Token
+from lookagain.grammar import parse
+from lookagain.serving.backend import Started
+from lookagain.ui.answer_html import Shown, answer_html, progress
+
+HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=2</script>${window.hit=3}{{constructor}}'
+SHOWN = Shown("pictures/abc", (300, 200))
+
+
+def html_of(text: str, mode: str = "route", rows: tuple[int, ...] = (0, 4, 5)) -> str:
+    return answer_html(transcript_of(events_of(text, rows, mode), mode), SHOWN)
+
+
+def tokens_in(html: str) -> dict[int, str]:
+    return {int(number): unescape(text) for number, text in re.findall(r'<span data-t="(\d+)">(.*?)</span>', html, re.S)}
+
+
+def test_a_models_words_are_text():
+    """Words of the model (and so of a picture that tells it what to say) never become markup or a template."""
+    html = html_of(ANSWER.replace(" a3 red ball", HOSTILE))
+    assert "<script" not in html
+    assert "<img src=x" not in html
+    assert "${" not in html
+    assert "{{" not in html
+    assert HOSTILE in "".join(tokens_in(html).values())
+
+
+def test_a_picture_address_and_a_message_are_text():
+    transcript = transcript_of([Started(20, 6)])
+    transcript.fail(HOSTILE)
+    html = answer_html(transcript, Shown('"><script>'))
+    assert "<script" not in html
+    assert "window.hit=1" in html
+
+
+def test_every_word_is_the_token_that_wrote_it():
+    ends, text = [], ""
+    for token_id in ids_of(ANSWER):
+        text += TOKENIZER.decode([token_id])
+        ends.append(len(text))
+    shown = tokens_in(html_of(ANSWER))
+    written = {i: ANSWER[start:end] for i, (start, end) in enumerate(zip([0, *ends], ends, strict=False))}
+    assert shown
+    assert all(written[i].endswith(piece) for i, piece in shown.items())
+    assert [i for i in written if i not in shown] == [i for i, piece in written.items() if piece[0] == "<"]
+
+
+def test_cards_have_the_analysis_numbers():
+    """Text outside of all sections is counted last, wherever it stands."""
+    text = "before" + ANSWER.replace("</CAPTION>", "</CAPTION>between<REFLECTION></REFLECTION>")
+    html = html_of(text)
+    cards = re.findall(r'<section class="la-section la-(\w+)" data-section="(\d+)"', html)
+    named = [section.tag.lower() for _, section in section_names(parse(text))]
+    by_number = {int(number): tag for tag, number in cards}
+    names, _ = sections_of_tokens(parse(text), transcript_of(events_of(text)).texts.ends)
+    assert [by_number[i] for i in range(len(named))] == named
+    assert by_number[len(named)] == "outside"
+    assert len(names) == len(named) + 1
+
+
+def test_looks_stand_before_their_reflection():
+    html = html_of(ANSWER.replace("<CAPTION>", "<REFLECTION> hm</REFLECTION><CAPTION>"))
+    order = re.findall(r'class="(?:la-section )?la-(look|summary|caption|reasoning|reflection|conclusion)"', html)
+    assert order == ["summary", "look", "reflection", "caption", "reasoning", "look", "reflection", "conclusion"]
+    assert "3 of 6 visual tokens put back" in html
+    assert 'd="M1 0h2v1h-2zM0 1h1v1h-1z"' in html  # patches 1, 2 and 3 of 2 x 3 were left out
+
+
+def test_a_look_is_shown_before_its_tag_is_written():
+    events = events_of(ANSWER)
+    cut = next(i for i, event in enumerate(events) if hasattr(event, "reflection")) + 1
+    assert answer_html(transcript_of(events[:cut]), SHOWN).count("looks again") == 1
+    assert answer_html(transcript_of(events[: cut + 1]), SHOWN).count("looks again") == 1
+
+
+def test_text_only_says_that_nothing_was_put_back():
+    html = html_of(ANSWER, "text", ())
+    assert "text-only reflection puts nothing back" in html
+    assert "looks again" not in html
+
+
+def test_half_a_tag_is_held_back_while_it_may_become_one():
+    spelled = [Started(20, 6), *(Token(0, token) for token in ids_of("<SUMMARY> a</SUMMARY>"))]
+    pieces = [Token(0, token) for token in TOKENIZER("<REFL", add_special_tokens=False)["input_ids"]]
+    running = transcript_of([*spelled, *pieces])
+    assert "REFL" not in answer_html(running, SHOWN)
+    running.stop()
+    assert "REFL" in answer_html(running, SHOWN)
+
+
+def test_only_a_kept_answer_can_be_scrubbed():
+    transcript = transcript_of(events_of(ANSWER))
+    assert "la-range" not in answer_html(transcript, SHOWN)
+    transcript.key = 'k"y'
+    html = answer_html(transcript, SHOWN)
+    assert "la-range" in html
+    assert 'data-key="k&quot;y"' in html
+    assert f'data-rows="{GRID[1]}" data-columns="{GRID[2]}"' in html
+    assert "la-range" not in answer_html(transcript, Shown())  # without a picture
+
+
+def test_progress_in_words():
+    assert progress(transcript_of([])) == "waiting for its turn"
+    assert progress(transcript_of(events_of(ANSWER)[:3])) == "2 tokens"
+    assert "put back" in progress(transcript_of(events_of(ANSWER)))

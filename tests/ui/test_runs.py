@@ -1,0 +1,148 @@
+"""Several modes at once: news of each, stopping that reaches the backend, and errors as sentences."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+from ui_answers import ANSWER, PlayedBackend, events_of
+
+from lookagain.model import Sampling
+from lookagain.serving.backend import BackendError, BusyError, RefusedError
+from lookagain.ui.question import Asked
+from lookagain.ui.runs import Runs
+from lookagain.ui.transcript import policy_of
+
+POLICIES = {mode: policy_of(mode, 50) for mode in ("text", "copy", "route")}
+
+
+def runs_of(backend: PlayedBackend) -> Runs:
+    runs = Runs(backend)
+    runs.begin(Asked(None, "How many?", Sampling()), (1, 2, 3), "", list(POLICIES))
+    return runs
+
+
+async def news_of(runs: Runs, policies: dict = POLICIES) -> list[list[str]]:
+    return [list(modes) async for modes in runs.ask(policies)]
+
+
+def test_all_modes_are_answered_side_by_side():
+    backend = PlayedBackend(lambda job: events_of(ANSWER, mode=job.policy.mode), pause_s=0.005)
+    runs = runs_of(backend)
+    news = asyncio.run(news_of(runs))
+    assert news[0] == list(POLICIES)
+    assert len(news) > 3  # it grows in steps
+    assert {runs.transcripts[mode].status for mode in POLICIES} == {"done"}
+    assert {runs.transcripts[mode].texts.text for mode in POLICIES} == {ANSWER}
+    assert len({job.conversation for job in backend.jobs}) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (BusyError("no room", 3), "no room. Ask again in 3 s."),
+        (RefusedError("vLLM cannot do that"), "vLLM cannot do that"),
+        (ValueError("too long"), "too long"),
+        (BackendError("the server died"), "the server died"),
+        (KeyError("the question's own text"), "something went wrong on this side (KeyError)"),
+    ],
+)
+def test_what_goes_wrong_is_said_and_the_rest_goes_on(error, said, caplog):
+    backend = PlayedBackend(lambda job: [error] if job.policy.mode == "copy" else events_of(ANSWER))
+    runs = runs_of(backend)
+    asyncio.run(news_of(runs))
+    assert (runs.transcripts["copy"].status, runs.transcripts["copy"].message) == ("failed", said)
+    assert runs.transcripts["route"].status == "done"
+    assert "own text" not in caplog.text
+
+
+def test_an_answer_that_just_ends_has_failed():
+    runs = runs_of(PlayedBackend(lambda job: events_of(ANSWER)[:-1]))
+    asyncio.run(news_of(runs))
+    assert runs.transcripts["copy"].message == "the answer broke off"
+
+
+async def _until_written(runs: Runs) -> None:
+    while not all(len(one.texts.ids) > 2 for one in runs.transcripts.values()):
+        await asyncio.sleep(0.01)
+
+
+def test_stop_ends_the_generation():
+    """A stop button that only stopped showing would leave the model busy."""
+
+    async def go() -> None:
+        backend = PlayedBackend(lambda job: events_of(ANSWER), pause_s=0.02)
+        runs = runs_of(backend)
+        asking = asyncio.create_task(news_of(runs))
+        await asyncio.sleep(0.02)
+        await _until_written(runs)
+        runs.stop()
+        news = await asyncio.wait_for(asking, 1)
+        assert backend.closed == 3
+        assert not runs.running
+        assert sorted(news[-1]) == sorted(POLICIES)
+        assert {one.status for one in runs.transcripts.values()} == {"stopped"}
+
+    asyncio.run(go())
+
+
+def test_stopped_before_it_began():
+    async def go() -> None:
+        runs = runs_of(PlayedBackend(lambda job: events_of(ANSWER)))
+        asking = runs.ask(POLICIES)
+        await anext(asking)
+        runs.stop()
+        assert [modes async for modes in asking][-1] == list(POLICIES)
+        assert {one.status for one in runs.transcripts.values()} == {"stopped"}
+
+    asyncio.run(go())
+
+
+def test_a_window_that_leaves_stops_its_answers():
+    async def go() -> None:
+        backend = PlayedBackend(lambda job: events_of(ANSWER), pause_s=0.02)
+        runs = runs_of(backend)
+        async with aclosing(runs.ask(POLICIES)) as news:
+            async for _ in news:
+                if backend.jobs:
+                    break
+        assert backend.closed == len(backend.jobs) > 0
+        assert not runs.running
+
+    asyncio.run(go())
+
+
+def test_asking_again_replaces_one_mode_only():
+    """ROUTE's slider while the other modes still write: theirs go on, and the old answer says nothing more."""
+
+    async def go() -> None:
+        backend = PlayedBackend(lambda job: events_of(ANSWER), pause_s=0.02)
+        runs = runs_of(backend)
+        first = asyncio.create_task(news_of(runs))
+        await asyncio.sleep(0.02)
+        await _until_written(runs)
+        again = policy_of("route", 80)
+        second = await news_of(runs, {"route": again})
+        await first
+        assert all(modes == ["route"] for modes in second)
+        assert runs.transcripts["route"].policy == again
+        assert {one.status for one in runs.transcripts.values()} == {"done"}
+
+    asyncio.run(go())
+
+
+def test_another_question_stops_the_first():
+    async def go() -> None:
+        backend = PlayedBackend(lambda job: events_of(ANSWER), pause_s=0.02)
+        runs = runs_of(backend)
+        first = asyncio.create_task(news_of(runs))
+        await asyncio.sleep(0.02)
+        await _until_written(runs)
+        runs.begin(Asked(None, "And now?", Sampling()), None, "", ["copy"])
+        await asyncio.gather(first, news_of(runs, {"copy": POLICIES["copy"]}))
+        assert list(runs.transcripts) == ["copy"]
+        assert runs.transcripts["copy"].status == "done"
+        assert backend.closed == 4
+
+    asyncio.run(go())

@@ -1,0 +1,78 @@
+"""What the page's tests share: the shipped tokenizer, answers as events, and a backend that plays them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from lookagain.chat import encode_response
+from lookagain.decoding import Reflection, Reinsertion, Token
+from lookagain.families import Grid
+from lookagain.loading import default_checkpoint, load_tokenizer
+from lookagain.preparation import tag_ids
+from lookagain.serving.backend import BackendEvent, Ended, Job, Started
+from lookagain.ui.transcript import TokenTexts, Transcript, policy_of
+
+TOKENIZER = load_tokenizer(str(default_checkpoint()))
+GRID: Grid = (1, 2, 3)
+ANSWER = (
+    "<SUMMARY> count</SUMMARY><CAPTION> a3 red ball</CAPTION><REASONING> so 1</REASONING>"
+    "<REFLECTION> a3 red ball</REFLECTION><CONCLUSION> 1</CONCLUSION>"
+)
+
+
+def ids_of(text: str) -> list[int]:
+    return encode_response(TOKENIZER, text, tag_ids(TOKENIZER))[0]
+
+
+def events_of(text: str, rows: Sequence[int] = (0, 4, 5), mode: str = "route") -> list[BackendEvent]:
+    """A backend's events for a response that looks at `rows` before its reflections, and then ends."""
+    opening = tag_ids(TOKENIZER)["<REFLECTION>"]
+    events: list[BackendEvent] = [Started(20, 6)]
+    reflections = []
+    for at, token_id in enumerate(ids_of(text)):
+        if token_id == opening:
+            reflections.append(Reflection(mode, tuple(rows), at=at))
+            events += [Reinsertion(0, reflections[-1])] if rows else []
+        events.append(Token(0, token_id))
+    count = len(ids_of(text))
+    return [*events, Ended("stop", tuple(reflections), count, 0, len(rows) * len(reflections))]
+
+
+def transcript_of(events: Sequence[BackendEvent], mode: str = "route", grid: Grid | None = GRID) -> Transcript:
+    transcript = Transcript(policy_of(mode, 50), TokenTexts(TOKENIZER), grid)
+    for event in events:
+        transcript.take(event)
+    return transcript
+
+
+@dataclass
+class PlayedBackend:
+    """Plays `script(job)` for each job: events, and an exception where one is raised. pause_s: before each event."""
+
+    script: Callable[[Job], Sequence[BackendEvent | Exception]]
+    pause_s: float = 0.0
+    name: str = "transformers"
+    jobs: list[Job] = field(default_factory=list)
+    closed: int = 0  # generators that came to an end, whichever
+
+    @property
+    def checkpoint(self) -> Any:
+        return SimpleNamespace(name="played", tokenizer=TOKENIZER)
+
+    def check(self, job: Job) -> None:
+        pass
+
+    async def generate(self, job: Job) -> AsyncGenerator[BackendEvent, None]:
+        self.jobs.append(job)
+        try:
+            for event in self.script(job):
+                await asyncio.sleep(self.pause_s)
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+        finally:
+            self.closed += 1
