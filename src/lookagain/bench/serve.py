@@ -54,9 +54,10 @@ NO_VLLM = "vllm_copy_over_plain needs a vLLM server: give --vllm-url, or set LOO
 
 @dataclass(frozen=True, kw_only=True)
 class ServeSettings:
-    """What is measured. ValueError for counts below 1, or tokens without a reflection that is followed by any.
+    """What is measured. ValueError for counts below 1, or tokens that are not a multiple of `every` above it.
 
-    conversations: at once. tokens: of an answer by vLLM; every: sampled tokens per reflection. answer: tokens of the
+    conversations: at once. tokens: of an answer by vLLM; every: sampled tokens per reflection, the last of which ends
+    the answer and shows nothing. answer: tokens of the
     transformers backend's answers, at most. pairs: timed pairs of each ratio.
     """
 
@@ -67,8 +68,10 @@ class ServeSettings:
     pairs: int = 3
 
     def __post_init__(self) -> None:
-        if min(self.conversations, self.tokens, self.every, self.answer, self.pairs) < 1 or self.every >= self.tokens:
-            raise ValueError(f"counts are at least 1, and tokens more than every: {asdict(self)}")
+        if min(self.conversations, self.tokens, self.every, self.answer, self.pairs) < 1:
+            raise ValueError(f"counts are at least 1: {asdict(self)}")
+        if self.tokens <= self.every or self.tokens % self.every:
+            raise ValueError(f"tokens are a multiple of every and more than it, not {self.tokens} and {self.every}")
 
 
 @dataclass
@@ -181,7 +184,7 @@ def _seconds(call: Callable[[], float]) -> float:
 
 
 def _check_plan(heard: dict[str, Heard], settings: ServeSettings) -> None:
-    looks = (settings.tokens - 1) // settings.every
+    looks = settings.tokens // settings.every - 1
     for name, times in (("plain", 0), ("copy", looks)):
         for ended in heard[name].ends:
             done = sum(bool(reflection.rows) for reflection in ended.reflections)
