@@ -52,7 +52,7 @@ class Runs:
                     yield given
                 await self._wait(mine, wake)
             for mode in (last := [mode for mode in mine if self._tasks.get(mode) is mine[mode]]):
-                self.transcripts[mode].stop()  # one that was stopped before it began
+                self.transcripts[mode].stop()  # if its last news is still on the way
             yield last
         finally:
             for mode, task in mine.items():
@@ -85,15 +85,12 @@ class Runs:
             news.add(mode)
             wake.set()
 
-        async def follow() -> None:
-            try:
-                await self._follow(policy, transcript, heard)
-            except asyncio.CancelledError:
-                transcript.stop()
-            finally:
-                heard()
+        def ended(_: asyncio.Task[None]) -> None:  # also of a task that was cancelled before it began
+            transcript.stop()
+            heard()
 
-        self._tasks[mode] = asyncio.create_task(follow())
+        self._tasks[mode] = asyncio.create_task(self._follow(policy, transcript, heard))
+        self._tasks[mode].add_done_callback(ended)
         return self._tasks[mode]
 
     async def _follow(self, policy: Reattention, transcript: Transcript, heard: Callable[[], None]) -> None:
