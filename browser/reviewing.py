@@ -27,7 +27,7 @@ writer: writer
 reviewers: [ann, bob]
 """
 ANSWERED = "before => document.querySelector('[data-turn]').dataset.turn !== before"
-SETTLED_MS = 350  # keys do nothing for a moment after an answer
+READY = "html:not(.la-waiting) [data-turn]"  # keys do nothing until an answer has been on the screen for a moment
 
 
 class ReviewServer(Server):
@@ -73,14 +73,12 @@ class Reviewer(Window):
 
     def turn(self) -> str:
         """What names the page's last answer, once it takes keys."""
-        self.page.wait_for_selector("[data-turn]")
-        self.page.wait_for_timeout(SETTLED_MS)
-        return self.page.locator("[data-turn]").get_attribute("data-turn") or ""
+        return self.page.wait_for_selector(READY).get_attribute("data-turn") or ""
 
     def answered(self, before: str) -> None:
         """Waits until the page shows another turn than `before`, and takes keys."""
         self.page.wait_for_function(ANSWERED, arg=before)
-        self.page.wait_for_timeout(SETTLED_MS)
+        self.page.wait_for_selector(READY)
 
     @property
     def editor(self) -> Any:

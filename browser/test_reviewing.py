@@ -31,8 +31,13 @@ WELL_FORMED = (
 )
 IN_A_HURRY = """() => {
   const key = () => document.dispatchEvent(new KeyboardEvent('keydown', {key: 'a', bubbles: true}));
-  new MutationObserver(key).observe(document.querySelector('#la-top'), {subtree: true, childList: true});
-  const accept = document.querySelector('#la-accept');
+  const turn = () => document.querySelector('[data-turn]').dataset.turn;
+  const before = turn(), accept = document.querySelector('#la-accept');
+  new MutationObserver((_, observer) => {
+    if (turn() === before) return;
+    observer.disconnect();
+    key(); accept.click();
+  }).observe(document, {subtree: true, childList: true, attributes: true});
   key(); key(); accept.click(); accept.click(); key();
 }"""
 

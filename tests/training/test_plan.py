@@ -63,7 +63,7 @@ def test_the_command_prints_the_plan(capsys):
     path = str(RECIPES / "paper" / "sft_route.yaml")
     assert main(["train", "sft", "--config", path, "--dry-run", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["hardware"] == {"gpus": 8, "memory_gb": 80, "engine": "zero3"}
+    assert found["hardware"] == {"gpus": 8, "memory_gb": 80, "engine": "zero3", "shapes": None}
     assert found["stages"][0]["steps"] == 8125
     assert main(["train", "sft", "--config", path, "--dry-run"]) == 0
     assert "memory per GPU" in capsys.readouterr().out

@@ -1,12 +1,12 @@
-// Keys of the review page. A key or a click that was meant for one row never falls on the next: until an answer has
-// come, and for a moment after it, they do nothing. Times are those of the events, which may have waited in a queue.
+// Keys of the review page. A key or a click that was meant for one row never falls on the next: until an answer is on
+// the screen, and for a moment after it, they do nothing. Times are those of the events, which may wait in a queue.
 (() => {
   const KEYS = {
     a: "accept", r: "reject", e: "edit", u: "undo", ArrowLeft: "earlier", ArrowRight: "later",
   };
   const SETTLE_MS = 250;
   const WAIT_MS = 15000;
-  let turn = "", row = "", since = 0, pressed = 0, editing = false, passing = false;
+  let turn = "", row = "", from = Infinity, timer = 0, editing = false, passing = false;
 
   const now = () => performance.now();
   const find = (name) => document.getElementById("la-" + name);
@@ -15,9 +15,17 @@
     return found && found.querySelector("textarea, input");
   };
   const shown = (element) => Boolean(element) && element.offsetParent !== null;
-  const wait = (from) => {
-    pressed = from;
-    document.documentElement.classList.toggle("la-waiting", Boolean(from));
+  const waiting = document.documentElement.classList;
+  const shut = () => {
+    from = Infinity;
+    waiting.add("la-waiting");
+  };
+  const open = (after) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      from = now();
+      waiting.remove("la-waiting");
+    }, after);
   };
 
   function watch() {
@@ -25,8 +33,8 @@
     const current = head ? head.dataset.turn : "";
     if (current !== turn) {
       turn = current;
-      since = now();
-      wait(0);
+      shut();
+      requestAnimationFrame(() => open(SETTLE_MS));
       if (document.activeElement && document.activeElement.closest("button")) document.activeElement.blur();
       if (head && head.dataset.row !== row) {
         row = head.dataset.row;
@@ -39,12 +47,11 @@
     }
   }
 
-  const early = (event) => (pressed && now() - pressed < WAIT_MS) || event.timeStamp - since < SETTLE_MS;
-
   function press(name, event) {
     const button = find(name);
-    if (early(event) || !shown(button) || button.disabled) return;
-    wait(now());
+    if (event.timeStamp < from || !shown(button) || button.disabled) return;
+    shut();
+    open(WAIT_MS);  // should no answer come
     passing = true;
     button.click();
     passing = false;
@@ -83,13 +90,15 @@
   document.addEventListener("click", (event) => {
     const button = event.target.closest && event.target.closest("#la-dock button");
     if (!button || passing) return;
-    if (early(event)) {
+    if (event.timeStamp < from) {
       event.preventDefault();
       event.stopImmediatePropagation();
     } else {
-      wait(now());
+      shut();
+      open(WAIT_MS);
     }
   }, true);
 
+  shut();
   new MutationObserver(watch).observe(document.documentElement, { subtree: true, childList: true, attributes: true });
 })();
