@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 TAGS = ("SUMMARY", "CAPTION", "REASONING", "REFLECTION", "CONCLUSION")
 
@@ -55,8 +55,7 @@ def split_at_tags(text: str) -> list[str]:
     return [part for part in _SPLIT.split(text) if part]
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A top-level section. `response.text[start:end]` is its content verbatim; `text` is that, stripped."""
 
     tag: str
@@ -65,8 +64,7 @@ class Section:
     end: int
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """One breach of the grammar.
 
     `at`: character position of the offending tag or text, of the content for "empty", the length of the text
@@ -113,8 +111,7 @@ class Response:
         return next((section for section in reversed(self.sections) if section.tag == tag), None)
 
 
-@dataclass(frozen=True)
-class StreamEvent:
+class StreamEvent(NamedTuple):
     """A section opened or closed (`text` is ""), or a piece of text in section `tag` (None: outside all)."""
 
     kind: Literal["open", "text", "close"]
@@ -165,8 +162,9 @@ class StreamParser:
     def read(self, text: str) -> None:
         """Take the whole text at once, without events."""
         self._chunks.append(text)
-        for piece in filter(None, _SPLIT.split(text)):
-            self._account(piece)
+        for piece in _SPLIT.split(text):
+            if piece:
+                self._account(piece)
 
     def flush(self) -> list[StreamEvent]:
         """End the input and give out what was held back, as text."""
@@ -182,9 +180,9 @@ class StreamParser:
         cut_off = [_section(text, tag, at + len(f"<{tag}>"), len(text)) for tag, at in self._stack[:1]]
         problems = [
             *self._problems,
-            *(Problem("empty", s.tag, s.start) for s in sections if not s.text and s.tag in _FIXED),
-            *(Problem("unclosed", tag, at) for tag, at in self._stack),
-            *(Problem("missing", tag, len(text)) for tag in TAGS if self._seen[tag] < self._needed[tag]),
+            *[Problem("empty", s.tag, s.start) for s in sections if not s.text and s.tag in _FIXED],
+            *[Problem("unclosed", tag, at) for tag, at in self._stack],
+            *[Problem("missing", tag, len(text)) for tag in TAGS if self._seen[tag] < self._needed[tag]],
         ]
         problems.sort(key=lambda problem: problem.at)
         return Response(text, tuple(sections), tuple(problems), cut_off[0] if cut_off else None)

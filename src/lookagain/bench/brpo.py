@@ -29,6 +29,7 @@ from lookagain.rl.rewards import AccuracyReward, BalanceReward, FormatReward
 from lookagain.tabletop.tiny import build_tokenizer
 
 TARGET = 20_000.0  # rewards per second
+REWARDS = 3  # of an answer: format, accuracy, balance
 LENGTHS = {"SUMMARY": 40, "CAPTION": 60, "REASONING": 80, "REFLECTION": 100, "CONCLUSION": 10}  # tokens
 WORDS = "the red ball lies beside two blue cubes and one green cone near a small box on this table".split()  # noqa: SIM905
 PLAIN = (("B", "The answer is {}.", ("red", "blue", "green", "grey")), ("yes", "{}, it does.", ()), ("12", "{} cm", ()))
@@ -92,7 +93,7 @@ def rewards_of(answers: Answers, ids: dict[str, int]) -> Call:
 
 
 def rewards_per_second(settings: BrpoSettings) -> dict[str, list[float]]:
-    """Samples of answers per second and core (processor time), plain references and mathematics."""
+    """Samples of rewards, three an answer, per second and core (processor time); plain references and mathematics."""
     ids = tag_ids(build_tokenizer())
     samples = {}
     for name, kinds, n, clock in (
@@ -102,7 +103,7 @@ def rewards_per_second(settings: BrpoSettings) -> dict[str, list[float]]:
         call = rewards_of(make_answers(n, kinds, settings.seed, ids), ids)
         assert all(value == 1.0 for column in call()[:2] for value in column), "the answers are right by construction"
         measure = partial(timed, call, torch.device("cpu"), clock)
-        samples[name] = [n / measure() for _ in range(settings.repeats if kinds is PLAIN else 3)]
+        samples[name] = [REWARDS * n / measure() for _ in range(settings.repeats if kinds is PLAIN else 3)]
     return samples
 
 
@@ -146,8 +147,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure: {"rates", "spread", "share_of_step", "settings"}."""
     settings = BrpoSettings(**{name: getattr(args, name) for name in BrpoSettings.__dataclass_fields__})
     samples = rewards_per_second(settings)
+    rates = {name: statistics.median(values) for name, values in samples.items()}
     return {
-        "rates": {name: statistics.median(values) for name, values in samples.items()},
+        "rates": rates | {"answers_per_second": rates["rewards_per_second"] / REWARDS},
         "spread": {name: spread_of(values) for name, values in samples.items()},
         "share_of_step": step_shares(settings),
         "settings": {**vars(settings), **describe_machine(torch.device("cpu"))},
@@ -161,6 +163,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"rewards per second and core     {rates['rewards_per_second']:10,.0f}   target {TARGET:,.0f}{missed}",
+            f"answers, with all three rewards {rates['answers_per_second']:10,.0f}",
             f"with free-form mathematics      {rates['mathematics_per_second']:10,.0f}",
             "share of a step: " + ", ".join(f"{name} {value:.1%}" for name, value in share.items()),
             "",
