@@ -22,7 +22,9 @@ def html_of(text: str, mode: str = "route", rows: tuple[int, ...] = (0, 4, 5)) -
 
 
 def tokens_in(html: str) -> dict[int, str]:
-    return {int(number): unescape(text) for number, text in re.findall(r'<span data-t="(\d+)">(.*?)</span>', html, re.S)}
+    return {
+        int(number): unescape(text) for number, text in re.findall(r'<span data-t="(\d+)">(.*?)</span>', html, re.S)
+    }
 
 
 def test_a_models_words_are_text():

@@ -62,8 +62,8 @@ def test_the_sequence_is_the_one_that_was_decoded(model, answered, mode):
         assert len(transcript.looks) >= 2
     for name in ("token_ids", "rows", "provenance", "positions"):
         assert torch.equal(getattr(made, name), getattr(answer.slots, name)), name
+    wrong = Decoded((1,), (False,), (), transcript.policy, len(prompt.token_ids) + 1)
     with pytest.raises(ValueError, match="the answer follows"):
-        wrong = Decoded((1,), (False,), (), transcript.policy, len(prompt.token_ids) + 1)
         slots_of(check.family, check.family.vision_tokens(config), prompt, wrong)
 
 
@@ -71,9 +71,7 @@ def test_the_sequence_is_the_one_that_was_decoded(model, answered, mode):
 def test_sections_are_those_of_the_analysis(model, answered, layer, monkeypatch):
     """Also when it takes several passes: a long answer must not be measured in another way than a short one."""
     job, transcript = answered["route"]
-    expected = heatmap(
-        model, Question(PICTURE, QUESTION), transcript.policy, Sampling(max_new_tokens=400), layer=layer
-    )
+    expected = heatmap(model, Question(PICTURE, QUESTION), transcript.policy, Sampling(max_new_tokens=400), layer=layer)
     monkeypatch.setattr(looks_module, "PASS_FLOATS", 2**15)
     looks = measure(model.checkpoint, job, transcript.decoded())
     made = payload(looks, transcript.texts.text, transcript.texts.ends, transcript.decoded(), layer)
@@ -94,7 +92,9 @@ def test_sections_are_those_of_the_analysis(model, answered, layer, monkeypatch)
 
 def small(values: list[list[float]]) -> Looks:
     tokens = torch.tensor([values])
-    return Looks(torch.zeros(1, tokens.shape[2]), tokens, tokens.sum(-1), torch.zeros(1, len(values)), (1, len(values[0])))
+    return Looks(
+        torch.zeros(1, tokens.shape[2]), tokens, tokens.sum(-1), torch.zeros(1, len(values)), (1, len(values[0]))
+    )
 
 
 def test_a_payload_holds_the_maps():

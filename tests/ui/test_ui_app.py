@@ -98,7 +98,9 @@ def test_what_measuring_says(outcome, status, said):
         return outcome
 
     desk.looks = looks
-    answer, wrong = talk(make_app(desk, Entrance()), ("GET", "/looks/key?layer=1", {}), ("GET", "/looks/key?layer=x", {}))
+    answer, wrong = talk(
+        make_app(desk, Entrance()), ("GET", "/looks/key?layer=1", {}), ("GET", "/looks/key?layer=x", {})
+    )
     assert answer[0] == status
     assert said in answer[2].decode()
     assert wrong[0] == 400

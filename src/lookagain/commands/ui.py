@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vllm-url", action="append", default=[], metavar="URL", help="of a vLLM server; repeatable (--backend vllm)"
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to bind; others than this machine's need a password")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to bind; others than this machine's need a password"
+    )
     parser.add_argument("--port", type=int, default=PORT, help=f"({PORT})")
-    parser.add_argument("--password-file", type=Path, metavar="FILE", help="file whose first line is the page's password")
+    parser.add_argument(
+        "--password-file", type=Path, metavar="FILE", help="file whose first line is the page's password"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,9 +53,10 @@ def _backend(args: argparse.Namespace) -> Any:
     """The model is loaded for both: beside vLLM it ranks for ROUTE and measures what was looked at."""
     checkpoint = load_of(args).checkpoint
     if args.backend == "vllm":
+        from lookagain.commands.serve import VLLM_KEY_VARIABLE
         from lookagain.serving.vllm_backend import VllmBackend
 
-        return VllmBackend(checkpoint, args.vllm_url)
+        return VllmBackend(checkpoint, args.vllm_url, api_key=os.environ.get(VLLM_KEY_VARIABLE))
     from lookagain.serving.transformers_backend import TransformersBackend
 
     return TransformersBackend(checkpoint)

@@ -1,7 +1,7 @@
 """An answer as HTML: pure functions of a transcript, every word of a person or a model escaped.
 
-Each token that writes something is a span with its number (`data-t`), each section a card with its own (`data-section`),
-as analysis.sections counts them: the viewer asks for what was looked at by these numbers.
+Each token that writes something is a span with its number (`data-t`), each section a card with its own
+(`data-section`), as analysis.sections counts them: the viewer knows what was looked at by these numbers.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def progress(transcript: Transcript) -> str:
 def viewer_html(transcript: Transcript, shown: Shown) -> str:
     """The picture, with room for a heat map over it and, once there is an answer, for scrubbing through its tokens."""
     if not shown.picture:
-        return '<div class="la-viewer la-blind"><p class="la-none">no image: there is nothing to look at again</p></div>'
+        return (
+            '<div class="la-viewer la-blind"><p class="la-none">no image: there is nothing to look at again</p></div>'
+        )
     _, rows, columns = transcript.grid or (1, 1, 1)
     scrub = (
         '<div class="la-scrub" hidden><canvas class="la-timeline"></canvas>'
@@ -137,7 +139,7 @@ def _pieces(transcript: Transcript, shown: Shown) -> Iterator[str]:
         elif event.kind == "close" and card:
             card.closed = True
         elif event.kind == "text":
-            if card is None or card.closed and event.text.strip():
+            if card is None or (card.closed and event.text.strip()):
                 if card:
                     yield _card_html(card)
                 card = _Card(None, outside)

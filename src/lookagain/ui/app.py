@@ -1,7 +1,7 @@
 """The page on the web: Gradio's page, and beside it pictures, example scenes and what tokens looked at.
 
-Behind the guard that all pages of this project have (pages.guard). Pictures and answers are found by keys that cannot be
-guessed; nothing is fetched from elsewhere, and no text of a question is logged.
+Behind the guard that all pages of this project have (pages.guard). Pictures and answers are found by keys that cannot
+be guessed; nothing is fetched from elsewhere, and no text of a question is logged.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class Desk:
             yield {mode: self._html(runs, mode) for mode in changed if mode in runs.modes}
 
     def compare(self, window: str, modes: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-        """Compare these modes from now on: HTML of all modes, "" for those left out, and the modes that are not asked yet.
+        """Compare these modes from now on: HTML of all modes, "" for those left out, and the modes still to be asked.
 
         Answers that are left out are stopped.
         """

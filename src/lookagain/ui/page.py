@@ -18,8 +18,8 @@ from lookagain.ui.question import MODES, MOST_TOKENS, modes_of
 
 TITLE = "LookAgain"
 EMPTY = """<div class="la-empty"><h2>See what it looked at</h2>
-<p>Ask about a picture. When the model writes a <b class="la-reflection-word">REFLECTION</b>, the picture's visual tokens
-are put back in front of it: none (Text), all (COPY), or the most attended (ROUTE).</p>
+<p>Ask about a picture. When the model writes a <b class="la-reflection-word">REFLECTION</b>, visual tokens of the
+picture are put back in front of it: none (Text), all (COPY), or the most attended (ROUTE).</p>
 <p>Once an answer is there, point at any word, or scrub through them: the heat over the picture is the attention that
 this very token paid to each patch.</p></div>"""
 TOGGLE = '<button type="button" class="la-theme" aria-label="light or dark" title="light or dark">◐</button>'
@@ -125,13 +125,7 @@ def _picture_field() -> Any:
     """A picture field that hands over the uploaded file unread: `load_image` checks it before anything is decoded."""
     import gradio as gr
 
-    class Picture(gr.Image):
-        is_template = True  # the browser's part is gr.Image's
-
-        def preprocess(self, payload: Any) -> Any:
-            return None if payload is None else payload.path
-
-    return Picture(
+    field: Any = gr.Image(
         type="filepath",
         image_mode=None,
         format="png",
@@ -141,6 +135,9 @@ def _picture_field() -> Any:
         buttons=[],
         elem_id="la-picture",
     )
+    # Not a subclass: Gradio writes a stub file beside the source of every subclass of a component.
+    field.preprocess = lambda upload: None if upload is None else upload.path
+    return field
 
 
 def _lay_out_answers() -> tuple[dict[str, Any], Any]:

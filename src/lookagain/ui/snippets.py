@@ -14,7 +14,7 @@ from lookagain.pages.sections import escape
 from lookagain.reattention import Reattention
 from lookagain.ui.question import Asked
 
-SERVER = "http://127.0.0.1:8000/v1"
+SERVER = "http://127.0.0.1:8300/v1"
 PICTURE = "picture.png"
 NAMES = {"python": "Python", "openai": "openai client", "curl": "curl"}
 
@@ -38,8 +38,8 @@ def python_code(asked: Asked, policy: Reattention, model: str | None) -> str:
         f"model = lookagain.load({named})\n"
         "answer = model.ask(\n"
         f"    {pictures},\n"
-        f"    {repr(asked.text)},\n"
-        f'    reattention=lookagain.Reattention({options}),\n'
+        f"    {asked.text!r},\n"
+        f"    reattention=lookagain.Reattention({options}),\n"
         f"    sampling=lookagain.Sampling({_sampling(asked.sampling)}),\n"
         ")\n"
         "print(answer.answer)\n"
@@ -49,9 +49,7 @@ def python_code(asked: Asked, policy: Reattention, model: str | None) -> str:
 
 def openai_code(asked: Asked, policy: Reattention, model: str | None) -> str:
     """The question by the openai client, to `lookagain serve`."""
-    image = (
-        f'image = base64.b64encode(Path("{PICTURE}").read_bytes()).decode()\n' if asked.picture else ""
-    )
+    image = f'image = base64.b64encode(Path("{PICTURE}").read_bytes()).decode()\n' if asked.picture else ""
     part = '            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}},\n'
     options = [f"    {name}={value},\n" for name, value in _options(asked.sampling).items()]
     imports = "import base64\nfrom pathlib import Path\n\n" if asked.picture else ""
@@ -59,10 +57,10 @@ def openai_code(asked: Asked, policy: Reattention, model: str | None) -> str:
         f"{imports}from openai import OpenAI\n\n"
         f'{image}client = OpenAI(base_url="{SERVER}", api_key="none")\n'
         "completion = client.chat.completions.create(\n"
-        f"    model={repr(_served(model))},\n"
+        f"    model={_served(model)!r},\n"
         '    messages=[\n        {"role": "user", "content": [\n'
         f"{part if asked.picture else ''}"
-        f'            {{"type": "text", "text": {repr(asked.text)}}},\n'
+        f'            {{"type": "text", "text": {asked.text!r}}},\n'
         "        ]},\n    ],\n"
         f"{''.join(options)}"
         f'    extra_body={{"lookagain": {json.dumps(_extra(policy))}}},\n'
@@ -86,9 +84,7 @@ def curl_code(asked: Asked, policy: Reattention, model: str | None) -> str:
     quoted = shell_text(json.dumps(body, indent=1, ensure_ascii=True))
     if asked.picture:
         quoted = quoted.replace(marker, f"$(base64 < {PICTURE} | tr -d '\\n')", 1)
-    return (
-        f"curl {SERVER}/chat/completions -H 'Content-Type: application/json' --data-binary @- <<END\n{quoted}\nEND\n"
-    )
+    return f"curl {SERVER}/chat/completions -H 'Content-Type: application/json' --data-binary @- <<END\n{quoted}\nEND\n"
 
 
 def code_html(asked: Asked, policy: Reattention, model: str | None) -> str:
@@ -107,7 +103,7 @@ def shell_text(text: str) -> str:
 
 
 def _sampling(sampling: Sampling) -> str:
-    given = {"max_new_tokens": sampling.max_new_tokens}
+    given: dict[str, Any] = {"max_new_tokens": sampling.max_new_tokens}
     if sampling.temperature:
         given |= {"temperature": sampling.temperature} | ({} if sampling.seed is None else {"seed": sampling.seed})
     return ", ".join(f"{name}={value}" for name, value in given.items())
