@@ -1,0 +1,50 @@
+"""Writes docs/results/controls.md from what `lookagain eval tabletop --controls` left in tabletop-controls/."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+TEXT = RESULTS / "controls.md"
+MARK = "<!-- table -->\n"
+
+
+def table() -> str:
+    found = json.loads((RESULTS / "tabletop-controls" / "controls.json").read_text())["benchmarks"]["tabletop"]
+    planted = json.loads((RESULTS / "tabletop-controls" / "planted.json").read_text())
+    paired = {
+        base: {one["run"]: one for one in comparison["differences"] if one["subset"] is None}
+        for base, comparison in found["against"].items()
+    }
+    lines = [
+        "| arm | exact answers (95%) | against COPY, paired (95%) | against text, paired (95%) |"
+        " planted mistakes mended | rows put back per answer | unparsed | cut off |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, arm in found["arms"].items():
+        low, high = arm["interval"]
+        cells = [
+            arm["title"],
+            f"{arm['mean']:.3f} ({low:.3f} to {high:.3f})",
+            *(difference(paired[base].get(name)) for base in ("copy", "text")),
+            f"{planted[name]['mended']:.3f}" if name in planted else "not measured",
+            f"{arm['tokens_per_answer']['reinserted']:.1f}",
+            str(arm["counts"]["unparsed"]),
+            str(arm["counts"]["cut_off"]),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def difference(one: dict | None) -> str:
+    if one is None:
+        return "-"
+    low, high = one["interval"]
+    return f"{one['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+if __name__ == "__main__":
+    before, _, after = TEXT.read_text().split(MARK)
+    TEXT.write_text(f"{before}{MARK}{table()}{MARK}{after}")
+    print(table())
