@@ -8,7 +8,7 @@ import re
 
 import pytest
 from PIL import Image
-from test_desk import Played
+from test_ui_desk import Played
 from ui_answers import ANSWER, events_of
 
 from lookagain.cli import main
