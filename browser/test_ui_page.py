@@ -168,17 +168,24 @@ def test_dragging_routes_slider_asks_again(asker):
 
 
 def test_stop_ends_the_generation(asker):
+    """So hot that it rambles on."""
     ann = asker()
     ann.choose(0)
+    ann.page.click("#la-more button")
+    for label, value in (("number input for Temperature (0: greedy)", "2"), ("Tokens at most", "3000")):
+        ann.page.get_by_label(label, exact=True).fill(value)
+        ann.page.keyboard.press("Tab")
     ann.page.click("#la-ask")
     ann.page.wait_for_selector("#la-copy [data-t]")
+    expect(ann.page.locator("#la-stop")).to_be_enabled(timeout=PATIENCE_S * 1000)
     ann.page.click("#la-stop")
     ann.page.wait_for_selector("#la-copy .la-stopped, #la-copy .la-done")
     count = ann.part("copy", "[data-t]").count()
-    expect(ann.page.locator("#la-ask")).to_be_visible(timeout=PATIENCE_S * 1000)
+    expect(ann.page.locator("#la-stop")).to_be_disabled(timeout=PATIENCE_S * 1000)
     ann.page.wait_for_timeout(1500)
     assert ann.part("copy", "[data-t]").count() == count
     assert "stopped" in ann.part("copy", ".la-progress").inner_text()
+    assert ann.page.locator("#la-stop").inner_text() == "Stop"
     ann.page.wait_for_selector("#la-copy .la-hot")  # what came can be looked at all the same
 
 

@@ -112,6 +112,11 @@ def _theme() -> Any:
         radius_size="md",
         font=gr.themes.Font("system-ui"),
         font_mono=gr.themes.Font("ui-monospace"),
+    ).set(
+        button_primary_background_fill="*primary_600",  # white on it can be read
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_700",
     )
 
 

@@ -5,7 +5,7 @@ programs are off. Heat maps do not go through it: the viewer (assets/ui/viewer.j
 """
 
 # No `from __future__ import annotations`: Gradio reads the annotation of `request`, a name inside of a function.
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from lookagain.ui.examples import SEEDS, example_of, examples_html
 from lookagain.ui.question import MODES, MOST_TOKENS, modes_of
 
 TITLE = "LookAgain"
+STOP = "Stop"
 EMPTY = """<div class="la-empty"><h2>See what it looked at</h2>
 <p>Ask about a picture. When the model writes a <b class="la-reflection-word">REFLECTION</b>, visual tokens of the
 picture are put back in front of it: none (Text), all (COPY), or the most attended (ROUTE).</p>
@@ -51,12 +52,12 @@ class Parts:
     @property
     def shown(self) -> list[Any]:
         """What an answer may change."""
-        return [self.ask, self.stop, self.message, self.empty, *self.answers.values()]
+        return [self.stop, self.message, self.empty, *self.answers.values()]
 
     def busy(self, running: bool) -> dict[Any, Any]:
         import gradio as gr
 
-        return {self.ask: gr.update(visible=not running), self.stop: gr.update(visible=running)}
+        return {self.stop: gr.update(value=STOP, interactive=running)}  # an update without it takes the label away
 
     def refused(self, error: ValueError) -> dict[Any, Any]:
         return {self.message: f'<p class="la-refused" role="alert">✗ {escape(error)}</p>'}
@@ -86,7 +87,7 @@ def _lay_out(desk: Desk) -> Parts:
         with gr.Column(elem_id="la-ask-side", min_width=280, scale=0):
             asking = _lay_out_question()
         with gr.Column(elem_id="la-answer-side", min_width=280, scale=1):
-            empty = gr.HTML(EMPTY, apply_default_css=False)
+            empty = gr.HTML(EMPTY, elem_id="la-empty", apply_default_css=False)
             answers, keep = _lay_out_answers()
     return Parts(**asking, keep=keep, empty=empty, answers=answers)
 
@@ -111,8 +112,8 @@ def _lay_out_question() -> dict[str, Any]:
         [(NAMES[mode], mode) for mode in MODES], value=list(MODES), label="At a reflection", elem_id="la-modes"
     )
     with gr.Row(elem_id="la-buttons"):
-        made["ask"] = gr.Button("Ask", variant="primary", elem_id="la-ask", min_width=80)
-        made["stop"] = gr.Button("Stop", variant="stop", elem_id="la-stop", visible=False, min_width=80)
+        made["ask"] = gr.Button("Ask", variant="primary", elem_id="la-ask", min_width=80, scale=1)
+        made["stop"] = gr.Button(STOP, elem_id="la-stop", interactive=False, min_width=60, scale=0)
     made["message"] = gr.HTML(elem_id="la-message", apply_default_css=False)
     with gr.Accordion("More", open=False, elem_id="la-more"):
         made["temperature"] = gr.Slider(0, 2, value=0, step=0.1, label="Temperature (0: greedy)")
@@ -163,16 +164,30 @@ def _connect(blocks: Any, parts: Parts, desk: Desk) -> None:
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     streaming: dict[str, Any] = {**quiet, "concurrency_limit": None}
+    ask, compare, again = _asking(parts, desk)
 
-    async def ask(request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
-        try:
-            modes = await desk.begin(_window(request), Fields(*values))
-        except ValueError as error:
-            yield parts.refused(error)
-            return
-        yield {parts.message: "", parts.empty: ""} | {parts.answers[mode]: "" for mode in MODES if mode not in modes}
-        async for made in follow(request, modes, Fields(*values)):
-            yield made
+    async def stop(request: gr.Request) -> dict[Any, Any]:
+        desk.stop(_window(request))
+        return parts.busy(False)
+
+    async def left(request: gr.Request) -> None:
+        desk.leave(_window(request))
+
+    def choose(event: gr.EventData) -> tuple[Any, ...]:
+        return tuple(gr.skip() if value is None else value for value in _chosen(event._data))
+
+    parts.ask.click(ask, parts.fields, parts.shown, **streaming)
+    parts.question.submit(ask, parts.fields, parts.shown, **streaming)
+    parts.modes.input(compare, parts.fields, parts.shown, **streaming)
+    parts.keep.release(again, parts.fields, parts.shown, trigger_mode="multiple", **streaming)
+    parts.stop.click(stop, None, [parts.stop], queue=False, **quiet)
+    parts.scenes.click(choose, None, [parts.picture, parts.question, parts.scenes], **quiet)
+    blocks.unload(left)
+
+
+def _asking(parts: Parts, desk: Desk) -> tuple[Callable[..., Any], ...]:
+    """The three ways to ask: a new question, other modes for it, ROUTE with another share."""
+    import gradio as gr
 
     async def follow(request: gr.Request, modes: Sequence[str], fields: Fields) -> AsyncIterator[dict[Any, Any]]:
         yield parts.busy(True)
@@ -180,16 +195,23 @@ def _connect(blocks: Any, parts: Parts, desk: Desk) -> None:
             yield {parts.answers[mode]: html for mode, html in changed.items()}
         yield parts.busy(desk.running(_window(request)))
 
+    async def ask(request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+        fields = Fields(*values)
+        try:
+            modes = await desk.begin(_window(request), fields)
+        except ValueError as error:
+            yield parts.refused(error)
+            return
+        yield {parts.message: "", parts.empty: ""} | {parts.answers[mode]: "" for mode in MODES if mode not in modes}
+        async for made in follow(request, modes, fields):
+            yield made
+
     async def compare(request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
         """Other modes were chosen: those without an answer to this question are asked."""
         fields = Fields(*values)
-        if not desk.asked(_window(request)):
+        if not desk.asked(_window(request)) or not fields.modes:
             return
-        try:
-            chosen = modes_of(fields.modes)
-        except ValueError:
-            return
-        shown, missing = desk.compare(_window(request), chosen)
+        shown, missing = desk.compare(_window(request), modes_of(fields.modes))
         yield {parts.answers[mode]: html for mode, html in shown.items()}
         if missing:
             async for made in follow(request, missing, fields):
@@ -201,24 +223,7 @@ def _connect(blocks: Any, parts: Parts, desk: Desk) -> None:
             async for made in follow(request, ["route"], Fields(*values)):
                 yield made
 
-    async def stop(request: gr.Request) -> dict[Any, Any]:
-        desk.stop(_window(request))
-        return parts.busy(False)
-
-    async def left(request: gr.Request) -> None:
-        desk.leave(_window(request))
-
-    def choose(event: gr.EventData) -> tuple[Any, Any, Any]:
-        picture, question, scenes = _chosen(event._data)
-        return tuple(gr.skip() if value is None else value for value in (picture, question, scenes))
-
-    parts.ask.click(ask, parts.fields, parts.shown, **streaming)
-    parts.question.submit(ask, parts.fields, parts.shown, **streaming)
-    parts.modes.input(compare, parts.fields, parts.shown, **streaming)
-    parts.keep.release(again, parts.fields, parts.shown, trigger_mode="multiple", **streaming)
-    parts.stop.click(stop, None, [parts.ask, parts.stop], queue=False, **quiet)
-    parts.scenes.click(choose, None, [parts.picture, parts.question, parts.scenes], **quiet)
-    blocks.unload(left)
+    return ask, compare, again
 
 
 def _window(request: Any) -> str:
