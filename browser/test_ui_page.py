@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, expect
-from windows import PATIENCE_S, PHONE, Server, Window
+from windows import PATIENCE_S, PHONE, Server, Window, chromium
 
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=2</script>${window.hit=3}{{constructor}} How many?'
 GROWTH = """mode => {
@@ -218,9 +218,7 @@ def test_an_uploaded_picture_of_any_shape(asker, tmp_path: Path):
 def test_a_webcam_can_be_asked_about(browser: Browser, server: Server):
     """With Chromium's own camera that is none."""
     flags = ["--no-sandbox", "--disable-gpu", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    import windows
-
-    other = browser.browser_type.launch(executable_path=windows.chromium(), args=flags)
+    other = browser.browser_type.launch(executable_path=chromium(), args=flags)
     try:
         ann = Asker(other, server.url)
         ann.context.grant_permissions(["camera"])
@@ -310,6 +308,7 @@ def test_light_and_dark_are_switched_by_hand(asker):
     ann.ask(1, modes="COPY")
     before = ann.page.evaluate("getComputedStyle(document.body).backgroundColor")
     ann.page.click(".la-theme")
+    ann.page.wait_for_timeout(1000)  # colours change slowly
     assert ann.page.evaluate("getComputedStyle(document.body).backgroundColor") != before
     assert ann.part("copy", ".la-heat").evaluate(INK) > 0
     assert ann.faint() == []

@@ -12,7 +12,7 @@ from PIL import Image
 import lookagain
 from lookagain.families import UnknownFamilyError
 from lookagain.grammar import parse
-from lookagain.loading import LoadError
+from lookagain.loading import LoadError, default_checkpoint, load_checkpoint
 from lookagain.model import Finished, LookedAgain, Request, Sampling, TextDelta
 from lookagain.reattention import Reattention
 from lookagain.tabletop.tiny import SPECIAL_TOKENS, build_image_processor
@@ -262,3 +262,8 @@ def test_pickled_weights_are_refused(tmp_path, model, tokenizer):
 def test_responses_parse_as_their_own_text(looker, picture):
     answer = looker.ask(picture, "How many?", sampling=SHORT)
     assert answer.parsed == parse(answer.response)
+
+
+def test_a_runs_folder_stands_for_its_result(tmp_path):
+    (tmp_path / "final").symlink_to(default_checkpoint(), target_is_directory=True)
+    assert load_checkpoint(tmp_path, device="cpu").trained

@@ -46,6 +46,12 @@ def default_checkpoint() -> Path:
     return Path(str(resources.files("lookagain") / "assets" / "tiny"))
 
 
+def _result_of(source: str) -> str:
+    """The checkpoint inside the folder of a finished run; anything else is its own name."""
+    final = Path(source) / "final"
+    return str(final) if (final / "config.json").is_file() and not (Path(source) / "config.json").exists() else source
+
+
 def load_checkpoint(
     name: str | Path | None = None,
     *,
@@ -54,7 +60,7 @@ def load_checkpoint(
     attn_implementation: str | None = None,
     max_pixels: int | None = None,
 ) -> Checkpoint:
-    """Load a checkpoint; None loads the shipped one.
+    """Load a checkpoint, or the result of a run by the run's folder; None loads the shipped one.
 
     device: "auto" (CUDA where there is one), "cpu", "cuda", …. dtype: "auto" is bfloat16 on CUDA, else float32;
     "checkpoint" is what the weights are stored in. max_pixels: larger images are scaled down to it; None leaves it to
@@ -62,7 +68,7 @@ def load_checkpoint(
     Raises LoadError, or UnknownFamilyError for a family that is not in the table. Without tags it gets them in
     memory, and `notes` says so.
     """
-    source = str(name) if name is not None else str(default_checkpoint())
+    source = _result_of(str(name)) if name is not None else str(default_checkpoint())
     place = _device(device)
     config = _try(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
     family = family_of(config)
