@@ -17,7 +17,9 @@ from lookagain.loading import load_checkpoint
 from lookagain.model import Sampling
 from lookagain.reattention import Reattention
 from lookagain.serving.backend import BackendError, BusyError, Ended, Job, RefusedError, Started
+from lookagain.serving.choosing import Defaults
 from lookagain.serving.prompts import prompt_of
+from lookagain.serving.service import Service
 from lookagain.serving.vllm_admission import Admission, ServedModel, load_without_model
 from lookagain.serving.vllm_backend import VllmBackend
 from lookagain.serving.vllm_wire import leg_seed
@@ -65,6 +67,16 @@ async def overhear(backend, asked, heard):
     async for event in backend.generate(asked):
         heard.append(event)
     return heard
+
+
+def test_only_what_vllm_can_do_is_listed(light):
+    """Clients offer the names of /v1/models: each has to be answered, not refused."""
+    backend = VllmBackend(urls=["http://a"], transport=transport(a=FakeVllm(ANSWER)), **light)
+    grid, strip = (
+        Service(backend, Defaults(name="m", policy=Reattention(layout=layout))) for layout in ("grid", "strip")
+    )
+    assert grid.names() == ["m", "m:text", "m:copy", "m:vision"]
+    assert strip.names() == ["m", "m:text"]  # strips need the model, which is not loaded here
 
 
 def run(light, asked, work=listen, **fakes):

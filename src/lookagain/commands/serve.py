@@ -47,7 +47,8 @@ def _add_backend_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--vllm-trust-users",
         action="store_true",
-        help="take servers without the token endpoint: texts can forge tokens",
+        help="take servers without the token endpoint, which read special tokens out of texts; texts that spell "
+        "one get 400",
     )
 
 

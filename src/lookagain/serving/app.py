@@ -14,7 +14,6 @@ from starlette.exceptions import HTTPException
 
 from lookagain.serving import payloads
 from lookagain.serving.access import Access, Guard
-from lookagain.serving.choosing import SUFFIXES
 from lookagain.serving.errors import ApiError, internal
 from lookagain.serving.exchange import Exchange
 from lookagain.serving.metrics import MEDIA_TYPE
@@ -67,13 +66,13 @@ def _add_chat(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models", responses=_ERRORS)
     async def models() -> dict[str, Any]:
-        """The model, and the model with each re-attention."""
-        return payloads.models(service.defaults.name, SUFFIXES, service.created)
+        """The model, and the model with each re-attention that can be had."""
+        return payloads.models(service.names(), service.created)
 
     @app.get("/v1/models/{name:path}", responses=_ERRORS)
     async def model(name: str) -> dict[str, Any]:
         """One of them."""
-        known = payloads.models(service.defaults.name, SUFFIXES, service.created)["data"]
+        known = payloads.models(service.names(), service.created)["data"]
         found = next((one for one in known if one["id"] == name), None)
         if found is None:
             raise ApiError(404, f"there is no model {name[:200]!r} here", param="model", code="model_not_found")

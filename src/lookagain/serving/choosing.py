@@ -14,7 +14,7 @@ from lookagain.serving.limits import Limits
 from lookagain.serving.schema import ChatRequest, LookAgainOptions
 
 SUFFIXES = ("text", "copy", "route-50", "vision")
-"""What /v1/models lists behind the name; route-0 to route-100 are understood."""
+"""What /v1/models lists behind the name, where the backend can do it; route-0 to route-100 are understood."""
 
 _ROUTE = re.compile(r"route-(0|[1-9][0-9]?|100)")
 

@@ -113,9 +113,8 @@ def reflection(index: int, one: Reflection, *, rows: bool) -> JSON:
     return {**made, "rows": list(one.rows)} if rows else made
 
 
-def models(name: str, suffixes: Sequence[str], created: int) -> JSON:
-    """The answer of /v1/models: the name, and the name with each re-attention."""
-    names = [name, *(f"{name}:{suffix}" for suffix in suffixes)]
+def models(names: Sequence[str], created: int) -> JSON:
+    """The answer of /v1/models."""
     return {
         "object": "list",
         "data": [{"id": one, "object": "model", "created": created, "owned_by": "lookagain"} for one in names],

@@ -6,14 +6,25 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from PIL import Image
+
+from lookagain.model import Sampling
 from lookagain.reattention import Reattention
 from lookagain.serving.admission import Admission
 from lookagain.serving.backend import Backend, Job
 from lookagain.serving.choice import Choice
-from lookagain.serving.choosing import Defaults, everything_of, policy_of, samplings_of, stops_of
+from lookagain.serving.choosing import (
+    SUFFIXES,
+    Defaults,
+    everything_of,
+    named_policy,
+    policy_of,
+    samplings_of,
+    stops_of,
+)
 from lookagain.serving.conversation import conversation_of, key_of
 from lookagain.serving.errors import invalid, of_backend
 from lookagain.serving.fetching import ImageFetcher
@@ -95,6 +106,20 @@ class Service:
     def choices(self, ask: Ask) -> list[Choice]:
         tokenizer = self.backend.checkpoint.tokenizer
         return [Choice(tokenizer, ask.stops, everything=ask.everything) for _ in ask.jobs]
+
+    def names(self) -> list[str]:
+        """The model's name, and the name with each re-attention that this backend can do."""
+        name = self.defaults.name
+        return [name, *(f"{name}:{suffix}" for suffix in SUFFIXES if self._can(f"{name}:{suffix}"))]
+
+    def _can(self, name: str) -> bool:
+        image = Image.new("RGB", (1, 1))  # `check` reads no pixels
+        try:
+            policy = replace(self.defaults.policy, **named_policy(name, self.defaults.name))
+            self.backend.check(Job(messages=(), images=(image,), policy=policy, sampling=Sampling(max_new_tokens=1)))
+        except ValueError:
+            return False
+        return True
 
     async def _check(self, job: Job) -> None:
         try:
