@@ -68,7 +68,7 @@ def message(content, role="user"):
         (body("x", temperature=2.5), "temperature"),
         (body("x", temperature=float("inf")), "temperature"),
         (body("x", top_p=1.1), "top_p"),
-        (body("x", seed=-1), "seed"),
+        (body("x", seed=-(2**63) - 1), "seed"),
         (body("x", seed=2**63), "seed"),
         (body("x", n=0), "n"),
         (body("x", stop=["a", "b", "c", "d", "e"]), "stop"),
@@ -211,6 +211,14 @@ def test_choices_are_seeded_apart():
     """With one seed for all, n choices would be n times the same answer."""
     assert [sampling.seed for sampling in samplings(n=3, seed=2**63 - 1, temperature=1)] == [2**63 - 1, 0, 1]
     assert [sampling.seed for sampling in samplings(n=2)] == [None, None]
+    assert [sampling.seed for sampling in samplings(n=2, seed=-1, temperature=1)] == [2**63 - 1, 0]
+
+
+def test_a_message_does_not_repeat_what_is_long():
+    """Would catch an error answer that is as long as the request."""
+    with pytest.raises(ApiError) as caught:
+        chat_request(body("x") | {"messages": [{"role": "r" * 100_000, "content": "x"}]})
+    assert len(caught.value.message) < 1000
     with pytest.raises(ApiError, match="at most 2"):
         samplings(Limits(choices=2), n=3)
 

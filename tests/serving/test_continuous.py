@@ -346,6 +346,31 @@ def test_a_prefill_that_fails_leaves_the_others_alone(model, tokenizer, batch, p
     )
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_draw_that_fails_ends_its_own_row(model, tokenizer, batch, prompts, first, monkeypatch):
+    """Would catch a row without an owner that stays in the batch and takes later answers down with it."""
+    fine, broken = Heard(), Heard()
+    batch.join(as_prompt(model, prompts[0]), Reattention(mode="text"), greedy(15), fine)
+    draws = iter([None] * (0 if first else 2))
+
+    def choose(self: Any, scores: torch.Tensor) -> torch.Tensor:
+        if next(draws, "broken") == "broken":
+            raise RuntimeError("probability tensor contains nan")
+        return scores.argmax(-1)
+
+    monkeypatch.setattr("lookagain.serving.sampler.Sampler.choose", choose)
+    batch.join(
+        as_prompt(model, prompts[1]), Reattention(mode="text"), Sampling(max_new_tokens=5, temperature=1), broken
+    )
+    run_out(batch)
+    assert isinstance(broken.error, RuntimeError)
+    assert len(broken.tokens) == (0 if first else 2)
+    assert (
+        fine.tokens
+        == alone(model, tokenizer, prompts[0], Reattention(mode="text"), batch.trigger, max_new_tokens=15)[0]
+    )
+
+
 def test_a_look_that_fails_ends_its_own_row(model, tokenizer, batch, prompts):
     """Would catch one row's insertion that takes its neighbours down with it."""
     looks, texts = Heard(), Heard()

@@ -154,6 +154,8 @@ def test_models(server):
     names = [one["id"] for one in httpx.get(f"{server.base}/v1/models").json()["data"]]
     assert names == ["fake", "fake:text", "fake:copy", "fake:route-50", "fake:vision"]
     assert httpx.get(f"{server.base}/v1/models/fake:copy").json()["id"] == "fake:copy"
+    assert httpx.get(f"{server.base}/v1/models/fake:route-25").json()["id"] == "fake:route-25"
+    assert httpx.get(f"{server.base}/v1/models/fake:blink").status_code == 404
     assert httpx.get(f"{server.base}/v1/models/other").json()["error"]["code"] == "model_not_found"
 
 

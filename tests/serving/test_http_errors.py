@@ -161,6 +161,42 @@ def test_a_full_server_sends_clients_away_and_takes_them_later():
         assert server.post(body(max_tokens=3)).status_code == 200
 
 
+@pytest.mark.parametrize("size", [10, 1_000_000])
+def test_clients_that_leave_the_queue_give_their_place_back(size):
+    """Clients that time out and try again would otherwise fill the queue with places that nobody waits in."""
+    backend = FakeBackend(LONG, step_s=0.02)
+    with running(backend, Limits(concurrency=1, queue=2, grace_s=1)) as server:
+        slow = threading.Thread(target=server.post, args=[body("first", max_tokens=150)])
+        slow.start()
+        wait_until(lambda: backend.running == 1, "it runs")
+        host, port = server.base.removeprefix("http://").split(":")
+        data = json.dumps(body("x" * size)).encode()
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        for _ in range(2):
+            with socket.create_connection((host, int(port)), timeout=20) as client:
+                client.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data[:100])
+                wait_until(lambda: server.service.admission.waiting == 1, "it waits")
+            wait_until(lambda: server.service.admission.waiting == 0, "its place is kept")
+        assert backend.running == 1
+        assert server.post(body("last", max_tokens=3)).status_code == 200  # waits with its body unread, then is read
+        slow.join()
+        assert len(backend.jobs) == 2
+
+
+def test_what_a_waiting_request_sends_is_not_lost():
+    """Would catch a watch for leaving clients that eats the body, of which it keeps the first part only."""
+    backend = FakeBackend(LONG, step_s=0.02)
+    with running(backend, Limits(concurrency=1, queue=1, grace_s=1)) as server:
+        slow = threading.Thread(target=server.post, args=[body("first", max_tokens=60)])
+        slow.start()
+        wait_until(lambda: backend.running == 1, "it runs")
+        long = "word " * 200_000
+        assert server.post(body(long, max_tokens=3)).status_code == 200
+        slow.join()
+        [_, second] = backend.jobs
+        assert second.messages[0]["content"] in (long, [{"type": "text", "text": long}])
+
+
 def test_a_request_that_takes_too_long_is_stopped():
     backend = FakeBackend(LONG, step_s=0.01)
     with running(backend, Limits(timeout_s=1, grace_s=1)) as server:

@@ -114,6 +114,8 @@ def test_it_is_off_without_hosts():
         "2002:7f00:1::",
         "192.0.2.1",
         "240.0.0.1",
+        "192.88.99.1",
+        "fec0::1",
         "not an address",
     ],
 )
@@ -133,6 +135,17 @@ def test_paths_are_sent_as_they_are_and_quoted():
     _, [sent] = fetch("https://img.example//evil.net/a b%20c?q=é&u=http://x/?y")
     assert sent.url.host == PUBLIC
     assert sent.url.raw_path == b"//evil.net/a%20b%20c?q=%C3%A9&u=http://x/?y"
+
+
+def test_a_host_in_other_letters():
+    """A name that goes into a header as it was written would be an error of the server's."""
+    data, [sent] = fetch("https://bücher.example/a.png", hosts=("bücher.example",))
+    assert (data, sent.headers["host"]) == (picture(), "xn--bcher-kva.example")
+    refused("https://\u0378\u0379.example/a.png")
+
+
+def test_a_path_without_end_is_the_callers_400():
+    assert "InvalidURL" in refused("https://img.example/" + "a" * 70_000)
 
 
 def test_an_allowed_port():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from contextlib import suppress
 
 import pytest
 from PIL import Image
@@ -57,6 +58,22 @@ def test_an_animation_gives_its_first_frame_and_says_so(format):
     red, _, blue = loaded.image.getpixel((5, 5))
     assert red > 200 > 50 > blue
     assert "animated" in loaded.note
+
+
+def test_an_animation_that_breaks_off_is_its_first_frame_or_refused():
+    """Would catch an error of the second frame's, which nobody needs, that ends in a status of 500."""
+    data, notes = animated("GIF"), []
+    for length in range(len(data)):
+        with suppress(ApiError):
+            notes.append(load(data[:length]).note)
+    assert any(note and "animated" in note for note in notes)
+
+
+def test_a_photo_with_a_second_one_inside_is_no_animation():
+    """Phones put previews and gain maps behind the picture (MPO)."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (60, 40), "red").save(buffer, "MPO", save_all=True, append_images=[Image.new("RGB", (30, 20))])
+    assert load(buffer.getvalue(), "image/jpeg").note is None
 
 
 @pytest.mark.parametrize(

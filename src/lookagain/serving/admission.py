@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from lookagain.serving.errors import too_busy
 
@@ -15,7 +15,7 @@ LONGEST_RETRY_S = 60.0
 class Admission:
     """At most `concurrency` requests at once and `queue` waiting, first come first served.
 
-    It decides before a request's body is read, so that what waits costs a connection and nothing else.
+    It decides before a request's body is read, so that what waits costs a connection and little else.
     """
 
     def __init__(self, concurrency: int, queue: int) -> None:
@@ -29,18 +29,24 @@ class Admission:
         return max(0, self.inside - self.concurrency)
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """Hold a place. ApiError 429 where even the queue is full."""
+    async def place(
+        self, watching: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
+    ) -> AsyncIterator[None]:
+        """Hold a place. ApiError 429 where even the queue is full. watching: a context that ends a wait for nobody."""
         if self.inside >= self.concurrency + self.queue:
             raise too_busy(f"{self.inside} requests are under way or waiting", self._retry_after_s())
         self.inside += 1
+        held = False
         try:
-            async with self._places:
-                started = time.monotonic()
-                yield
-                self._mean_s += 0.1 * (time.monotonic() - started - self._mean_s)
+            async with watching():
+                held = await self._places.acquire()
+            started = time.monotonic()
+            yield
+            self._mean_s += 0.1 * (time.monotonic() - started - self._mean_s)
         finally:
             self.inside -= 1
+            if held:
+                self._places.release()
 
     def _retry_after_s(self) -> float:
         """About when a place in the queue is free."""

@@ -72,11 +72,9 @@ def _add_chat(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models/{name:path}", responses=_ERRORS)
     async def model(name: str) -> dict[str, Any]:
         """One of them."""
-        known = payloads.models(service.names(), service.created)["data"]
-        found = next((one for one in known if one["id"] == name), None)
-        if found is None:
+        if not service.has(name):
             raise ApiError(404, f"there is no model {name[:200]!r} here", param="model", code="model_not_found")
-        return found
+        return payloads.models([name], service.created)["data"][0]
 
 
 def _add_status(app: FastAPI, service: Service) -> None:

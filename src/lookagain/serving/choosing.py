@@ -79,7 +79,7 @@ def everything_of(request: ChatRequest, defaults: Defaults) -> bool:
 
 
 def samplings_of(request: ChatRequest, defaults: Defaults, limits: Limits) -> list[Sampling]:
-    """One per choice: choice i samples with seed + i. ApiError 400 for values out of range."""
+    """One per choice: choice i samples with (seed + i) mod 2^63. ApiError 400 for values out of range."""
     choices = request.n or 1
     if choices > limits.choices:
         raise invalid(f"n is {choices}; this server gives at most {limits.choices} choices", "n")

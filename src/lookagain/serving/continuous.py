@@ -69,7 +69,7 @@ class ContinuousBatch:
         self._recording: AbstractContextManager[None] | None = None
 
     def join(self, prompt: Prompt, policy: Reattention, sampling: Sampling, listener: Listener) -> Seat:
-        """Prefill a row and give it its first token. Where that raises, the other rows are as they were."""
+        """Prefill a row and give it its first token. Where the prefill raises, the other rows are as they were."""
         start = start_one(self.model, policy, prompt.token_ids, prompt.pixels)
         row = Row(start, policy, self.trigger, budget=sampling.max_new_tokens, max_context=self.max_context)
         seat = Seat(row, Sampler.of(sampling, self.runner.device), listener)
@@ -127,24 +127,19 @@ class ContinuousBatch:
             self._record(self._ranks)
 
     def _settle(self, seats: Sequence[Seat], logits: torch.Tensor) -> None:
-        """Choose and append the next token of each of these rows; who is finished leaves."""
-        for seat, token in zip(seats, self._pick(seats, logits), strict=True):
+        """Choose and append the next token of each of these rows, from logits (n, W); who is finished leaves."""
+        scores = logits.float()
+        scores.index_fill_(-1, self.banned.to(scores.device), float("-inf"))
+        likeliest = scores.argmax(-1).tolist()
+        for index, seat in enumerate(seats):
             seat.logits = None
             with self._failing(seat):
+                drawn = None if seat.sampler is None else int(seat.sampler.choose(scores[index : index + 1]))
+                token = seat.row.overrule(likeliest[index] if drawn is None else drawn)
                 self._append(seat, token)
                 if seat.row.finish(token in self.stop_ids):
                     self.leave(seat)
                     seat.listener.tell(_ended(seat.row))
-
-    def _pick(self, seats: Sequence[Seat], logits: torch.Tensor) -> list[int]:
-        """The rows' next tokens from their logits (n, W)."""
-        scores = logits.float()
-        scores.index_fill_(-1, self.banned.to(scores.device), float("-inf"))
-        tokens = scores.argmax(-1)
-        for index, seat in enumerate(seats):
-            if seat.sampler is not None:
-                tokens[index] = seat.sampler.choose(scores[index : index + 1])[0]
-        return [seat.row.overrule(token) for seat, token in zip(seats, tokens.tolist(), strict=True)]
 
     def _append(self, seat: Seat, token: int) -> None:
         index = self.seats.index(seat)

@@ -12,7 +12,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from lookagain.decoding import Reflection
 from lookagain.serving import payloads
 from lookagain.serving.answering import answers
+from lookagain.serving.arrival import ClientLeftError, Inbox, connected
 from lookagain.serving.backend import Started
 from lookagain.serving.choice import Choice, Piece, TextPiece
 from lookagain.serving.errors import ApiError, internal, shutting_down, timed_out
@@ -33,10 +34,6 @@ from lookagain.serving.wire import read_json
 log = logging.getLogger(__name__)
 
 LAST_WORDS_S = 1.0  # for an error to reach a client that may not be reading
-
-
-class ClientLeftError(Exception):
-    """Nobody is there to answer."""
 
 
 class Reply:
@@ -97,9 +94,12 @@ class Exchange(Response):
         started = time.monotonic()
         reply = Reply(send, f"chatcmpl-{secrets.token_hex(12)}")
         seconds = self.service.limits.timeout_s
+        inbox = Inbox(receive)
         try:
-            async with asyncio.timeout(seconds), self.service.admission.place():
-                await self._converse(Request(scope, receive), reply, started)
+            async with asyncio.timeout(seconds), self.service.admission.place(lambda: connected(inbox)):
+                body = await read_json(Request(scope, inbox.receive), self.service.limits)
+                async with connected(inbox):
+                    await self._converse(body, reply, started)
         except ApiError as error:
             await reply.fail(error)
         except TimeoutError:
@@ -114,11 +114,11 @@ class Exchange(Response):
         finally:
             self._note(reply, time.monotonic() - started)
 
-    async def _converse(self, request: Request, reply: Reply, started: float) -> None:
-        ask = await self.service.ask(await read_json(request, self.service.limits))
+    async def _converse(self, body: Any, reply: Reply, started: float) -> None:
+        ask = await self.service.ask(body)
         choices = self.service.choices(ask)
         try:
-            await while_connected(request.receive, self._answer(ask, choices, reply, started))
+            await self._answer(ask, choices, reply, started)
         finally:
             self.service.metrics.answered(choices)
             self._log(ask, choices, reply)
@@ -166,25 +166,6 @@ def _chunk(
         return payloads.chunk(head, index, {}, {"reflections": [payloads.reflection(index, piece, rows=ask.rows)]})
     report = payloads.report(ask.policy, choices, ask.notes, rows=ask.rows) if last else None
     return payloads.closing(head, index, choices[index], report)
-
-
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work; stop it and raise ClientLeftError once the client is gone."""
-    task, watch = asyncio.create_task(work), asyncio.create_task(_gone(receive))
-    try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientLeftError
-        task.result()
-    finally:
-        task.cancel()
-        watch.cancel()
-        await asyncio.gather(task, watch, return_exceptions=True)
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _dumps(value: Any) -> bytes:

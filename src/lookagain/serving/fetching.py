@@ -23,6 +23,7 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 PORTS = {"http": 80, "https": 443}
 _PLAIN = "/%:@!$&'()*+,;=~"  # beside letters and digits, left as they are
+_RETIRED = (ipaddress.ip_network("192.88.99.0/24"), ipaddress.ip_network("fec0::/10"))  # retired, yet routed by some
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -61,7 +62,7 @@ class ImageFetcher:
                 return await self._read(url, host, port, address, reference)
         except TimeoutError:
             raise _failed(reference, f"{host} did not send the image within {self.timeout_s:g} s") from None
-        except (httpx.HTTPError, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise _failed(reference, f"the image could not be fetched from {host}: {type(error).__name__}") from None
 
     def _allowed(self, reference: ImageReference) -> tuple[SplitResult, str, int]:
@@ -70,7 +71,7 @@ class ImageFetcher:
             raise _refused(reference, "images by URL are off; send the image as a data URL")
         try:
             url = urlsplit(reference.url)
-            host = (url.hostname or "").rstrip(".")
+            host = _ascii(url.hostname or "")
             port = url.port or PORTS.get(url.scheme, 0)
         except ValueError as error:
             raise _refused(reference, f"this is no URL: {error}") from None
@@ -125,7 +126,8 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
     if inner is not None:
         return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+    retired = any(ip in network for network in _RETIRED)
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or retired)
 
 
 def _host_and_port(written: str) -> tuple[str, int]:
@@ -133,7 +135,12 @@ def _host_and_port(written: str) -> tuple[str, int]:
     url = urlsplit(f"//{written}")
     if not url.hostname or url.netloc != written or url.username is not None:
         raise ValueError(f"an image host is a name such as images.example.org, not {written!r}")
-    return url.hostname.rstrip("."), url.port or 0
+    return _ascii(url.hostname), url.port or 0
+
+
+def _ascii(host: str) -> str:
+    """The name as the network spells it. UnicodeError, which is a ValueError, where it cannot."""
+    return host.rstrip(".") if host.isascii() else host.rstrip(".").encode("idna").decode()
 
 
 def _target(url: SplitResult) -> bytes:

@@ -19,6 +19,8 @@ _PENALTY = "penalties are not implemented: they would change how a reflection re
 _SAMPLER = "sampling is by temperature, top_p and seed alone"
 _FORMAT = "answers have the model's own tagged format"
 
+MESSAGE_CHARACTERS = 300  # it may quote the caller, who may have sent any length
+
 UNSUPPORTED: Mapping[str, tuple[str, Sequence[Any]]] = {
     "frequency_penalty": (_PENALTY, [0]),
     "presence_penalty": (_PENALTY, [0]),
@@ -96,7 +98,7 @@ def _first(error: ValidationError, body: Any) -> ApiError:
     param = _written(path)
     if any(one["type"] == "extra_forbidden" and other == path for one, other in zip(found, paths, strict=True)):
         return invalid(f"{param} is not a field this server knows", param, "unknown_parameter")
-    return invalid(f"{param}: {'; or: '.join(messages)}", param)
+    return invalid(f"{param}: {'; or: '.join(message[:MESSAGE_CHARACTERS] for message in messages)}", param)
 
 
 def _path(loc: Sequence[int | str], body: Any, kind: str) -> list[int | str]:

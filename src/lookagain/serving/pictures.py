@@ -78,9 +78,12 @@ def picture_of(reference: ImageReference, data: bytes, max_bytes: int, max_pixel
 
 
 def _animated(data: bytes) -> bool:
-    """Of data that was decoded before."""
-    with Image.open(io.BytesIO(data)) as image:
-        return bool(getattr(image, "is_animated", False))
+    """Of data whose first picture was decoded before. A JPEG with further pictures, as phones make, is none."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.format in ("GIF", "WEBP", "PNG") and bool(getattr(image, "is_animated", False))
+    except Exception:  # there is a second frame, and it is broken
+        return True
 
 
 def scaled_down(image: Image.Image, max_pixels: int) -> Image.Image:

@@ -26,7 +26,7 @@ from lookagain.serving.choosing import (
     stops_of,
 )
 from lookagain.serving.conversation import conversation_of, key_of
-from lookagain.serving.errors import invalid, of_backend
+from lookagain.serving.errors import ApiError, invalid, of_backend
 from lookagain.serving.fetching import ImageFetcher
 from lookagain.serving.fields import chat_request
 from lookagain.serving.limits import Limits
@@ -110,14 +110,17 @@ class Service:
     def names(self) -> list[str]:
         """The model's name, and the name with each re-attention that this backend can do."""
         name = self.defaults.name
-        return [name, *(f"{name}:{suffix}" for suffix in SUFFIXES if self._can(f"{name}:{suffix}"))]
+        return [name, *(f"{name}:{suffix}" for suffix in SUFFIXES if self.has(f"{name}:{suffix}"))]
 
-    def _can(self, name: str) -> bool:
+    def has(self, name: str) -> bool:
+        """Whether requests can name this model; the bare name always can be."""
+        if name == self.defaults.name:
+            return True
         image = Image.new("RGB", (1, 1))  # `check` reads no pixels
         try:
             policy = replace(self.defaults.policy, **named_policy(name, self.defaults.name))
             self.backend.check(Job(messages=(), images=(image,), policy=policy, sampling=Sampling(max_new_tokens=1)))
-        except ValueError:
+        except (ValueError, ApiError):
             return False
         return True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from starlette.requests import Request
@@ -64,10 +65,6 @@ def parse_json(raw: bytes) -> Any:
     """Strict JSON in UTF-8. ApiError 400 otherwise; also for NaN, Infinity, lone surrogates and very deep nesting."""
     try:
         value = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
-        if _SURROGATE.search(raw):
-            json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise invalid("the body holds half a surrogate pair, which is no character", code="invalid_json") from None
     except UnicodeDecodeError as error:
         raise invalid(f"the body is not UTF-8: byte {error.start} is wrong", code="invalid_json") from None
     except RecursionError:
@@ -76,6 +73,8 @@ def parse_json(raw: bytes) -> Any:
         raise invalid(f"the body is not JSON: {error}", code="invalid_json") from None
     if not _fits(value):
         raise _too_many_values()
+    if _SURROGATE.search(raw) and not all(map(_is_text, _strings(value))):
+        raise invalid("the body holds half a surrogate pair, which is no character", code="invalid_json")
     return value
 
 
@@ -89,6 +88,29 @@ def _fits(value: Any) -> bool:
         if left >= 0:
             found.extend(inner)
     return left >= 0
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All of a value, keys included."""
+    found = [value]
+    while found:
+        here = found.pop()
+        if isinstance(here, dict):
+            yield from here
+            found.extend(here.values())
+        elif isinstance(here, list):
+            found.extend(here)
+        elif isinstance(here, str):
+            yield here
+
+
+def _is_text(string: str) -> bool:
+    """Whether it holds no half of a surrogate pair."""
+    try:
+        string.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _too_many_values() -> ApiError:
