@@ -23,7 +23,9 @@ TURN = 526  # opens a turn; the assistant's is opened by three tokens
 
 @dataclass
 class FakeVllm:
-    """script: tokens of the answer. probe: of the prompt that asks whether this is the right checkpoint.
+    """script: tokens of the answer. probe: the prompt that asks whether this is the right checkpoint.
+
+    probe_choice: what its answer holds otherwise. probe_silent: it is never answered.
 
     die_after: tokens of an answer after which the connection breaks, once; silent_after: after which nothing comes.
     error_after: tokens before an error event. no_usage: breaks the connection instead of saying what was cached.
@@ -31,6 +33,8 @@ class FakeVllm:
     """
 
     script: list[int]
+    probe_choice: dict[str, Any] = field(default_factory=dict)
+    probe_silent: bool = False
     die_after: int | None = None
     silent_after: int | None = None
     error_after: int | None = None
@@ -78,6 +82,8 @@ class FakeVllm:
     async def answer(self, body: dict[str, Any], tokens: list[int], probe: bool = False) -> AsyncIterator[Any]:
         asked, ids = body["sampling_params"], list[int]()
         rows = ROWS if probe else self.expand_to
+        if probe and self.probe_silent:
+            await asyncio.sleep(3600)
         for token in body["token_ids"]:
             ids += [IMAGE] * rows if token == IMAGE and "content_parts" in body else [token]
         for place, token in enumerate(tokens[: asked["max_tokens"]]):
@@ -96,6 +102,7 @@ class FakeVllm:
             choice = {"token_ids": [token], "finish_reason": ("stop" if stopped else "length") if done else None}
             if "logprobs" in asked:
                 choice["logprobs"] = {"content": [{"logprob": self.log_prob(token)}]}
+            choice |= self.probe_choice if probe else {}
             yield {"choices": [choice], **({"prompt_token_ids": ids} if place == 0 else {})}
             if stopped:
                 break

@@ -31,6 +31,7 @@ def parser():
         (["--backend", "vllm"], "--vllm-url"),
         (["--vllm-url", "http://x"], "--backend vllm"),
         (["--vllm-only"], "--backend vllm"),
+        (["--backend", "vllm", "--vllm-url", "http://ann:s3cret@x"], "vLLM server at 'x'"),
         (["--port", "70000"], "65535"),
         (["--temperature", "3"], "temperature"),
         (["--max-images", "-1"], "images"),
@@ -44,6 +45,7 @@ def test_bad_arguments_are_one_line_before_the_model_is_loaded(arguments, said, 
     assert main(["serve", "--port", "0", *arguments]) == 2
     captured = capsys.readouterr()
     assert said in captured.err
+    assert "s3cret" not in captured.err
     assert "loading" not in captured.err
     assert captured.out == ""
 

@@ -13,6 +13,7 @@ from typing import Any
 from lookagain.commands.common import add_model_arguments, add_reattention_arguments, reattention_of
 from lookagain.extras import require
 from lookagain.serving.limits import Limits
+from lookagain.serving.vllm_server import check_url
 
 BACKENDS = ("transformers", "vllm")
 VLLM_KEY_VARIABLE = "LOOKAGAIN_VLLM_API_KEY"
@@ -104,12 +105,14 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     if (args.backend == "vllm") != bool(args.vllm_url):
         raise ValueError("--backend vllm and --vllm-url URL go together")
+    for url in args.vllm_url:
+        check_url(url)
     if args.backend != "vllm" and (args.vllm_only or args.vllm_trust_users):
         raise ValueError("--vllm-only and --vllm-trust-users belong to --backend vllm")
     if not 0 <= args.port < 65536:
         raise ValueError(f"a port is a number from 0 to 65535, not {args.port}")
-    if not 0 <= args.temperature <= 2:
-        raise ValueError(f"the temperature is from 0 to 2, not {args.temperature}")
+    if args.temperature != 0 and not 0.01 <= args.temperature <= 2:  # what `Sampling` and OpenAI's interface take
+        raise ValueError(f"the temperature is 0 (greedy) or from 0.01 to 2, not {args.temperature}")
 
 
 async def _serve(args: argparse.Namespace, limits: Limits, access: Any, listening: Any) -> None:

@@ -7,7 +7,8 @@ must be about the model's own. The paper serves nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +36,7 @@ from lookagain.serving.vllm_wire import by_uuid, pictures_of, same_prompt, sampl
 from lookagain.slots import SlotBuilder, spans_of
 from lookagain.trigger import Trigger
 
+PROBE_TIMEOUT_S = 60.0
 WEIGHTS_APART = 0.5  # nats; rounding to bfloat16 moves a likely token's log-probability by hundredths
 NO_ENDPOINT = (
     "it has no token-in/token-out endpoint (POST /inference/v1/generate), without which texts can forge special "
@@ -121,19 +123,16 @@ class Admission:
         never = row.builder.tokens.never_sampled
         params = sampling_params(self.job.sampling, 0, 1, self.served.stops, never)
         body = request.with_sampling(params if server.chat else {**params, "logprobs": 0})
-        async with aclosing(servers.stream(server, request.path, body)) as stream:
-            chunks = [chunk async for chunk in stream]
+        chunks = await _whole(servers, server, request.path, body)
         read = next((chunk["prompt_token_ids"] for chunk in chunks if chunk.get("prompt_token_ids")), None)
         if read is None or not same_prompt(request, read, row):
             raise BackendError(f"it read another prompt than it was sent: {SAME_CHECKPOINT}")
         if self.checkpoint.model is not None and not server.chat:
-            await self._check_weights(next(chunk for chunk in chunks if tokens_of(chunk)))
+            await self._check_weights(*_first_token(chunks))
 
-    async def _check_weights(self, chunk: Any) -> None:
-        token = tokens_of(chunk)[0]
-        theirs = float(chunk["choices"][0]["logprobs"]["content"][0]["logprob"])
+    async def _check_weights(self, token: int, theirs: float) -> None:
         ours = float((await self.on_model(lambda: self.log_probs))[token])
-        if abs(ours - theirs) > WEIGHTS_APART:
+        if not abs(ours - theirs) <= WEIGHTS_APART:  # nor NaN
             raise BackendError(
                 f"it serves other weights: its first token has the log-probability {theirs:.2f}, here it is {ours:.2f}"
             )
@@ -164,6 +163,25 @@ class Admission:
         builder.add_prompt(self.prompt.token_ids, spans)
         trigger = Trigger.of(self.checkpoint.tokenizer)
         return Row(Start(builder, spans, spans, None), self.job.policy, trigger, budget=1, max_context=2**31)
+
+
+async def _whole(servers: Servers, server: Server, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """All chunks of an answer. BackendError where that takes too long."""
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S), aclosing(servers.stream(server, path, body)) as stream:
+            return [chunk async for chunk in stream]
+    except TimeoutError as error:
+        raise BackendError(f"it did not answer a small prompt in {PROBE_TIMEOUT_S:g} s") from error
+
+
+def _first_token(chunks: Sequence[dict[str, Any]]) -> tuple[int, float]:
+    """The first token of an answer and its log-probability. BackendError for an answer without them."""
+    chunk = next((chunk for chunk in chunks if tokens_of(chunk)), {})
+    try:
+        choice = chunk["choices"][0]
+        return int(choice["token_ids"][0]), float(choice["logprobs"]["content"][0]["logprob"])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise BackendError("it answered a small prompt without a token and its log-probability") from error
 
 
 def _stops(generation_config: Any, tokenizer: Any) -> frozenset[int]:

@@ -140,7 +140,7 @@ class VllmAnswer:
                 cached = cached_tokens_of(chunk, cached)
                 if ended and goes_on(chunk):
                     break
-        self._note(Leg(server.url, tokens, taken, cached))
+        self._note(server, Leg(server.url, tokens, taken, cached))
 
     def _sampling(self) -> dict[str, Any]:
         """Of the next request: it stops at a tag where the answer may go another way from there."""
@@ -169,7 +169,7 @@ class VllmAnswer:
         if read is None:
             return False
         if not same_prompt(request, read, self.row):
-            raise BackendError(f"{server.url} read another prompt than it was sent: {SAME_CHECKPOINT}")
+            raise BackendError(f"{server.name} read another prompt than it was sent: {SAME_CHECKPOINT}")
         server.learn([picture.uuid for picture in self.pictures])
         return True
 
@@ -192,9 +192,9 @@ class VllmAnswer:
             row.finish(False)
         return events, over or row.finish_reason is not None
 
-    def _note(self, leg: Leg) -> None:
+    def _note(self, server: Server, leg: Leg) -> None:
         if leg.sampled == 0:
-            raise BackendError(f"{leg.server} answered without a token")
+            raise BackendError(f"{server.name} answered without a token")
         self.legs.append(leg)
         self.shared.on_leg(leg)
 
@@ -206,14 +206,14 @@ class VllmAnswer:
         if isinstance(error, BusyError):
             if not self.started:
                 raise error
-            raise BackendError(f"{server.url} is busy in mid-answer") from error
+            raise BackendError(f"{server.name} is busy in mid-answer") from error
         if isinstance(error, ServerRefusalError) and request.uuids and untouched:
             server.forget(request.uuids)
             return
         if isinstance(error, ServerRefusalError) and error.status < 500:
             if error.status == 400 and not self.started:
                 raise RefusedError(f"the vLLM server refuses this: {error}") from error
-            raise BackendError(f"{server.url} answered {error.status}: {error}") from error
+            raise BackendError(f"{server.name} answered {error.status}: {error}") from error
         await self._leave(server, error)
 
     async def _leave(self, server: Server, error: Exception) -> None:
@@ -225,7 +225,7 @@ class VllmAnswer:
         try:
             self._choose()
         except BackendError as none:
-            raise BackendError(f"{none}; the last one, {server.url}: {error}") from error
+            raise BackendError(f"{none}; the last one, {server.name}: {error}") from error
 
     def _ended(self, reason: str) -> Ended:
         row = self.row

@@ -41,9 +41,10 @@ class VllmBackend:
     """Answers by vLLM servers.
 
     checkpoint: the one that they serve; its model may be None (`load_without_model`) where nobody asks for ROUTE.
-    urls: of the servers, "http://host:port". served: what has to be known of the model, by default taken from it.
-    trust_users: take servers without the token endpoint, asked by chat. api_key: of the servers. timeout_s: longest
-    silence of an answer under way. check_every_s: between health checks. on_leg: told of every request that ended.
+    urls: of the servers, "http://host:port", without a password (ValueError). served: what has to be known of the
+    model, by default taken from it. trust_users: take servers without the token endpoint, asked by chat. api_key: of
+    the servers. timeout_s: longest silence of an answer under way. check_every_s: between health checks. on_leg: told
+    of every request that ended.
     extra_sampling: fields of vLLM's SamplingParams that every request of an answer gets besides; bans stay.
     transport: of httpx, for tests.
     """
@@ -140,8 +141,8 @@ class VllmBackend:
         return await self._on_model(lambda: work(self.checkpoint))
 
     async def health(self) -> Mapping[str, bool]:
-        """Each server's URL, and whether it gets requests; the checks run in the background."""
-        return {server.url: server.up for server in self._servers.all}
+        """Each server by name, "vllm-0" of the first URL, and whether it gets requests; checked in the background."""
+        return {server.name: server.up for server in self._servers.all}
 
     def gauges(self) -> Mapping[str, float]:
         """running: answers under way. legs: requests that ended, of all answers so far. servers_up: of the servers."""

@@ -25,14 +25,24 @@ class ServerRefusalError(Exception):
         self.status = status
 
 
+def check_url(url: str) -> str:
+    """The same URL. ValueError for one that holds a user or a password, which would end up in logs."""
+    _, at, host = url.rpartition("@")
+    if at:
+        raise ValueError(f"the URL of the vLLM server at {host!r} holds a user or a password: give an API key instead")
+    return url
+
+
 @dataclass
 class Server:
     """One server. up: it may get requests. why: it does not. known: uuids of pictures whose bytes it has had.
 
-    model: the name it goes by there. max_context: its tokens. chat: it takes no token ids, so it is asked by chat.
+    name: for clients, who are not told the URL. model: the name of the model there. max_context: its tokens. chat: it
+    takes no token ids, so it is asked by chat.
     """
 
     url: str
+    name: str = "vllm-0"
     up: bool = False
     why: str = "not reached yet"
     model: str = ""
@@ -57,7 +67,7 @@ class Server:
     def mark_down(self, why: str, level: int = logging.WARNING) -> None:
         """Nothing goes there until it is admitted again, and what waits for its answers stops waiting."""
         if self.up:
-            log.log(level, "vLLM server %s is out: %s", self.url, why)
+            log.log(level, "vLLM server %s (%s) is out: %s", self.name, self.url, why)
         self.up, self.why = False, why
         self.known.clear()
         for stream in list(self.streams):

@@ -2,15 +2,14 @@
 
 A conversation stays with one server while that is up, by rendezvous hashing: when a server goes, only its own
 conversations move. Requests are server-sent events over one pool of connections, past any proxy that the environment
-names. A server that dies is noticed by its connections or, where those stay silent, by health checks. The paper serves
-nothing.
+names. A server that dies is noticed by its connections or, where those stay silent, by health checks, for every server
+in a task of its own: whatever one of them does, the others are looked after. The paper serves nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -18,18 +17,23 @@ from typing import Any
 
 import httpx
 
-from lookagain.serving.backend import BackendError, BusyError
-from lookagain.serving.vllm_server import LostServerError, Server, ServerRefusalError
+from lookagain.serving.backend import BackendError
+from lookagain.serving.vllm_events import chunks_of, message_of
+from lookagain.serving.vllm_server import LostServerError, Server, ServerRefusalError, check_url
+
+log = logging.getLogger(__name__)
 
 DEAD_AFTER = 3  # health checks in a row without an answer
-CHECK_TIMEOUT_S = 10.0
+CHECK_TIMEOUT_S = 3.0  # for the whole of one
+CONNECT_TIMEOUT_S = 10.0
 
 
 class Servers:
     """The servers and the connections to them.
 
     admit: makes sure that a server is one of ours, before it gets requests; raises BackendError otherwise. api_key: of
-    the servers. timeout_s: longest silence of an answer under way. check_every_s: between health checks.
+    the servers. timeout_s: longest silence of an answer under way. check_every_s: between health checks. ValueError for
+    a URL that holds a password.
     """
 
     def __init__(
@@ -42,16 +46,16 @@ class Servers:
         check_every_s: float = 5.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.all = [Server(url.rstrip("/")) for url in urls]
+        self.all = [Server(check_url(url).rstrip("/"), f"vllm-{number}") for number, url in enumerate(urls)]
         self._admit, self._check_every_s = admit, check_every_s
         self._client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=httpx.Timeout(timeout_s, connect=CHECK_TIMEOUT_S, pool=None),
+            timeout=httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=2.0),
             transport=transport,
             trust_env=False,
         )
-        self._watch: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
         self.closed = False
 
     async def start(self) -> None:
@@ -59,12 +63,12 @@ class Servers:
         await asyncio.gather(*(self._try(server) for server in self.all))
         if not any(server.up for server in self.all):
             raise BackendError("; ".join(f"{server.url}: {server.why}" for server in self.all))
-        self._watch = asyncio.create_task(self._keep_watch())
+        self._watches = [asyncio.create_task(self._keep_watch(server)) for server in self.all]
 
     async def close(self) -> None:
         self.closed = True
-        if self._watch is not None:
-            self._watch.cancel()
+        for watch in self._watches:
+            watch.cancel()
         for server in self.all:
             server.mark_down("shutting down", logging.DEBUG)
         await self._client.aclose()
@@ -84,10 +88,13 @@ class Servers:
     async def ask(self, server: Server, path: str) -> Any:
         """The parsed answer to a GET. Raises ServerRefusalError and LostServerError."""
         try:
-            response = await self._client.get(server.url + path, timeout=CHECK_TIMEOUT_S)
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                response = await self._client.get(server.url + path)
             if response.is_error:
-                raise ServerRefusalError(response.status_code, _message(response.text))
+                raise ServerRefusalError(response.status_code, message_of(response.text))
             return response.json() if response.content else None
+        except TimeoutError as error:
+            raise LostServerError(f"no answer in {CHECK_TIMEOUT_S:g} s") from error
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise LostServerError(_reason(error)) from error
 
@@ -123,14 +130,9 @@ class Servers:
         """In a task of its own, so that a server that is marked down ends its streams although they stay silent."""
         try:
             async with self._client.stream("POST", server.url + path, json=body) as response:
-                if response.is_error:
-                    raise _refusal(response, (await response.aread()).decode(errors="replace"))
-                async for line in response.aiter_lines():
-                    if line == "data: [DONE]":
-                        return chunks.put_nowait(None)
-                    if line.startswith("data: "):
-                        chunks.put_nowait(_chunk(line[6:]))
-                raise LostServerError("the answer broke off")
+                async for chunk in chunks_of(response):
+                    chunks.put_nowait(chunk)
+                chunks.put_nowait(None)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             chunks.put_nowait(LostServerError(_reason(error)))
         except Exception as error:  # whatever it is, the reader must not wait for ever
@@ -140,17 +142,17 @@ class Servers:
         """Whether a server answers its health check now."""
         try:
             await self.ask(server, "/health")
-        except (ServerRefusalError, LostServerError) as error:
+        except Exception as error:  # whatever an odd server says, it is looked after
             server.checks_failed += 1
             server.why = _reason(error)
             return False
         server.checks_failed = 0
         return True
 
-    async def _keep_watch(self) -> None:
+    async def _keep_watch(self, server: Server) -> None:
         while True:
             await asyncio.sleep(self._check_every_s)
-            await asyncio.gather(*(self._look_after(server) for server in self.all))
+            await self._look_after(server)
 
     async def _look_after(self, server: Server) -> None:
         if not server.up:
@@ -159,39 +161,15 @@ class Servers:
             server.mark_down(server.why)
 
     async def _try(self, server: Server) -> None:
-        """Admit a server, or say why not."""
+        """Admit a server, or say why not: in the log once, however often the reason is the same."""
         try:
             await self._admit(server)
-        except (BackendError, BusyError, LostServerError, ServerRefusalError) as error:
+        except Exception as error:  # whatever an odd server says, it is tried again
+            if server.why != _reason(error):
+                log.warning("vLLM server %s (%s) is not taken: %s", server.name, server.url, _reason(error))
             server.why = _reason(error)
         else:
             server.up, server.checks_failed = not self.closed, 0
-
-
-def _chunk(data: str) -> dict[str, Any]:
-    """One event of a stream. Raises ServerRefusalError for one that holds an error."""
-    chunk = json.loads(data)
-    if not isinstance(chunk, dict):
-        raise LostServerError(f"malformed answer: {data[:200]}")
-    if error := chunk.get("error"):
-        said = error if isinstance(error, dict) else {"message": error}
-        raise ServerRefusalError(int(said.get("code") or 500), str(said.get("message"))[:500])
-    return chunk
-
-
-def _refusal(response: httpx.Response, text: str) -> Exception:
-    if response.status_code == 429:
-        wait = response.headers.get("Retry-After", "")
-        return BusyError("the vLLM server is busy", float(wait) if wait.isdigit() else 1.0)
-    if response.status_code in (502, 503, 504):
-        return LostServerError(_message(text) or f"status {response.status_code}")
-    return ServerRefusalError(response.status_code, _message(text))
-
-
-def _message(text: str) -> str:
-    with suppress(ValueError, KeyError, TypeError):
-        return str(json.loads(text)["error"]["message"])[:500]
-    return text[:500]
 
 
 def _reason(error: Exception) -> str:
