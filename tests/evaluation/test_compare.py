@@ -137,14 +137,33 @@ def write_run(folder, result):
 def test_the_command_compares_single_runs_and_folders_of_runs(tmp_path, capsys):
     for run, scores in (("one", [0.0] * 12), ("two", [1.0] * 12)):
         write_run(tmp_path / run / "fake", result_of(scores))
-    page = tmp_path / "page.html"
+    page = tmp_path / "pages" / "page.html"  # Would catch a folder that the user has to make first
     assert main(["compare", str(tmp_path / "one"), str(tmp_path / "two"), "--json", "--html", str(page)]) == 0
-    made = json.loads(capsys.readouterr().out)["comparisons"]
+    printed = json.loads(capsys.readouterr().out)
+    made = printed["comparisons"]
+    assert printed["left_out"] == {}
     assert [(one["benchmark"], one["baseline"]) for one in made] == [("fake", "one")]
     assert made[0]["differences"][0]["interval"] == [1.0, 1.0]
     assert "<svg" in page.read_text()
     assert main(["compare", str(tmp_path / "one" / "fake"), str(tmp_path / "two" / "fake")]) == 0
     assert "[+1.000, +1.000]" in capsys.readouterr().out
+
+
+def test_the_command_names_what_only_some_runs_have(tmp_path, capsys):
+    """Would catch a benchmark that is dropped without a word because one run was never finished on it."""
+    for run, names in (("one", ("fake", "early", "both")), ("two", ("both", "late"))):
+        for name in names:
+            write_run(tmp_path / run / name, result_of([1.0] * 12, benchmark=name))
+    page = tmp_path / "page.html"
+    argv = ["compare", str(tmp_path / "one"), str(tmp_path / "two")]
+    assert main([*argv, "--json", "--html", str(page)]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert [one["benchmark"] for one in made["comparisons"]] == ["both"]
+    assert made["left_out"] == {"early": ["two"], "fake": ["two"], "late": ["one"]}
+    assert "<td>early</td><td>two</td>" in page.read_text()
+    assert main(argv) == 0
+    shown = capsys.readouterr().out.split("left out")[1].split()
+    assert all(name in shown for name in ("early", "fake", "late"))
 
 
 def test_the_command_says_what_it_cannot_compare(tmp_path, capsys):

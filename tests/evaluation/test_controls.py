@@ -6,6 +6,7 @@ import json
 from html import unescape
 
 import pytest
+import test_all_benchmarks_end_to_end as test_all
 
 from lookagain.cli import main
 from lookagain.evaluation.controls import ARMS, policies, summary
@@ -112,6 +113,25 @@ def test_the_command_runs_every_arm_and_compares_them(tmp_path, capsys, folder):
     assert main(["compare", str(tmp_path / "copy"), str(tmp_path / "text"), "--json"]) == 0
     compared = json.loads(capsys.readouterr().out)["comparisons"][0]
     assert (compared["baseline"], compared["benchmark"]) == ("copy", "tabletop")
+
+
+def test_an_arm_that_is_not_possible_is_told_of_and_the_others_are_compared(tmp_path, capsys, folder):
+    """Would catch hours of arms that end in an error and no table: one picture has no other to be put back."""
+    test_all.pope(tmp_path / "data")
+    argv = ["eval", "pope", "--path", str(tmp_path / "data"), "--max-new-tokens", "4", "--model", folder, "--controls"]
+    out = tmp_path / "run"
+    assert main([*argv, "--arms", "copy,text,wrong-image", "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    part = json.loads((out / "controls.json").read_text())["benchmarks"]["pope"]
+    assert list(part["arms"]) == ["copy", "text"]
+    assert list(part["not_possible"]) == ["wrong-image"]
+    assert "needs items with different pictures" in part["not_possible"]["wrong-image"]
+    page = unescape((out / "controls.html").read_text())
+    for text in ("not possible", "pope: wrong-image", "different pictures"):
+        assert text in page
+        assert text in " ".join(shown.split())
+    assert main([*argv, "--arms", "wrong-image", "--out", str(out)]) == 2
+    assert "no arm is possible on pope" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

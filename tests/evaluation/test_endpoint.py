@@ -14,6 +14,8 @@ from PIL import Image
 from lookagain.cli import main
 from lookagain.evaluation.benchmark import Item
 from lookagain.evaluation.endpoint import Endpoint, EndpointJudge, EndpointSubject
+from lookagain.evaluation.folder import RunFolder, whole_lines
+from lookagain.evaluation.run import means
 from lookagain.evaluation.subjects import PREFIX_FACT
 
 
@@ -44,10 +46,14 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(200, {"hello": "world"})
         if "down" in text or ("busy" in text and not before):
             return self.send(503, {"error": {"message": "busy"}})
+        for word, status, said in (("locked", 403, "no entry"), ("crowded", 429, "slower")):
+            if word in text:
+                return self.send(status, {"error": {"message": said}})
         if "bad" in text:
-            return self.send(400, {"error": {"message": "too long"}})
+            return self.send(400, {"error": {"message": "too long \ud83d"}})
         said = f"<CAPTION>c</CAPTION><CONCLUSION>{text[::-1]}</CONCLUSION>" if "tags" in text else text[::-1]
-        message = {"role": "assistant", "content": said}
+        message = {"role": "assistant", "content": said + "\ud83d" * ("surrogate" in text)}
+        counts = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
         return self.send(
             200,
             {
@@ -56,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
                 "created": 0,
                 "model": "m",
                 "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-                "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+                "usage": dict.fromkeys(counts) if "uncounted" in text else counts,
             },
         )
 
@@ -137,6 +143,26 @@ def test_what_fails_for_a_while_is_tried_again_and_what_is_refused_is_counted(se
     assert "gone.png" in outputs[2].error
 
 
+def test_half_a_surrogate_pair_is_kept_as_a_question_mark(server, tmp_path):
+    """Would catch a reply, or a refusal, that no file can hold and that ends the run at that item every time."""
+    items = [Item(id="a", prompt="surrogate"), Item(id="b", prompt="bad question")]
+    with RunFolder(tmp_path, {}) as folder:
+        for index, output in EndpointSubject(endpoint(server)).answers(items, ()):
+            folder.add(items[index].id, output)
+    kept = {line["id"]: line for line in whole_lines(tmp_path / "items.jsonl")}
+    assert kept["a"]["text"] == "etagorrus?"
+    assert "too long ?" in kept["b"]["error"]
+    assert EndpointJudge(endpoint(server))("surrogate") == "etagorrus?"
+
+
+def test_counts_that_the_endpoint_leaves_empty_are_left_out(server):
+    """Would catch a null among the tokens, which ends the run when lengths are added up."""
+    items = [Item(id="a", prompt="uncounted"), Item(id="b", prompt="what?")]
+    outputs = dict(EndpointSubject(endpoint(server)).answers(items, ()))
+    assert (outputs[0].text, outputs[0].tokens) == ("detnuocnu", {})
+    assert means(outputs[index].tokens for index in range(2)).keys() == {"prompt", "sampled"}
+
+
 def test_an_endpoint_that_is_down_ends_the_run(server):
     """Would catch an outage scored as wrong answers."""
     with pytest.raises(ConnectionError, match="busy"):
@@ -164,9 +190,20 @@ def test_a_continued_response_is_no_question_for_an_endpoint(server):
 def test_a_judge_replies_or_raises_an_os_error(server):
     judge = EndpointJudge(endpoint(server, retries=0))
     assert judge("rate this") == "siht etar"
-    for prompt in ("down", "bad"):
-        with pytest.raises(OSError, match=r"busy|too long"):
-            judge(prompt)
+    with pytest.raises(OSError, match="busy"):
+        judge("down")
+
+
+@pytest.mark.parametrize("word", ["bad", "locked"])
+def test_a_judge_that_refuses_ends_the_scoring(server, word):
+    """Would catch answers left unjudged, one by one, by an endpoint that takes no max_tokens or another key."""
+    with pytest.raises(ValueError, match=r"(too long|no entry).*--judge-request"):
+        EndpointJudge(endpoint(server, retries=0))(f"{word} rating")
+
+
+def test_a_judge_that_is_too_busy_leaves_an_answer_unjudged(server):
+    with pytest.raises(OSError, match="slower"):
+        EndpointJudge(endpoint(server, retries=0))("crowded")
 
 
 def test_a_bad_base_url_and_bad_fields_are_refused():

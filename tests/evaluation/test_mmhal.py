@@ -13,6 +13,7 @@ import pytest
 
 from lookagain.data.rows import BadRow
 from lookagain.evaluation.benchmark import Item, Place, Reply
+from lookagain.evaluation.compare import paired_difference
 from lookagain.evaluation.mmhal import MMHAL, REMINDER, TRIES, judge_prompt, read_rating, rubric, score
 from lookagain.evaluation.mmhal_files import QUESTION_TYPES
 
@@ -108,8 +109,19 @@ def test_a_judge_that_stays_with_nonsense_leaves_the_answer_unjudged() -> None:
     assert (found.metrics["score"], found.metrics["hallucination_rate"]) == (2, 1 / 2)
     assert (found.metrics["judged_score"], found.metrics["judged_hallucination_rate"]) == (4, 0)
     assert found.items[1].facts["rating"] is None
-    assert found.items[1].facts["judge_said"] == "Nice."
+    assert found.items[1].facts["judge_said"] == found.items[1].unjudged == "Nice."
+    assert found.items[0].unjudged is None
     assert len(judge.prompts) == 1 + TRIES
+
+
+def test_an_unjudged_answer_is_left_out_of_pairs() -> None:
+    """The same answers, the judge down for half of one run: a 0 would make a difference that no answer made."""
+    judges = [Script(["Rating: 4", last]) for last in ("Rating: 4", OSError("down"))]
+    both = [score([item()] * 2, [Reply("Yellow")] * 2, judge) for judge in judges]
+    for field in ("official", "strict", MMHAL.paired, "hallucinated"):
+        values = [[getattr(one, field, one.facts.get(field)) for one in found.items] for found in both]
+        made = paired_difference(*values)
+        assert (made.n, made.undefined, made.difference) == (1, 1, 0), field
 
 
 def test_a_judge_that_cannot_be_reached_ends_no_run() -> None:

@@ -42,7 +42,7 @@ def result() -> dict:
         "subsets": {"kind/count": {"accuracy": 0.5}, "$odd$": {"share": 0.1}},
         "notes": {"rule": "exact"},
         "counts": {"items": 12, "unparsed": 0},
-        "lists": {"errors": [{"id": "q9", "reason": HOSTILE}], "bad_rows": []},
+        "lists": {"errors": [{"id": "q9", "reason": HOSTILE}], "unjudged": [], "bad_rows": []},
         "tokens_per_answer": {"sampled": 105.5},
         "config": {"subject": {"model": HOSTILE}},
         "items": items,

@@ -8,7 +8,13 @@ import pytest
 from PIL import Image
 
 from lookagain.evaluation.benchmark import Item
-from lookagain.evaluation.subjects import PREFIX_FACT, LocalSubject, describe_settings, wrong_images
+from lookagain.evaluation.subjects import (
+    PREFIX_FACT,
+    LocalSubject,
+    NotPossibleError,
+    describe_settings,
+    wrong_images,
+)
 from lookagain.families import family_of
 from lookagain.loading import Checkpoint
 from lookagain.model import LookAgain
@@ -90,8 +96,19 @@ def test_wrong_images_are_another_items_and_shared_by_none(items):
     shared = [Item(id=str(i), images=(a if i < 3 else b,), prompt="?") for i in range(5)]
     assert [wrong_images(shared, i)[0] for i in range(5)] == [b, b, b, a, a]
     assert [len(wrong_images(items, i)) for i in range(5)] == [1, 1, 2, 0, 1]
-    with pytest.raises(ValueError, match="different pictures"):
+    with pytest.raises(NotPossibleError, match="of 3, none has one that item '0' does not show"):
         wrong_images(shared[:3], 0)
+
+
+def test_a_control_that_is_not_possible_fails_before_anything_is_asked(looker, monkeypatch):
+    """Would catch a run that ends at the item in the middle that shows every picture there is."""
+    a, b = (Image.new("RGB", (84, 56), colour) for colour in ("red", "blue"))
+    shown = [(a,), (b,), (a, b)]
+    monkeypatch.setattr(looker, "ask_batch", None)
+    items = [Item(id=str(i), images=pictures, prompt="?") for i, pictures in enumerate(shown)]
+    answers = subject(looker, 1, control="wrong-image").answers(items, ())
+    with pytest.raises(NotPossibleError, match="item '2'"):
+        next(answers)
 
 
 def test_wrong_images_are_spread_over_the_list():

@@ -16,6 +16,7 @@ from lookagain.extras import MissingExtraError
 from lookagain.serving.backend import BackendError, RefusedError
 from lookagain.ui.app import Entrance, entrance_of, make_app
 from lookagain.ui.desk import Desk
+from lookagain.ui.page import make_page
 from lookagain.ui.shelf import shown_png
 
 needs_gradio = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="needs the extra ui")
@@ -62,21 +63,55 @@ def test_the_page_is_whole_and_fetches_nothing():
 
 
 @needs_gradio
-def test_pictures_and_scenes_are_found_by_their_names():
+def test_pictures_are_found_by_their_names():
     desk = desk_of()
     key = desk.pictures.put((shown_png(Image.new("RGB", (30, 20))), (30, 20)))
-    kept, gone, scene, no_scene, odd = talk(
+    kept, gone = talk(
         make_app(desk, Entrance()),
         ("GET", f"/pictures/{key}", {}),
         ("GET", "/pictures/other", {}),
-        ("GET", "/scenes/0/3", {}),
-        ("GET", "/scenes/0/99", {}),
-        ("GET", "/scenes/a/b", {}),
     )
     assert (kept[0], kept[1]["content-type"], kept[2][:4]) == (200, "image/png", b"\x89PNG")
     assert "private" in kept[1]["cache-control"]
-    assert (scene[0], scene[2][:4]) == (200, b"\x89PNG")
-    assert (gone[0], no_scene[0], odd[0]) == (404, 404, 422)
+    assert gone[0] == 404
+
+
+def asking(desk, picture=None, question="How many?"):
+    """A request that presses Ask with these in the fields."""
+    listeners = make_page(desk).config["dependencies"]
+    ask = next(listener["id"] for listener in listeners if len(listener["inputs"]) == 7)
+    data = [picture, question, ["text"], 50, 0, 0, 10]
+    return "POST", "/gradio_api/queue/join", {"json": {"data": data, "fn_index": ask, "session_hash": "w"}}
+
+
+@needs_gradio
+def test_no_field_makes_the_server_fetch_a_file():
+    """Gradio downloads what a file's path names, also in a field that takes text."""
+    desk = desk_of()
+    there, elsewhere = (
+        {"path": path, "meta": {"_type": "gradio.FileData"}} for path in ("/tmp/a.png", "https://example.org/a.png")
+    )
+    uploaded, picture, text, plain = talk(
+        make_app(desk, Entrance()),
+        asking(desk, there),
+        asking(desk, elsewhere),
+        asking(desk, question=elsewhere),
+        asking(desk, question="What is on https://example.org/a.png?"),
+    )
+    assert (uploaded[0], plain[0]) == (200, 200)
+    for answer in (picture, text):
+        assert (answer[0], answer[2]) == (400, b"files are uploaded; this page fetches none\n")
+
+
+@needs_gradio
+def test_the_picture_field_keeps_its_own_way_to_read_uploads():
+    """Gradio makes a skipped field anew, without it: other scenes may not touch the picture."""
+    config = make_page(desk_of()).config
+    (field,) = (part["id"] for part in config["components"] if part["props"].get("elem_id") == "la-picture")
+    (scenes,) = (part["id"] for part in config["components"] if part["props"].get("elem_id") == "la-examples")
+    changing = [listener["outputs"] for listener in config["dependencies"] if field in listener["outputs"]]
+    assert len(changing) == 1
+    assert scenes not in changing[0]
 
 
 @needs_gradio
@@ -109,13 +144,15 @@ def test_what_measuring_says(outcome, status, said):
 @needs_gradio
 def test_a_password_keeps_others_out():
     entrance = Entrance("0.0.0.0", "correct horse")
-    config, wrong, right = talk(
+    config, scene, wrong, right = talk(
         make_app(desk_of(), entrance),
         ("GET", "/config", {}),
+        ("GET", "/scenes/0/3", {}),  # an example, drawn for whoever asked
         ("POST", "/login", {"data": {"username": "ann", "password": "wrong horse"}}),
         ("POST", "/login", {"data": {"username": "ann", "password": "correct horse"}}),
     )
     assert (config[0], wrong[0], right[0]) == (401, 400, 200)
+    assert scene[0] != 200
     assert not Entrance().login("ann", "")
 
 
@@ -138,6 +175,7 @@ def test_only_this_machine_without_a_password(tmp_path):
         (["--host", "0.0.0.0"], "--password-file"),
         (["--backend", "vllm"], "--backend vllm and --vllm-url go together"),
         (["--vllm-url", "http://a"], "--backend vllm and --vllm-url go together"),
+        (["--backend", "vllm", "--vllm-url", "http://me:secret@a"], "holds a user or a password"),
     ],
 )
 @needs_gradio

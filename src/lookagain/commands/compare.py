@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from lookagain.evaluation.compare import compare
-    from lookagain.evaluation.sheets import difference_sheets, print_sheets
+    from lookagain.evaluation.sheets import difference_sheets, left_out_sheets, print_sheets
 
     if len(args.runs) < 2:
         raise ValueError(f"a comparison takes at least two runs, not {len(args.runs)}")
@@ -37,16 +38,26 @@ def run(args: argparse.Namespace) -> int:
         )
         for place in shared
     ]
+    left_out = not_in_all(dict(zip(names, found, strict=True)))
     if args.html:
         from lookagain.evaluation.report import comparison_page
 
-        args.html.write_text(comparison_page(made), encoding="utf-8")
+        args.html.parent.mkdir(parents=True, exist_ok=True)
+        args.html.write_text(comparison_page(made, left_out), encoding="utf-8")
     if args.json:
-        print_json({"comparisons": made})
+        print_json({"comparisons": made, "left_out": left_out})
     else:
         for comparison in made:
             print_sheets(difference_sheets(comparison))
+        print_sheets(left_out_sheets(left_out))
     return 0
+
+
+def not_in_all(found: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
+    """Benchmarks that cannot be compared, each with the runs that lack it. found: run -> its benchmarks."""
+    every = dict.fromkeys(name for places in found.values() for name in places)
+    missing = {name: [run for run, places in found.items() if name not in places] for name in every}
+    return {name: runs for name, runs in missing.items() if runs}
 
 
 def results_under(path: Path) -> dict[str, Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from lookagain.commands.common import (
     print_json,
     reattention_of,
 )
+from lookagain.commands.evaluate_checks import check
+from lookagain.commands.evaluate_judge import add_judge_arguments, judge_of
 
 TABLETOP_TOKENS, TABLETOP_BATCH, BATCH = 512, 50, 8
 
@@ -55,8 +58,7 @@ def _add_endpoint_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--request", type=json.loads, default={}, metavar="JSON", help="further fields of each request")
     parser.add_argument("--retries", type=int, default=5, metavar="N", help="of a failing request (5)")
-    parser.add_argument("--judge-url", metavar="URL", help="endpoint of the judge, where a benchmark needs one")
-    parser.add_argument("--judge-model", metavar="NAME", help="the judge")
+    add_judge_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,12 +66,12 @@ def run(args: argparse.Namespace) -> int:
 
     policy = reattention_of(args)
     names = _names(args)
-    _check(args, names)
+    check(args, names, policy)
     if args.out is None:
         return _tabletop(args, policy)
     found = [benchmark(name) for name in names]
     places = [_place(args, one) for one in found]
-    judge = _judge(args) if any(one.needs_judge for one in found) else None
+    judge = judge_of(args) if any(one.needs_judge for one in found) else None
     if args.controls:
         return _controls(args, found, places, policy, judge)
     return _plain(args, found, places, policy, judge)
@@ -83,42 +85,12 @@ def _names(args: argparse.Namespace) -> list[str]:
     return names
 
 
-def _check(args: argparse.Namespace, names: list[str]) -> None:
-    from lookagain.evaluation.table import benchmark
-
-    for name in names:
-        splits = benchmark(name).splits
-        if args.split and args.split not in splits:
-            raise ValueError(f"{name} has no split {args.split!r}; known: {', '.join(splits)}")
-    for name in ("limit", "batch", "max_new_tokens"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
-    if args.out is None and (args.benchmarks != ["tabletop"] or args.controls or args.base_url):
-        raise ValueError("--out RUN is needed: the folder that keeps answers and scores")
-    if (args.path or args.images) and len(args.benchmarks) > 1:
-        raise ValueError("--path and --images are of one benchmark; evaluate one at a time")
-    if args.base_url and (not args.model or args.controls or args.control):
-        raise ValueError("an endpoint takes --model NAME, and no controls: those need a checkpoint")
-    if args.arms and not args.controls:
-        raise ValueError("--arms goes with --controls")
-
-
 def _place(args: argparse.Namespace, benchmark: Any) -> Any:
     from lookagain.evaluation.benchmark import Place
 
     default = f"seed={args.seed}" if benchmark.name.startswith("tabletop") else benchmark.hub
     split = args.split or benchmark.splits[0]
     return Place(path=args.path or default, split=split, images=args.images, limit=args.limit)
-
-
-def _judge(args: argparse.Namespace) -> Any:
-    from lookagain.evaluation.endpoint import Endpoint, EndpointJudge
-
-    if not args.judge_url or not args.judge_model:
-        raise ValueError("this benchmark is scored by a judge: give --judge-url and --judge-model")
-    return EndpointJudge(
-        Endpoint(base_url=args.judge_url, model=args.judge_model, max_new_tokens=1024, retries=args.retries)
-    )
 
 
 def _subject(args: argparse.Namespace, model: Any, policy: Any, benchmark: Any) -> Any:
@@ -153,7 +125,7 @@ def _plain(args: argparse.Namespace, found: list[Any], places: list[Any], policy
         results[benchmark.name] = brief | {"result": str(folder / "result.json")}
     if args.json:
         print_json(results)
-    return 0
+    return _status(results.values())
 
 
 def _controls(args: argparse.Namespace, found: list[Any], places: list[Any], policy: Any, judge: Any) -> int:
@@ -161,23 +133,38 @@ def _controls(args: argparse.Namespace, found: list[Any], places: list[Any], pol
     from lookagain.evaluation.folder import write_json
     from lookagain.evaluation.run import run_benchmark
     from lookagain.evaluation.sheets import control_sheets, print_sheets
+    from lookagain.evaluation.subjects import NotPossibleError
 
     arms = policies(policy, args.arms.split(",") if args.arms else None)
     model = load_of(args)
     results: dict[str, dict[str, Any]] = {benchmark.name: {} for benchmark in found}
+    reasons: dict[str, dict[str, str]] = {benchmark.name: {} for benchmark in found}
     for arm, changed in arms.items():
         for benchmark, place in zip(found, places, strict=True):
             subject = _subject(args, model, changed, benchmark)
             folder = args.out / arm / benchmark.name
-            results[benchmark.name][arm] = run_benchmark(benchmark, place, subject, folder, judge=judge)
-    made = summary(results)
+            try:
+                results[benchmark.name][arm] = run_benchmark(benchmark, place, subject, folder, judge=judge)
+            except NotPossibleError as error:
+                reasons[benchmark.name][arm] = str(error)
+    made = summary(results, not_possible=reasons)
     write_json(args.out / "controls.json", made)
     _write_page(args.out / "controls.html", "controls_page", made)
     if args.json:
         print_json(made)
     else:
         print_sheets(control_sheets(made))
-    return 0
+    return _status(result for arms in results.values() for result in arms.values())
+
+
+def _status(results: Iterable[dict[str, Any]]) -> int:
+    """1 where a run has scored nothing, else 0; prints what could not be asked or judged."""
+    from lookagain.evaluation.scored import nothing_scored, warnings_of
+
+    found = list(results)
+    for line in (line for result in found for line in warnings_of(result)):
+        print(f"warning: {line}", file=sys.stderr)
+    return int(any(map(nothing_scored, found)))
 
 
 def _write_page(path: Path, page: str, content: Any) -> None:

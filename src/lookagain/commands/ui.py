@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lookagain.commands.common import add_model_arguments, load_of
+from lookagain.serving.vllm_server import check_url
 
 BACKENDS = ("transformers", "vllm")
 PORT = 7861
@@ -47,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
 def _check_urls(args: argparse.Namespace) -> None:
     if (args.backend == "vllm") != bool(args.vllm_url):
         raise ValueError("--backend vllm and --vllm-url go together")
+    for url in args.vllm_url:
+        check_url(url)
 
 
 def _backend(args: argparse.Namespace) -> Any:

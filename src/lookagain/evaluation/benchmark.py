@@ -47,9 +47,10 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True)
 class ItemScore:
-    """Of one item. official, strict: points, mostly 0 or 1; None where only the whole set has a score.
+    """Of one item. official, strict: points, mostly 0 or 1; None where the item was not asked, not judged, or has none.
 
     extracted: the answer as it was read, None if none was. unparsed: nothing could be read (strict counts it wrong).
+    unjudged: what a judge said instead of a rating, or why it said nothing; None of an item that needs no rating more.
     facts: JSON values for the item's line in the results, such as mentioned objects or a judge's words.
     """
 
@@ -57,6 +58,7 @@ class ItemScore:
     strict: float | None = None
     extracted: JSON = None
     unparsed: bool = False
+    unjudged: str | None = None
     facts: Mapping[str, JSON] = field(default_factory=dict)
 
 
@@ -64,6 +66,7 @@ class ItemScore:
 class Scores:
     """Of a run. items: in the order of the items scored. metrics: name -> number, None where it is undefined.
 
+    A metric with "strict" in its name gives nothing for an item that could not be asked; the others leave it out.
     subsets: group -> its metrics. notes: which normaliser, rule or judge was used, in words.
     """
 

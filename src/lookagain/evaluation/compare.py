@@ -3,6 +3,7 @@
 The paper compares bare averages. Here every difference comes with a bootstrap 95% interval over items, and with
 McNemar's exact test where scores are 0 or 1, else the exact sign test. Items are taken as independent, so where several
 share a picture the interval is somewhat too narrow. Many subsets make a small p somewhere likely; none is corrected.
+Metrics that are no mean of points have their own intervals (`metric_differences`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lookagain.evaluation.metric_differences import metric_differences
 from lookagain.statistics import RESAMPLES, bootstrap_interval, sign_test
 
 MIN_VALUES = 10
@@ -93,6 +95,11 @@ def compare(results: Mapping[str, Result], *, score: str | None = None, seed: in
         "resamples": RESAMPLES,
         "runs": runs,
         "differences": rows,
+        "metrics": [
+            {"run": name, "metric": metric} | made
+            for name, result in others
+            for metric, made in metric_differences(base["benchmark"], base["items"], result["items"], seed).items()
+        ],
         "ungrouped_subsets": [name for name in base["subsets"] if name not in subsets],
     }
 

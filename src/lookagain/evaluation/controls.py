@@ -39,18 +39,28 @@ def policies(base: Reattention, names: Sequence[str] | None = None) -> dict[str,
     return {arm: replace(base, **ARMS[arm][1]) for arm in ARMS if names is None or arm in names}
 
 
-def summary(results: Mapping[str, Mapping[str, Result]], *, seed: int = 0) -> dict[str, Any]:
+def summary(
+    results: Mapping[str, Mapping[str, Result]],
+    *,
+    not_possible: Mapping[str, Mapping[str, str]] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
     """The JSON of a run with controls. results: benchmark -> arm -> what its `result.json` holds.
 
+    not_possible: benchmark -> arm -> why these items do not allow it. ValueError for a benchmark without any result.
     Per benchmark: each arm's mean of the score that is paired, with its interval, the primary metric and the lengths;
     and against COPY and text-only each arm's paired differences, whole and per subset.
     """
+    reasons = not_possible or {}
+    for name in (name for name, arms in results.items() if not arms):
+        raise ValueError(f"no arm is possible on {name}: {'; '.join(reasons.get(name, {}).values())}")
     return {
         "benchmarks": {
             name: {
                 "primary": next(iter(arms.values()))["primary"],
                 "score": next(iter(arms.values()))["paired"],
                 "arms": {arm: _arm(arm, result, seed) for arm, result in arms.items()},
+                "not_possible": dict(reasons.get(name, {})),
                 "against": {
                     base: compare(_first(base, arms), seed=seed) for base in BASELINES if base in arms and len(arms) > 1
                 },

@@ -22,9 +22,11 @@ from lookagain.evaluation.subjects import PREFIX_FACT, Output
 from lookagain.extras import require
 from lookagain.grammar import parse
 from lookagain.images import ImageError
+from lookagain.pipeline.contents import storable
 
 KEYS = ("LOOKAGAIN_API_KEY", "OPENAI_API_KEY")
 NO_KEY = "none"  # what servers without keys are sent
+WAITS = (408, 429)  # statuses of the client's side that pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,24 +144,31 @@ class EndpointSubject:
             content.append({"type": "text", "text": item.prompt})
             completion = send(self.client, self.endpoint.body(content))
         except (ImageError, ValueError) as error:
-            return Output(error=str(error), seconds=time.perf_counter() - started)
+            return Output(error=storable(str(error)), seconds=time.perf_counter() - started)
         return _output(completion, time.perf_counter() - started)
 
 
 def _output(completion: Any, seconds: float) -> Output:
     if not completion.choices:
         return Output(error="the endpoint sent no choice", seconds=seconds)
-    choice, usage = completion.choices[0], completion.usage
-    text = choice.message.content or ""
+    choice = completion.choices[0]
+    text = storable(choice.message.content or "")
     parsed = parse(text)
     return Output(
         text=text,
         conclusion=parsed.conclusion,
-        tokens={"prompt": usage.prompt_tokens, "sampled": usage.completion_tokens} if usage else {},
+        tokens=_tokens(completion.usage),
         finish_reason=choice.finish_reason,
         reflections=len(parsed.reflections),
         seconds=seconds,
     )
+
+
+def _tokens(usage: Any) -> dict[str, int]:
+    """The counts that the endpoint gave; a server may leave out either or send null."""
+    counts = {"prompt": "prompt_tokens", "sampled": "completion_tokens"}
+    found = {kind: getattr(usage, name, None) for kind, name in counts.items()}
+    return {kind: count for kind, count in found.items() if isinstance(count, int)}
 
 
 class EndpointJudge:
@@ -171,9 +180,15 @@ class EndpointJudge:
         self.client = endpoint.client()
 
     def __call__(self, prompt: str) -> str:
-        """OSError or TimeoutError where no reply could be had."""
+        """OSError or TimeoutError where no reply could be had, ValueError where the judge refuses the request."""
         try:
             completion = send(self.client, self.endpoint.body(prompt))
-        except ValueError as error:
-            raise OSError(str(error)) from error
-        return (completion.choices[0].message.content or "") if completion.choices else ""
+        except (ValueError, ConnectionError) as error:
+            status = getattr(error.__cause__, "status_code", None)
+            if status is None or status in WAITS or status >= 500:
+                raise
+            raise ValueError(
+                f"the judge refuses a request, so nothing is scored: {error}; answers are kept, and --judge-request "
+                "changes the fields that it is sent (null takes one out)"
+            ) from error
+        return storable(completion.choices[0].message.content or "") if completion.choices else ""

@@ -30,9 +30,13 @@ class RunFolder:
     def __init__(self, path: Path, config: Mapping[str, JSON]) -> None:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
-        self._check(json.loads(json.dumps(config)))
-        self._items = _appended(path / ITEMS)
-        self.outputs = {line.pop("id"): _output(line) for line in whole_lines(path / ITEMS)}
+        self._items = _appended(path / ITEMS)  # first: only who holds the lock may write the configuration
+        try:
+            self._check(json.loads(json.dumps(config)))
+            self.outputs = {line.pop("id"): _output(line) for line in whole_lines(path / ITEMS)}
+        except BaseException:
+            self._items.close()
+            raise
 
     def __enter__(self) -> RunFolder:
         return self
@@ -57,13 +61,16 @@ class RunFolder:
     def _check(self, config: dict[str, Any]) -> None:
         path = self.path / CONFIG
         if not path.exists():
-            if (self.path / ITEMS).exists():
+            if (self.path / ITEMS).stat().st_size:
                 raise ValueError(f"{self.path} holds {ITEMS} without {CONFIG}; take another folder")
             write_json(path, config)
             return
         before = json.loads(path.read_text(encoding="utf-8"))
+        if not whole_lines(self.path / JUDGED):  # no judge has replied, so another one mixes nothing
+            before["judge"] = config.get("judge")
         if changed := differing(before, config):
             raise ValueError(f"{self.path} holds another run ({'; '.join(changed)}); take another folder or remove it")
+        write_json(path, config)
 
 
 def differing(before: Any, now: Any, name: str = "") -> list[str]:

@@ -3,8 +3,9 @@
 The paper has GPT-4o judge, by the benchmark's rubric. Here any endpoint judges, by a rubric of our own
 (`assets/mmhal_judge.md`) with the same seven ratings, so that numbers compare within this project alone. As officially,
 a rating below 3 is a hallucination, and a judge's reply must name exactly one rating. One that does not is asked for
-again, and after `TRIES` replies the answer is unjudged: it counts as 0, as in the official script, and is counted
-beside; `judged_…` leaves it out. The strict score gives an empty answer 0, to which a judge may well give 3.
+again, and after `TRIES` replies the answer is unjudged: it is counted and listed, means take it for 0, as the official
+script does, `judged_…` and comparisons leave it out. The strict score gives an empty answer 0, to which a judge may
+well give 3.
 """
 
 from __future__ import annotations
@@ -115,15 +116,16 @@ def summarise(scores: Sequence[ItemScore]) -> Metrics:
 
 
 def _item_score(verdict: Verdict, answer: str) -> ItemScore:
-    rating, empty = float(verdict.rating or 0), not answer.strip()
+    rating, empty = verdict.rating, not answer.strip()
     return ItemScore(
-        official=rating,
-        strict=0.0 if empty else rating,
-        extracted=verdict.rating,
+        official=None if rating is None else float(rating),
+        strict=None if rating is None else 0.0 if empty else float(rating),
+        extracted=rating,
         unparsed=empty,
+        unjudged=verdict.said if rating is None else None,
         facts={
-            "rating": verdict.rating,
-            "hallucinated": int(rating < HALLUCINATED_BELOW),
+            "rating": rating,
+            "hallucinated": None if rating is None else int(rating < HALLUCINATED_BELOW),
             "judge_said": verdict.said,
             "judge_tries": verdict.tries,
         },
@@ -135,8 +137,18 @@ def _notes() -> Mapping[str, str]:
     return {
         "judge": f"by lookagain's assets/mmhal_judge.md, version {digest}; asked up to {TRIES} times for a rating",
         "official": f"an answer without a rating is 0; a rating below {HALLUCINATED_BELOW} is a hallucination",
+        "unjudged": "an answer without a rating is left out of judged_… and of comparisons",
         "strict": "an empty answer is 0 and a hallucination, whatever the judge says",
     }
 
 
-MMHAL = Benchmark(name="mmhal", hub=HUB, splits=SPLITS, load=load, score=score, primary="score", needs_judge=True)
+MMHAL = Benchmark(
+    name="mmhal",
+    hub=HUB,
+    splits=SPLITS,
+    load=load,
+    score=score,
+    primary="score",
+    paired="rating",
+    needs_judge=True,
+)

@@ -9,10 +9,15 @@ from typing import Any
 
 from lookagain.evaluation.compare import mean_interval, scores_of, subset_members
 from lookagain.evaluation.plots import Point, histogram, interval_plot
-from lookagain.evaluation.sheets import Sheet, control_sheets, difference_sheets, result_sheets
+from lookagain.evaluation.sheets import Sheet, control_sheets, difference_sheets, left_out_sheets, result_sheets
 
 EXAMPLES = 40
 SHOWN_CHARACTERS = 400
+TROUBLE = {
+    "bad_rows": "rows left out",
+    "errors": "items that could not be asked",
+    "unjudged": "answers that were not judged, and what the judge said",
+}
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; background: #fff; margin: 2rem auto; max-width: 72rem;
   padding: 0 1rem }
@@ -49,9 +54,10 @@ def controls_page(summary: Mapping[str, Any]) -> str:
     return page("controls - lookagain", parts)
 
 
-def comparison_page(comparisons: Sequence[Mapping[str, Any]]) -> str:
-    """Of comparisons, one per benchmark."""
-    return page("comparison - lookagain", [part for one in comparisons for part in _comparison_parts(one)])
+def comparison_page(comparisons: Sequence[Mapping[str, Any]], left_out: Mapping[str, Sequence[str]]) -> str:
+    """Of comparisons, one per benchmark, and of those left out: benchmark -> the runs that lack it."""
+    parts = [part for one in comparisons for part in _comparison_parts(one)]
+    return page("comparison - lookagain", [*parts, *(_table(sheet, text=True) for sheet in left_out_sheets(left_out))])
 
 
 def _comparison_parts(comparison: Mapping[str, Any]) -> list[str]:
@@ -79,11 +85,11 @@ def subset_points(result: Mapping[str, Any]) -> list[Point]:
 
 
 def trouble_sheets(result: Mapping[str, Any]) -> list[Sheet]:
-    """Rows left out, items that could not be asked, and answers that scored nothing or could not be read."""
+    """Rows left out, items not asked or not judged, and answers that scored nothing or could not be read."""
     lists = result["lists"]
     sheets = [
         Sheet(title, ("id", "why"), [(line["id"], line["reason"]) for line in lists[name][:EXAMPLES]])
-        for name, title in (("bad_rows", "rows left out"), ("errors", "items that could not be asked"))
+        for name, title in TROUBLE.items()
         if lists[name]
     ]
     poor = [item for item in result["items"] if item["unparsed"] or item["strict"] == 0][:EXAMPLES]

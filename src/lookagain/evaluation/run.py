@@ -20,10 +20,11 @@ from tqdm import tqdm
 
 from lookagain.data.rows import BadRow
 from lookagain.evaluation.benchmark import JSON, Benchmark, Item, ItemScore, Judge, Place, Scores
-from lookagain.evaluation.folder import JUDGED, RunFolder, remembered
+from lookagain.evaluation.folder import JUDGED, RunFolder
+from lookagain.evaluation.scored import score_run
 from lookagain.evaluation.subjects import PREFIX_FACT, Output, Subject
 
-PACKAGES = ("lookagain-vlm", "torch", "transformers", "tokenizers", "numpy", "pillow", "openai")
+PACKAGES = ("lookagain-vlm", "torch", "transformers", "tokenizers", "numpy", "pillow", "openai", "math-verify")
 
 
 def run_benchmark(
@@ -44,8 +45,7 @@ def run_benchmark(
                 progress.update()
         outputs = [folder.outputs[item.id] for item in items]
         started = time.perf_counter()
-        asked = remembered(judge, out / JUDGED) if judge else None
-        scores = benchmark.score(items, [output.reply for output in outputs], asked)
+        scores = score_run(benchmark, items, outputs, judge, out / JUDGED)
         result = assemble(benchmark, config, items, outputs, scores, bad_rows)
         result["timing"] = timing(outputs, time.perf_counter() - started)
         folder.finish(result)
@@ -118,8 +118,11 @@ def assemble(
     bad_rows: Sequence[BadRow],
 ) -> dict[str, Any]:
     """The JSON of a run, without its times."""
-    unparsed = [item.id for item, score in zip(items, scores.items, strict=True) if score.unparsed]
-    errors = [{"id": item.id, "reason": o.error} for item, o in zip(items, outputs, strict=True) if o.error]
+    scored = list(zip(items, scores.items, strict=True))
+    unparsed = [item.id for item, score in scored if score.unparsed]
+    unjudged = [{"id": item.id, "reason": score.unjudged} for item, score in scored if score.unjudged is not None]
+    errors = [{"id": item.id, "reason": o.error} for item, o in zip(items, outputs, strict=True) if o.error is not None]
+    answered = [output for output in outputs if output.error is None] or outputs
     left_out = [{"id": row.id, "reason": row.reason} for row in bad_rows]
     return {
         "benchmark": benchmark.name,
@@ -135,9 +138,9 @@ def assemble(
             "bad_rows": len(bad_rows),
             "cut_off": sum(o.finish_reason in ("length", "context") for o in outputs),
         },
-        "tokens_per_answer": means(output.tokens for output in outputs),
-        "looks_per_answer": sum(output.looks for output in outputs) / len(outputs),
-        "lists": {"unparsed": unparsed, "errors": errors, "bad_rows": left_out},
+        "tokens_per_answer": means(output.tokens for output in answered),
+        "looks_per_answer": sum(output.looks for output in answered) / len(answered),
+        "lists": {"unparsed": unparsed, "unjudged": unjudged, "errors": errors, "bad_rows": left_out},
         "config": dict(config),
         "items": [
             item_line(item, output, score) for item, output, score in zip(items, outputs, scores.items, strict=True)

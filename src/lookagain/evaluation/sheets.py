@@ -63,7 +63,31 @@ def difference_sheets(comparison: Mapping[str, Any]) -> list[Sheet]:
     whole = [_difference_row(row["run"], row) for row in rows if row["subset"] is None]
     parts = [_difference_row(f"{row['subset']}\n{row['run']}", row) for row in rows if row["subset"] is not None]
     sheets = [Sheet(title, columns, whole)]
+    if comparison["metrics"]:
+        sheets.append(_metrics_sheet(comparison))
     return [*sheets, Sheet(f"{title}, per subset", columns, parts)] if parts else sheets
+
+
+def _metrics_sheet(comparison: Mapping[str, Any]) -> Sheet:
+    base = comparison["baseline"]
+    rows = [
+        (
+            f"{row['metric']}\n{row['run']}",
+            number(row["base"]),
+            number(row["other"]),
+            f"{number(row['difference'], sign=True)}\n{interval(row['interval'], sign=True)}",
+            number(row["units"]),
+        )
+        for row in comparison["metrics"]
+    ]
+    title = f"{comparison['benchmark']}: difference from {base} in metrics of the whole, paired"
+    return Sheet(title, ("", base, "run", "difference\n[95%]", "drawn"), rows)
+
+
+def left_out_sheets(left_out: Mapping[str, Sequence[str]]) -> list[Sheet]:
+    """Of a comparison: the benchmarks that not all runs have, each with the runs that lack it; none where all do."""
+    rows = [(name, ", ".join(runs)) for name, runs in left_out.items()]
+    return [Sheet("left out, not run in all", ("", "missing in"), rows)] if rows else []
 
 
 def _difference_row(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -79,11 +103,14 @@ def _difference_row(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def control_sheets(summary: Mapping[str, Any]) -> list[Sheet]:
-    """Of a run with controls: per benchmark every arm with its paired differences, and what the arms are."""
+    """Of a run with controls: per benchmark every arm with its paired differences, what the arms are, and which of
+    them the items do not allow."""
     parts = summary["benchmarks"]
+    missing = [(f"{name}: {arm}", why) for name, part in parts.items() for arm, why in part["not_possible"].items()]
     arms = {arm: facts["title"] for part in parts.values() for arm, facts in part["arms"].items()}
     legend = Sheet("arms", ("", ""), list(arms.items()))
-    return [*(_arms_sheet(name, part) for name, part in parts.items()), legend]
+    left_out = [Sheet("arms that are not possible", ("", "why"), missing)] if missing else []
+    return [*(_arms_sheet(name, part) for name, part in parts.items()), legend, *left_out]
 
 
 def _arms_sheet(name: str, part: Mapping[str, Any]) -> Sheet:
@@ -97,6 +124,7 @@ def _arms_sheet(name: str, part: Mapping[str, Any]) -> Sheet:
         lengths = (number(facts["tokens_per_answer"].get(kind)) for kind in ("sampled", "reinserted"))
         score = f"{number(facts['mean'])}\n{interval(facts['interval'])}"
         rows.append([arm, score, *differences, number(facts["primary"]), *lengths, number(facts["counts"]["unparsed"])])
+    rows += [[arm, "not possible", *("-" for _ in rows[0][2:])] for arm in part["not_possible"]]
     against = [f"less {base}\n[95%], p" for base in whole]
     columns = ["", f"{part['score']}\n[95%]", *against, part["primary"], "tokens", "rows\nput back", "unread"]
     n = next(iter(part["arms"].values()))["n"]

@@ -17,12 +17,17 @@ from PIL import Image
 from lookagain.answers import Answer
 from lookagain.data.pictures import ImageSource, open_image
 from lookagain.evaluation.benchmark import JSON, Item, Reply
+from lookagain.evaluation.fingerprint import fingerprint
 from lookagain.images import ImageError
 from lookagain.model import LookAgain, Request, Sampling
 from lookagain.reattention import Reattention
 
 PREFIX_FACT = "response_prefix"
 """Fact of an item: a beginning of the response that the model has to continue."""
+
+
+class NotPossibleError(ValueError):
+    """A control that these items do not allow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +80,7 @@ class LocalSubject:
         return {
             "kind": "checkpoint",
             "model": check.name,
+            "fingerprint": fingerprint(check.model, check.tokenizer),
             "trained": check.trained,
             "dtype": str(check.model.dtype).removeprefix("torch."),
             "device": check.model.device.type,
@@ -85,7 +91,13 @@ class LocalSubject:
         }
 
     def answers(self, items: Sequence[Item], done: Collection[str]) -> Iterator[tuple[int, Output]]:
-        """Batches are those of an undisturbed run: one that is partly done is decoded whole."""
+        """Batches are those of an undisturbed run: one that is partly done is decoded whole.
+
+        NotPossibleError, before anything is asked, where the wrong-image control has no other picture for an item.
+        """
+        if self.policy.control == "wrong-image":
+            for index in range(len(items)):
+                wrong_images(items, index)
         for start in range(0, len(items), self.batch):
             part = range(start, min(start + self.batch, len(items)))
             wanted = [index for index in part if items[index].id not in done]
@@ -142,7 +154,7 @@ def output_of(answer: Answer, seconds: float) -> Output:
 def wrong_images(items: Sequence[Item], index: int) -> tuple[ImageSource, ...]:
     """Pictures of another item, as many as this one has: of the first, from half the list on, that shares none with it.
 
-    They depend on the list of items alone. ValueError where all items show the same picture.
+    They depend on the list of items alone. NotPossibleError where every other item shares a picture with this one.
     """
     own = items[index].images
     if not own:
@@ -151,7 +163,10 @@ def wrong_images(items: Sequence[Item], index: int) -> tuple[ImageSource, ...]:
         other = items[(index + len(items) // 2 + step) % len(items)].images
         if other and not any(picture in own for picture in other):
             return tuple(other[place % len(other)] for place in range(len(own)))
-    raise ValueError("the wrong-image control needs items with different pictures")
+    raise NotPossibleError(
+        f"the wrong-image control needs items with different pictures: of {len(items)}, none has one that item "
+        f"{items[index].id!r} does not show; ask more items, or leave that control out"
+    )
 
 
 def describe_settings(settings: Mapping[str, Any]) -> str:
