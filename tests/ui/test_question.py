@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 import struct
 import zlib
 
@@ -12,8 +15,8 @@ from lookagain.images import ImageError
 from lookagain.loading import default_checkpoint
 from lookagain.model import Sampling
 from lookagain.reattention import Reattention
-from lookagain.ui.examples import COUNT, SEEDS, example_of, examples_html
-from lookagain.ui.question import asked_of, grid_of, keep_of, modes_of
+from lookagain.ui.examples import COUNT, SEEDS, example_of, examples_html, set_after
+from lookagain.ui.question import asked_of, grid_of, keep_of, modes_of, picture_bytes
 
 
 def bomb() -> bytes:
@@ -91,9 +94,20 @@ def test_the_grid_is_the_processors():
 def test_examples_are_those_of_the_page_alone():
     html = examples_html(0)
     assert html.count("data-scene=") == COUNT
+    small = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', html)
+    assert {Image.open(io.BytesIO(base64.b64decode(code))).size for code in small} == {(112, 112)}
+    assert len(small) == html.count("src=") == COUNT
     picture, question = example_of("0/1")
     assert picture.size == (168, 168)
     assert question.endswith("Think step by step.")
+    assert [set_after(name) for name in ("0", "7", SEEDS - 1, None, "x", "9" * 5000)] == [1, 8, 0, 0, 0, 0]
     for name in (None, "", "0", "0/99", f"{SEEDS}/0", "-1/0", "0/x", "../../etc", "9" * 5000):
         with pytest.raises(ValueError, match="example"):
             example_of(name)
+
+
+def test_what_a_picture_takes_in_memory():
+    """Counted at three bytes a pixel, a quarter too much would be kept."""
+    picture = Image.new("RGB", (40, 30))
+    assert picture_bytes(picture) == 4800
+    assert asked_of(None, "How many?", 0, 0, 10).size_bytes == 0

@@ -162,18 +162,46 @@ def test_a_backend_without_a_model_cannot_measure(picture, measured):
 
 
 def test_a_shelf_drops_the_oldest():
-    shelf: Shelf[str] = Shelf(2)
+    shelf: Shelf[str] = Shelf(2, 100, len)
     first, second = shelf.put("first"), shelf.put("second")
     assert shelf.get(first) == "first"
     shelf.put("third")
     assert (shelf.get(second), shelf.get(first)) == (None, "first")
     assert shelf.get("") is None
     with pytest.raises(ValueError, match="room"):
-        Shelf(0)
+        Shelf(0, 100, len)
+
+
+def test_a_shelf_drops_the_oldest_beyond_its_bytes():
+    """By number alone, 500 pictures of 12 megapixels take 24 GB."""
+    shelf: Shelf[str] = Shelf(5, 10, len)
+    first, second, third = shelf.put("1234"), shelf.put("1234"), shelf.put("12")
+    assert [shelf.get(key) for key in (second, third, first)] == ["1234", "12", "1234"]
+    fourth = shelf.put("1234")  # 14 bytes; the second is the oldest now
+    assert [shelf.get(key) for key in (first, second, third, fourth)] == ["1234", None, "12", "1234"]
+    large = shelf.put("12345678901")
+    assert [shelf.get(key) for key in (third, fourth, large)] == [None, None, "12345678901"]
+
+
+def test_pictures_are_bounded_by_bytes_on_the_desk(tmp_path, monkeypatch):
+    """168 x 168 pixels are 112,896 bytes: there is room for two answers and for two windows."""
+    Image.new("RGB", (168, 168), "white").save(tmp_path / "a.png")
+    monkeypatch.setattr(desk_module, "ANSWER_BYTES", 250_000)
+    monkeypatch.setattr(desk_module, "WINDOW_BYTES", 250_000)
+
+    async def go() -> None:
+        desk, keys = desk_of(), []
+        for window in ("one", "two", "three"):
+            await asked(desk, window, fields(str(tmp_path / "a.png"), ["copy"]))
+            keys.append(desk._runs(window).transcripts["copy"].key)
+        assert [desk.kept.get(key) is None for key in keys] == [True, False, False]
+        assert [desk.asked(window) for window in ("two", "three", "one")] == [True, True, False]
+
+    asyncio.run(go())
 
 
 def test_measurements_are_forgotten_before_answers():
-    shelf: Shelf[Kept] = Shelf(5)
+    shelf: Shelf[Kept] = Shelf(5, 0, lambda kept: 0)
     tokens = torch.zeros(1, 10, 4)
     looks = Looks(tokens[:, 0], tokens, tokens[..., 0], tokens[..., 0], (2, 2))
     keys = [shelf.put(Kept(None, None, "", (), looks)) for _ in range(3)]  # type: ignore[arg-type]

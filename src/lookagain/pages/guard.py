@@ -1,8 +1,8 @@
 """Who may talk to a page: the local machine alone unless it has a password, and never another page's scripts.
 
 A page without a password trusts whoever sits at the machine, so it also has to refuse what other web pages send to it
-from their browser: requests under a foreign host name or from a foreign origin. The paper has no pages; these are our
-rules.
+from their browser: requests under a foreign host name or from a foreign origin. What a request may bring with it is
+`pages.bodies`'s. The paper has no pages; these are our rules.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any, Protocol
 from urllib.parse import urlsplit
+
+from lookagain.pages.bodies import checked
 
 LEAST_CHARACTERS = 8  # of a password
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -45,16 +47,25 @@ def is_local(host: str) -> bool:
 def refusal(door: Door, headers: Mapping[str, str]) -> str | None:
     """Why a request is not answered, None for one that is. headers: by lower-case name."""
     host, origin = headers.get("host", ""), headers.get("origin")
-    name = urlsplit(f"//{host}").hostname or ""
+    name, own = _parts(f"//{host}")[0], origin is None or _parts(origin)[1] == host
+    if name is None:
+        return "the host's name cannot be read"
     if door.password is None and name not in (*LOCAL_NAMES, door.host):
         return f"this page is local: it does not answer as {name!r}"
-    if origin is not None and urlsplit(origin).netloc != host:
-        return "this page answers its own requests only"
-    return None
+    return None if own else "this page answers its own requests only"
+
+
+def _parts(url: str) -> tuple[str | None, str | None]:
+    """Host name and host with port; None twice for what is no address, such as one with half a bracket."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None, None
+    return parts.hostname or "", parts.netloc
 
 
 class Guard:
-    """An ASGI application behind `refusal`, its answers with `HEADERS`."""
+    """An ASGI application behind `refusal` and `checked`, its answers with `HEADERS`."""
 
     def __init__(self, app: Any, door: Door) -> None:
         self.app, self.door = app, door
@@ -66,7 +77,12 @@ class Guard:
         given = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         reason = refusal(self.door, given)
         if reason is not None or scope["type"] != "http":
-            await _refuse(reason or "", scope, send)
+            await _refuse(403, reason or "", scope, send)
+            return
+        try:
+            receive = await checked(scope["headers"], receive)
+        except ValueError as error:
+            await _refuse(400, str(error), scope, send)
             return
 
         async def with_headers(message: Any) -> None:
@@ -78,10 +94,10 @@ class Guard:
         await self.app(scope, receive, with_headers)
 
 
-async def _refuse(reason: str, scope: Any, send: Any) -> None:
+async def _refuse(status: int, reason: str, scope: Any, send: Any) -> None:
     if scope["type"] != "http":
         await send({"type": "websocket.close", "code": 1008})
         return
     head = [(b"content-type", b"text/plain; charset=utf-8")]
-    await send({"type": "http.response.start", "status": 403, "headers": head})
+    await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": f"{reason}\n".encode()})

@@ -1,4 +1,4 @@
-"""The page on the web: Gradio's page, and beside it pictures, example scenes and what tokens looked at.
+"""The page on the web: Gradio's page, and beside it pictures and what tokens looked at.
 
 Behind the guard that all pages of this project have (pages.guard). Pictures and answers are found by keys that cannot
 be guessed; nothing is fetched from elsewhere, and no text of a question is logged.
@@ -18,7 +18,6 @@ from lookagain.pages.guard import LEAST_CHARACTERS, Guard, is_local
 from lookagain.pages.sections import sections_css
 from lookagain.serving.backend import Backend, BackendError, RefusedError
 from lookagain.ui.desk import Desk
-from lookagain.ui.examples import example_png
 from lookagain.ui.page import make_page
 from lookagain.ui.question import MAX_BYTES
 
@@ -128,13 +127,6 @@ def _add_routes(web: Any, desk: Desk) -> None:
     async def picture(key: str) -> Any:
         found = desk.pictures.get(key)
         return Response(found[0], media_type="image/png", headers=KEPT) if found else Response(status_code=404)
-
-    @web.get("/scenes/{seed}/{index}")
-    def scene(seed: int, index: int) -> Any:
-        try:
-            return Response(example_png(seed, index), media_type="image/png", headers=KEPT)
-        except ValueError:
-            return Response(status_code=404)
 
     @web.get("/looks/{key}")
     async def looks(key: str, layer: str = "mean") -> Any:

@@ -20,7 +20,8 @@ from lookagain.ui.transcript import Transcript, policy_of
 
 WINDOWS = 500
 PICTURES, ANSWERS = 500, 500
-LOOKS_BYTES = 2**28  # of measurements that are kept
+WINDOW_BYTES, ANSWER_BYTES = 2**30, 2**30  # of the pictures that were asked about
+SHOWN_BYTES, LOOKS_BYTES = 2**28, 2**28  # of pictures as they are shown, and of measurements
 LAYOUTS = {"vllm": "strip"}  # of chosen rows, where a backend has no other; the page says so
 
 
@@ -43,8 +44,8 @@ class Desk:
     def __init__(self, backend: Backend, model: str | None = None) -> None:
         self.backend = backend
         self.model = model
-        self.pictures: Shelf[tuple[bytes, tuple[int, int]]] = Shelf(PICTURES)
-        self.kept: Shelf[Kept] = Shelf(ANSWERS)
+        self.pictures: Shelf[tuple[bytes, tuple[int, int]]] = Shelf(PICTURES, SHOWN_BYTES, lambda shown: len(shown[0]))
+        self.kept: Shelf[Kept] = Shelf(ANSWERS, ANSWER_BYTES, lambda kept: kept.size_bytes)
         self._windows: OrderedDict[str, Runs] = OrderedDict()
 
     @property
@@ -63,6 +64,7 @@ class Desk:
         if asked.picture is not None:
             key = self.pictures.put((await asyncio.to_thread(shown_png, asked.picture), asked.picture.size))
         runs.begin(asked, grid, key, modes)
+        self._make_room()
         return modes
 
     async def answers(self, window: str, modes: Sequence[str], fields: Fields) -> AsyncIterator[dict[str, str]]:
@@ -117,10 +119,17 @@ class Desk:
     def _runs(self, window: str) -> Runs:
         if window not in self._windows:
             self._windows[window] = Runs(self.backend)
-            while len(self._windows) > WINDOWS:
-                self._windows.popitem(last=False)[1].stop()
         self._windows.move_to_end(window)
+        self._make_room()
         return self._windows[window]
+
+    def _make_room(self) -> None:
+        """Forget the windows that were used longest ago, beyond a number of them and of their pictures' bytes."""
+        held = sum(runs.size_bytes for runs in self._windows.values())
+        while len(self._windows) > 1 and (len(self._windows) > WINDOWS or held > WINDOW_BYTES):
+            runs = self._windows.popitem(last=False)[1]
+            held -= runs.size_bytes
+            runs.stop()
 
     def _keep(self, runs: Runs, transcript: Transcript) -> str:
         """Keep an answer that can be measured; its key, "" for others."""

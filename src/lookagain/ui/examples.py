@@ -1,7 +1,12 @@
-"""Questions to begin with: Tabletop scenes, rendered when they are looked at."""
+"""Questions to begin with: Tabletop scenes, rendered when they are shown.
+
+Their small pictures are part of the page, not addresses of their own: whoever may not see the page cannot have any
+rendered.
+"""
 
 from __future__ import annotations
 
+import base64
 import io
 
 from PIL import Image
@@ -15,6 +20,7 @@ SPLIT = "test"
 COUNT = len(KINDS)  # one scene of each kind of question
 SEEDS = 10_000
 LENGTHS = ("long", "normal")
+SMALL_SIDE = 112  # pixels, shown on half as many
 
 
 def example(seed: int, index: int) -> TabletopRow:
@@ -33,11 +39,15 @@ def example_of(name: object) -> tuple[Image.Image, str]:
     return render(row.scene), row.prompt
 
 
-def example_png(seed: int, index: int) -> bytes:
-    """An example's picture. ValueError as in `example`."""
-    file = io.BytesIO()
-    render(example(seed, index).scene).save(file, "PNG")
-    return file.getvalue()
+def clicked(data: object, name: str) -> object:
+    """What a clicked button says of itself; untrusted, as a browser sent it."""
+    return data.get(name) if isinstance(data, dict) else None
+
+
+def set_after(name: object) -> int:
+    """The set after the one of this name, the first for anything that is no set."""
+    seed = str(name)[:6]
+    return (int(seed) + 1) % SEEDS if seed.isdecimal() else 0
 
 
 def examples_html(seed: int) -> str:
@@ -49,7 +59,10 @@ def examples_html(seed: int) -> str:
 
 def _example_html(seed: int, index: int) -> str:
     row = example(seed, index)
+    file = io.BytesIO()
+    render(row.scene).resize((SMALL_SIDE, SMALL_SIDE)).save(file, "JPEG", quality=85)
+    address = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
     return (
         f'<button type="button" class="la-scene" data-scene="{seed}/{index}" title="{escape(row.question.text)}">'
-        f'<img src="scenes/{seed}/{index}" alt="{escape(row.question.kind)}" width="56" height="56"></button>'
+        f'<img src="{address}" alt="{escape(row.question.kind)}" width="56" height="56"></button>'
     )

@@ -13,7 +13,7 @@ from lookagain.extras import require
 from lookagain.pages.sections import escape
 from lookagain.ui.answer_html import NAMES
 from lookagain.ui.desk import Desk, Fields
-from lookagain.ui.examples import SEEDS, example_of, examples_html
+from lookagain.ui.examples import clicked, example_of, examples_html, set_after
 from lookagain.ui.question import MODES, MOST_TOKENS, modes_of
 
 TITLE = "LookAgain"
@@ -103,7 +103,7 @@ def _lay_out_question() -> dict[str, Any]:
         apply_default_css=False,
         js_on_load="element.addEventListener('click', event => {"
         "const chosen = event.target.closest('[data-scene], [data-set]');"
-        "if (chosen) trigger('click', {scene: chosen.dataset.scene || '', set: chosen.dataset.set || ''}); });",
+        "if (chosen) trigger(chosen.dataset.set ? 'select' : 'click', {...chosen.dataset}); });",
     )
     made["question"] = gr.Textbox(
         label="Question", lines=2, max_lines=8, elem_id="la-question", placeholder="Ask about the picture"
@@ -173,15 +173,23 @@ def _connect(blocks: Any, parts: Parts, desk: Desk) -> None:
     async def left(request: gr.Request) -> None:
         desk.leave(_window(request))
 
-    def choose(event: gr.EventData) -> tuple[Any, ...]:
-        return tuple(gr.skip() if value is None else value for value in _chosen(event._data))
+    # Apart: a picture field that is skipped (gr.skip) is made anew by Gradio and loses its own way to read uploads.
+    def choose(event: gr.EventData) -> tuple[Any, str]:
+        try:
+            return example_of(clicked(event._data, "scene"))
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    def others(event: gr.EventData) -> str:
+        return examples_html(set_after(clicked(event._data, "set")))
 
     parts.ask.click(ask, parts.fields, parts.shown, **streaming)
     parts.question.submit(ask, parts.fields, parts.shown, **streaming)
     parts.modes.input(compare, parts.fields, parts.shown, **streaming)
     parts.keep.release(again, parts.fields, parts.shown, trigger_mode="multiple", **streaming)
     parts.stop.click(stop, None, [parts.stop], queue=False, **quiet)
-    parts.scenes.click(choose, None, [parts.picture, parts.question, parts.scenes], **quiet)
+    parts.scenes.click(choose, None, [parts.picture, parts.question], **quiet)
+    parts.scenes.select(others, None, [parts.scenes], **quiet)
     blocks.unload(left)
 
 
@@ -229,14 +237,3 @@ def _asking(parts: Parts, desk: Desk) -> tuple[Callable[..., Any], ...]:
 def _window(request: Any) -> str:
     """What tells a browser's window from others."""
     return request.session_hash or ""
-
-
-def _chosen(clicked: Any) -> tuple[Any, Any, Any]:
-    """New picture, question and scenes for a click among the examples; None for what stays."""
-    chosen = clicked if isinstance(clicked, dict) else {}
-    if str(chosen.get("set", "")).isdecimal():
-        return None, None, examples_html((int(str(chosen["set"])[:6]) + 1) % SEEDS)
-    try:
-        return (*example_of(chosen.get("scene")), None)
-    except ValueError:
-        return None, None, None

@@ -40,6 +40,16 @@ class Asked:
             conversation=self.conversation,
         )
 
+    @property
+    def size_bytes(self) -> int:
+        """What its picture takes in memory."""
+        return 0 if self.picture is None else picture_bytes(self.picture)
+
+
+def picture_bytes(picture: Image.Image) -> int:
+    """What an RGB picture takes in memory: Pillow spends four bytes on each pixel."""
+    return 4 * picture.width * picture.height
+
 
 def asked_of(
     path: str | None, text: str | None, temperature: float, seed: float | None, tokens: float, conversation: str = ""

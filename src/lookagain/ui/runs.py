@@ -74,6 +74,11 @@ class Runs:
                 self._tasks[mode].cancel()
 
     @property
+    def size_bytes(self) -> int:
+        """What its question's picture takes."""
+        return 0 if self.asked is None else self.asked.size_bytes
+
+    @property
     def running(self) -> bool:
         return any(not task.done() for task in self._tasks.values())
 

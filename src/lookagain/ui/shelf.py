@@ -1,5 +1,8 @@
 """What the page keeps for a while: pictures and answers that may still be asked about, the oldest dropped first.
 
+Bounded by bytes as well as by number: a picture is kept as it was asked about, for the heat is measured in the very
+sequence that was decoded, and a large one takes 200 MB.
+
 A key is the only way to a thing, is handed to the window that made it alone, and cannot be guessed.
 """
 
@@ -9,6 +12,7 @@ import asyncio
 import io
 import secrets
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -16,6 +20,7 @@ from PIL import Image
 
 from lookagain.serving.backend import Job
 from lookagain.ui.looks import Looks
+from lookagain.ui.question import picture_bytes
 from lookagain.ui.transcript import Decoded
 
 SHOWN_SIDE = 1024  # pixels of a picture on the page
@@ -33,22 +38,31 @@ class Kept:
     looks: Looks | None = None
     measuring: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    @property
+    def size_bytes(self) -> int:
+        """What its pictures take; modes of one question share theirs, and each counts it."""
+        return sum(map(picture_bytes, self.job.images))
+
 
 class Shelf(Generic[T]):
-    """Things by key, at most `room` of them; a thing that is asked for counts as new."""
+    """Things by key, at most `room` of them and `room_bytes` by their `size`; one that is asked for counts as new.
 
-    def __init__(self, room: int) -> None:
+    The newest stays even where it takes more by itself.
+    """
+
+    def __init__(self, room: int, room_bytes: int, size: Callable[[T], int]) -> None:
         if room < 1:
             raise ValueError(f"a shelf has room for at least one thing, not {room}")
-        self.room = room
+        self.room, self.room_bytes, self.size = room, room_bytes, size
         self._things: OrderedDict[str, T] = OrderedDict()
 
     def put(self, thing: T) -> str:
         """Keep a thing; its key."""
         key = secrets.token_urlsafe(16)
         self._things[key] = thing
-        while len(self._things) > self.room:
-            self._things.popitem(last=False)
+        held = sum(map(self.size, self._things.values()))
+        while len(self._things) > 1 and (len(self._things) > self.room or held > self.room_bytes):
+            held -= self.size(self._things.popitem(last=False)[1])
         return key
 
     def get(self, key: str) -> T | None:
