@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Counterparts of the paper's tables 4, 5 and 6 on Tabletop: text, COPY and ROUTE arms trained by BRPO from one cold start
-# with three seeds each, re-attention that was never trained, ROUTE by m, and the wrong image's rows; then the table of
+# with three seeds each, re-attention that was not trained, ROUTE by m, and the wrong image's rows; then the table of
 # docs/results/arms.md.   recipes/tabletop/seeds.sh [COLD START] [RUNS]   (two hours on 2 CPU cores; goes on after a kill)
 set -euo pipefail
 start=${1:-runs/cold-start/sft/final}
