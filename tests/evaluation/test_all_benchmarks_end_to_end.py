@@ -6,10 +6,8 @@ Answers are cut off after a few tokens, so nothing is right but by chance: teste
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ import test_mmmu_pro
 import test_mmstar
 import test_pope
 from question_tables import png, write_table
+from small_endpoint import answering
 
 from lookagain.cli import main
 from lookagain.evaluation.pope import KINDS
@@ -120,32 +119,11 @@ CASES: Mapping[str, Case] = {
 }
 
 
-class Judge(BaseHTTPRequestHandler):
-    """Rates everything 2."""
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        message = {"role": "assistant", "content": "Nothing of it is there.\nRating: 2"}
-        body = json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def judge() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    """Rates everything 2."""
+    with answering(lambda body: "Nothing of it is there.\nRating: 2") as base:
+        yield base
 
 
 def arguments_of(name: str, case: Case, folder: Path, judge: str) -> list[str]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from small_endpoint import answering
 from test_all_benchmarks_end_to_end import CASES
 
 from lookagain.cli import main
@@ -111,37 +110,20 @@ def test_what_is_missing_is_told() -> None:
 # --- the command
 
 
-class Server(BaseHTTPRequestHandler):
+def grumpy(body: Any) -> str:
     """Refuses pictures, and max_tokens where only text is sent; rates everything 2."""
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        picture = not isinstance(body["messages"][0]["content"], str)
-        refusal = "no pictures" if picture and body["model"] == "blind" else None
-        if not picture and "max_tokens" in body:
-            refusal = "use max_completion_tokens"
-        message = {"role": "assistant", "content": "Rating: 2"}
-        choices = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
-        data = json.dumps({"error": {"message": refusal}} if refusal else choices).encode()
-        self.send_response(400 if refusal else 200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args: Any) -> None:
-        pass
+    picture = not isinstance(body["messages"][0]["content"], str)
+    if picture and body["model"] == "blind":
+        raise ValueError("no pictures")
+    if not picture and "max_tokens" in body:
+        raise ValueError("use max_completion_tokens")
+    return "Rating: 2"
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with answering(grumpy) as base:
+        yield base
 
 
 def arguments(name: str, folder: Path, url: str, model: str) -> list[str]:
