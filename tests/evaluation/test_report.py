@@ -76,6 +76,23 @@ def test_a_page_fetches_and_runs_nothing_whatever_a_model_says():
     assert all(text in page for text in ("could not be asked", "q9", "the first 6 answers", "exact", "accuracy *"))
 
 
+def test_captions_are_shown_against_their_length():
+    """Figure 1's counterpart: a table and a drawing where captions were judged, nothing elsewhere."""
+    judged = result()
+    for i, item in enumerate(judged["items"]):
+        item["score_facts"] = {
+            "whole_mentions": ["cat"] * 2,
+            "whole_hallucinations": ["cat"] * (i % 2),
+            "whole_found": 1,
+            "whole_true": 2,
+        }
+    page = run_page(judged)
+    assert page.count("<svg") == run_page(result()).count("<svg") + 1
+    assert "all that was said, against generated length" in page
+    assert "100 to 111" in page
+    assert "0.250 [" in page
+
+
 def test_plots_are_svg_with_their_labels_as_text():
     """Would catch labels read as formulas, and figures that differ from one run to the next."""
     points = [("wrong $image$ <b>", -0.5, (-0.6, -0.4)), ("text", 0.0, (-0.1, 0.1))]

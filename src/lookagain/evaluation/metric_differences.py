@@ -11,7 +11,7 @@ Legend: N draws, U units that are drawn as one, F features that metrics are made
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,23 +58,26 @@ def metric_value(metric: Metric, items: Sequence[Item]) -> float:
     return float(metric.value(_sums(table.sum(0, keepdims=True), names))[0])
 
 
+def metric_interval(metric: Metric, items: Sequence[Item], seed: int = 0) -> tuple[float | None, list[float] | None]:
+    """A metric of items that were asked, and its bootstrap interval; None where it, or that of a draw, is undefined."""
+    table, names, strata = _table(metric, _units(metric, items))
+    values = [metric.value(_sums(drawn @ table, names)) for drawn in _draws(strata, seed)]
+    return _number(metric_value(metric, items)), _interval(np.concatenate(values))
+
+
 def _difference(metric: Metric, pairs: Sequence[tuple[Item, Item]], seed: int) -> dict[str, Any]:
     ours, theirs = (_units(metric, items) for items in zip(*pairs, strict=True))
     (a, a_names, strata), (b, b_names, _) = _table(metric, ours), _table(metric, theirs)
-    generator, gaps = np.random.default_rng(seed), []
-    at_once = max(1, _DRAWN_AT_ONCE // len(a))
-    for start in range(0, RESAMPLES, at_once):
-        drawn = _draw(strata, min(at_once, RESAMPLES - start), generator)
-        gaps.append(metric.value(_sums(drawn @ b, b_names)) - metric.value(_sums(drawn @ a, a_names)))
-    found = np.concatenate(gaps)
-    defined = found[~np.isnan(found)]
+    gaps = [
+        metric.value(_sums(drawn @ b, b_names)) - metric.value(_sums(drawn @ a, a_names))
+        for drawn in _draws(strata, seed)
+    ]
     base, other = (metric_value(metric, items) for items in zip(*pairs, strict=True))
-    known = len(defined) == len(found)
     return {
         "base": _number(base),
         "other": _number(other),
         "difference": _number(other - base),
-        "interval": [float(end) for end in np.quantile(defined, [0.025, 0.975])] if known else None,
+        "interval": _interval(np.concatenate(gaps)),
         "units": len(a),
     }
 
@@ -97,12 +100,20 @@ def _table(metric: Metric, units: Sequence[Sequence[Item]]) -> tuple[np.ndarray,
     return table, names, [np.array(members) for members in strata.values()]
 
 
-def _draw(strata: Sequence[np.ndarray], n: int, generator: np.random.Generator) -> np.ndarray:
-    """How often each unit was drawn, (N, U)."""
-    drawn = np.zeros((n, sum(map(len, strata))))
-    for members in strata:
-        drawn[:, members] = generator.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n)
-    return drawn
+def _draws(strata: Sequence[np.ndarray], seed: int) -> Iterator[np.ndarray]:
+    """How often each unit was drawn, (N, U), a part of all draws at a time."""
+    generator, units = np.random.default_rng(seed), sum(map(len, strata))
+    at_once = max(1, _DRAWN_AT_ONCE // units)
+    for start in range(0, RESAMPLES, at_once):
+        n = min(at_once, RESAMPLES - start)
+        drawn = np.zeros((n, units))
+        for members in strata:
+            drawn[:, members] = generator.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n)
+        yield drawn
+
+
+def _interval(values: np.ndarray) -> list[float] | None:
+    return None if np.isnan(values).any() else [float(end) for end in np.quantile(values, [0.025, 0.975])]
 
 
 def _sums(totals: np.ndarray, names: Sequence[str]) -> Sums:
@@ -135,11 +146,20 @@ def _f1(sums: Sums) -> np.ndarray:
     return _share(np.nansum(found, axis=0), np.sum(~np.isnan(found), axis=0))  # of the splits where it is defined
 
 
-def _chair_features(unit: Sequence[Item]) -> dict[str, float]:
-    [item] = unit
-    facts = item["score_facts"]
-    lengths = {"mentions": len(facts["mentions"]), "hallucinations": len(facts["hallucinations"])}
-    return {**lengths, "found": facts["found"], "true": facts["true"]}
+def chair_metrics(prefix: str = "") -> dict[str, Metric]:
+    """CHAIR_i and recall: of what is scored, or with prefix "whole_" of all that was said."""
+
+    def features(unit: Sequence[Item]) -> dict[str, float]:
+        [item] = unit
+        mentions, wrong, found, true = (
+            item["score_facts"][f"{prefix}{name}"] for name in ("mentions", "hallucinations", "found", "true")
+        )
+        return {"mentions": len(mentions), "hallucinations": len(wrong), "found": found, "true": true}
+
+    return {
+        "chair_i": Metric(features=features, value=lambda sums: _share(sums["hallucinations"], sums["mentions"])),
+        "recall": Metric(features=features, value=lambda sums: _share(sums["found"], sums["true"])),
+    }
 
 
 def _mme_features(unit: Sequence[Item]) -> dict[str, float]:
@@ -175,12 +195,7 @@ def _mme(*parts: str) -> Metric:
 
 METRICS: Mapping[str, Mapping[str, Metric]] = {
     "pope": {"f1": Metric(features=_pope_features, value=_f1, stratum=lambda item: item["facts"]["category"])},
-    "chair": {
-        "chair_i": Metric(
-            features=_chair_features, value=lambda sums: _share(sums["hallucinations"], sums["mentions"])
-        ),
-        "recall": Metric(features=_chair_features, value=lambda sums: _share(sums["found"], sums["true"])),
-    },
+    "chair": chair_metrics(),
     "mme": {"total": _mme(*PARTS), "perception": _mme("perception"), "cognition": _mme("cognition")},
 }
 """Benchmark -> its metrics that are no mean of points."""

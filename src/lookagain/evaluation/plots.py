@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lookagain.extras import require
 
-INK, LINE, ACCENT = "#222222", "#999999", "#1f5fa8"
+INK, LINE, ACCENT, SECOND = "#222222", "#999999", "#1f5fa8", "#c2571a"
 STYLE = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "lookagain",  # the same figure is the same file
@@ -38,6 +38,21 @@ def interval_plot(points: Sequence[Point], *, label: str, zero: bool = False) ->
         axes.set_xlabel(label)
 
     return _svg(draw, height)
+
+
+def against(series: Mapping[str, Sequence[tuple[float, float, Sequence[float]]]], *, x_label: str, y_label: str) -> str:
+    """Lines of (x, value, interval) with their intervals, and a legend."""
+
+    def draw(axes: Any) -> None:
+        for colour, (name, points) in zip((ACCENT, SECOND), series.items(), strict=False):
+            x, y = [point[0] for point in points], [point[1] for point in points]
+            gaps = [[abs(interval[end] - value) for _, value, interval in points] for end in (0, 1)]
+            axes.errorbar(x, y, yerr=gaps, color=colour, marker="o", capsize=3, label=name)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.legend()
+
+    return _svg(draw, 3.2)
 
 
 def histogram(values: Sequence[float], *, label: str, bins: int = 30) -> str:

@@ -8,8 +8,17 @@ from html import escape
 from typing import Any
 
 from lookagain.evaluation.compare import mean_interval, scores_of, subset_members
-from lookagain.evaluation.plots import Point, histogram, interval_plot
-from lookagain.evaluation.sheets import Sheet, control_sheets, difference_sheets, left_out_sheets, result_sheets
+from lookagain.evaluation.lengths import against_length
+from lookagain.evaluation.plots import Point, against, histogram, interval_plot
+from lookagain.evaluation.sheets import (
+    Sheet,
+    control_sheets,
+    difference_sheets,
+    interval,
+    left_out_sheets,
+    number,
+    result_sheets,
+)
 
 EXAMPLES = 40
 SHOWN_CHARACTERS = 400
@@ -18,6 +27,7 @@ TROUBLE = {
     "errors": "items that could not be asked",
     "unjudged": "answers that were not judged, and what the judge said",
 }
+METRICS_OF_LENGTH = ("chair_i", "recall")
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; background: #fff; margin: 2rem auto; max-width: 72rem;
   padding: 0 1rem }
@@ -38,11 +48,40 @@ def run_page(result: Mapping[str, Any]) -> str:
         parts.append(_figure(interval_plot(points, label=f"{result['paired']} (mean, bootstrap 95%)")))
     if sampled:
         parts.append(_figure(histogram(sampled, label="tokens sampled")))
+    parts += _length_parts(against_length(result["items"]))
     notes = [(name, text) for name, text in result["notes"].items()]
     parts += [_table(Sheet("how it was scored", ("", ""), notes), text=True)] if notes else []
     parts += [_table(sheet, text=True) for sheet in trouble_sheets(result)]
     parts.append(_details("configuration", json.dumps(result["config"], indent=1, ensure_ascii=False)))
     return page(f"{result['benchmark']} - lookagain", parts)
+
+
+def _length_parts(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Hallucination and recall against generated length (figure 1), as a table and drawn."""
+    if not groups:
+        return []
+    rows = [
+        (
+            f"{group['tokens_from']} to {group['tokens_to']}",
+            *map(_value, METRICS_OF_LENGTH, [group] * 2),
+            str(group["n"]),
+        )
+        for group in groups
+    ]
+    sheet = Sheet("all that was said, against generated length", ("tokens", *METRICS_OF_LENGTH, "answers"), rows)
+    series = {
+        name: [(group["tokens"], *group[name]) for group in groups if group[name][1] is not None]
+        for name in METRICS_OF_LENGTH
+    }
+    return [
+        _table(sheet),
+        _figure(against(series, x_label="tokens generated (mean of the group)", y_label="share, 95%")),
+    ]
+
+
+def _value(name: str, group: Mapping[str, Any]) -> str:
+    value, bounds = group[name]
+    return f"{number(value)} {interval(bounds)}"
 
 
 def controls_page(summary: Mapping[str, Any]) -> str:
