@@ -12,6 +12,7 @@ import numpy as np
 
 Z_95 = 1.959963984540054
 RESAMPLES = 10_000
+MIN_VALUES = 10  # of fewer a bootstrap says nothing
 _DRAWN_AT_ONCE = 4_000_000  # numbers, some 32 MB
 
 

@@ -74,14 +74,17 @@ def test_the_same_answers_do_not_differ():
 
 
 def test_f1_by_hand():
-    """One yes of two is said: F1 2 / 3 against 1. Draws of the two give differences of 0, 1/3 and 1."""
-    items = [Item(id=id, prompt="?", reference="yes", facts={"category": "random"}) for id in "ab"]
-    base, other = (
-        lines(items, pope.score(items, [Reply(word) for word in said])) for said in (("yes", "no"), ("yes", "yes"))
+    """Half of 20 yes are said: F1 is 2 x 10 / (20 + 10) against 1. Of two questions there is no interval."""
+    items = [Item(id=str(i), prompt="?", reference="yes", facts={"category": "random"}) for i in range(20)]
+    half, all_of_them = (
+        lines(items, pope.score(items, [Reply(word) for word in said])) for said in (["yes", "no"] * 10, ["yes"] * 20)
     )
-    made = metric_differences("pope", base, other)["f1"]
-    assert made["difference"] == pytest.approx(1 / 3)
-    assert made["interval"] == [0.0, 1.0]
+    made = metric_differences("pope", half, all_of_them)["f1"]
+    assert (made["base"], made["other"], made["difference"]) == (pytest.approx(2 / 3), 1, pytest.approx(1 / 3))
+    low, high = made["interval"]
+    assert (low, high) == (pytest.approx(0.18, abs=0.05), pytest.approx(0.54, abs=0.05))
+    few = metric_differences("pope", half[:2], all_of_them[:2])["f1"]
+    assert (few["difference"], few["interval"]) == (pytest.approx(1 / 3), None)
 
 
 def test_an_interval_holds_what_other_draws_of_the_questions_give():

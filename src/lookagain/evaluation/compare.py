@@ -13,9 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lookagain.evaluation.metric_differences import metric_differences
-from lookagain.statistics import RESAMPLES, bootstrap_interval, sign_test
-
-MIN_VALUES = 10
+from lookagain.statistics import MIN_VALUES, RESAMPLES, bootstrap_interval, sign_test
 
 Result = Mapping[str, Any]  # what a run's result.json holds
 

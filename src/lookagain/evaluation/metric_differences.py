@@ -3,7 +3,7 @@
 These are columns of the paper's tables, which prints them bare. Here a difference comes with a bootstrap 95% interval:
 what was asked is drawn with replacement, and both runs' metrics are computed from the same draw. POPE and CHAIR are
 drawn by item (POPE's within each split), MME by picture (both of its questions) within each subtask, as its accuracy+
-is about pictures. There is no interval where a draw leaves a metric undefined.
+is about pictures. There is no interval where a draw leaves a metric undefined, or of fewer than ten units.
 
 Legend: N draws, U units that are drawn as one, F features that metrics are made of.
 """
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from lookagain.evaluation.mme_files import PARTS
+from lookagain.statistics import MIN_VALUES
 
 RESAMPLES = 2_000
 _DRAWN_AT_ONCE = 4_000_000  # numbers, some 32 MB
@@ -62,7 +63,7 @@ def metric_interval(metric: Metric, items: Sequence[Item], seed: int = 0) -> tup
     """A metric of items that were asked, and its bootstrap interval; None where it, or that of a draw, is undefined."""
     table, names, strata = _table(metric, _units(metric, items))
     values = [metric.value(_sums(drawn @ table, names)) for drawn in _draws(strata, seed)]
-    return _number(metric_value(metric, items)), _interval(np.concatenate(values))
+    return _number(metric_value(metric, items)), _interval(np.concatenate(values), len(table))
 
 
 def _difference(metric: Metric, pairs: Sequence[tuple[Item, Item]], seed: int) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def _difference(metric: Metric, pairs: Sequence[tuple[Item, Item]], seed: int) -
         "base": _number(base),
         "other": _number(other),
         "difference": _number(other - base),
-        "interval": _interval(np.concatenate(gaps)),
+        "interval": _interval(np.concatenate(gaps), len(a)),
         "units": len(a),
     }
 
@@ -112,8 +113,10 @@ def _draws(strata: Sequence[np.ndarray], seed: int) -> Iterator[np.ndarray]:
         yield drawn
 
 
-def _interval(values: np.ndarray) -> list[float] | None:
-    return None if np.isnan(values).any() else [float(end) for end in np.quantile(values, [0.025, 0.975])]
+def _interval(values: np.ndarray, units: int) -> list[float] | None:
+    if units < MIN_VALUES or np.isnan(values).any():
+        return None
+    return [float(end) for end in np.quantile(values, [0.025, 0.975])]
 
 
 def _sums(totals: np.ndarray, names: Sequence[str]) -> Sums:
