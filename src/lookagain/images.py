@@ -9,12 +9,14 @@ ever fetched.
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import stat
 import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -69,6 +71,13 @@ def load_image(
         rgb = rgb.transpose(_UPRIGHT[orientation])
     rgb.info.clear()  # a left-over EXIF orientation would turn the picture a second time
     return rgb
+
+
+def data_url(image: Image.Image, format: str = "PNG", **options: Any) -> str:
+    """An image in a URL of its own: `data:image/png;base64,…`. options: of Pillow's writer of that format."""
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return f"data:image/{format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _describe(source: object) -> str:

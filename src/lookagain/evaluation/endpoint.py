@@ -6,8 +6,6 @@ alone (LOOKAGAIN_API_KEY, else OPENAI_API_KEY) and is written nowhere. Pictures 
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,12 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from lookagain.data.pictures import ImageSource, open_image
+from lookagain.data.pictures import open_image
 from lookagain.evaluation.benchmark import JSON, Item
 from lookagain.evaluation.subjects import PREFIX_FACT, Output
 from lookagain.extras import require
 from lookagain.grammar import parse
-from lookagain.images import ImageError
+from lookagain.images import ImageError, data_url
 from lookagain.pipeline.contents import storable
 
 KEYS = ("LOOKAGAIN_API_KEY", "OPENAI_API_KEY")
@@ -102,13 +100,6 @@ def send(client: Any, body: Mapping[str, JSON]) -> Any:
     return completion
 
 
-def data_url(source: ImageSource) -> str:
-    """A picture as the PNG that every subject sees: upright RGB. ImageError for none."""
-    buffer = io.BytesIO()
-    open_image(source).save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
 class EndpointSubject:
     """An endpoint as the model under test, asked `concurrency` questions at a time."""
 
@@ -139,7 +130,7 @@ class EndpointSubject:
         started = time.perf_counter()
         try:
             content: list[dict[str, JSON]] = [
-                {"type": "image_url", "image_url": {"url": data_url(source)}} for source in item.images
+                {"type": "image_url", "image_url": {"url": data_url(open_image(source))}} for source in item.images
             ]
             content.append({"type": "text", "text": item.prompt})
             completion = send(self.client, self.endpoint.body(content))

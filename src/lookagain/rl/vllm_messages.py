@@ -8,8 +8,6 @@ Legend: Q questions, G answers per question.
 
 from __future__ import annotations
 
-import base64
-import io
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from lookagain.chat import decode_text
 from lookagain.data.pictures import open_image
 from lookagain.data.rows import Row
 from lookagain.grammar import open_tag
+from lookagain.images import data_url
 from lookagain.rl.rollouts import Rollout
 from lookagain.training.items import Codec, Item
 from lookagain.training.sequence import Example
@@ -129,7 +128,7 @@ def pictures_of(codec: Codec, row: Row, item: Item) -> list[Image.Image]:
 
 def body_of(question: Question) -> dict[str, Any]:
     """The request. `return_token_ids`: the answer also holds the prompt's ids as the server expanded them."""
-    parts = [{"type": "image_url", "url": _data_url(picture)} for picture in question.pictures]
+    parts = [{"type": "image_url", "url": data_url(picture)} for picture in question.pictures]
     body = {"token_ids": question.token_ids, "sampling_params": question.sampling, "return_token_ids": True}
     return body | ({"content_parts": parts} if parts else {})
 
@@ -205,9 +204,3 @@ def entry(answer: Any, name: str, kind: type) -> Any:
     if not isinstance(found, kind):
         raise VllmError(f"malformed answer of vLLM: no {name!r} in {str(answer)[:200]}; this speaks to vLLM 0.32")
     return found
-
-
-def _data_url(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +22,7 @@ from PIL import Image
 
 from lookagain.decoding_row import Row
 from lookagain.families import Grid
+from lookagain.images import data_url
 from lookagain.model import Sampling
 from lookagain.reattention import split_by_image
 from lookagain.slots import Provenance
@@ -51,9 +51,7 @@ class Picture:
 
     @cached_property
     def url(self) -> str:
-        file = io.BytesIO()
-        self.image.save(file, "PNG", compress_level=1)
-        return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+        return data_url(self.image, compress_level=1)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,9 @@ rendered.
 
 from __future__ import annotations
 
-import base64
-import io
-
 from PIL import Image
 
+from lookagain.images import data_url
 from lookagain.pages.sections import escape
 from lookagain.tabletop.questions import KINDS
 from lookagain.tabletop.render import render
@@ -59,9 +57,7 @@ def examples_html(seed: int) -> str:
 
 def _example_html(seed: int, index: int) -> str:
     row = example(seed, index)
-    file = io.BytesIO()
-    render(row.scene).resize((SMALL_SIDE, SMALL_SIDE)).save(file, "JPEG", quality=85)
-    address = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    address = data_url(render(row.scene).resize((SMALL_SIDE, SMALL_SIDE)), "JPEG", quality=85)
     return (
         f'<button type="button" class="la-scene" data-scene="{seed}/{index}" title="{escape(row.question.text)}">'
         f'<img src="{address}" alt="{escape(row.question.kind)}" width="56" height="56"></button>'
