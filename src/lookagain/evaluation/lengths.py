@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lookagain.evaluation.metric_differences import chair_metrics, metric_interval
+from lookagain.statistics import MIN_VALUES
 
 GROUPS = 5
-LEAST = 10  # answers of a group
+METRICS = chair_metrics("whole_")
 
 Item = Mapping[str, Any]  # of a run's result.json
 
@@ -26,20 +27,17 @@ def against_length(items: Sequence[Item], groups: int = GROUPS) -> list[dict[str
     """
     judged = [item for item in items if item["official"] is not None and "whole_mentions" in item["score_facts"]]
     ordered = sorted(filter(_tokens, judged), key=_tokens)
-    count = min(groups, max(1, len(ordered) // LEAST)) if ordered else 0
+    count = min(groups, max(1, len(ordered) // MIN_VALUES)) if ordered else 0
     edges = [round(i * len(ordered) / count) for i in range(count + 1)] if count else []
     return [_summary(ordered[low:high]) for low, high in itertools.pairwise(edges)]
 
 
 def _summary(group: Sequence[Item]) -> dict[str, Any]:
     tokens = list(map(_tokens, group))
-    made = {name: metric_interval(metric, group) for name, metric in _METRICS.items()}
+    made = {name: metric_interval(metric, group) for name, metric in METRICS.items()}
     ends = {"tokens_from": tokens[0], "tokens_to": tokens[-1]}
     return {"n": len(group), "tokens": sum(tokens) / len(tokens), **ends, **made}
 
 
 def _tokens(item: Item) -> int:
     return int(item["tokens"].get("sampled") or 0)
-
-
-_METRICS = chair_metrics("whole_")

@@ -55,50 +55,58 @@ def metric_differences(benchmark: str, base: Sequence[Item], other: Sequence[Ite
 
 def metric_value(metric: Metric, items: Sequence[Item]) -> float:
     """The metric of all items, each once; nan where it is undefined."""
-    table, names, _ = _table(metric, _units(metric, items))
-    return float(metric.value(_sums(table.sum(0, keepdims=True), names))[0])
+    return _Table.of(metric, items).value
 
 
 def metric_interval(metric: Metric, items: Sequence[Item], seed: int = 0) -> tuple[float | None, list[float] | None]:
     """A metric of items that were asked, and its bootstrap interval; None where it, or that of a draw, is undefined."""
-    table, names, strata = _table(metric, _units(metric, items))
-    values = [metric.value(_sums(drawn @ table, names)) for drawn in _draws(strata, seed)]
-    return _number(metric_value(metric, items)), _interval(np.concatenate(values), len(table))
+    table = _Table.of(metric, items)
+    values = [table.drawn(counts) for counts in _draws(table.strata, seed)]
+    return _number(table.value), _interval(np.concatenate(values), len(table.features))
 
 
 def _difference(metric: Metric, pairs: Sequence[tuple[Item, Item]], seed: int) -> dict[str, Any]:
-    ours, theirs = (_units(metric, items) for items in zip(*pairs, strict=True))
-    (a, a_names, strata), (b, b_names, _) = _table(metric, ours), _table(metric, theirs)
-    gaps = [
-        metric.value(_sums(drawn @ b, b_names)) - metric.value(_sums(drawn @ a, a_names))
-        for drawn in _draws(strata, seed)
-    ]
-    base, other = (metric_value(metric, items) for items in zip(*pairs, strict=True))
+    base, other = (_Table.of(metric, items) for items in zip(*pairs, strict=True))
+    gaps = [other.drawn(counts) - base.drawn(counts) for counts in _draws(base.strata, seed)]
     return {
-        "base": _number(base),
-        "other": _number(other),
-        "difference": _number(other - base),
-        "interval": _interval(np.concatenate(gaps), len(a)),
-        "units": len(a),
+        "base": _number(base.value),
+        "other": _number(other.value),
+        "difference": _number(other.value - base.value),
+        "interval": _interval(np.concatenate(gaps), len(base.features)),
+        "units": len(base.features),
     }
 
 
-def _units(metric: Metric, items: Sequence[Item]) -> list[Sequence[Item]]:
-    units: dict[str, list[Item]] = defaultdict(list)
-    for item in items:
-        units[metric.unit(item)].append(item)
-    return list(units.values())
+@dataclass(frozen=True)
+class _Table:
+    """What a metric is made of: features (U, F) by name, and which units each stratum has."""
 
+    metric: Metric
+    features: np.ndarray
+    names: Sequence[str]
+    strata: Sequence[np.ndarray]
 
-def _table(metric: Metric, units: Sequence[Sequence[Item]]) -> tuple[np.ndarray, list[str], list[np.ndarray]]:
-    """Features of every unit (U, F), their names, and the units of each stratum."""
-    rows = [metric.features(unit) for unit in units]
-    names = sorted({name for row in rows for name in row})
-    strata: dict[str, list[int]] = defaultdict(list)
-    for index, unit in enumerate(units):
-        strata[metric.stratum(unit[0])].append(index)
-    table = np.array([[row.get(name, 0.0) for name in names] for row in rows], dtype=np.float64)
-    return table, names, [np.array(members) for members in strata.values()]
+    @classmethod
+    def of(cls, metric: Metric, items: Sequence[Item]) -> _Table:
+        units: dict[str, list[Item]] = defaultdict(list)
+        for item in items:
+            units[metric.unit(item)].append(item)
+        strata: dict[str, list[int]] = defaultdict(list)
+        for index, unit in enumerate(units.values()):
+            strata[metric.stratum(unit[0])].append(index)
+        rows = [metric.features(unit) for unit in units.values()]
+        names = sorted({name for row in rows for name in row})
+        features = np.array([[row.get(name, 0.0) for name in names] for row in rows], dtype=np.float64)
+        return cls(metric, features, names, [np.array(members) for members in strata.values()])
+
+    @property
+    def value(self) -> float:
+        """Of every unit, each once; nan where it is undefined."""
+        return float(self.drawn(np.ones((1, len(self.features))))[0])
+
+    def drawn(self, counts: np.ndarray) -> np.ndarray:
+        """The metric (N,) of draws that hold each unit so often, (N, U)."""
+        return self.metric.value(_sums(counts @ self.features, self.names))
 
 
 def _draws(strata: Sequence[np.ndarray], seed: int) -> Iterator[np.ndarray]:

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from lookagain.evaluation.compare import mean_interval, scores_of, subset_members
-from lookagain.evaluation.lengths import against_length
+from lookagain.evaluation.lengths import METRICS, against_length
 from lookagain.evaluation.plots import Point, against, histogram, interval_plot
 from lookagain.evaluation.sheets import (
     Sheet,
@@ -27,7 +27,6 @@ TROUBLE = {
     "errors": "items that could not be asked",
     "unjudged": "answers that were not judged, and what the judge said",
 }
-METRICS_OF_LENGTH = ("chair_i", "recall")
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; background: #fff; margin: 2rem auto; max-width: 72rem;
   padding: 0 1rem }
@@ -63,25 +62,19 @@ def _length_parts(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [
         (
             f"{group['tokens_from']} to {group['tokens_to']}",
-            *map(_value, METRICS_OF_LENGTH, [group] * 2),
+            *(f"{number(group[name][0])} {interval(group[name][1])}" for name in METRICS),
             str(group["n"]),
         )
         for group in groups
     ]
-    sheet = Sheet("all that was said, against generated length", ("tokens", *METRICS_OF_LENGTH, "answers"), rows)
+    sheet = Sheet("all that was said, against generated length", ("tokens", *METRICS, "answers"), rows)
     series = {
-        name: [(group["tokens"], *group[name]) for group in groups if group[name][1] is not None]
-        for name in METRICS_OF_LENGTH
+        name: [(group["tokens"], *group[name]) for group in groups if group[name][1] is not None] for name in METRICS
     }
     return [
         _table(sheet),
         _figure(against(series, x_label="tokens generated (mean of the group)", y_label="share, 95%")),
     ]
-
-
-def _value(name: str, group: Mapping[str, Any]) -> str:
-    value, bounds = group[name]
-    return f"{number(value)} {interval(bounds)}"
 
 
 def controls_page(summary: Mapping[str, Any]) -> str:
