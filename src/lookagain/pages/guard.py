@@ -47,12 +47,17 @@ def is_local(host: str) -> bool:
 def refusal(door: Door, headers: Mapping[str, str]) -> str | None:
     """Why a request is not answered, None for one that is. headers: by lower-case name."""
     host, origin = headers.get("host", ""), headers.get("origin")
-    name, own = _parts(f"//{host}")[0], origin is None or _parts(origin)[1] == host
+    name, own = host_name(host), origin is None or _parts(origin)[1] == host
     if name is None:
         return "the host's name cannot be read"
     if door.password is None and name not in (*LOCAL_NAMES, door.host):
         return f"this page is local: it does not answer as {name!r}"
     return None if own else "this page answers its own requests only"
+
+
+def host_name(host: str) -> str | None:
+    """The name in a Host header, "" where there is none; None for what cannot be read."""
+    return _parts(f"//{host}")[0]
 
 
 def _parts(url: str) -> tuple[str | None, str | None]:

@@ -13,11 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
 
-from lookagain.pages.guard import LOCAL_NAMES, is_local
+from lookagain.pages.guard import LOCAL_NAMES, host_name, is_local
 from lookagain.serving.errors import ApiError
 
 KEY_VARIABLE = "LOOKAGAIN_API_KEY"
@@ -90,10 +89,7 @@ def _bearer(headers: Mapping[str, str]) -> str:
 
 
 def _host_name(host: str) -> str:
-    try:
-        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
-    except ValueError:
-        return ""
+    return (host_name(host) or "").rstrip(".")
 
 
 class Guard:

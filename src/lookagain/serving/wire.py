@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NoReturn
 
 from starlette.requests import Request
@@ -83,11 +83,16 @@ def _fits(value: Any) -> bool:
     found, left = [value], MAX_VALUES
     while found and left >= 0:
         here = found.pop()
-        inner = here.values() if isinstance(here, dict) else here if isinstance(here, list) else ()
+        inner = _inside(here)
         left -= len(inner)
         if left >= 0:
             found.extend(inner)
     return left >= 0
+
+
+def _inside(value: Any) -> Collection[Any]:
+    """The values that an object or an array holds, without keys."""
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -95,13 +100,11 @@ def _strings(value: Any) -> Iterator[str]:
     found = [value]
     while found:
         here = found.pop()
-        if isinstance(here, dict):
-            yield from here
-            found.extend(here.values())
-        elif isinstance(here, list):
-            found.extend(here)
-        elif isinstance(here, str):
+        if isinstance(here, str):
             yield here
+        elif isinstance(here, dict):
+            yield from here
+        found.extend(_inside(here))
 
 
 def _is_text(string: str) -> bool:
