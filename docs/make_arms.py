@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from make_controls import RESULTS, difference, write_table
+
 from lookagain.evaluation.compare import check_same_items, paired_difference
 
-RESULTS = Path(__file__).parent / "results"
 TEXT, SUMMARY = RESULTS / "arms.md", RESULTS / "tabletop-seeds" / "arms.json"
-MARK = "<!-- table -->\n"
 SEEDS = ("0", "1", "2")
 BASE = "text"
 ARMS = {
@@ -106,17 +106,8 @@ def line(number: str, title: str, seeds: list[dict[str, Any]], against: str) -> 
     return "| " + " | ".join(cells) + " |"
 
 
-def difference(one: dict[str, Any] | None) -> str:
-    if one is None:
-        return "-"
-    low, high = one["interval"]
-    return f"{one['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
-
-
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         SUMMARY.parent.mkdir(exist_ok=True)
         SUMMARY.write_text(json.dumps(summary(Path(sys.argv[1])), indent=1) + "\n")
-    before, _, after = TEXT.read_text().split(MARK)
-    TEXT.write_text(f"{before}{MARK}{table(json.loads(SUMMARY.read_text()))}{MARK}{after}")
-    print(table(json.loads(SUMMARY.read_text())))
+    write_table(TEXT, table(json.loads(SUMMARY.read_text())))

@@ -11,8 +11,8 @@ MARK = "<!-- table -->\n"
 
 
 def table() -> str:
-    found = json.loads((RESULTS / "tabletop-controls" / "controls.json").read_text())["benchmarks"]["tabletop"]
-    planted = json.loads((RESULTS / "tabletop-controls" / "planted.json").read_text())
+    benchmarks = json.loads((RESULTS / "tabletop-controls" / "controls.json").read_text())["benchmarks"]
+    found, planted = benchmarks["tabletop"], benchmarks["tabletop-planted"]["arms"]
     paired = {
         base: {one["run"]: one for one in comparison["differences"] if one["subset"] is None}
         for base, comparison in found["against"].items()
@@ -28,7 +28,7 @@ def table() -> str:
             arm["title"],
             f"{arm['mean']:.3f} ({low:.3f} to {high:.3f})",
             *(difference(paired[base].get(name)) for base in ("copy", "text")),
-            f"{planted[name]['mended']:.3f}" if name in planted else "not measured",
+            f"{planted[name]['primary']:.3f}",
             f"{arm['tokens_per_answer']['reinserted']:.1f}",
             str(arm["counts"]["unparsed"]),
             str(arm["counts"]["cut_off"]),
@@ -44,7 +44,12 @@ def difference(one: dict | None) -> str:
     return f"{one['difference']:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
+def write_table(document: Path, made: str) -> None:
+    """Between the document's two marks, and on the terminal."""
+    before, _, after = document.read_text().split(MARK)
+    document.write_text(f"{before}{MARK}{made}{MARK}{after}")
+    print(made)
+
+
 if __name__ == "__main__":
-    before, _, after = TEXT.read_text().split(MARK)
-    TEXT.write_text(f"{before}{MARK}{table()}{MARK}{after}")
-    print(table())
+    write_table(TEXT, table())

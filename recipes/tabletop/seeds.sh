@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Counterparts of the paper's tables 4, 5 and 6 on Tabletop: text, COPY and ROUTE arms trained by BRPO from one cold start
 # with three seeds each, re-attention that was not trained, ROUTE by m, and the wrong image's rows; then the table of
-# docs/results/arms.md.   recipes/tabletop/seeds.sh [COLD START] [RUNS]   (two hours on 2 CPU cores; goes on after a kill)
+# docs/results/arms.md.   recipes/tabletop/seeds.sh [RUNS]   (two hours on 2 CPU cores; goes on after a kill, and after brpo.sh)
 set -euo pipefail
-start=${1:-runs/cold-start/sft/final}
-runs=${2:-runs}
-[ -d "$start" ] || lookagain train sft --config recipes/tabletop/cold_start.yaml --output runs/cold-start
+runs=${1:-runs}
+start=$runs/cold-start/sft/final
+[ -d "$start" ] || lookagain train sft --config recipes/tabletop/cold_start.yaml --output "$runs/cold-start"
 answer() {
   out=$1
   shift
