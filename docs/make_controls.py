@@ -1,4 +1,4 @@
-"""Writes docs/results/controls.md from what `lookagain eval tabletop --controls` left in tabletop-controls/."""
+"""Writes docs/results/controls.md from what `look-again eval tabletop --controls` left in tabletop-controls/."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-import lookagain
+import look_again
 
 ROOT = Path(__file__).parents[1]
 QUESTION = "Subtract all balls. How many objects are left? Answer briefly."
@@ -23,7 +23,7 @@ WIDTH, MARGIN, LINE = 1180, 24, 22
 
 def main() -> None:
     scene = Image.open(ROOT / "examples" / "table.png")
-    answer = lookagain.load(device="cpu").ask(scene, QUESTION)
+    answer = look_again.load(device="cpu").ask(scene, QUESTION)
     page = Image.new("RGB", (WIDTH, 2000), "white")
     draw = ImageDraw.Draw(page)
     big = scene.resize((336, 336), Image.Resampling.NEAREST)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
-DOCUMENTS = ("README.md", "src/lookagain/assets/tiny/README.md", "docs/training.md")
+DOCUMENTS = ("README.md", "src/look_again/assets/tiny/README.md", "docs/training.md")
 ARMS = {
     "copy": "COPY",
     "route": "ROUTE, m = 50",

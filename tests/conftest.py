@@ -24,12 +24,12 @@ from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList, Qwen2VLImageProcessorPil
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from lookagain.decoding import LookAgainDecoding, LookAgainOutput
-from lookagain.families import family_of
-from lookagain.reattention import Reattention
-from lookagain.slots import Provenance, Slots
-from lookagain.tabletop.tiny import TinyConfig, build_model, build_tokenizer
-from lookagain.trigger import Trigger
+from look_again.core.families import family_of
+from look_again.core.generate import LookAgainDecoding, LookAgainOutput
+from look_again.core.reattention import Reattention
+from look_again.core.slots import Provenance, Slots
+from look_again.core.trigger import Trigger
+from look_again.tabletop.tiny import TinyConfig, build_model, build_tokenizer
 
 SMALL = (56, 84)  # pixels, height and width: 2 x 3 visual rows
 LARGE = (84, 140)  # 3 x 5 visual rows, more than one window of the vision tower

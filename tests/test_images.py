@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookagain.images import FORMATS, ImageError, load_image
+from look_again.images import FORMATS, ImageError, load_image
 
 WHITE, RED, GREEN, BLUE = (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-import lookagain
-from lookagain.families import UnknownFamilyError
-from lookagain.grammar import parse
-from lookagain.loading import LoadError, default_checkpoint, load_checkpoint
-from lookagain.model import Finished, LookedAgain, Request, Sampling, TextDelta
-from lookagain.reattention import Reattention
-from lookagain.tabletop.tiny import SPECIAL_TOKENS, build_image_processor
+import look_again
+from look_again.core.families import UnknownFamilyError
+from look_again.core.reattention import Reattention
+from look_again.loading import LoadError, default_checkpoint, load_checkpoint
+from look_again.model import Finished, LookedAgain, Request, Sampling, TextDelta
+from look_again.tabletop.tiny import SPECIAL_TOKENS, build_image_processor
+from look_again.text.grammar import parse
 
 PREFIX = "<SUMMARY> count balls</SUMMARY><CAPTION> a2 red ball</CAPTION><REFLECTION>"
 
@@ -25,13 +25,13 @@ def folder(tmp_path_factory, model, tokenizer):
     path = tmp_path_factory.mktemp("checkpoint")
     for part in (model, tokenizer, build_image_processor()):
         part.save_pretrained(path)
-    (path / "lookagain.json").write_text('{"trained": true}')
+    (path / "look_again.json").write_text('{"trained": true}')
     return path
 
 
 @pytest.fixture(scope="module")
 def looker(folder):
-    return lookagain.load(folder, device="cpu")
+    return look_again.load(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_a_stock_checkpoint_is_prepared_and_prompted(tmp_path, model, picture):
     stock = build_stock_tokenizer()
     for part in (model, stock, build_image_processor()):
         part.save_pretrained(tmp_path)
-    looker = lookagain.load(tmp_path, device="cpu")
+    looker = look_again.load(tmp_path, device="cpu")
     assert "10 were added" in looker.checkpoint.notes[0]
     answer = looker.ask(picture, "How many?", sampling=SHORT)
     assert answer.notes == looker.checkpoint.notes
@@ -178,7 +178,7 @@ def test_a_stock_model_that_spells_the_tag_looks_again(tmp_path, model, picture)
     stock = build_stock_tokenizer()
     for part in (model, stock, build_image_processor()):
         part.save_pretrained(tmp_path)
-    looker = lookagain.load(tmp_path, device="cpu")
+    looker = look_again.load(tmp_path, device="cpu")
     pieces = stock("I doubt it. <REFLECTION>", add_special_tokens=False)["input_ids"]
     assert len(pieces) > 8
     request = Request([picture], "How many?")
@@ -193,7 +193,7 @@ def build_stock_tokenizer():
     """The tiny tokenizer as it would be without tags."""
     from transformers import PreTrainedTokenizerFast
 
-    from lookagain.tabletop.tiny import CHAT_TEMPLATE, build_tokenizer
+    from look_again.tabletop.tiny import CHAT_TEMPLATE, build_tokenizer
 
     data = json.loads(build_tokenizer(320).backend_tokenizer.to_str())
     data["added_tokens"] = [t for t in data["added_tokens"] if t["content"] in SPECIAL_TOKENS]
@@ -213,27 +213,27 @@ def test_the_processors_chat_template_wins(tmp_path, model, picture):
     for part in (model, stock, build_image_processor()):
         part.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="refuses these messages"):
-        lookagain.load(tmp_path, device="cpu").ask(picture, "How many?", sampling=SHORT)
+        look_again.load(tmp_path, device="cpu").ask(picture, "How many?", sampling=SHORT)
     (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": template}))
-    answer = lookagain.load(tmp_path, device="cpu").ask(picture, "How many?", sampling=SHORT)
+    answer = look_again.load(tmp_path, device="cpu").ask(picture, "How many?", sampling=SHORT)
     assert answer.tokens["visual"] == 36
 
 
 def test_large_images_are_scaled_down_to_max_pixels(folder, picture):
-    small = lookagain.load(folder, device="cpu", max_pixels=112 * 112)
+    small = look_again.load(folder, device="cpu", max_pixels=112 * 112)
     assert small.ask(picture, "How many?", sampling=SHORT).tokens["visual"] == 16
 
 
 def test_generation_defaults_of_a_checkpoint_do_not_leak_in(folder, picture, looker):
     """A repetition penalty in generation_config would punish tags and numbers, and padding in a batch."""
-    other = lookagain.load(folder, device="cpu")
+    other = look_again.load(folder, device="cpu")
     other.checkpoint.model.generation_config.update(repetition_penalty=1.8, temperature=0.1, top_k=1)
     assert other.ask(picture, "Why?", sampling=SHORT).response == looker.ask(picture, "Why?", sampling=SHORT).response
 
 
 def test_exports_are_what_the_readme_imports():
     """A module of the same name once shadowed the function `prepare`."""
-    from lookagain import LookAgainDecoding, Trigger, prepare
+    from look_again import LookAgainDecoding, Trigger, prepare
 
     assert callable(prepare)
     assert callable(LookAgainDecoding)
@@ -242,12 +242,12 @@ def test_exports_are_what_the_readme_imports():
 
 def test_loading_names_what_is_wrong(tmp_path):
     with pytest.raises(LoadError, match="no such folder here"):
-        lookagain.load("nobody/nothing-at-all")
+        look_again.load("nobody/nothing-at-all")
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(UnknownFamilyError, match=r"gpt2.*qwen2_5_vl"):
-        lookagain.load(tmp_path)
+        look_again.load(tmp_path)
     with pytest.raises(LoadError, match="unknown device"):
-        lookagain.load(tmp_path, device="abacus")
+        look_again.load(tmp_path, device="abacus")
 
 
 def test_pickled_weights_are_refused(tmp_path, model, tokenizer):
@@ -256,7 +256,7 @@ def test_pickled_weights_are_refused(tmp_path, model, tokenizer):
         part.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(LoadError):
-        lookagain.load(tmp_path)
+        look_again.load(tmp_path)
 
 
 def test_responses_parse_as_their_own_text(looker, picture):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from conftest import LARGE, SMALL
 from PIL import Image
 
-from lookagain.processing import LookAgainProcessor
-from lookagain.tabletop.tiny import build_image_processor
+from look_again.processing import LookAgainProcessor
+from look_again.tabletop.tiny import build_image_processor
+from tests.conftest import LARGE, SMALL
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-import lookagain
-from lookagain.cli import main
-from lookagain.loading import default_checkpoint
-from lookagain.reattention import Reattention
-from lookagain.tabletop.evaluate import EvalConfig, evaluate
+import look_again
+from look_again.commands.main import main
+from look_again.core.reattention import Reattention
+from look_again.loading import default_checkpoint
+from look_again.tabletop.evaluate import EvalConfig, evaluate
 
 TABLE = str(Path(__file__).parents[1] / "examples" / "table.png")
 QUESTION = "Subtract all balls. How many objects are left? Answer briefly."
@@ -19,7 +19,7 @@ QUESTION = "Subtract all balls. How many objects are left? Answer briefly."
 
 @pytest.fixture(scope="module")
 def looker():
-    return lookagain.load(device="cpu")
+    return look_again.load(device="cpu")
 
 
 def ask(capsys, *extra: str) -> dict:

@@ -10,12 +10,12 @@ measure() {
   name=$1
   mode=$2
   shift 2
-  lookagain eval tabletop --n 1000 --seed 20261121 --batch 100 --json \
+  look-again eval tabletop --n 1000 --seed 20261121 --batch 100 --json \
     --model "$runs/arm-$mode/answers/final" --reattention "$mode" "$@" > "$out/$name.json.part"
   mv "$out/$name.json.part" "$out/$name.json"
 }
 for mode in text copy route; do
-  lookagain train sft --config "recipes/tabletop/sft_$mode.yaml" --base "$base" --output "$runs/arm-$mode"
+  look-again train sft --config "recipes/tabletop/sft_$mode.yaml" --base "$base" --output "$runs/arm-$mode"
   measure "$mode" "$mode"
   [ "$mode" = text ] || measure "$mode-wrong-image" "$mode" --control wrong-image
 done

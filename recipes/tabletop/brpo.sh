@@ -6,17 +6,17 @@ runs=${1:-runs}
 out=recipes/tabletop/results
 start=$runs/cold-start/sft/final
 rows="--path seed=20261121,length=brief --n 1000 --no-planted --batch 100"
-lookagain train sft --config recipes/tabletop/cold_start.yaml --output "$runs/cold-start"
+look-again train sft --config recipes/tabletop/cold_start.yaml --output "$runs/cold-start"
 mkdir -p "$out"
 for mode in text copy; do
   sed "s/^reattention: .*/reattention: $mode/" recipes/tabletop/brpo.yaml > "$runs/brpo-$mode.yaml"
-  lookagain eval tabletop $rows --model "$start" --reattention "$mode" --out "$runs/eval-$mode/start"
+  look-again eval tabletop $rows --model "$start" --reattention "$mode" --out "$runs/eval-$mode/start"
   for seed in 0 1; do
     sed "s/^seed: .*/seed: $seed/" "$runs/brpo-$mode.yaml" > "$runs/brpo-$mode-$seed.yaml"
     run=$runs/brpo-$mode-$seed
-    lookagain train brpo --config "$run.yaml" --base "$start" --output "$run"
-    lookagain eval tabletop $rows --model "$run/final" --reattention "$mode" --out "$runs/eval-$mode/seed-$seed"
+    look-again train brpo --config "$run.yaml" --base "$start" --output "$run"
+    look-again eval tabletop $rows --model "$run/final" --reattention "$mode" --out "$runs/eval-$mode/seed-$seed"
   done
-  (cd "$runs/eval-$mode" && lookagain compare start seed-0 seed-1 --json) > "$out/$mode-compared.json"
-  python -m lookagain.rl.figures "$runs/brpo-$mode-0" "$runs/brpo-$mode-1" --out "$out/$mode"
+  (cd "$runs/eval-$mode" && look-again compare start seed-0 seed-1 --json) > "$out/$mode-compared.json"
+  python -m look_again.rl.reward_curves "$runs/brpo-$mode-0" "$runs/brpo-$mode-1" --out "$out/$mode"
 done

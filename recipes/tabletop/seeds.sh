@@ -5,19 +5,19 @@
 set -euo pipefail
 runs=${1:-runs}
 start=$runs/cold-start/sft/final
-[ -d "$start" ] || lookagain train sft --config recipes/tabletop/cold_start.yaml --output "$runs/cold-start"
+[ -d "$start" ] || look-again train sft --config recipes/tabletop/cold_start.yaml --output "$runs/cold-start"
 answer() {
   out=$1
   shift
   [ -f "$runs/eval-$out/tabletop/result.json" ] ||
-    lookagain eval tabletop --path seed=20261121,length=brief --n 1000 --no-planted --batch 100 --out "$runs/eval-$out" "$@"
+    look-again eval tabletop --path seed=20261121,length=brief --n 1000 --no-planted --batch 100 --out "$runs/eval-$out" "$@"
 }
 for mode in text copy route; do
   answer "$mode/start" --model "$start" --reattention "$mode"
   for seed in 0 1 2; do
     run=$runs/brpo-$mode-$seed
     sed "s/^reattention: .*/reattention: $mode/; s/^seed: .*/seed: $seed/" recipes/tabletop/brpo.yaml > "$run.yaml"
-    [ -d "$run/final" ] || lookagain train brpo --config "$run.yaml" --base "$start" --output "$run"
+    [ -d "$run/final" ] || look-again train brpo --config "$run.yaml" --base "$start" --output "$run"
     answer "$mode/seed-$seed" --model "$run/final" --reattention "$mode"
   done
 done

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lookagain.data.checks import Needs, RowsReport, check_row, check_rows, select_rows
-from lookagain.data.loaders import Source, load_rows
-from lookagain.data.rows import BadRow, Row, RowError
+from look_again.data.checks import Needs, RowsReport, check_row, check_rows, select_rows
+from look_again.data.loaders import Source, load_rows
+from look_again.data.sample import BadRow, Row, RowError
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_unknown_need_is_an_error() -> None:
 
 
 def test_progress_bar_can_be_turned_off(row, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("lookagain.data.checks.BAR_DELAY_S", 0)
+    monkeypatch.setattr("look_again.data.checks.BAR_DELAY_S", 0)
     check_rows([row()], progress=False)
     assert capsys.readouterr().err == ""
     check_rows([row()], progress=True)

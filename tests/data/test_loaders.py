@@ -12,13 +12,13 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from lookagain.data.loaders import LOADERS, Counts, Source, load_rows
-from lookagain.data.pictures import image_size, open_image
-from lookagain.data.rows import BadRow, Row, RowError
-from lookagain.extras import MissingExtraError
-from lookagain.grammar import parse
-from lookagain.tabletop.render import render
-from lookagain.tabletop.rows import make_row, write_rows
+from look_again.data.image_files import image_size, open_image
+from look_again.data.loaders import LOADERS, Counts, Source, load_rows
+from look_again.data.sample import BadRow, Row, RowError
+from look_again.extras import MissingExtraError
+from look_again.tabletop.render import render
+from look_again.tabletop.rows import make_row, write_rows
+from look_again.text.grammar import parse
 
 
 def load(loader: str, path: Path | str, **fields) -> list[Row]:
@@ -173,7 +173,7 @@ def test_missing_packages_name_the_extra(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for loader in ("parquet", "hub"):
-        with pytest.raises(MissingExtraError, match=r"lookagain-vlm\[data\]"):
+        with pytest.raises(MissingExtraError, match=r"look-again-vlm\[data\]"):
             load(loader, tmp_path)
 
 
@@ -259,8 +259,9 @@ def test_hub_loader_on_a_saved_data_set(tmp_path: Path, whole: bool) -> None:
     assert [row.question for row in load("hub", tmp_path / "set")] == ["Q?"]
 
 
-def test_pictures_in_the_library_cache_are_taken(tmp_path: Path, monkeypatch, encoded) -> None:
+def test_pictures_in_the_library_cache_are_taken(tmp_path_factory, monkeypatch, encoded) -> None:
     """A remote picture folder is downloaded there and named by absolute paths; others on the machine stay closed."""
+    tmp_path = tmp_path_factory.mktemp("x")  # short enough for the whole path to be shown
     cached, other = tmp_path / "cache" / "a.png", tmp_path / "private.png"
     features = datasets.Features(image=datasets.Image(), question=datasets.Value("string"))
     remote = datasets.Dataset.from_list(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lookagain.data.loaders import Counts, Source, load_rows
-from lookagain.data.questions import AT_LINE_STARTS, INLINE, Choices, split_choices
-from lookagain.data.splits import EVALUATED, TRAINED
-from lookagain.rl.config import load_brpo_config
+from look_again.data.loaders import Counts, Source, load_rows
+from look_again.data.references import AT_LINE_STARTS, INLINE, Choices, split_choices
+from look_again.data.splits import EVALUATED, TRAINED
+from look_again.rl.recipe import load_brpo_config
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "paper" / "brpo.yaml"
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lookagain.data.records import row_from_record, rows_from_records
-from lookagain.data.rows import Row, RowError
+from look_again.data.records import row_from_record, rows_from_records
+from look_again.data.sample import Row, RowError
 
 BASE = Path("/data/set")
 CAT, DOG = BASE / "img/cat.png", BASE / "img/dog.png"

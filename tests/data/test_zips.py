@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from lookagain.data import zips
-from lookagain.data.pictures import image_size, open_image
-from lookagain.data.zips import JoinedFile, ZipMember, parts_of
-from lookagain.images import ImageError
+from look_again.data import zips
+from look_again.data.image_files import image_size, open_image
+from look_again.data.zips import JoinedFile, ZipMember, parts_of
+from look_again.images import ImageError
 
 
 def cut(path: Path, data: bytes, *at: int) -> None:

@@ -12,20 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_mathvision
-import test_mmbench
-import test_mme
-import test_mmhal
-import test_mmmu
-import test_mmmu_pro
-import test_mmstar
-import test_pope
-from question_tables import png, write_table
-from small_endpoint import answering
 
-from lookagain.cli import main
-from lookagain.evaluation.pope import KINDS
-from lookagain.evaluation.table import BENCHMARKS, benchmark
+from look_again.commands.main import main
+from look_again.evaluation.benchmarks.pope import KINDS
+from look_again.evaluation.registry import BENCHMARKS, benchmark
+from tests.evaluation.benchmarks import (
+    test_mathvision,
+    test_mmbench,
+    test_mme,
+    test_mmhal,
+    test_mmmu,
+    test_mmmu_pro,
+    test_mmstar,
+    test_pope,
+)
+from tests.evaluation.benchmarks.question_tables import png, write_table
+from tests.evaluation.small_endpoint import answering
 
 TOKENS = 6
 
@@ -156,14 +158,14 @@ def test_from_files_to_report(name: str, tmp_path: Path, capsys: pytest.CaptureF
     for item in saved["items"]:
         assert item["tokens"]["visual"] > 0
         assert 0 < item["tokens"]["sampled"] <= TOKENS
-    assert f"<title>{name} - lookagain</title>" in (tmp_path / "run" / name / "report.html").read_text()
+    assert f"<title>{name} - LookAgain</title>" in (tmp_path / "run" / name / "report.html").read_text()
 
 
 def test_the_same_command_again_asks_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], judge: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A finished run that is decoded and judged once more, or changes."""
-    from lookagain.model import LookAgain
+    from look_again.model import LookAgain
 
     arguments = [*arguments_of("mmhal", CASES["mmhal"], tmp_path, judge), "--json"]
     assert main(arguments) == 0

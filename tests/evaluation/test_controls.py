@@ -6,14 +6,14 @@ import json
 from html import unescape
 
 import pytest
-import test_all_benchmarks_end_to_end as test_all
 
-from lookagain.cli import main
-from lookagain.evaluation.controls import ARMS, policies, summary
-from lookagain.evaluation.report import controls_page
-from lookagain.evaluation.sheets import control_sheets
-from lookagain.reattention import CONTROLS, Reattention
-from lookagain.tabletop.tiny import build_image_processor
+from look_again.commands.main import main
+from look_again.core.reattention import CONTROLS, Reattention
+from look_again.evaluation.controls import ARMS, policies, summary
+from look_again.evaluation.report import controls_page
+from look_again.evaluation.result_tables import control_sheets
+from look_again.tabletop.tiny import build_image_processor
+from tests.evaluation import test_all_benchmarks_end_to_end as test_all
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def folder(tmp_path_factory, model, tokenizer):
     path = tmp_path_factory.mktemp("checkpoint")
     for part in (model, tokenizer, build_image_processor()):
         part.save_pretrained(path)
-    (path / "lookagain.json").write_text('{"trained": true}')
+    (path / "look_again.json").write_text('{"trained": true}')
     return str(path)
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from lookagain.cli import main
-from lookagain.evaluation.fingerprint import fingerprint
-from lookagain.loading import default_checkpoint, load_checkpoint
+from look_again.commands.main import main
+from look_again.evaluation.fingerprint import fingerprint
+from look_again.loading import default_checkpoint, load_checkpoint
 
 
 class Small(nn.Module):

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from lookagain.cli import main
+from look_again.commands.main import main
 
 ARGUMENTS = [
     "eval",
@@ -36,7 +36,7 @@ def finished(out: Path) -> dict:
 def killed_after_a_batch(out: Path) -> bytes:
     """Start the command, kill it as soon as an item is finished; what it left."""
     items = out / "tabletop" / "items.jsonl"
-    command = [sys.executable, "-m", "lookagain", *ARGUMENTS, "--out", str(out)]
+    command = [sys.executable, "-m", "look_again", *ARGUMENTS, "--out", str(out)]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while process.poll() is None and not (items.exists() and items.read_bytes().count(b"\n")):

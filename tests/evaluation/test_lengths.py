@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lookagain.evaluation.lengths import against_length
+from look_again.evaluation.lengths import against_length
 
 
 def captions(*rows: tuple[int, int, int]) -> list[dict]:

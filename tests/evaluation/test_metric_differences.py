@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from lookagain.evaluation import chair, mme, pope
-from lookagain.evaluation.benchmark import Item, Reply
-from lookagain.evaluation.metric_differences import METRICS, metric_differences, metric_value
-from lookagain.evaluation.run import item_line
-from lookagain.evaluation.subjects import Output
+from look_again.evaluation.benchmark import Item, Reply
+from look_again.evaluation.benchmarks import chair, mme, pope
+from look_again.evaluation.metric_differences import METRICS, metric_differences, metric_value
+from look_again.evaluation.run import item_line
+from look_again.evaluation.subjects import Output
 
 WORDS = ("cat", "dog", "bicycle", "car", "person")
 

@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lookagain.evaluation.plots import histogram, interval_plot
-from lookagain.evaluation.report import run_page
-from lookagain.evaluation.sheets import Sheet, interval, number, p_value, print_sheets, result_sheets
-from lookagain.extras import MissingExtraError
+from look_again.evaluation.plots import histogram, interval_plot
+from look_again.evaluation.report import run_page
+from look_again.evaluation.result_tables import Sheet, interval, number, p_value, print_sheets, result_sheets
+from look_again.extras import MissingExtraError
 
 HOSTILE = "</td><script>alert(1)</script> [bold]$x$"
 
@@ -108,7 +108,7 @@ def test_a_missing_plotting_library_is_named(monkeypatch):
 
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else real(name, *a))
-    with pytest.raises(MissingExtraError, match=r"lookagain-vlm\[eval\]"):
+    with pytest.raises(MissingExtraError, match=r"look-again-vlm\[eval\]"):
         histogram([1.0], label="x")
 
 

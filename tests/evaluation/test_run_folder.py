@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from lookagain.evaluation import folder as folders
-from lookagain.evaluation.folder import RunFolder
+from look_again.evaluation import run_folder as folders
+from look_again.evaluation.run_folder import RunFolder
 
 
 def test_a_folder_is_written_by_one_process_at_a_time(tmp_path):

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_endpoint import answering
-from test_all_benchmarks_end_to_end import CASES
 
-from lookagain.cli import main
-from lookagain.evaluation.benchmark import Item, Place, Scores
-from lookagain.evaluation.chair import CHAIR
-from lookagain.evaluation.mmhal import MMHAL
-from lookagain.evaluation.pope import POPE
-from lookagain.evaluation.scored import nothing_scored, score_run, warnings_of
-from lookagain.evaluation.subjects import Output
-from lookagain.evaluation.table import BENCHMARKS, benchmark
+from look_again.commands.main import main
+from look_again.evaluation.benchmark import Item, Place, Scores
+from look_again.evaluation.benchmarks.chair import CHAIR
+from look_again.evaluation.benchmarks.mmhal import MMHAL
+from look_again.evaluation.benchmarks.pope import POPE
+from look_again.evaluation.registry import BENCHMARKS, benchmark
+from look_again.evaluation.scored import nothing_scored, score_run, warnings_of
+from look_again.evaluation.subjects import Output
+from tests.evaluation.small_endpoint import answering
+from tests.evaluation.test_all_benchmarks_end_to_end import CASES
 
 REFUSED = Output(error="refused")
 

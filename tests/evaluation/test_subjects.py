@@ -7,19 +7,19 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from lookagain.evaluation.benchmark import Item
-from lookagain.evaluation.subjects import (
+from look_again.core.families import family_of
+from look_again.core.reattention import Reattention
+from look_again.evaluation.benchmark import Item
+from look_again.evaluation.subjects import (
     PREFIX_FACT,
     LocalSubject,
     NotPossibleError,
     describe_settings,
     wrong_images,
 )
-from lookagain.families import family_of
-from lookagain.loading import Checkpoint
-from lookagain.model import LookAgain
-from lookagain.reattention import Reattention
-from lookagain.tabletop.tiny import build_image_processor
+from look_again.loading import Checkpoint
+from look_again.model import LookAgain
+from look_again.tabletop.tiny import build_image_processor
 
 PREFIX = "<SUMMARY> count balls</SUMMARY><CAPTION> a2 red ball</CAPTION><REFLECTION>"
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from lookagain.data.checks import select_rows
-from lookagain.data.loaders import Source, load_rows
-from lookagain.data.pictures import open_image
-from lookagain.data.rows import Row
-from lookagain.data.tabletop import tabletop_rows
-from lookagain.pipeline.build import BuildConfig, build, push, record_of
-from lookagain.pipeline.engine import Stage, open_desk, run_stages
-from lookagain.pipeline.intake import add_rows
-from lookagain.pipeline.items import Item, Outcome, Place
-from lookagain.pipeline.ledger import Ledger
+from look_again.data.checks import select_rows
+from look_again.data.image_files import open_image
+from look_again.data.loaders import Source, load_rows
+from look_again.data.sample import Row
+from look_again.pipeline.build import BuildConfig, build, push, record_of
+from look_again.pipeline.engine import Stage, open_desk, run_stages
+from look_again.pipeline.intake import add_rows
+from look_again.pipeline.ledger.items import Item, Outcome, Place
+from look_again.pipeline.ledger.ledger import Ledger
+from look_again.tabletop.loader import tabletop_rows
 
 pytest.importorskip("pyarrow")
 LAST = Place("last", "v", samples=2)
@@ -75,7 +75,7 @@ def test_a_build_loads_for_training(ledger, tmp_path, table, response):
 
 def test_a_build_loads_as_a_training_stage(ledger, tmp_path):
     """The rows must pass what `train sft` does before its first step."""
-    from lookagain.training.config import Stage as TrainingStage
+    from look_again.training.recipe import Stage as TrainingStage
 
     build(ledger, LAST, tmp_path / "out")
     stage = TrainingStage(

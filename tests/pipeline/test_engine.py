@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookagain.data.rows import Row
-from lookagain.images import ImageError
-from lookagain.pipeline.desk import Chat, Halt
-from lookagain.pipeline.endpoints import Endpoint, InProcessTransport
-from lookagain.pipeline.engine import RowProblem, Stage, open_desk, run_stages
-from lookagain.pipeline.intake import add_rows
-from lookagain.pipeline.items import Item, Outcome, Place, counts, results
-from lookagain.pipeline.ledger import Ledger, LedgerFullError
-from lookagain.pipeline.lines import Line
-from lookagain.pipeline.purse import Budget
+from look_again.clients.openai import Endpoint, InProcessTransport
+from look_again.data.sample import Row
+from look_again.images import ImageError
+from look_again.pipeline.budget import Budget
+from look_again.pipeline.chat_client import Chat, Halt
+from look_again.pipeline.endpoint_pool import Line
+from look_again.pipeline.engine import RowProblem, Stage, open_desk, run_stages
+from look_again.pipeline.intake import add_rows
+from look_again.pipeline.ledger.items import Item, Outcome, Place, counts, results
+from look_again.pipeline.ledger.ledger import Ledger, LedgerFullError
 
 ENDPOINT = Endpoint(name="e", base_url="test:", model="m", backoff_s=0.0001, max_wait_s=0.001, concurrency=3)
 

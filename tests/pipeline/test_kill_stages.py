@@ -1,7 +1,7 @@
 """The whole demonstration, killed with SIGKILL and started again, ends in the ledger of an undisturbed run.
 
 At full length, with the shipped model instead of an oracle (an hour or more on two cores):
-export LOOKAGAIN_KILL_ROWS=2000 LOOKAGAIN_KILLS=20 LOOKAGAIN_KILL_MODEL=1
+export LOOK_AGAIN_KILL_ROWS=2000 LOOK_AGAIN_KILLS=20 LOOK_AGAIN_KILL_MODEL=1
 python -m pytest -s tests/pipeline/test_kill_stages.py
 """
 
@@ -17,20 +17,20 @@ from pathlib import Path
 
 import pytest
 
-from lookagain.pipeline.demo import COLD_START, DISTILLED
-from lookagain.pipeline.ledger import Ledger
+from look_again.pipeline.ledger.ledger import Ledger
+from look_again.tabletop.demo import COLD_START, DISTILLED
 
 ROWS, KILLS = (
-    int(os.environ.get(name, usual)) for name, usual in (("LOOKAGAIN_KILL_ROWS", 12), ("LOOKAGAIN_KILLS", 3))
+    int(os.environ.get(name, usual)) for name, usual in (("LOOK_AGAIN_KILL_ROWS", 12), ("LOOK_AGAIN_KILLS", 3))
 )
-ORACLE = [] if os.environ.get("LOOKAGAIN_KILL_MODEL") else ["--oracle"]
+ORACLE = [] if os.environ.get("LOOK_AGAIN_KILL_MODEL") else ["--oracle"]
 FAULTS = 0.05
 WITHIN_S = 240 + 6 * ROWS  # of one run
 
 
 def start(out: Path) -> subprocess.Popen:
     """The same command each time."""
-    command = [sys.executable, "-m", "lookagain", "data", "demo", *ORACLE, "--json", "--out", str(out)]
+    command = [sys.executable, "-m", "look_again", "data", "demo", *ORACLE, "--json", "--out", str(out)]
     command += ["--rows", str(ROWS), "--faults", str(FAULTS), "--error-rate", "0.3"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (out.parent / f"{out.name}.txt").open("a") as said:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from lookagain.cli import main
-from lookagain.data.loaders import Source, load_rows
-from lookagain.data.rows import Row
-from lookagain.pipeline.overlap import Known, fingerprints_of, normalised_question, overlap, shared_with
-from lookagain.tabletop.render import render
-from lookagain.tabletop.rows import make_row
+from look_again.commands.main import main
+from look_again.data.loaders import Source, load_rows
+from look_again.data.sample import Row
+from look_again.pipeline.overlap import Known, fingerprints_of, normalised_question, overlap, shared_with
+from look_again.tabletop.render import render
+from look_again.tabletop.rows import make_row
 
 
 def picture(seed: int) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Runs `lookagain` with FSDP2 on CPUs: accelerate offers it on GPUs only, so it is told that these are some."""
+"""Runs `look_again` with FSDP2 on CPUs: accelerate offers it on GPUs only, so it is told that these are some."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
-from lookagain.cli import main
-from lookagain.rl import run
+from look_again.commands.main import main
+from look_again.rl import brpo as run
 
 accelerator = run._accelerator
 

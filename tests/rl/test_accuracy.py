@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lookagain.extras import MissingExtraError
-from lookagain.grading import UnusableReferenceError
-from lookagain.rl.rewards import AccuracyReward, accuracy_reward
+from look_again.extras import MissingExtraError
+from look_again.rl.rewards import AccuracyReward, accuracy_reward
+from look_again.scoring.grading import UnusableReferenceError
 
 
 def concluding(answer: str) -> str:
@@ -94,5 +94,5 @@ def test_extra_is_needed_for_free_form_mathematics_only(
     if not needed:
         assert accuracy_reward([concluding("C")], answer=[reference]) == [0.0]
         return
-    with pytest.raises(MissingExtraError, match=r"lookagain-vlm\[eval\]"):
+    with pytest.raises(MissingExtraError, match=r"look-again-vlm\[eval\]"):
         accuracy_reward([""], answer=[reference])

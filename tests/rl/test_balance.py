@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from lookagain.grammar import TAG_TOKENS
-from lookagain.preparation import MissingTagsError
-from lookagain.rl.rewards import BalanceReward, balance_reward
+from look_again.rl.rewards import BalanceReward, balance_reward
+from look_again.text.grammar import TAG_TOKENS
+from look_again.text.tags import MissingTagsError
 
 TAGS = {tag: id for id, tag in enumerate(TAG_TOKENS, start=1)}
 CAPTION, CAPTION_END, LOOK, LOOK_END = 3, 4, 7, 8

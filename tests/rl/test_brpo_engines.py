@@ -14,13 +14,13 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from lookagain.data.loaders import Source
-from lookagain.loading import default_checkpoint
-from lookagain.rl.config import BrpoConfig
-from lookagain.rl.plan import as_text, plan_brpo
-from lookagain.rl.run import SECONDS, Run
-from lookagain.training.config import ConfigError, Hardware, Lora
-from lookagain.training.items import collate
+from look_again.data.loaders import Source
+from look_again.loading import default_checkpoint
+from look_again.rl.brpo import SECONDS, Run
+from look_again.rl.brpo_plan import as_text, plan_brpo
+from look_again.rl.recipe import BrpoConfig
+from look_again.training.batches import collate
+from look_again.training.recipe import ConfigError, Hardware, Lora
 
 SETTINGS = {
     "steps": 3,
@@ -69,7 +69,7 @@ def train(folder: Path, engine: str) -> tuple[list[dict], Path]:
     }
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(settings))
-    program = {"ddp": ["-m", "lookagain"], "fsdp2": [str(Path(__file__).with_name("brpo_on_sharded_cpus.py"))]}[engine]
+    program = {"ddp": ["-m", "look_again"], "fsdp2": [str(Path(__file__).with_name("brpo_on_sharded_cpus.py"))]}[engine]
     sharded = {
         "ACCELERATE_USE_FSDP": "true",
         "FSDP_VERSION": "2",

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from lookagain.rl.objective import aggregate, brpo_loss, clipped_surrogate, group_advantages, k3_kl, log_ratio
+from look_again.rl.objective import aggregate, brpo_loss, clipped_surrogate, group_advantages, k3_kl, log_ratio
 
 INF = math.inf
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 0, 1]])

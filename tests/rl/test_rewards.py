@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lookagain.rl.rewards import (
+from look_again.rl.rewards import (
     AccuracyReward,
     BalanceReward,
     FormatReward,
@@ -143,7 +143,7 @@ def test_rewards_pickle_and_have_names(tokenizer: Any) -> None:
 @pytest.mark.parametrize("name", ["format_reward", "accuracy_reward", "balance_reward"])
 def test_dotted_paths(name: str) -> None:
     """A renamed function, on which other people's configurations rely; TRL's other arguments refused."""
-    function = getattr(importlib.import_module("lookagain.rl.rewards"), name)
+    function = getattr(importlib.import_module("look_again.rl.rewards"), name)
     assert pickle.loads(pickle.dumps(function)) is function
     extra = {"trainer_state": None, "log_extra": print, "log_metric": print, "prompts": ["p"], "completion_ids": [[1]]}
     assert isinstance(function([GOOD], answer=["B"], **extra)[0], float)

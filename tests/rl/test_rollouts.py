@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import decode, responses
 
-from lookagain.data.rows import Row
-from lookagain.data.tabletop import row_of
-from lookagain.families import family_of
-from lookagain.preparation import tag_ids
-from lookagain.reattention import Reattention
-from lookagain.rl.rollouts import sample_groups
-from lookagain.tabletop.rows import make_row
-from lookagain.tabletop.tiny import build_image_processor
-from lookagain.training.items import Codec, collate
-from lookagain.training.module import Reattending
-from lookagain.training.sequence import Example
+from look_again.core.families import family_of
+from look_again.core.reattention import Reattention
+from look_again.data.sample import Row
+from look_again.rl.rollouts import sample_groups
+from look_again.tabletop.loader import row_of
+from look_again.tabletop.rows import make_row
+from look_again.tabletop.tiny import build_image_processor
+from look_again.text.tags import tag_ids
+from look_again.training.batches import Codec, collate
+from look_again.training.example import Example
+from look_again.training.module import Reattending
+from tests.conftest import decode, responses
 
 POLICIES = [Reattention(mode="text"), Reattention(mode="copy"), Reattention(mode="route", keep=40)]
 

@@ -6,10 +6,10 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from lookagain.families import family_of
-from lookagain.loading import load_checkpoint
-from lookagain.processing import LookAgainProcessor
-from lookagain.rl.rewards import BalanceReward, accuracy_reward, format_reward
+from look_again.core.families import family_of
+from look_again.loading import load_checkpoint
+from look_again.processing import LookAgainProcessor
+from look_again.rl.rewards import BalanceReward, accuracy_reward, format_reward
 
 
 def trainer(tmp_path, rollout_func=None):

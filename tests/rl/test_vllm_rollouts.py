@@ -18,13 +18,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from lookagain.data.rows import Row
-from lookagain.reattention import Reattention
-from lookagain.rl.rollouts import sample_groups
-from lookagain.rl.vllm import VllmEngine, VllmServer, stop_ids
-from lookagain.rl.vllm_messages import MARKER, VllmError, write_weights
-from lookagain.tabletop.tiny import build_image_processor
-from lookagain.training.items import Codec, bounded
+from look_again.core.reattention import Reattention
+from look_again.data.sample import Row
+from look_again.rl.rollouts import sample_groups
+from look_again.rl.vllm_messages import MARKER, VllmError, write_weights
+from look_again.rl.vllm_rollouts import VllmEngine, VllmServer, stop_ids
+from look_again.tabletop.tiny import build_image_processor
+from look_again.training.batches import Codec, bounded
 
 TEXT = Reattention(mode="text")
 GROUP, LENGTH = 2, 6

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from lookagain.serving.stops import StopStrings
-from lookagain.streaming import TextDelta
+from look_again.serving.stop_strings import StopStrings
+from look_again.streaming import TextDelta
 
 
 def said(stops, pieces):

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import decode, feature_table, full_pass, response_slots
 
-from lookagain.decoding import LookAgainDecoding, Reinsertion, Token
-from lookagain.families import family_of
-from lookagain.loading import Checkpoint
-from lookagain.reattention import Reattention
-from lookagain.serving.backend import BackendEvent, Ended, Started
-from lookagain.serving.prompts import Prompt
-from lookagain.serving.ties import Parting, parting, same_but_for_ties
+from look_again.core.families import family_of
+from look_again.core.generate import LookAgainDecoding, Reinsertion, Token
+from look_again.core.reattention import Reattention
+from look_again.loading import Checkpoint
+from look_again.serving.backend import BackendEvent, Ended, Started
+from look_again.serving.prompt import Prompt
+from look_again.serving.ties import Parting, parting, same_but_for_ties
+from tests.conftest import decode, feature_table, full_pass, response_slots
 
 COPY = Reattention()
 AT = 6  # the reflection's place

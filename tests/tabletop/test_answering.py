@@ -6,15 +6,15 @@ import json
 
 import pytest
 
-from lookagain.data.tabletop import tabletop_rows
-from lookagain.grammar import parse
-from lookagain.pipeline.cold_start import with_reflection
-from lookagain.pipeline.contents import sendable
-from lookagain.pipeline.desk import messages
-from lookagain.pipeline.prompts import load_prompt
-from lookagain.tabletop.answering import COMMON_FAULTS, FAULTY_ATTEMPTS, Conduct, respond
-from lookagain.tabletop.rows import make_row
-from lookagain.tabletop.serve import conduct_of
+from look_again.pipeline.chat_client import messages
+from look_again.pipeline.contents import sendable
+from look_again.pipeline.stages.cold_start import with_reflection
+from look_again.pipeline.stages.prompt_files import load_prompt
+from look_again.tabletop.answering import COMMON_FAULTS, FAULTY_ATTEMPTS, Conduct, respond
+from look_again.tabletop.endpoint import conduct_of
+from look_again.tabletop.loader import tabletop_rows
+from look_again.tabletop.rows import make_row
+from look_again.text.grammar import parse
 
 RIGHT = Conduct()
 WRONG = Conduct(error_rate=1.0)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lookagain.data.loaders import Source, load_rows
-from lookagain.grammar import parse
-from lookagain.tabletop.oracle import CROWDED, REQUESTS
-from lookagain.tabletop.rows import make_row
+from look_again.data.loaders import Source, load_rows
+from look_again.tabletop.oracle import CROWDED, REQUESTS
+from look_again.tabletop.rows import make_row
+from look_again.text.grammar import parse
 
 
 def test_cursory_reflections_look_at_nothing_where_pictures_are_crowded():

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from lookagain.tabletop.render import render
-from lookagain.tabletop.rows import make_row
-from lookagain.tabletop.seeing import UnseenError, question_of, see
-from lookagain.tabletop.world import Scene, Thing
+from look_again.tabletop.render import render
+from look_again.tabletop.rows import make_row
+from look_again.tabletop.seeing import UnseenError, question_of, see
+from look_again.tabletop.world import Scene, Thing
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])

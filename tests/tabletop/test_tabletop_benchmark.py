@@ -1,4 +1,4 @@
-"""Tabletop as a benchmark: the figures of `lookagain eval tabletop`, from texts alone."""
+"""Tabletop as a benchmark: the figures of `look-again eval tabletop`, from texts alone."""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ from dataclasses import replace
 
 import pytest
 
-import lookagain
-from lookagain.evaluation.benchmark import Item, Place, Reply
-from lookagain.evaluation.subjects import PREFIX_FACT, LocalSubject
-from lookagain.grammar import parse
-from lookagain.reattention import Reattention
-from lookagain.tabletop.benchmark import TABLETOP, TABLETOP_PLANTED, TabletopPicture, score_free, score_planted
-from lookagain.tabletop.evaluate import EvalConfig, evaluate
-from lookagain.tabletop.render import render
-from lookagain.tabletop.rows import make_row
+import look_again
+from look_again.core.reattention import Reattention
+from look_again.evaluation.benchmark import Item, Place, Reply
+from look_again.evaluation.subjects import PREFIX_FACT, LocalSubject
+from look_again.tabletop.evaluate import EvalConfig, evaluate
+from look_again.tabletop.render import render
+from look_again.tabletop.rows import make_row
+from look_again.tabletop.tabletop_benchmark import (
+    TABLETOP,
+    TABLETOP_PLANTED,
+    TabletopPicture,
+    score_free,
+    score_planted,
+)
+from look_again.text.grammar import parse
 
 PLACE = Place(path="seed=0", split="test", limit=8)
 
 
 def test_the_figures_are_those_of_the_command():
     """Would catch a second definition of accuracy, hallucination or mending that drifts from the first."""
-    model = lookagain.load(device="cpu")
+    model = look_again.load(device="cpu")
     before = evaluate(model, EvalConfig(n=8, seed=0, batch=8), Reattention())
     subject = LocalSubject(model, Reattention(), max_new_tokens=512, batch=8)
     free, planted = (list(benchmark.load(PLACE)) for benchmark in (TABLETOP, TABLETOP_PLANTED))
@@ -86,7 +92,7 @@ def test_items_are_the_rows_of_the_stream():
     assert len(items) == 8
     assert (items[3].id, items[3].prompt, items[3].reference) == (row.id, row.prompt, row.answer)
     assert items[3].images[0] == TabletopPicture("test", 0, 3) != TabletopPicture("test", 0, 4)
-    from lookagain.data.pictures import open_image
+    from look_again.data.image_files import open_image
 
     assert open_image(items[3].images[0]).tobytes() == render(row.scene).convert("RGB").tobytes()
     planted = list(TABLETOP_PLANTED.load(PLACE))

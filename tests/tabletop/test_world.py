@@ -8,14 +8,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from lookagain.grammar import open_tag, parse
-from lookagain.scoring import score
-from lookagain.tabletop.oracle import LENGTHS, Mistake
-from lookagain.tabletop.questions import KINDS, Question, sample_question
-from lookagain.tabletop.render import SIDE_PIXELS, render
-from lookagain.tabletop.rows import make_row, make_rows, write_rows
-from lookagain.tabletop.seeing import LISTED
-from lookagain.tabletop.world import HELDOUT_PAIRS, PLACES, SPLITS, Scene, Thing, allowed_pairs, stream
+from look_again.scoring.extraction import score
+from look_again.tabletop.oracle import LENGTHS, Mistake
+from look_again.tabletop.questions import KINDS, Question, sample_question
+from look_again.tabletop.render import SIDE_PIXELS, render
+from look_again.tabletop.rows import make_row, make_rows, write_rows
+from look_again.tabletop.seeing import LISTED
+from look_again.tabletop.world import HELDOUT_PAIRS, PLACES, SPLITS, Scene, Thing, allowed_pairs, stream
+from look_again.text.grammar import open_tag, parse
 
 THINGS = (
     Thing("a1", "red", "ball"),

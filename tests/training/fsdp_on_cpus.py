@@ -1,4 +1,4 @@
-"""Runs `lookagain` with FSDP2 on CPUs: accelerate offers it on GPUs only, so it is told that these are some."""
+"""Runs `look_again` with FSDP2 on CPUs: accelerate offers it on GPUs only, so it is told that these are some."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
-from lookagain.cli import main
-from lookagain.training import run
-from lookagain.training.trainer import ReattentionTrainer
+from look_again.commands.main import main
+from look_again.training import sft as run
+from look_again.training.trainer import ReattentionTrainer
 
 arguments = run._arguments
 

@@ -55,7 +55,7 @@ def train(folder: Path, batch: int, engine: str | None = None, trains: str = "la
     folder.mkdir(exist_ok=True)
     recipe = write_recipe(folder, batch, trains)
     launcher = [] if engine is None else ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    program = [str(FSDP)] if engine == "fsdp2" else ["-m", "lookagain"]
+    program = [str(FSDP)] if engine == "fsdp2" else ["-m", "look_again"]
     command = [sys.executable, *launcher, *program, "train", "sft", "--config", str(recipe)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **ENGINES.get(engine or "", {})}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import make_prompt
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from lookagain.preparation import tag_ids
-from lookagain.tabletop.tiny import build_image_processor, build_model
-from lookagain.training.config import SftConfig, Stage
-from lookagain.training.export import write_checkpoint
+from look_again.tabletop.tiny import build_image_processor, build_model
+from look_again.text.tags import tag_ids
+from look_again.training.export import write_checkpoint
+from look_again.training.recipe import SftConfig, Stage
+from tests.conftest import make_prompt
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tokenizer):
-    from conftest import TINIER
+    from tests.conftest import TINIER
 
     final = tmp_path_factory.mktemp("run") / "final"
     stage = Stage(name="sft", task="answers", steps=3, modes={"route": 1}, keep=40)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import torch
 
-from lookagain.attention import recorded_attention
-from lookagain.data.tabletop import row_of
-from lookagain.decoding import LookAgainDecoding
-from lookagain.families import family_of
-from lookagain.grammar import open_tag
-from lookagain.loading import load_checkpoint
-from lookagain.preparation import tag_ids
-from lookagain.reattention import Reattention
-from lookagain.runner import Runner, encode_images
-from lookagain.slots import Provenance
-from lookagain.tabletop.rows import make_row
-from lookagain.training.items import Codec, collate
-from lookagain.training.selection import select_rows
-from lookagain.training.sequence import start_sequence
-from lookagain.trigger import Trigger
+from look_again.core.attention import recorded_attention
+from look_again.core.families import family_of
+from look_again.core.generate import LookAgainDecoding
+from look_again.core.reattention import Reattention
+from look_again.core.runner import Runner, encode_images
+from look_again.core.slots import Provenance
+from look_again.core.trigger import Trigger
+from look_again.loading import load_checkpoint
+from look_again.tabletop.loader import row_of
+from look_again.tabletop.rows import make_row
+from look_again.text.grammar import open_tag
+from look_again.text.tags import tag_ids
+from look_again.training.batches import Codec, collate
+from look_again.training.example import start_sequence
+from look_again.training.selection import select_rows
 
 ANSWERS, BATCH, NEAR = 100, 50, 1e-5
 POLICY = Reattention(mode="route", keep=50)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import make_prompt
-from test_sequence import example_of
 
-from lookagain.preparation import tag_ids
-from lookagain.reattention import Reattention
-from lookagain.training.module import SECTIONS, Reattending, sections_of
-from lookagain.training.selection import passes_of
-from lookagain.training.sequence import Example
+from look_again.core.reattention import Reattention
+from look_again.text.tags import tag_ids
+from look_again.training.example import Example
+from look_again.training.module import SECTIONS, Reattending, sections_of
+from look_again.training.selection import passes_of
+from tests.conftest import make_prompt
+from tests.training.test_example import example_of
 
 
 def pictures_of(prompts):

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import decode, feature_table, make_pictures, make_prompt, responses
 
-from lookagain.families import family_of
-from lookagain.reattention import Reattention
-from lookagain.training.selection import select_rows
-from lookagain.training.sequence import Example
+from look_again.core.families import family_of
+from look_again.core.reattention import Reattention
+from look_again.training.example import Example
+from look_again.training.selection import select_rows
+from tests.conftest import decode, feature_table, make_pictures, make_prompt, responses
 
 
 def random_plan(rows: int, columns: int, reflection_id: int, seed: int) -> dict[tuple[int, int], int]:

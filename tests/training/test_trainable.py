@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINIER, WEIGHT_SCALE, make_prompt
 
-from lookagain.families import family_of
-from lookagain.preparation import tag_ids
-from lookagain.reattention import Reattention
-from lookagain.tabletop.tiny import build_model
-from lookagain.training.config import Lora, Stage
-from lookagain.training.export import merged
-from lookagain.training.module import Reattending
-from lookagain.training.plan import trainable_parameters
-from lookagain.training.sequence import Example
-from lookagain.training.trainable import choose_trainable
+from look_again.core.families import family_of
+from look_again.core.reattention import Reattention
+from look_again.tabletop.tiny import build_model
+from look_again.text.tags import tag_ids
+from look_again.training.example import Example
+from look_again.training.export import merged
+from look_again.training.module import Reattending
+from look_again.training.recipe import Lora, Stage
+from look_again.training.sft_plan import trainable_parameters
+from look_again.training.trainable import choose_trainable
+from tests.conftest import TINIER, WEIGHT_SCALE, make_prompt
 
 STEPS = 20
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lookagain.training.trainer import EpochOrder
+from look_again.training.trainer import EpochOrder
 
 
 def test_an_epochs_order_depends_on_seed_and_epoch_alone():

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from html import unescape
 
-from ui_answers import ANSWER, GRID, TOKENIZER, events_of, ids_of, transcript_of
-
-from lookagain.analysis.sections import section_names, sections_of_tokens
-from lookagain.decoding import Token
-from lookagain.grammar import parse
-from lookagain.serving.backend import Started
-from lookagain.ui.answer_html import Shown, answer_html, progress
+from look_again.analysis.token_sections import section_names, sections_of_tokens
+from look_again.core.generate import Token
+from look_again.serving.backend import Started
+from look_again.text.grammar import parse
+from look_again.ui.answer_html import Shown, answer_html, progress
+from tests.ui.ui_answers import ANSWER, GRID, TOKENIZER, events_of, ids_of, transcript_of
 
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=2</script>${window.hit=3}{{constructor}}'
 SHOWN = Shown("pictures/abc", (300, 200))

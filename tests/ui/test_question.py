@@ -11,12 +11,12 @@ import zlib
 import pytest
 from PIL import Image
 
-from lookagain.images import ImageError
-from lookagain.loading import default_checkpoint
-from lookagain.model import Sampling
-from lookagain.reattention import Reattention
-from lookagain.ui.examples import COUNT, SEEDS, example_of, examples_html, set_after
-from lookagain.ui.question import asked_of, grid_of, keep_of, modes_of, picture_bytes
+from look_again.core.reattention import Reattention
+from look_again.images import ImageError
+from look_again.loading import default_checkpoint
+from look_again.model import Sampling
+from look_again.ui.examples import COUNT, SEEDS, example_of, examples_html, set_after
+from look_again.ui.question import asked_of, grid_of, keep_of, modes_of, picture_bytes
 
 
 def bomb() -> bytes:

@@ -6,13 +6,13 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
-from ui_answers import ANSWER, PlayedBackend, events_of
 
-from lookagain.model import Sampling
-from lookagain.serving.backend import BackendError, BusyError, RefusedError
-from lookagain.ui.question import Asked
-from lookagain.ui.runs import Runs
-from lookagain.ui.transcript import policy_of
+from look_again.model import Sampling
+from look_again.serving.backend import BackendError, BusyError, RefusedError
+from look_again.ui.question import Asked
+from look_again.ui.runs import Runs
+from look_again.ui.transcript import policy_of
+from tests.ui.ui_answers import ANSWER, PlayedBackend, events_of
 
 POLICIES = {mode: policy_of(mode, 50) for mode in ("text", "copy", "route")}
 

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from lookagain.model import Sampling
-from lookagain.reattention import Reattention
-from lookagain.ui.question import Asked
-from lookagain.ui.snippets import code_html, curl_code, openai_code, python_code
+from look_again.core.reattention import Reattention
+from look_again.model import Sampling
+from look_again.ui.question import Asked
+from look_again.ui.snippets import code_html, curl_code, openai_code, python_code
 
 QUESTIONS = [
     "How many?",
@@ -39,9 +39,9 @@ def test_python_asks_the_same(text, monkeypatch):
             calls.append((images, question, options))
             return SimpleNamespace(answer="", response="")
 
-    import lookagain
+    import look_again
 
-    monkeypatch.setitem(lookagain.__dict__, "load", lambda *name: calls.append(name) or Model())
+    monkeypatch.setitem(look_again.__dict__, "load", lambda *name: calls.append(name) or Model())
     exec(python_code(asked(text, temperature=0.7, seed=3, max_new_tokens=64), ROUTE, "org/name"), {})
     sampling = Sampling(max_new_tokens=64, temperature=0.7, seed=3)
     assert calls == [("org/name",), ("picture.png", text, {"reattention": ROUTE, "sampling": sampling})]
@@ -66,7 +66,7 @@ def test_the_openai_client_asks_the_same(text, monkeypatch, tmp_path):
     ((image, question),) = [message["content"] for message in sent[0]["messages"]]
     assert question == {"type": "text", "text": text}
     assert base64.b64decode(image["image_url"]["url"].split(",")[1]) == (tmp_path / "picture.png").read_bytes()
-    assert sent[0]["extra_body"] == {"lookagain": {"reattention": "route", "keep": 30}}
+    assert sent[0]["extra_body"] == {"look_again": {"reattention": "route", "keep": 30}}
     assert (sent[0]["model"], sent[0]["temperature"], sent[0]["max_tokens"]) == ("tabletop-tiny", 0.0, 1024)
 
 
@@ -80,7 +80,7 @@ def test_curl_asks_the_same(text, tmp_path):
     image, question = body["messages"][0]["content"]
     assert question["text"] == text
     assert base64.b64decode(image["image_url"]["url"].split(",")[1]) == (tmp_path / "picture.png").read_bytes()
-    assert body["lookagain"] == {"reattention": "copy"}
+    assert body["look_again"] == {"reattention": "copy"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["picture.png"]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from ui_answers import ANSWER, GRID, TOKENIZER, events_of, ids_of, transcript_of
 
-from lookagain.analysis.sections import token_ends
-from lookagain.decoding import Reflection
-from lookagain.serving.backend import Ended, Started
-from lookagain.ui.transcript import TokenTexts, kept_of, policy_of, runs_of
+from look_again.analysis.token_sections import token_ends
+from look_again.core.generate import Reflection
+from look_again.serving.backend import Ended, Started
+from look_again.ui.transcript import TokenTexts, kept_of, policy_of, runs_of
+from tests.ui.ui_answers import ANSWER, GRID, TOKENIZER, events_of, ids_of, transcript_of
 
 
 @pytest.mark.parametrize("text", [ANSWER, "<SUMMARY> naïve 日本 🙂 <b>&</SUMMARY>", "", "\n\n a"])

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from lookagain.chat import encode_response
-from lookagain.decoding import Reflection, Reinsertion, Token
-from lookagain.families import Grid
-from lookagain.loading import default_checkpoint, load_tokenizer
-from lookagain.preparation import tag_ids
-from lookagain.serving.backend import BackendEvent, Ended, Job, Started
-from lookagain.ui.transcript import TokenTexts, Transcript, policy_of
+from look_again.core.families import Grid
+from look_again.core.generate import Reflection, Reinsertion, Token
+from look_again.loading import default_checkpoint, load_tokenizer
+from look_again.serving.backend import BackendEvent, Ended, Job, Started
+from look_again.text.chat import encode_response
+from look_again.text.tags import tag_ids
+from look_again.ui.transcript import TokenTexts, Transcript, policy_of
 
 TOKENIZER = load_tokenizer(str(default_checkpoint()))
 GRID: Grid = (1, 2, 3)

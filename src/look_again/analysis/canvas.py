@@ -1,0 +1,52 @@
+"""What both figures share: a canvas without a window system, and small PNG files. Needs matplotlib (extra `eval`)."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from PIL import Image
+
+from look_again.extras import require
+
+DOTS_PER_INCH = 90
+PICTURE_COLOURS = 96
+NEARLY_WHITE = 248
+MAP_COLOURS = "YlOrRd"
+
+
+def require_plots() -> None:
+    """MissingExtraError, naming the extra, where matplotlib is not installed."""
+    require("matplotlib", extra="eval")
+
+
+def new_figure(rows: int, columns: int, inches: tuple[float, float]) -> tuple[Any, Any]:
+    """A figure with its own canvas: no window system, no global state of pyplot."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=inches, dpi=DOTS_PER_INCH, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def png_of(figure: Any, picture: Image.Image | None = None) -> bytes:
+    """The figure in a palette of its own, a third of the size; a `picture` in it keeps colours of its own."""
+    drawn, file = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png")
+    whole = Image.open(drawn).convert("RGB")
+    colours = _colours_of(whole, 256 if picture is None else 256 - PICTURE_COLOURS)
+    if picture is not None:
+        colours += _colours_of(picture.convert("RGB"), PICTURE_COLOURS)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(colours)
+    whole.quantize(palette=palette, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _colours_of(image: Image.Image, count: int) -> list[int]:
+    """At most `count` colours that stand for an image's own, as red, green, blue, red, …; what is nearly white is."""
+    palette = image.quantize(count, kmeans=2).getpalette()
+    assert palette is not None
+    colours = [palette[i : i + 3] for i in range(0, min(len(palette), 3 * count), 3)]
+    return [value for colour in colours for value in ([255] * 3 if min(colour) >= NEARLY_WHITE else colour)]

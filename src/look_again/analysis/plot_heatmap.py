@@ -1,0 +1,105 @@
+"""The figure of `analyze heatmap`, drawn from its JSON; nothing is measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from look_again.analysis.canvas import MAP_COLOURS, new_figure, png_of
+
+MAP_NAMES = {"both": "original + re-inserted", "original": "original rows", "reinserted": "re-inserted rows"}
+SINK_MARKS = {"prompt": ("×", "x", "prompt sink"), "constant": ("○", "o", "constant sink")}
+MAP_OPACITY = 0.6
+
+
+def draw_heatmap(result: Mapping[str, Any], image: Image.Image) -> bytes:
+    """PNG of `analyze heatmap`: a column per section, rows for all, original and re-inserted visual tokens.
+
+    Colours are relative to an even share of what a panel's tokens pay to the picture; that total is in its title.
+    """
+    panels = [result["prompt"], *result["sections"]]
+    figure, axes = new_figure(len(MAP_NAMES), len(panels) + 1, (1.7 * (len(panels) + 1) + 0.8, 6.0))
+    top = scale_end(panels, result["sinks"])
+    grey = Image.blend(image.convert("L"), Image.new("L", image.size, 255), 0.35)
+    for row, (key, name) in enumerate(MAP_NAMES.items()):
+        _draw_first(axes[row][0], image, name, first=row == 0)
+        for axis, panel in zip(axes[row][1:], panels, strict=True):
+            _draw_panel(axis, grey, panel, key, top)
+            if panel["attention"][key]:
+                _mark_sinks(axis, result, image)
+            head = f"{panel['name']}\n{panel['tokens']} tokens\n" if row == 0 else ""
+            axis.set_title(head + _total(panel, key), fontsize=8.5)
+    _colours(figure, axes, top, result)
+    sinks = result["sinks"]
+    counts = ", ".join(f"{len(sinks[kind])} {name}s ({mark})" for kind, (mark, _, name) in SINK_MARKS.items())
+    title = f"{result['settings']['model']}: what each section looked at; {counts}"
+    figure.suptitle(title, fontsize=10)
+    return png_of(figure, image)
+
+
+def _draw_first(axis: Any, image: Image.Image, name: str, *, first: bool) -> None:
+    """The picture itself, in the first row; below it only the rows' names."""
+    axis.set(xticks=[], yticks=[], frame_on=first)
+    axis.set_ylabel(name, fontsize=9)
+    if first:
+        axis.imshow(image)
+        axis.set_title("picture", fontsize=8.5)
+
+
+def _draw_panel(axis: Any, grey: Image.Image, panel: Mapping[str, Any], key: str, top: float) -> None:
+    shown = bool(panel["attention"][key])
+    axis.set(xticks=[], yticks=[], frame_on=shown)
+    if shown:
+        extent = (0, grey.width, grey.height, 0)
+        axis.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=extent)
+        style = {"cmap": MAP_COLOURS, "vmin": 0, "vmax": top, "alpha": MAP_OPACITY, "interpolation": "nearest"}
+        axis.imshow(_relative(panel["map"][key]), extent=extent, **style)
+
+
+def _total(panel: Mapping[str, Any], key: str) -> str:
+    total = panel["attention"][key]
+    return f"{100 * total:.1f}% of attention" if total else "nothing put back yet"
+
+
+def _relative(values: Sequence[Sequence[float]]) -> list[list[float]]:
+    """A map in units of its even share; 0 everywhere where nothing was paid."""
+    flat = [value for row in values for value in row]
+    even = sum(flat) / len(flat)
+    return [[value / even if even else 0.0 for value in row] for row in values]
+
+
+def _mark_sinks(axis: Any, result: Mapping[str, Any], image: Image.Image) -> None:
+    grid = result["grid"]
+    for kind, (_, marker, _) in SINK_MARKS.items():
+        x = [(column + 0.5) * image.width / grid["columns"] for _, column in result["sinks"][kind]]
+        y = [(row + 0.5) * image.height / grid["rows"] for row, _ in result["sinks"][kind]]
+        axis.plot(x, y, marker, color="black", fillstyle="none", markersize=7, markeredgewidth=1.2)
+
+
+def _colours(figure: Any, axes: Any, top: float, result: Mapping[str, Any]) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    scale = ScalarMappable(Normalize(0, top), MAP_COLOURS)
+    label = f"attention on a place, times an even share\n(mean over tokens and heads, {_layer_name(result)})"
+    figure.colorbar(scale, ax=axes, label=label, alpha=MAP_OPACITY, shrink=0.8, pad=0.01)
+
+
+def scale_end(panels: Sequence[Mapping[str, Any]], sinks: Mapping[str, Any]) -> float:
+    """End of the colour scale: the strongest place that is no sink, so that sinks do not wash out the rest."""
+    marked = {tuple(place) for kind in SINK_MARKS for place in sinks[kind]}
+    values = [
+        value
+        for panel in panels
+        for key in MAP_NAMES
+        for y, row in enumerate(_relative(panel["map"][key]))
+        for x, value in enumerate(row)
+        if (y, x) not in marked
+    ]
+    return max(1.0, *values) if values else 1.0
+
+
+def _layer_name(result: Mapping[str, Any]) -> str:
+    return "all layers" if result["layer"] == "mean" else f"layer {result['layer']}"

@@ -1,0 +1,3 @@
+"""Decoding with visual re-attention; needs look-again-vlm."""
+
+from look_again.hub import generate

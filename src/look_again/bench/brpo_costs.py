@@ -1,0 +1,172 @@
+"""`look-again bench brpo`: what rewards cost, and where the time of a BRPO step goes.
+
+Rewards are timed on one core as a trainer calls them, one column at a time, on answers of about 300 tokens that all
+differ. Free-form mathematics is reported apart: comparing expressions is a library's work and far slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from look_again.bench.decode_costs import describe_machine
+from look_again.bench.measure import Call, spread_of, timed
+from look_again.data.loaders import Source
+from look_again.loading import default_checkpoint
+from look_again.rl.completions import forget_parsed
+from look_again.rl.recipe import BrpoConfig
+from look_again.rl.rewards import AccuracyReward, BalanceReward, FormatReward
+from look_again.tabletop.tiny import build_tokenizer
+from look_again.text.grammar import TAGS, close_tag, open_tag
+from look_again.text.tags import tag_ids
+
+TARGET = 20_000.0  # rewards per second
+REWARDS = 3  # of an answer: format, accuracy, balance
+LENGTHS = {"SUMMARY": 40, "CAPTION": 60, "REASONING": 80, "REFLECTION": 100, "CONCLUSION": 10}  # tokens
+WORDS = "the red ball lies beside two blue cubes and one green cone near a small box on this table".split()  # noqa: SIM905
+PLAIN = (("B", "The answer is {}.", ("red", "blue", "green", "grey")), ("yes", "{}, it does.", ()), ("12", "{} cm", ()))
+MATHEMATICS = ((r"2\sqrt{3}", r"$\sqrt{{12}}$", ()), (r"\frac{x+1}{2}", r"$\frac{{1+x}}{{2}}$", ()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrpoSettings:
+    """What is measured. answers: of the reward timing. repeats: of it. steps: of a run on the shipped model."""
+
+    answers: int = 2000
+    repeats: int = 7
+    mathematics: int = 60
+    steps: int = 3
+    questions: int = 2
+    group: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.answers, self.repeats, self.mathematics, self.steps, self.questions) < 1 or self.group < 2:
+            raise ValueError("counts must be at least 1, and group at least 2")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Columns as a trainer passes them."""
+
+    completions: list[str]
+    completion_ids: list[list[int]]
+    reference: list[str]
+    options: list[tuple[str, ...]]
+
+
+def make_answers(n: int, kinds: Any, seed: int, ids: dict[str, int]) -> Answers:
+    """n different well-formed answers; references go round `kinds`: (reference, form of the conclusion, options)."""
+    rng, answers = random.Random(seed), Answers([], [], [], [])
+    for i in range(n):
+        reference, form, options = kinds[i % len(kinds)]
+        text, tokens = "", list[int]()
+        for tag in TAGS:
+            words = [rng.choice(WORDS) for _ in range(LENGTHS[tag])]
+            content = form.format(reference) if tag == "CONCLUSION" else " ".join(words)
+            text += f"{open_tag(tag)}{content}{close_tag(tag)}"
+            tokens += [ids[open_tag(tag)], *range(1000, 1000 + LENGTHS[tag]), ids[close_tag(tag)]]
+        answers.completions.append(text)
+        answers.completion_ids.append(tokens)
+        answers.reference.append(reference)
+        answers.options.append(options)
+    return answers
+
+
+def rewards_of(answers: Answers, ids: dict[str, int]) -> Call:
+    """All three rewards of all answers, from nothing: what an earlier call parsed is forgotten."""
+    rewards = (FormatReward(), AccuracyReward(), BalanceReward(ids))
+
+    def call() -> list[list[float]]:
+        forget_parsed()
+        return [reward(**vars(answers)) for reward in rewards]
+
+    return call
+
+
+def rewards_per_second(settings: BrpoSettings) -> dict[str, list[float]]:
+    """Samples of rewards, three an answer, per second and core (processor time); plain references and mathematics."""
+    ids = tag_ids(build_tokenizer())
+    samples = {}
+    for name, kinds, n, clock in (
+        ("rewards_per_second", PLAIN, settings.answers, time.process_time),
+        ("mathematics_per_second", MATHEMATICS, settings.mathematics, time.perf_counter),
+    ):
+        call = rewards_of(make_answers(n, kinds, settings.seed, ids), ids)
+        assert all(value == 1.0 for column in call()[:2] for value in column), "the answers are right by construction"
+        measure = partial(timed, call, torch.device("cpu"), clock)
+        samples[name] = [REWARDS * n / measure() for _ in range(settings.repeats if kinds is PLAIN else 3)]
+    return samples
+
+
+def step_shares(settings: BrpoSettings) -> dict[str, float]:
+    """Share of a step in generation, scoring and loss: medians over steps of a run of the shipped model, less one."""
+    from look_again.rl.brpo import SECONDS, Run
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(
+            BrpoConfig(
+                output=folder,
+                base=str(default_checkpoint()),
+                data=(Source(loader="tabletop", path="3:100"),),
+                steps=settings.steps + 1,
+                questions=settings.questions,
+                group=settings.group,
+                max_new_tokens=320,
+                micro_batch=settings.questions * settings.group,
+                seed=settings.seed,
+            )
+        )
+        logs = [run.step(step) for step in range(settings.steps + 1)][1:]
+    seconds = {name.removeprefix("seconds_"): statistics.median(log[name] for log in logs) for name in SECONDS}
+    return {name: value / sum(seconds.values()) for name, value in seconds.items()}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `look-again bench brpo`."""
+    default = BrpoSettings()
+    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
+    parser.add_argument("--answers", type=int, default=default.answers, help="answers that rewards are timed on")
+    parser.add_argument("--repeats", type=int, default=default.repeats, help="timings")
+    parser.add_argument("--mathematics", type=int, default=default.mathematics, help="answers with free mathematics")
+    parser.add_argument("--steps", type=int, default=default.steps, help="timed steps of a run")
+    parser.add_argument("--questions", type=int, default=default.questions, help="of a step")
+    parser.add_argument("--group", type=int, default=default.group, help="answers per question")
+    parser.add_argument("--seed", type=int, default=default.seed, help="of answers and run")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure: {"rates", "spread", "share_of_step", "settings"}."""
+    settings = BrpoSettings(**{name: getattr(args, name) for name in BrpoSettings.__dataclass_fields__})
+    samples = rewards_per_second(settings)
+    rates = {name: statistics.median(values) for name, values in samples.items()}
+    return {
+        "rates": rates | {"answers_per_second": rates["rewards_per_second"] / REWARDS},
+        "spread": {name: spread_of(values) for name, values in samples.items()},
+        "share_of_step": step_shares(settings),
+        "settings": {**vars(settings), **describe_machine(torch.device("cpu"))},
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """A result for people."""
+    rates, share = result["rates"], result["share_of_step"]
+    missed = "" if rates["rewards_per_second"] >= TARGET else "  MISSED"
+    return "\n".join(
+        [
+            f"rewards per second and core     {rates['rewards_per_second']:10,.0f}   target {TARGET:,.0f}{missed}",
+            f"answers, with all three rewards {rates['answers_per_second']:10,.0f}",
+            f"with free-form mathematics      {rates['mathematics_per_second']:10,.0f}",
+            "share of a step: " + ", ".join(f"{name} {value:.1%}" for name, value in share.items()),
+            "",
+            ", ".join(f"{name} {value}" for name, value in result["settings"].items()),
+        ]
+    )

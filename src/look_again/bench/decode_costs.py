@@ -1,0 +1,231 @@
+"""`look-again bench decode`: what re-attention costs while decoding, as ratios of two arms of one run.
+
+Both arms of a ratio write the same forced ids with the same model, so a ratio compares ways of decoding and nothing
+else. The paper reports no cost; the targets here are this project's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+import torch
+import transformers
+
+from look_again.bench.arms import COPY, TEXT, Bench, ReflectionArms, build_subject
+from look_again.bench.measure import copy_bandwidth, paired_ratios, peak_bytes, spread_of
+from look_again.bench.settings import BATCH, CLOCKS, DTYPES, SHAPES, Settings
+from look_again.core.generate import Token
+from look_again.core.reattention import Reattention
+
+
+def _policy_over_text(bench: Bench, policy: Reattention) -> list[float]:
+    triggers = [bench.settings.triggers]
+    bench.output(policy, triggers)
+    return bench.ratios(bench.arm(policy, triggers), bench.arm(TEXT, triggers))
+
+
+def _loop_over_generate(bench: Bench, policy: Reattention, batch: int) -> list[float]:
+    silent: list[list[int]] = [[] for _ in range(batch)]
+    return bench.ratios(bench.arm(policy, silent), bench.arm(None, silent))
+
+
+def _cache_slots(bench: Bench) -> list[float]:
+    output = bench.output(COPY, bench.settings.spread_triggers)
+    assert output.slots is not None
+    assert output.cache_slots is not None
+    return [output.cache_slots / max(len(slots) for slots in output.slots)]
+
+
+def _peak_memory(bench: Bench, baseline: Reattention) -> list[float]:
+    triggers = [bench.settings.triggers]
+    peak = partial(peak_bytes, device=bench.device)
+    return paired_ratios(bench.arm(bench.route, triggers), bench.arm(baseline, triggers), 1, peak)
+
+
+def _chunk_over_resubmit(bench: Bench) -> list[float]:
+    arms = ReflectionArms(bench.subject, bench.settings.triggers[0])
+    return bench.ratios(arms.chunk, arms.resubmit)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How a ratio is measured (its samples), what it should not exceed (None: reported only), what it means."""
+
+    measure: Callable[[Bench], list[float]]
+    target: float | None
+    meaning: str
+
+
+RATIOS = {
+    "copy_over_text": Ratio(
+        lambda bench: _policy_over_text(bench, COPY), 1.10, "time of an answer with COPY / text-only reflections"
+    ),
+    "route_over_text": Ratio(
+        lambda bench: _policy_over_text(bench, bench.route),
+        1.10,
+        "time of an answer with ROUTE / text-only reflections",
+    ),
+    "loop_over_generate_b1": Ratio(
+        lambda bench: _loop_over_generate(bench, TEXT, 1), 1.02, "time without reflections: this loop / generate"
+    ),
+    "loop_over_generate_b8": Ratio(
+        lambda bench: _loop_over_generate(bench, TEXT, BATCH), 1.02, "the same for a batch of 8 padded on the left"
+    ),
+    "copy_loop_over_generate_b1": Ratio(
+        lambda bench: _loop_over_generate(bench, COPY, 1), 1.02, "the same, COPY ready but no reflection written"
+    ),
+    "copy_loop_over_generate_b8": Ratio(
+        lambda bench: _loop_over_generate(bench, COPY, BATCH), 1.02, "the same for a batch of 8"
+    ),
+    "cache_slots_over_length_b8": Ratio(
+        _cache_slots, 1.10, "cache slots per row / longest row, 8 rows reflecting at 8 different steps"
+    ),
+    "route_peak_memory_over_text": Ratio(
+        lambda bench: _peak_memory(bench, TEXT),
+        1.05,
+        "peak of live tensor bytes above the weights, ROUTE / text-only reflections",
+    ),
+    "route_peak_memory_over_random_rows": Ratio(
+        lambda bench: _peak_memory(bench, bench.random_rows), 1.05, "the same, ROUTE / as many random rows"
+    ),
+    "chunk_over_resubmit": Ratio(
+        _chunk_over_resubmit, None, "time of one reflection: chunk on the warm cache / everything and the image again"
+    ),
+}
+"""What the command measures, in the order of its table."""
+
+
+def throughput(bench: Bench) -> dict[str, float]:
+    """Decoded tokens per second at batch 1, beside the limit that reading weights and cache sets (arithmetic is free).
+
+    A token reads the decoder's weights, the head and the cache of the answer's middle. The device's bandwidth is
+    measured by copying, so a kernel that only reads can come out slightly above the limit.
+    """
+    moments: list[float] = []
+
+    def on_event(event: object) -> None:
+        if isinstance(event, Token):
+            moments.append(time.perf_counter())
+
+    bench.arm(TEXT, [[]], on_event=on_event)()
+    bandwidth = copy_bandwidth(bench.device, megabytes=100 if bench.device.type == "cpu" else 2000)
+    read = _bytes_per_token(bench)
+    return {
+        "decode_tokens_per_s": (len(moments) - 1) / (moments[-1] - moments[0]),
+        "bandwidth_limit_tokens_per_s": bandwidth / read,
+        "copy_bandwidth_gb_per_s": bandwidth / 1e9,
+        "read_gb_per_token": read / 1e9,
+    }
+
+
+def _bytes_per_token(bench: Bench) -> float:
+    model, text = bench.subject.model, bench.subject.model.config.get_text_config()
+    decoder, head = model.get_decoder(), model.get_output_embeddings().weight
+    head_dim = text.hidden_size // text.num_attention_heads
+    slots = len(bench.subject.prompts[0].token_ids) + bench.settings.tokens / 2
+    cached = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim * slots
+    weights = sum(p.numel() for p in decoder.parameters()) - model.get_input_embeddings().weight.numel()
+    return (weights + head.numel() + cached) * head.element_size()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `look-again bench decode`."""
+    default = Settings()
+    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
+    parser.add_argument("--shapes", choices=list(SHAPES), default=default.shapes, help="which model's shapes")
+    parser.add_argument("--device", default=default.device, help="where it runs, such as cpu or cuda")
+    parser.add_argument("--dtype", choices=list(DTYPES), help="of the weights; float32 for tiny, else bfloat16")
+    parser.add_argument("--pairs", type=int, default=default.pairs, help="timed pairs per ratio")
+    parser.add_argument("--tokens", type=int, default=default.tokens, help="sampled tokens per answer")
+    parser.add_argument("--every", type=int, default=default.every, help="sampled tokens per reflection")
+    parser.add_argument("--keep", type=int, default=default.keep, help="percentage of rows that ROUTE puts back")
+    parser.add_argument("--clock", choices=CLOCKS, default=default.clock, help="wall clock, or processor time (cpu)")
+    parser.add_argument("--layers", type=int, help="decoder layers instead of the shapes' own")
+    parser.add_argument("--vocabulary", type=int, help="tokens instead of the large shapes' own")
+    parser.add_argument("--image-pixels", type=int, help="side of the large shapes' square image")
+    parser.add_argument("--only", nargs="+", choices=list(RATIOS), metavar="RATIO", help="measure these ratios alone")
+
+
+def run(args: argparse.Namespace, report: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Measure: {"ratios": {name: median}, "spread": {name: quartiles, extremes, n}, "throughput", "settings"}.
+
+    `report` is told the name of each ratio as its measuring begins. ValueError for settings out of range.
+    """
+    settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+    bench = Bench(build_subject(settings), settings)
+    result = measure(bench, args.only or RATIOS, report)
+    return {**result, "throughput": throughput(bench), "settings": describe(bench)}
+
+
+def measure(
+    bench: Bench, names: Iterable[str], report: Callable[[str], None] = lambda line: None
+) -> dict[str, dict[str, Any]]:
+    """The named ratios of one bench: their medians, and their samples' spread."""
+    samples = {}
+    for name in names:
+        report(name)
+        samples[name] = RATIOS[name].measure(bench)
+    return {
+        "ratios": {name: statistics.median(values) for name, values in samples.items()},
+        "spread": {name: spread_of(values) for name, values in samples.items()},
+    }
+
+
+def describe(bench: Bench) -> dict[str, Any]:
+    """Everything a reader needs to judge or repeat a result."""
+    settings, model = bench.settings, bench.subject.model
+    text, weight = model.config.get_text_config(), model.get_input_embeddings().weight
+    prompts = [prompt.token_ids for prompt in bench.subject.prompts]
+    return {
+        **{name: getattr(settings, name) for name in ("shapes", "pairs", "tokens", "every", "keep", "clock")},
+        "reflections": len(settings.triggers),
+        "prompt_tokens": [len(ids) for ids in prompts],
+        "visual_tokens": prompts[0].count(bench.subject.image_token),
+        "layers": text.num_hidden_layers,
+        "hidden": text.hidden_size,
+        "vocabulary": text.vocab_size,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "attention": text._attn_implementation,
+        **describe_machine(bench.device),
+    }
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """The device and the versions that a figure was measured with."""
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """A result for people: every ratio with its quartiles and target, then speed and settings."""
+    lines = [f"{'ratio':35}{'median':>8}{'quartiles':>16}{'target':>8}  what it compares"]
+    for name, value in result["ratios"].items():
+        spread, ratio = result["spread"][name], RATIOS[name]
+        quartiles = f"{spread['q1']:.3f} - {spread['q3']:.3f}"
+        target = "" if ratio.target is None else f"{ratio.target:.2f}"
+        missed = "" if ratio.target is None or value <= ratio.target else "  MISSED"
+        lines.append(f"{name:35}{value:8.3f}{quartiles:>16}{target:>8}  {ratio.meaning}{missed}")
+    speed = result["throughput"]
+    lines += [
+        "",
+        f"{speed['decode_tokens_per_s']:.1f} tokens per second at batch 1; memory bandwidth allows "
+        f"{speed['bandwidth_limit_tokens_per_s']:.1f} ({speed['read_gb_per_token']:.3g} GB per token at "
+        f"{speed['copy_bandwidth_gb_per_s']:.0f} GB/s)",
+        "",
+        ", ".join(f"{name} {value}" for name, value in result["settings"].items()),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Clients of the protocols that models are served by."""

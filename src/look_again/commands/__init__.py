@@ -1,0 +1,1 @@
+"""The commands of `look-again`, one file each: `add_arguments(parser)` and `run(args) -> exit status`."""

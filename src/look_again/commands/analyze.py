@@ -1,0 +1,127 @@
+"""`look-again analyze dilution|heatmap`: where a model looks while it answers, as PNG, JSON and one HTML page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from look_again.commands.common import (
+    add_model_arguments,
+    add_reattention_arguments,
+    load_of,
+    print_json,
+    reattention_of,
+)
+
+TABLETOP_ROWS = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    analyses = parser.add_subparsers(dest="analysis", required=True, metavar="ANALYSIS")
+    about = "visual share and attention on visual tokens while an answer grows, with and without re-insertion"
+    dilution = analyses.add_parser("dilution", help=about, description=about)
+    dilution.add_argument("--image", type=Path, help="a picture (default: Tabletop)")
+    dilution.add_argument("--question", help="what to ask about it")
+    dilution.add_argument("--n", type=int, metavar="N", help=f"Tabletop rows ({TABLETOP_ROWS})")
+    dilution.add_argument("--seed", type=int, default=0, help="of the Tabletop stream (0)")
+    dilution.add_argument("--split", default="test", choices=["test", "heldout", "validation"], help="(test)")
+    dilution.add_argument("--batch", type=int, default=4, help="answers decoded and read together (4)")
+    about = "what the tokens of each section looked at, over the picture"
+    heatmap = analyses.add_parser("heatmap", help=about, description=about)
+    heatmap.add_argument("--image", type=Path, required=True, help="a picture")
+    heatmap.add_argument("--question", required=True, help="what to ask about it")
+    heatmap.add_argument("--layer", default="mean", metavar="L", help="a decoder layer from 0 on, or mean (default)")
+    for sub in (dilution, heatmap):
+        sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+        sub.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help="per answer (1024)")
+        add_model_arguments(sub)
+        add_reattention_arguments(sub)
+        sub.add_argument("--json", action="store_true", help="print the JSON object, too")
+
+
+def run(args: argparse.Namespace) -> int:
+    from look_again.analysis.canvas import require_plots
+
+    require_plots()
+    result, png, page = (_dilution if args.analysis == "dilution" else _heatmap)(args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    base = args.out / args.analysis
+    base.with_suffix(".png").write_bytes(png)
+    base.with_suffix(".html").write_text(page, encoding="utf-8")
+    base.with_suffix(".json").write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    if args.json:
+        print_json(result)
+    else:
+        print("\n".join([*_lines(result), f"{base}.png, {base}.json, {base}.html"]))
+    return 0
+
+
+def _dilution(args: argparse.Namespace) -> tuple[dict[str, Any], bytes, str]:
+    policy = reattention_of(args)
+    _check_source(args)
+    from look_again.analysis.analyses import dilution
+    from look_again.analysis.html_page import dilution_page
+    from look_again.analysis.measured_answers import Question, tabletop_questions
+    from look_again.analysis.plot_dilution import draw_dilution
+    from look_again.images import load_image
+    from look_again.model import Sampling
+
+    sampling = Sampling(max_new_tokens=args.max_new_tokens)
+    source: dict[str, Any] = {"image": str(args.image), "question": args.question}
+    if args.image is None:
+        source = {"split": args.split, "seed": args.seed, "n": TABLETOP_ROWS if args.n is None else args.n}
+        questions = tabletop_questions(**source)
+    else:
+        questions = [Question(load_image(args.image), args.question)]
+    result = dilution(load_of(args), questions, policy, sampling, args.batch)
+    result["settings"] |= source
+    png = draw_dilution(result)
+    return result, png, dilution_page(result, png)
+
+
+def _heatmap(args: argparse.Namespace) -> tuple[dict[str, Any], bytes, str]:
+    policy = reattention_of(args)
+    from look_again.analysis.analyses import heatmap
+    from look_again.analysis.html_page import heatmap_page
+    from look_again.analysis.measured_answers import Question
+    from look_again.analysis.plot_heatmap import draw_heatmap
+    from look_again.images import load_image
+    from look_again.model import Sampling
+
+    if args.layer != "mean" and not args.layer.isdecimal():
+        raise ValueError(f"--layer is mean or the number of a layer, not {args.layer!r}")
+    layer = None if args.layer == "mean" else int(args.layer)
+    question = Question(load_image(args.image), args.question)
+    result = heatmap(load_of(args), question, policy, Sampling(max_new_tokens=args.max_new_tokens), layer)
+    result["settings"]["image"] = str(args.image)
+    png = draw_heatmap(result, question.image)
+    return result, png, heatmap_page(result, png)
+
+
+def _check_source(args: argparse.Namespace) -> None:
+    if (args.image is None) != (args.question is None):
+        raise ValueError("--image and --question go together; without both, Tabletop rows are asked")
+    if args.image is not None and args.n is not None:
+        raise ValueError("--n counts Tabletop rows; leave it out with --image")
+    if args.batch < 1:
+        raise ValueError(f"--batch must be at least 1, not {args.batch}")
+
+
+def _lines(result: dict[str, Any]) -> list[str]:
+    """A short account for the terminal."""
+    ratio = result["seconds"]["analysis_over_generation"]
+    if result["analysis"] == "heatmap":
+        parts = [result["prompt"], *result["sections"]]
+        lines = [
+            f"{part['name']}: {100 * part['attention']['both']:.1f}% of attention on the picture" for part in parts
+        ]
+    else:
+        after = result["after_first_look"]
+        lines = [f"{result['answers']} answers, {result['looked_again']} looked again"]
+        for kind, name in (("with", "with re-insertion"), ("without", "nothing put back")):
+            if after[kind]["visual"] is not None:
+                share, attention = 100 * after[kind]["share"], 100 * after[kind]["visual"]
+                lines.append(f"{name}: visual share {share:.1f}%, attention {attention:.1f}% after the first look")
+    return [*lines, f"time, everything over generation alone: {ratio:.2f}"]

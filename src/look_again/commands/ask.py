@@ -1,0 +1,87 @@
+"""`look-again ask IMAGE… QUESTION`: one answer, streamed with every look at the image visible."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from look_again.commands.common import (
+    add_model_arguments,
+    add_reattention_arguments,
+    load_of,
+    print_json,
+    reattention_of,
+)
+
+COLOURS = {
+    "SUMMARY": "bright_black",
+    "CAPTION": "cyan",
+    "REASONING": "blue",
+    "REFLECTION": "magenta",
+    "CONCLUSION": "bold green",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("inputs", nargs="+", metavar="IMAGE… QUESTION", help="images, then the question")
+    add_model_arguments(parser)
+    add_reattention_arguments(parser)
+    parser.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help="sampled tokens at most (1024)")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
+    parser.add_argument("--seed", type=int, metavar="S", help="of sampling")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of streaming")
+
+
+def run(args: argparse.Namespace) -> int:
+    policy = reattention_of(args)
+    *images, question = args.inputs
+    if not images and Path(question).is_file():
+        raise ValueError(f"there is no question, only the file {question}")
+    from look_again.images import load_image
+    from look_again.model import Sampling
+
+    sampling = Sampling(max_new_tokens=args.max_new_tokens, temperature=args.temperature, seed=args.seed)
+    pictures = [load_image(image) for image in images]
+    model = load_of(args)
+    if args.json:
+        print_json(model.ask(pictures, question, reattention=policy, sampling=sampling).as_dict())
+    else:
+        show(model.stream(pictures, question, reattention=policy, sampling=sampling))
+    return 0
+
+
+def show(stream: Any) -> None:
+    """Print a stream to the terminal: sections in colour, re-insertions as lines of their own."""
+    from rich.console import Console
+
+    from look_again.model import Finished, LookedAgain
+
+    console = Console(highlight=False, soft_wrap=True)
+    for item in stream:
+        if isinstance(item, Finished):
+            _show_end(console, item.answer)
+        elif isinstance(item, LookedAgain):
+            count = item.reinsertion.reflection.reinserted_tokens
+            console.print(f"\n  ⟲ looks again: {count} visual tokens put back", style="bold yellow", markup=False)
+        elif item.kind == "open":
+            console.print(f"\n{item.tag}", style=f"{COLOURS[item.tag]} dim", end="", markup=False)
+        elif item.kind == "text":
+            console.print(item.text, style=COLOURS.get(item.tag, ""), end="", markup=False)
+            console.file.flush()
+
+
+def _show_end(console: Any, answer: Any) -> None:
+    tokens = answer.tokens
+    console.print(f"\n\n{answer.answer or '(no CONCLUSION)'}", style=COLOURS["CONCLUSION"], markup=False)
+    for problem in answer.parsed.problems:
+        console.print(f"not well formed: {problem.kind} {problem.tag or ''}", style="red", markup=False)
+    for reflection in answer.reflections:
+        if reflection.skipped:
+            console.print(f"did not look again: {reflection.skipped}", style="red", markup=False)
+    console.print(
+        f"{tokens['sampled']} tokens sampled, {tokens['reinserted']} visual tokens put back, "
+        f"{answer.seconds:.2f} s, {answer.model}",
+        style="bright_black",
+        markup=False,
+    )

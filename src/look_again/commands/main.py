@@ -1,0 +1,67 @@
+"""The `look-again` command."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "ask": ("ask", "answer a question about images, looking again at every reflection"),
+    "tabletop": ("tabletop", "make rows of the offline world"),
+    "eval": ("evaluate", "evaluate a model on benchmarks, with controls"),
+    "compare": ("compare", "compare runs over the same items"),
+    "analyze": ("analyze", "show where a model looks: dilution and heat maps"),
+    "ui": ("ui", "a page to ask on, and to see what the answer looked at"),
+    "prepare": ("prepare", "give a checkpoint the response tags, for fine-tuning"),
+    "train": ("train", "train a model"),
+    "data": ("data", "make training data: cold start, distillation, panel, rewriting, review"),
+    "serve": ("serve", "serve a model over an OpenAI-compatible interface"),
+    "bench": ("bench", "measure speed and memory"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status. Bad input prints one line and returns 2 (LOOK_AGAIN_DEBUG=1 raises)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = _parser(arguments[0] if arguments else "").parse_args(arguments)
+    try:
+        return _module(args.command).run(args)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        if os.environ.get("LOOK_AGAIN_DEBUG"):
+            raise
+        print(f"look-again: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    """The whole parser; only the named command's module is imported, so that help is quick."""
+    parser = argparse.ArgumentParser(prog="look-again", description="Vision-language models that look again.")
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (_, text) in COMMANDS.items():
+        sub = commands.add_parser(name, help=text, description=text)
+        if name == command:
+            _module(name).add_arguments(sub)
+    return parser
+
+
+def _module(command: str):
+    return importlib.import_module(f"look_again.commands.{COMMANDS[command][0]}")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"look-again {version('look-again-vlm')}"
+    except PackageNotFoundError:
+        return "look-again (not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

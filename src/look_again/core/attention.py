@@ -1,0 +1,244 @@
+"""Attention on visual rows, exact, while the model runs with its own kernel.
+
+ROUTE ranks visual rows by equation (5): the attention that the tokens sampled so far pay to each of them. Kernels such
+as SDPA and flash attention do not return attention. So a thin wrapper, registered through transformers' public
+attention interface, hands the queries of interest to a recorder and then calls the kernel unchanged. Queries of single
+decoding steps wait in a small buffer; a block of them is compared with the cached keys at once. No L x L matrix, no
+eager pass, no effect on the answer.
+
+Legend: B batch rows, H query heads, K key-value heads, n queries, S slots, V visual rows of the prompt, D head size.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from look_again.core.cache import RaggedCache, remove_row
+
+PREFIX = "look_again_"
+BLOCK_QUERIES = 16  # decoding steps whose queries wait before they are compared with the keys
+
+
+def attention_weights(
+    query_HnD: torch.Tensor,
+    key_KSD: torch.Tensor,
+    query_slots_n: torch.Tensor,
+    visual_slots_V: torch.Tensor,
+    scaling: float,
+) -> torch.Tensor:
+    """Attention that each query pays to visual slots: (H, n, V) in float32.
+
+    A query at slot s sees keys 0 .. s, as in causal attention. Peak memory is H x n x S floats.
+    """
+    heads, n, _ = query_HnD.shape
+    kv_heads, slots, _ = key_KSD.shape
+    grouped = query_HnD.reshape(kv_heads, heads // kv_heads * n, -1)
+    with torch.autocast(query_HnD.device.type, enabled=False):  # training's would round the scores
+        scores = torch.bmm(grouped.float(), key_KSD.float().transpose(1, 2)).view(heads, n, slots).mul_(scaling)
+    if n > 1 or int(query_slots_n[0]) < slots - 1:
+        hidden = torch.arange(slots, device=scores.device) > query_slots_n.to(scores.device)[:, None]
+        scores.masked_fill_(hidden, float("-inf"))
+    normaliser = scores.logsumexp(-1, keepdim=True)
+    return (scores[:, :, visual_slots_V.to(scores.device)] - normaliser).exp_()
+
+
+def attention_mass(
+    query_HnD: torch.Tensor,
+    key_KSD: torch.Tensor,
+    query_slots_n: torch.Tensor,
+    visual_slots_V: torch.Tensor,
+    scaling: float,
+) -> torch.Tensor:
+    """`attention_weights` summed over queries and averaged over heads: (V,)."""
+    return attention_weights(query_HnD, key_KSD, query_slots_n, visual_slots_V, scaling).sum(1).mean(0)
+
+
+class AttentionRecorder:
+    """Running equation (5) for each row of a batch: mean attention of observed queries on the prompt's visual rows.
+
+    visual_slots: per batch row, the slots of the prompt's visual rows. layers: decoder layers to average; rows that
+    join later bring layers of their own, none where nothing is to be observed.
+    """
+
+    def __init__(
+        self, cache: RaggedCache, visual_slots: Sequence[torch.Tensor], layers: Sequence[int], scaling: float
+    ) -> None:
+        self.cache = cache
+        self.scaling = scaling
+        self.visual_slots: list[torch.Tensor] = []
+        self.layers_of: list[list[int]] = []
+        self.totals: list[torch.Tensor] = []
+        self.counts: list[int] = []
+        self._waiting: dict[int, torch.Tensor] = {}  # by layer, (B, H, BLOCK_QUERIES, D)
+        self._slots: list[list[tuple[int, int]]] = []  # (column, slot) per row
+        self._column = 0
+        self._wanted: list[tuple[int, torch.Tensor, torch.Tensor]] | None = None
+        self.layers = list(layers)
+        for slots in visual_slots:
+            self.add_row(slots, self.layers)
+
+    def add_row(self, visual_slots: torch.Tensor, layers: Sequence[int]) -> None:
+        """Take one more row in, of which nothing was observed yet."""
+        self.visual_slots.append(visual_slots)
+        self.layers_of.append(list(layers))
+        self.totals.append(torch.zeros(len(visual_slots), device=visual_slots.device))
+        self.counts.append(0)
+        self._slots.append([])
+        self.layers = sorted(set().union(*self.layers_of))
+
+    def remove_row(self, row: int) -> None:
+        """Let a row go; the last row takes its number, as in the cache, with the queries that wait."""
+        last = len(self.visual_slots) - 1
+        for waiting in self._waiting.values():
+            if row < last < len(waiting):
+                waiting[row] = waiting[last]
+        remove_row(self.visual_slots, row)
+        remove_row(self.layers_of, row)
+        remove_row(self.totals, row)
+        remove_row(self.counts, row)
+        remove_row(self._slots, row)
+        self.layers = sorted(set().union(*self.layers_of))
+
+    def watch_step(self, rows: Sequence[int]) -> None:
+        """The next pass feeds one token to every row; observe the queries of `rows` (sampled tokens)."""
+        if self._column == BLOCK_QUERIES:
+            for row in range(len(self._slots)):
+                self._flush(row)
+            self._column = 0
+        for row in rows:
+            if self.layers_of[row]:
+                self._slots[row].append((self._column, self.cache.lengths[row]))
+        self._wanted = None
+
+    def watch_chunk(self, wanted: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """The next pass feeds several slots: observe queries `indices` (within the pass) of each (row, indices).
+
+        The i-th entry belongs to the i-th row of the pass.
+        """
+        self._wanted = [
+            (row, torch.tensor(indices, dtype=torch.long), torch.tensor(indices) + self.cache.lengths[row])
+            for row, indices in wanted
+        ]
+
+    @property
+    def listens(self) -> bool:
+        """Whether any row wants to be observed."""
+        return any(self.layers_of)
+
+    @property
+    def listens_to_chunk(self) -> bool:
+        """Whether the current pass is one whose queries were chosen with `watch_chunk`."""
+        return self._wanted is not None
+
+    def observe(self, layer: int, query_BHnD: torch.Tensor, key_BKSD: torch.Tensor) -> None:
+        """Called by the attention wrapper in every layer, after the cache was written."""
+        if layer not in self.layers:
+            return
+        if self._wanted is None:
+            self._keep(layer, query_BHnD)
+            return
+        for i, (row, indices, slots) in enumerate(self._wanted):
+            if len(indices) and layer in self.layers_of[row]:
+                query = query_BHnD[i, :, indices.to(query_BHnD.device)]
+                self._add(row, attention_mass(query, key_BKSD[i], slots, self.visual_slots[row], self.scaling))
+                self.counts[row] += len(indices) if layer == self.layers_of[row][0] else 0
+
+    def end_step(self) -> None:
+        """Close a step begun with `watch_step`."""
+        self._column += 1
+
+    def scores(self, row: int) -> torch.Tensor:
+        """Equation (5) for one row so far: (V,), mean over observed tokens, selected layers and heads."""
+        self._flush(row)
+        return self.totals[row] / max(1, self.counts[row])
+
+    def _keep(self, layer: int, query_BHnD: torch.Tensor) -> None:
+        batch, heads, _, dim = query_BHnD.shape
+        waiting = self._waiting.get(layer)
+        if waiting is None or len(waiting) < batch:
+            held, waiting = waiting, query_BHnD.new_zeros((batch, heads, BLOCK_QUERIES, dim))
+            if held is not None:
+                waiting[: len(held)] = held
+            self._waiting[layer] = waiting
+        waiting[:batch, :, self._column] = query_BHnD[:, :, 0]
+
+    def _flush(self, row: int) -> None:
+        if not self._slots[row]:
+            return
+        columns = torch.tensor([column for column, _ in self._slots[row]])
+        slots = torch.tensor([slot for _, slot in self._slots[row]])
+        for layer in self.layers_of[row]:
+            waiting = self._waiting[layer]
+            query = waiting[row][:, columns.to(waiting.device)]
+            keys = self.cache.keys_of(layer, row)
+            self._add(row, attention_mass(query, keys, slots, self.visual_slots[row], self.scaling))
+        self.counts[row] += len(slots)
+        self._slots[row].clear()
+
+    def _add(self, row: int, mass_V: torch.Tensor) -> None:
+        self.totals[row] += mass_V.to(self.totals[row].device) / len(self.layers_of[row])
+
+
+class _AsKernel:
+    """An attention module as its kernel expects it: flash attention looks its own name up in the module's config."""
+
+    def __init__(self, module: Any, kernel_name: str) -> None:
+        self._module = module
+        self.config = copy.copy(module.config)
+        self.config._attn_implementation = kernel_name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def _wrapper(kernel_name: str) -> Any:
+    kernel = eager_attention if kernel_name == "eager" else ALL_ATTENTION_FUNCTIONS[kernel_name]
+    views: dict[int, Any] = {}
+
+    def attend(module, query, key, value, attention_mask, attention_recorder=None, **kwargs):
+        if attention_recorder is not None:
+            attention_recorder.observe(module.layer_idx, query, key)
+        if "flash" in kernel_name:
+            view = views.get(id(module))
+            if view is None or view._module is not module:
+                view = views[id(module)] = _AsKernel(module, kernel_name)
+            module = view
+        return kernel(module, query, key, value, attention_mask, **kwargs)
+
+    return attend
+
+
+@contextmanager
+def recorded_attention(model: Any) -> Iterator[None]:
+    """Within this context the language model accepts `attention_recorder=` in its forward; its kernel stays its own."""
+    text_config = model.config.get_text_config()
+    kernel = text_config._attn_implementation
+    name = PREFIX + kernel
+    AttentionInterface.register(name, _wrapper(kernel))
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[kernel])
+    sub_config = next(key for key in model.config.sub_configs if getattr(model.config, key) is text_config)
+    model.set_attn_implementation({sub_config: name})
+    try:
+        yield
+    finally:
+        model.set_attn_implementation({sub_config: kernel})
+
+
+def eager_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Plain attention, the library's eager formula: (B, H, n, D) queries to ((B, n, H, D) output, weights)."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = torch.nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights

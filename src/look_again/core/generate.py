@@ -1,0 +1,243 @@
+"""Decoding with visual re-attention: a `custom_generate` callable for transformers' `model.generate`.
+
+When a row writes `<REFLECTION>`, the policy's visual rows are appended right before it and the row is fed that chunk on
+its warm cache: no second vision pass, no re-prefill, no copy of the cache. Other rows of the batch take their ordinary
+step. What happens to one row is in decoding_row; here is the loop over a batch whose rows start together.
+
+Legend: B batch rows, W vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessorList, MaxLengthCriteria, StoppingCriteriaList
+from transformers.generation import GenerationMode
+from transformers.utils import ModelOutput
+
+from look_again.core.attention import recorded_attention
+from look_again.core.prefill import Start, encode_with_control, start_batch
+from look_again.core.reattention import Reattention, choose_rows
+from look_again.core.runner import Runner
+from look_again.core.sequence import End, Event, Reflection, Reinsertion, Row, Token
+from look_again.core.slots import Slots
+from look_again.core.trigger import Trigger
+
+__all__ = ["End", "Event", "LookAgainDecoding", "LookAgainOutput", "Reflection", "Reinsertion", "Row", "Token"]
+
+
+@dataclass
+class LookAgainOutput(ModelOutput):
+    """What `generate(return_dict_in_generate=True)` returns.
+
+    sequences: (B, prompt + response) ids; image rows and delimiters that were re-inserted are not in it. slots: by row,
+    the whole sequence as the model read it. scores, logits: per step (B, W), when asked for. cache_slots: slots
+    allocated per row at the end.
+    """
+
+    sequences: torch.Tensor | None = None
+    scores: tuple[torch.Tensor, ...] | None = None
+    logits: tuple[torch.Tensor, ...] | None = None
+    slots: list[Slots] | None = None
+    reflections: list[list[Reflection]] | None = None
+    finish_reasons: list[str] | None = None
+    cache_slots: int | None = None
+
+
+class LookAgainDecoding:
+    """The callable: `model.generate(**inputs, custom_generate=LookAgainDecoding(trigger, policy))`.
+
+    Takes what the family's processor makes (`input_ids`, `attention_mask`, `pixel_values`, `image_grid_thw`), greedy or
+    sampling, with the library's logits processors and stopping criteria. `max_new_tokens` counts sampled tokens. The
+    control images of the wrong-image control come as `control_pixel_values` and `control_grid_thw`, one per image.
+
+    trigger: how `<REFLECTION>` is recognised. on_event: called with each Event as it happens. max_context: most slots
+    of a sequence; None takes the model's `max_position_embeddings`. generator: of the sampling.
+    """
+
+    def __init__(
+        self,
+        trigger: Trigger,
+        policy: Reattention | None = None,
+        *,
+        on_event: Callable[[Event], None] | None = None,
+        max_context: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self.trigger = trigger
+        self.policy = policy or Reattention()
+        self.on_event = on_event or (lambda event: None)
+        self.max_context = max_context
+        self.generator = generator
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        pixel_values: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        control_pixel_values: torch.Tensor | None = None,
+        control_grid_thw: torch.Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> torch.Tensor | LookAgainOutput:
+        """Called by `generate`. ValueError for beams, assisted decoding, videos and images that do not match."""
+        _check_supported(generation_config, model_kwargs)
+        images, others = encode_with_control(
+            model, self.policy, pixel_values, image_grid_thw, control_pixel_values, control_grid_thw
+        )
+        repeats = generation_config.num_return_sequences or 1
+        starts = start_batch(model, input_ids, model_kwargs.get("attention_mask"), images, others, repeats)
+        loop = _Loop(self, model, starts, input_ids, generation_config)
+        with recorded_attention(model) if self.policy.needs_scores else nullcontext():
+            return loop.run(logits_processor, stopping_criteria)
+
+
+class _Loop:
+    """Three levels: `run` decodes, `_pick` and `_append` make a step, the Runner does the forward passes."""
+
+    def __init__(
+        self,
+        decoding: LookAgainDecoding,
+        model: Any,
+        starts: Sequence[Start],
+        input_ids: torch.Tensor,
+        generation_config: GenerationConfig,
+    ) -> None:
+        policy, self.emit, self.generator = decoding.policy, decoding.on_event, decoding.generator
+        self.config = generation_config
+        text_config = model.config.get_text_config()
+        layers = policy.layers_of(text_config.num_hidden_layers)
+        self.runner = Runner(
+            model,
+            [start.builder for start in starts],
+            [start.features for start in starts],
+            score_layers=layers if policy.needs_scores else None,
+            score_prompt=policy.rule == "relative",
+        )
+        self.prompt_columns = input_ids.shape[1]
+        self.budget = generation_config.max_length - self.prompt_columns
+        bounds = {
+            "budget": self.budget,
+            "max_context": decoding.max_context or text_config.max_position_embeddings,
+        }
+        self.rows = [
+            Row(start, policy, decoding.trigger, index=index, choose=choose_rows, **bounds)
+            for index, start in enumerate(starts)
+        ]
+        self.banned = torch.tensor(starts[0].builder.tokens.never_sampled, device=input_ids.device)
+        pad = generation_config.pad_token_id
+        self.pad_id = pad if pad is not None else self.runner.pad_id
+        self.ids = torch.nn.functional.pad(input_ids, (0, min(self.budget, 512)), value=self.pad_id)
+        self.columns = self.prompt_columns
+        self.scores: list[torch.Tensor] = []
+        self.logits: list[torch.Tensor] = []
+
+    def run(self, processors: LogitsProcessorList, criteria: StoppingCriteriaList) -> torch.Tensor | LookAgainOutput:
+        criteria = StoppingCriteriaList(c for c in criteria if not isinstance(c, MaxLengthCriteria))
+        if self.budget < 1:
+            raise ValueError(f"max_length leaves no room for new tokens after a prompt of {self.prompt_columns}")
+        logits = self.runner.prefill()
+        while True:
+            tokens = self._pick(logits, processors)
+            chunked, stepped = self._append(tokens)
+            self._finish(criteria)
+            chunked = [row for row in chunked if self.rows[row].finish_reason is None]
+            stepped = [row for row in stepped if self.rows[row].finish_reason is None]
+            if not chunked and not stepped:
+                return self._output()
+            logits = self._advance(stepped, chunked, logits)
+
+    def _pick(self, logits: torch.Tensor, processors: LogitsProcessorList) -> list[int]:
+        """Choose every row's next token: forced, sampled or, where the row is finished, padding."""
+        logits = logits.to(self.ids.device, torch.float32, copy=True)  # the next pass may write over this one's
+        if self.config.output_logits and self.config.return_dict_in_generate:
+            self.logits.append(logits.clone())
+        logits[:, self.banned] = float("-inf")
+        scores = processors(self.ids[:, : self.columns], logits)  # type: ignore[arg-type]
+        if self.config.output_scores and self.config.return_dict_in_generate:
+            self.scores.append(scores)
+        if self.config.do_sample:
+            probabilities = torch.softmax(scores, dim=-1)
+            chosen = torch.multinomial(probabilities, 1, generator=self.generator)[:, 0].tolist()
+        else:
+            chosen = scores.argmax(dim=-1).tolist()
+        return [
+            self.pad_id if row.finish_reason is not None else row.overrule(token)
+            for row, token in zip(self.rows, chosen, strict=True)
+        ]
+
+    def _append(self, tokens: list[int]) -> tuple[list[int], list[int]]:
+        """Append the tokens; returns the rows that look again (fed a chunk) and those that take a plain step."""
+        self._write_column(tokens)
+        chunked: list[int] = []
+        stepped: list[int] = []
+        for index, (row, token) in enumerate(zip(self.rows, tokens, strict=True)):
+            if row.finish_reason is not None:
+                continue
+            appended = row.append(token, partial(self.runner.scores, index, row.policy.rule))
+            self.runner.cache.advance(index, -appended.taken_back)
+            (chunked if appended.looked else stepped).append(index)
+            for event in appended.events:
+                self.emit(event)
+        return chunked, stepped
+
+    def _advance(self, stepped: list[int], chunked: list[int], logits: torch.Tensor) -> torch.Tensor:
+        """Feed what was appended; logits of the next token, (B, W)."""
+        if stepped:
+            logits = self.runner.step(stepped)
+        for row in chunked:
+            logits[row] = self.runner.chunk(row)[0]
+        return logits
+
+    def _write_column(self, tokens: list[int]) -> None:
+        if self.columns == self.ids.shape[1]:
+            self.ids = torch.nn.functional.pad(self.ids, (0, 512), value=self.pad_id)
+        self.ids[:, self.columns] = torch.tensor(tokens, device=self.ids.device)
+        self.columns += 1
+
+    def _finish(self, criteria: StoppingCriteriaList) -> None:
+        """Mark rows that a criterion, their budget or the context ends."""
+        done = criteria(self.ids[:, : self.columns], None).tolist() if criteria else [False] * len(self.rows)
+        for index, (row, stop) in enumerate(zip(self.rows, done, strict=True)):
+            if row.finish_reason is not None:
+                continue
+            if row.finish(stop):
+                self.emit(End(index, row.finish_reason or ""))
+
+    def _output(self) -> torch.Tensor | LookAgainOutput:
+        sequences = self.ids[:, : self.columns]
+        if not self.config.return_dict_in_generate:
+            return sequences
+        return LookAgainOutput(
+            sequences=sequences,
+            scores=tuple(self.scores) or None,
+            logits=tuple(self.logits) or None,
+            slots=[row.builder.build() for row in self.rows],
+            reflections=[row.reflections for row in self.rows],
+            finish_reasons=[row.finish_reason or "" for row in self.rows],
+            cache_slots=self.runner.cache.allocated_slots,
+        )
+
+
+def _check_supported(config: GenerationConfig, model_kwargs: dict[str, Any]) -> None:
+    mode = config.get_generation_mode()
+    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+        raise ValueError(f"re-attention decodes greedily or by sampling; {mode.value} is not supported")
+    if model_kwargs.get("use_cache") is False:
+        raise ValueError("re-attention decodes on a cache; use_cache=False is not supported")
+    cache = model_kwargs.get("past_key_values")
+    if cache is not None and cache.get_seq_length() > 0:
+        raise ValueError("re-attention keeps a cache of its own; a filled past_key_values is not supported")
+    if config.output_attentions or config.output_hidden_states:
+        raise ValueError("output_attentions and output_hidden_states are not supported while re-attending")
+    if "pixel_values_videos" in model_kwargs:
+        raise ValueError("videos are not supported")

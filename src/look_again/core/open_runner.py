@@ -1,0 +1,59 @@
+"""A Runner whose rows come and go, for a server that batches requests as they arrive.
+
+The rows in use are always the first of every buffer, so a pass is as wide as the batch is now: a joining row is put
+last, and the last row takes the number of one that leaves, which costs a copy of one row's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from look_again.core.attention import AttentionRecorder
+from look_again.core.cache import remove_row
+from look_again.core.runner import Runner, attention_scaling
+from look_again.core.slots import SlotBuilder
+
+
+class OpenRunner(Runner):
+    """A batch that starts empty; rows join and leave between passes, and the last row takes a leaver's number.
+
+    Only rows that come with `score_layers` are observed. The model must be inside `recorded_attention` while any is.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, [], [])
+        scaling = attention_scaling(model.config.get_text_config())
+        self.recorder = AttentionRecorder(self.cache, [], [], scaling)
+        self.prompt_recorder = AttentionRecorder(self.cache, [], [], scaling)
+
+    def add_row(
+        self,
+        builder: SlotBuilder,
+        features: torch.Tensor | None,
+        *,
+        score_layers: Sequence[int] = (),
+        score_prompt: bool = False,
+    ) -> int:
+        """Take a row in and return its number; `chunk` then feeds what it holds."""
+        assert self.recorder is not None
+        assert self.prompt_recorder is not None
+        slots = self._visual_slots(builder)
+        layers = score_layers if len(slots) else ()
+        self.builders.append(builder)
+        self.features.append(features)
+        self.recorder.add_row(slots, layers)
+        self.prompt_recorder.add_row(slots, layers if score_prompt else ())
+        return self.cache.add_row()
+
+    def remove_row(self, row: int) -> None:
+        """Let a row go, its features and its part of the cache with it."""
+        assert self.recorder is not None
+        assert self.prompt_recorder is not None
+        remove_row(self.builders, row)
+        remove_row(self.features, row)
+        self.recorder.remove_row(row)
+        self.prompt_recorder.remove_row(row)
+        self.cache.remove_row(row)

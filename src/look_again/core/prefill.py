@@ -1,0 +1,128 @@
+"""Where a decoded sequence starts: its prompt as slots, and the feature rows that its slots point into.
+
+Images pass the vision tower once, here; what is put back later are rows of the same table. The control images of the
+wrong-image and blank-image controls (ours, not the paper's) lie in the table behind the prompt's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from look_again.core.families import Family, Grid, VisionTokens, family_of
+from look_again.core.reattention import Reattention
+from look_again.core.runner import encode_images
+from look_again.core.slots import SlotBuilder, VisualSpan, spans_of
+
+Image = tuple[torch.Tensor, Grid]
+"""Features (rows, hidden) and grid of one image."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A sequence that holds its prompt.
+
+    spans: the prompt's images. shown: the images whose rows are put back: `spans`, or the other images of a control.
+    features: the table (V, hidden) of both, None without images.
+    """
+
+    builder: SlotBuilder
+    spans: tuple[VisualSpan, ...]
+    shown: tuple[VisualSpan, ...]
+    features: torch.Tensor | None
+
+
+def encode(model: Any, pixel_values: torch.Tensor | None, grid_thw: torch.Tensor | None) -> list[Image]:
+    """The images of one pass of the vision tower, none where there are no pixels."""
+    if pixel_values is None or grid_thw is None:
+        return []
+    family, device = family_of(model.config), model.get_input_embeddings().weight.device
+    features = encode_images(model, pixel_values.to(device), grid_thw.to(device))
+    return [(rows, family.merged_grid(grid, model.config)) for rows, grid in zip(features, grid_thw, strict=True)]
+
+
+def encode_with_control(
+    model: Any,
+    policy: Reattention,
+    pixel_values: torch.Tensor | None,
+    grid_thw: torch.Tensor | None,
+    control_pixel_values: torch.Tensor | None = None,
+    control_grid_thw: torch.Tensor | None = None,
+) -> tuple[list[Image], list[Image]]:
+    """The images, and those that the policy's control shows instead of them at reflections (none without control).
+
+    Raises ValueError for control images that the policy does not ask for or that do not match the images.
+    """
+    images = encode(model, pixel_values, grid_thw)
+    others = encode(model, control_pixel_values, control_grid_thw)
+    if policy.control == "blank-image" and not others and pixel_values is not None:
+        others = encode(model, torch.zeros_like(pixel_values), grid_thw)  # 0 is the mean colour
+    elif others and policy.control != "wrong-image":
+        raise ValueError("control images were given, but the policy is not the wrong-image control")
+    if policy.control == "wrong-image" and [g for _, g in images] != [g for _, g in others]:
+        raise ValueError("the wrong-image control needs one control image of the same size per image")
+    return images, others
+
+
+def start_one(model: Any, policy: Reattention, prompt: Sequence[int], pixels: Any) -> Start:
+    """The start of one prompt, `pixels` being what the image processor makes (empty without images)."""
+    images, others = encode_with_control(model, policy, pixels.get("pixel_values"), pixels.get("image_grid_thw"))
+    family = family_of(model.config)
+    return _start(family, family.vision_tokens(model.config), prompt, images, others)
+
+
+def start_batch(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    images: list[Image],
+    others: list[Image],
+    repeats: int,
+) -> list[Start]:
+    """The starts of a batch as `generate` has it: (B, columns) ids, every prompt repeated `repeats` times in a row.
+
+    Raises ValueError for videos and for images that do not match the prompts.
+    """
+    family = family_of(model.config)
+    tokens = family.vision_tokens(model.config)
+    prompts = [
+        ids.tolist() if attention_mask is None else ids[attention_mask[i].bool()].tolist()
+        for i, ids in enumerate(input_ids)
+    ]
+    shares = list(_share_images(prompts[::repeats], tokens, images))
+    starts = []
+    for i, prompt in enumerate(prompts):
+        first, last = shares[i // repeats]
+        starts.append(_start(family, tokens, prompt, images[first:last], others[first:last]))
+    return starts
+
+
+def _share_images(prompts: Sequence[list[int]], tokens: VisionTokens, images: list[Image]) -> Iterator[tuple[int, int]]:
+    """Which images, as (first, last + 1), belong to each prompt, by its number of image tokens."""
+    last = 0
+    for prompt in prompts:
+        if tokens.video in prompt:
+            raise ValueError("videos are not supported: the prompt holds video tokens")
+        first, wanted = last, prompt.count(tokens.image)
+        while wanted > 0 and last < len(images):
+            wanted -= len(images[last][0])
+            last += 1
+        if wanted:
+            raise ValueError("image tokens and images do not match: the prompts ask for another number of visual rows")
+        yield first, last
+    if last != len(images):
+        raise ValueError(f"{len(images)} images were given, the prompts show {last}")
+
+
+def _start(
+    family: Family, tokens: VisionTokens, prompt: Sequence[int], images: list[Image], others: list[Image]
+) -> Start:
+    spans = spans_of([grid for _, grid in [*images, *others]])
+    own, control = spans[: len(images)], spans[len(images) :]
+    builder = SlotBuilder(family, tokens)
+    builder.add_prompt(prompt, own)
+    table = torch.cat([rows for rows, _ in [*images, *others]]) if images else None
+    return Start(builder, own, control or own, table)

@@ -1,0 +1,159 @@
+"""Visual re-attention: when to look again and at which rows. Pure functions; the one definition for every use.
+
+COPY (VTC) re-inserts all visual rows of the prompt before `<REFLECTION>`, ROUTE (VTR) the m% most attended ones
+(equation 5). The paper leaves open: the order and positions of routed rows (here: grid order, their places in a fresh
+grid), several images (all, in order, ranked together), the layers and heads of the ranking (here: all, selectable).
+The controls are ours: each takes away one thing that a look is claimed to work by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from look_again.core.slots import POSITION_LAYOUTS, SlotBuilder, VisualSpan
+
+MODES = ("text", "copy", "route", "vision")
+CONTROLS = ("wrong-image", "random-rows", "blank-image", "random-place")
+RULES = ("paper", "relative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reattention:
+    """What happens at `<REFLECTION>`. ValueError on construction for values out of range.
+
+    mode: "text" inserts nothing, "copy" all rows, "route" the most attended, "vision" all rows and then closes the
+        reflection at once (the paper's vision-only ablation).
+    keep: m, the percentage of rows that "route" (and the "random-rows" control) re-inserts; the paper's main value.
+    delimiters: put the family's vision delimiters around each image's rows (the paper is silent; prompts have them).
+    layout: "grid" keeps routed rows at their places in a fresh grid, "strip" makes them one contiguous row.
+    max_reinsertions: insertions per answer; later reflections show nothing and are reported as skipped.
+    rule: "paper" is equation (5); "relative" subtracts the attention that the prompt's own text pays to a row, which
+        discounts attention sinks.
+    layers: decoder layers averaged by the ranking; None takes all (as the paper's figure 9 does).
+    control: "wrong-image" shows another image's rows at the same places, "random-rows" a random m%, "blank-image" the
+        rows of an image of the processor's mean colour; "random-place" shows the rows once, before a sampled token at a
+        random place of the response that is not `<REFLECTION>`, and nothing at the reflections.
+    seed: of the random rows and places.
+    within: W: the random place comes after 1 to W sampled tokens; a response that ends earlier sees nothing again.
+    """
+
+    mode: str = "copy"
+    keep: int = 50
+    delimiters: bool = True
+    layout: str = "grid"
+    max_reinsertions: int = 16
+    rule: str = "paper"
+    layers: tuple[int, ...] | None = None
+    control: str | None = None
+    seed: int = 0
+    within: int = 64
+
+    def __post_init__(self) -> None:
+        _check("mode", self.mode, MODES)
+        _check("layout", self.layout, POSITION_LAYOUTS)
+        _check("rule", self.rule, RULES)
+        if self.control is not None:
+            _check("control", self.control, CONTROLS)
+        if isinstance(self.keep, bool) or not isinstance(self.keep, int) or not 0 <= self.keep <= 100:
+            raise ValueError(f"keep is a whole percentage from 0 to 100, not {self.keep!r}")
+        if self.max_reinsertions < 0:
+            raise ValueError(f"max_reinsertions cannot be negative: {self.max_reinsertions}")
+        if self.within < 1:
+            raise ValueError(f"within is a number of tokens, at least 1, not {self.within}")
+
+    def layers_of(self, num_layers: int) -> Sequence[int]:
+        """The decoder layers that the ranking averages. ValueError for one that the model does not have."""
+        if self.layers is None:
+            return range(num_layers)
+        if (
+            not self.layers
+            or len(set(self.layers)) < len(self.layers)
+            or not set(self.layers) <= set(range(num_layers))
+        ):
+            raise ValueError(f"layers must be different numbers from 0 to {num_layers - 1}, not {self.layers}")
+        return self.layers
+
+    @property
+    def inserts(self) -> bool:
+        """Whether any rows are ever re-inserted."""
+        return self.mode in ("copy", "vision") or (self.mode == "route" and self.keep > 0)
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether a ranking has to be measured while decoding."""
+        return self.mode == "route" and 0 < self.keep < 100 and self.control != "random-rows"
+
+    @property
+    def strays(self) -> bool:
+        """Whether rows are re-inserted at a random place instead of at the reflections."""
+        return self.inserts and self.control == "random-place"
+
+    def rows_of(self, visual_rows: int) -> int:
+        """k = ceil(m V / 100), in integers; V for the modes that copy."""
+        chooses = self.mode == "route" or (self.control == "random-rows" and self.mode != "text")
+        return -(-self.keep * visual_rows // 100) if chooses else visual_rows if self.inserts else 0
+
+
+def _check(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+
+
+def top_rows(scores_V: torch.Tensor, k: int) -> list[int]:
+    """Indices of the k highest scores, ascending; ties go to the lower index."""
+    order = torch.sort(scores_V, descending=True, stable=True).indices[:k]
+    return sorted(order.tolist())
+
+
+def choose_rows(
+    policy: Reattention, visual_rows: int, scores_V: torch.Tensor | None = None, reflection: int = 0
+) -> list[int]:
+    """Which of a sequence's V visual rows are re-inserted at its reflection number `reflection`, ascending.
+
+    `scores_V` (V,) is the ranking, needed when `policy.needs_scores`. Random rows depend on the policy's seed and on
+    the number of the reflection alone.
+    """
+    k = policy.rows_of(visual_rows)
+    if policy.control == "random-rows" and k:
+        generator = torch.Generator().manual_seed(policy.seed * 1_000_003 + reflection)
+        return sorted(torch.randperm(visual_rows, generator=generator)[:k].tolist())
+    if k in (0, visual_rows):
+        return list(range(k))
+    if scores_V is None:
+        raise ValueError("route needs the attention scores of the visual rows")
+    return top_rows(scores_V, k)
+
+
+def random_place(policy: Reattention, prompt_ids: Sequence[int]) -> int:
+    """After how many sampled tokens the "random-place" control re-inserts: 1 to `policy.within`, evenly.
+
+    It depends on the policy's seed and the sequence's own prompt alone, so neither a batch nor a resumed run moves it.
+    """
+    key = f"{policy.seed}:{','.join(map(str, prompt_ids))}"
+    return 1 + int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % policy.within
+
+
+def split_by_image(rows: Sequence[int], spans: Sequence[VisualSpan]) -> list[tuple[VisualSpan, list[int]]]:
+    """Rows of the whole table as (image, rows within it), images in order; `spans` follow one another."""
+    base = spans[0].first if spans else 0
+    return [
+        (
+            span,
+            [base + row - span.first for row in rows if span.first <= base + row < span.first + span.count],
+        )
+        for span in spans
+    ]
+
+
+def insertion_size(policy: Reattention, parts: Sequence[tuple[VisualSpan, Sequence[int]]]) -> int:
+    """Slots that an insertion takes: rows, and two delimiters for each image that shows any."""
+    return sum(len(rows) + 2 * policy.delimiters for _, rows in parts if rows)
+
+
+def reinsert(builder: SlotBuilder, policy: Reattention, parts: Sequence[tuple[VisualSpan, Sequence[int]]]) -> int:
+    """Append an insertion to a sequence, right before the token that looks again; returns the slots appended."""
+    return builder.insert(parts, delimiters=policy.delimiters, layout=policy.layout)

@@ -1,0 +1,198 @@
+"""One sequence that is being decoded: what happens when a token of it is chosen, and when it ends.
+
+The one definition of re-insertion while decoding, whoever runs the forward passes: `generate`'s loop, whose rows start
+together, and the serving engine, whose rows come and go. A row knows its own policy, trigger, budget and context bound
+and nothing of its neighbours. A tag that a model without trained tags spells in several pieces is taken back and fed
+again after the insertion (the attention the pieces paid stays in ROUTE's mean, the one departure from equation 5, for
+such models only).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from look_again.core.prefill import Start
+from look_again.core.reattention import (
+    Reattention,
+    choose_rows,
+    insertion_size,
+    random_place,
+    reinsert,
+    split_by_image,
+)
+from look_again.core.slots import Provenance
+from look_again.core.trigger import Trigger
+
+
+@dataclass(frozen=True)
+class Reflection:
+    """One `<REFLECTION>` of an answer.
+
+    rows: indices of the visual rows put back, over all images of the prompt in order. skipped: why nothing was put back
+    although the mode would have ("context", "max_reinsertions", "max_new_tokens", "no image", "random-place"), else
+    None. at: number of response tokens before the tag. stray: no tag, but the insertion of the random-place control.
+    """
+
+    mode: str
+    rows: tuple[int, ...] = ()
+    skipped: str | None = None
+    at: int = 0
+    stray: bool = False
+
+    @property
+    def reinserted_tokens(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Token:
+    """Event: row `row` got a response token. `forced`: written by the decoding loop, not sampled."""
+
+    row: int
+    token_id: int
+    forced: bool = False
+
+
+@dataclass(frozen=True)
+class Reinsertion:
+    """Event: row `row` looks again; comes before the Token event that follows it, the `<REFLECTION>` that caused it."""
+
+    row: int
+    reflection: Reflection
+
+
+@dataclass(frozen=True)
+class End:
+    """Event: row `row` is finished; reason "stop", "length" (max_new_tokens) or "context" (the context is full)."""
+
+    row: int
+    reason: str
+
+
+Event = Token | Reinsertion | End
+
+
+@dataclass(frozen=True)
+class Appended:
+    """What a chosen token did. looked: rows were put back, so the row is fed a chunk instead of one slot.
+
+    taken_back: slots that the row's cache holds and the sequence no longer does.
+    """
+
+    events: tuple[Token | Reinsertion, ...]
+    looked: bool = False
+    taken_back: int = 0
+
+
+class Row:
+    """One sequence that is being decoded.
+
+    budget: most sampled tokens. max_context: most slots. index: its number in the events. choose: the choice of rows,
+    `choose_rows` unless a caller wants to see it made.
+    """
+
+    def __init__(
+        self,
+        start: Start,
+        policy: Reattention,
+        trigger: Trigger,
+        *,
+        budget: int,
+        max_context: int,
+        index: int = 0,
+        choose: Callable[..., list[int]] = choose_rows,
+    ) -> None:
+        self.builder, self.spans, self.shown = start.builder, start.spans, start.shown
+        self.policy, self.trigger = policy, trigger
+        self.budget, self.max_context = budget, max_context
+        self.index = index
+        self.choose = choose
+        self.forced: list[int] = []
+        self.reflections: list[Reflection] = []
+        self.sampled = 0
+        self.response: list[int] = []
+        self.finish_reason: str | None = None
+        # sampled tokens before the random-place control's insertion; None once it is done
+        self.place = random_place(policy, self.builder.token_ids) if policy.strays else None
+
+    @property
+    def visual_rows(self) -> int:
+        return sum(span.count for span in self.spans)
+
+    def overrule(self, token: int) -> int:
+        """The token that comes next where `token` was chosen. ValueError for a vision token."""
+        if self.forced:
+            return self.forced[0]
+        if token in self.builder.tokens.never_sampled:
+            raise ValueError(f"a logits processor forced the vision token {token}; those are never sampled")
+        return token
+
+    def append(self, token: int, scores: Callable[[], torch.Tensor]) -> Appended:
+        """Append the next token, looking again first where that is due. `scores` measures ROUTE's ranking, (V,)."""
+        if self.forced:
+            self.builder.add_token(self.forced.pop(0), Provenance.FORCED)
+            self.response.append(token)
+            return Appended((Token(self.index, token, forced=True),))
+        self.sampled += 1
+        appended = self._sampled(token, scores)
+        self.response.append(token)
+        return replace(appended, events=(*appended.events, Token(self.index, token)))
+
+    def finish(self, stop: bool) -> bool:
+        """Whether the row is finished, `stop` being what the stopping criteria say; sets its reason."""
+        if stop:
+            self.finish_reason = "stop"
+        elif self.sampled >= self.budget and not self.forced:
+            self.finish_reason = "length"
+        elif len(self.builder) >= self.max_context:
+            self.finish_reason = "context"
+        return self.finish_reason is not None
+
+    def _sampled(self, token: int, scores: Callable[[], torch.Tensor]) -> Appended:
+        """Append a sampled token, looking again first if it completes `<REFLECTION>`."""
+        pieces = self.trigger.pieces(self.response, token)
+        if pieces and self.policy.mode == "vision":
+            self.forced.append(self.trigger.close_id)
+        reflection = self._look(pieces, scores)
+        self.reflections += [reflection] if reflection else []
+        if reflection is None or not reflection.rows:
+            self.builder.add_token(token, Provenance.SAMPLED)
+            return Appended(())
+        spelled = self.builder.truncate(len(self.builder) - max(0, pieces - 1))
+        reinsert(self.builder, self.policy, split_by_image(reflection.rows, self.shown))
+        for place, piece in enumerate([*spelled, token]):
+            self.builder.add_token(piece, Provenance.SAMPLED, chosen=place == 0)
+        return Appended((Reinsertion(self.index, reflection),), looked=True, taken_back=len(spelled))
+
+    def _look(self, pieces: int, scores: Callable[[], torch.Tensor]) -> Reflection | None:
+        """What happens before a sampled token that completes a tag of `pieces` tokens; None where nothing does."""
+        at = len(self.response) - max(0, pieces - 1)
+        if pieces and self.policy.strays:
+            return Reflection(self.policy.mode, skipped="random-place", at=at)
+        if pieces:
+            return self._reflection(at, scores)
+        if self.place is None or self.sampled <= self.place:
+            return None
+        self.place = None
+        return replace(self._reflection(at, scores), stray=True)
+
+    def _reflection(self, at: int, scores: Callable[[], torch.Tensor]) -> Reflection:
+        """What is put back here."""
+        policy, done = self.policy, sum(bool(r.rows) for r in self.reflections)
+        if not policy.inserts:
+            return Reflection(policy.mode, at=at)
+        if not self.spans:
+            return Reflection(policy.mode, skipped="no image", at=at)
+        if done >= policy.max_reinsertions:
+            return Reflection(policy.mode, skipped="max_reinsertions", at=at)
+        if self.sampled >= self.budget:
+            return Reflection(policy.mode, skipped="max_new_tokens", at=at)
+        ranking = scores() if policy.needs_scores else None
+        rows = self.choose(policy, self.visual_rows, ranking, len(self.reflections))
+        size = insertion_size(policy, split_by_image(rows, self.shown))
+        if len(self.builder) + size + 2 > self.max_context:
+            return Reflection(policy.mode, skipped="context", at=at)
+        return Reflection(policy.mode, rows=tuple(rows), at=at)

@@ -1,0 +1,163 @@
+"""Rows are checked before any time is spent on them: every bad one is listed at once, with what is wrong with it.
+
+Only headers of pictures are read, so 100,000 rows take minutes; damage further into a file shows when it is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from look_again.data.image_files import MAX_PIXELS, ImageSource, image_size
+from look_again.data.sample import BadRow, Row, RowError
+from look_again.images import ImageError
+from look_again.text.grammar import Problem, parse
+
+ON_BAD_ROW = ("refuse", "skip")
+LISTED = 8  # bad rows named in a message
+REASON_CHARACTERS = 240
+PROBLEMS_NAMED = 4  # of one response
+BAR_DELAY_S = 1.0  # before a progress bar shows
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsReport:
+    """What a check found; printing it lists the bad rows.
+
+    good: rows that passed. without_image: of these, rows without a picture. bad: rows left out.
+    """
+
+    good: int
+    without_image: int
+    bad: tuple[BadRow, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Rows looked at."""
+        return self.good + len(self.bad)
+
+    def __str__(self) -> str:
+        head = f"{self.good} of {self.rows} rows are good, {self.without_image} of them without a picture"
+        return f"{head}\n{self.listing()}" if self.bad else head
+
+    def listing(self, most: int = LISTED) -> str:
+        """The bad rows, `most` of them by name, one per line."""
+        lines = [f"  {_line(bad.id, 80)}: {_line(bad.reason, REASON_CHARACTERS)}" for bad in self.bad[:most]]
+        if len(self.bad) > most:
+            lines.append(f"  and {len(self.bad) - most} more")
+        return "\n".join([f"{len(self.bad)} bad {'row' if len(self.bad) == 1 else 'rows'}:", *lines])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a row must have besides a question and readable picture headers.
+
+    min_reflections: REFLECTIONs a response has at least (paper: 1; 0 for data before reflections are put in).
+    needs_response: a response in the grammar; where none is needed, one that is there is not looked at.
+    needs_reference: an answer to score against. needs_image: at least one picture.
+    max_pixels: of a picture, width x height.
+
+    Raises ValueError for numbers out of range.
+    """
+
+    min_reflections: int = 1
+    needs_response: bool = True
+    needs_reference: bool = False
+    needs_image: bool = False
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if self.min_reflections < 0:
+            raise ValueError(f"min_reflections is {self.min_reflections}: use 0 or more")
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels is {self.max_pixels}: use 1 or more")
+
+
+def check_row(row: Row, needs: Needs) -> list[str]:
+    """What is wrong with a row: [] if nothing."""
+    reasons = [] if row.question.strip() else ["the question is empty"]
+    if needs.needs_image and not row.images:
+        reasons.append("no picture")
+    if needs.needs_reference and not (row.reference or "").strip():
+        reasons.append("no reference answer")
+    if needs.needs_response:
+        reasons += _response_reasons(row.response, needs.min_reflections)
+    pictures = (_picture_reason(image, needs.max_pixels) for image in row.images)
+    return reasons + [f"image {number}: {reason}" for number, reason in enumerate(pictures, start=1) if reason]
+
+
+def check_rows(rows: Iterable[Row], *, progress: bool = True, **needs: Any) -> tuple[list[Row], list[BadRow]]:
+    """The rows that have what `Needs(**needs)` says and those that do not, in order.
+
+    `progress` shows a bar once the check has taken a second. ValueError and TypeError as `Needs` raises them.
+    """
+    needed = Needs(**needs)
+    good: list[Row] = []
+    bad: list[BadRow] = []
+    for row in tqdm(rows, desc="checking rows", unit="row", delay=BAR_DELAY_S, disable=not progress):
+        if reasons := check_row(row, needed):
+            bad.append(BadRow(row.id, "; ".join(reasons)))
+        else:
+            good.append(row)
+    return good, bad
+
+
+def select_rows(
+    rows: Iterable[Row],
+    *,
+    on_bad_row: str = "refuse",
+    passed_over: Sequence[BadRow] = (),
+    progress: bool = True,
+    **needs: Any,
+) -> tuple[list[Row], RowsReport]:
+    """The good rows and the report, checked as `check_rows` does.
+
+    `passed_over` are rows that loading left out; they count as bad. It may fill while `rows` is read:
+
+        skipped = []
+        rows, report = select_rows(load_rows(source, on_skip=skipped.append), passed_over=skipped)
+
+    Raises RowError with the report's listing for bad rows under "refuse", and when no row is good; ValueError for
+    another `on_bad_row`.
+    """
+    if on_bad_row not in ON_BAD_ROW:
+        raise ValueError(f"on_bad_row is {on_bad_row!r}: use one of {', '.join(ON_BAD_ROW)}")
+    good, bad = check_rows(rows, progress=progress, **needs)
+    without_image = sum(not row.images for row in good)
+    report = RowsReport(good=len(good), without_image=without_image, bad=(*passed_over, *bad))
+    if report.bad and on_bad_row == "refuse":
+        raise RowError(None, f'{report.listing()}\nmend them, or leave them out with on_bad_row="skip"')
+    if not good:
+        raise RowError(None, f"no good rows\n{report.listing()}" if report.bad else "there are no rows to check")
+    return good, report
+
+
+def _response_reasons(response: str | None, min_reflections: int) -> list[str]:
+    if response is None or not response.strip():
+        return ["no response"]
+    problems = parse(response, min_reflections=min_reflections).problems
+    named = [_problem(problem) for problem in problems[:PROBLEMS_NAMED]]
+    more = [f"and {len(problems) - PROBLEMS_NAMED} more"] if len(problems) > PROBLEMS_NAMED else []
+    return [f"response: {', '.join([*named, *more])}"] if problems else []
+
+
+def _problem(problem: Problem) -> str:
+    name = f"{problem.kind} {problem.tag}" if problem.tag else problem.kind
+    return name if problem.kind == "missing" else f"{name} at character {problem.at}"
+
+
+def _picture_reason(image: ImageSource, max_pixels: int) -> str | None:
+    try:
+        image_size(image, max_pixels=max_pixels)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+def _line(text: str, most: int) -> str:
+    """On one line, printable, at most `most` characters: ids and names come from strangers' files."""
+    plain = "".join(char if char.isprintable() else " " for char in " ".join(text.split()))
+    return plain if len(plain) <= most else f"{plain[: most - 1]}…"

@@ -1,0 +1,152 @@
+"""Where a row's pictures are, and how to open or measure one.
+
+A row of 100,000 must stay small and picklable, so it names its pictures and reads none. Pixels come from
+`look_again.images.load_image` alone; what is here finds the bytes, and reads a size from a header.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+from PIL import Image
+
+from look_again.images import FORMATS, MAX_ASPECT_RATIO, ImageError, load_image
+
+MAX_PIXELS = 50_000_000
+MAX_BYTES = 64 * 2**20
+
+_ORIENTATION_TAG = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
+
+class LazyImage(ABC):
+    """A picture that is fetched or drawn when read.
+
+    Subclasses pickle, compare by value, print their name and bound how much they read.
+    """
+
+    @abstractmethod
+    def read(self) -> bytes:
+        """The encoded file. ImageError when there is none."""
+
+    def open(self) -> BinaryIO:
+        """A seekable file of the same bytes; override where a header can be read without the rest."""
+        return io.BytesIO(self.read())
+
+
+ImageSource: TypeAlias = Path | bytes | Image.Image | LazyImage
+
+
+def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Image.Image:
+    """The picture as upright RGB, as `load_image` gives it, with its bounds. ImageError as there, naming `source`."""
+    if not isinstance(source, LazyImage):
+        return load_image(source, max_pixels=max_pixels, max_bytes=max_bytes)
+    try:
+        return load_image(source.read(), max_pixels=max_pixels, max_bytes=max_bytes)
+    except ImageError as error:
+        raise _named(source, error) from error
+
+
+def image_size(source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> tuple[int, int]:
+    """(width, height) in pixels of what `open_image` would return, from the file's header; no pixel is decoded.
+
+    A picture cut off in its pixels still has a size (not WebP and AVIF, which want the whole file). An orientation
+    that a PNG gives after its pixels counts, except inside a zip archive, where finding it would read the whole.
+
+    Raises ImageError for no picture, one beyond the bounds of `load_image`, or one that is too long and thin.
+    """
+    name = describe(source)
+    if isinstance(source, Image.Image):
+        _check_size(source.size, max_pixels, name)  # before getexif, which may decode
+        return _size_of_open(source, name)
+    with _opened(source, max_bytes, name) as file:
+        size = _size_in_header(file, name)
+    _check_size(size, max_pixels, name)
+    return size
+
+
+def describe(source: ImageSource) -> str:
+    """What messages call a picture."""
+    if isinstance(source, bytes):
+        return f"picture of {len(source)} bytes"
+    if isinstance(source, Image.Image):
+        return f"open picture {getattr(source, 'filename', '') or type(source).__name__!r}"
+    if isinstance(source, Path | LazyImage):
+        return f"picture {str(source)[:500]!r}"
+    raise ImageError(f"a picture is a Path, bytes, a PIL image or a LazyImage, not {type(source).__name__}")
+
+
+def _named(source: ImageSource, error: ImageError) -> ImageError:
+    name = describe(source)
+    return error if name in str(error) else ImageError(f"{name}: {error}")
+
+
+def _opened(source: Path | bytes | LazyImage, max_bytes: int, name: str) -> BinaryIO:
+    """The encoded file, seekable; at most `max_bytes` long unless lazy."""
+    try:
+        if isinstance(source, LazyImage):
+            return source.open()
+        if isinstance(source, Path) and not source.is_file():  # opening a pipe would wait for ever
+            raise ImageError(f"{name}: no such file, or not a regular one")
+        if (length := len(source) if isinstance(source, bytes) else source.stat().st_size) > max_bytes:
+            raise ImageError(f"{name} is {length} bytes, more than max_bytes={max_bytes}")
+        return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    except ImageError as error:
+        raise _named(source, error) from error
+    except OSError as error:
+        raise ImageError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
+def _size_in_header(file: BinaryIO, name: str) -> tuple[int, int]:
+    Image.init()
+    try:
+        with Image.open(file, formats=[known for known in FORMATS if known in Image.OPEN]) as image:
+            # Not image.getexif(): that of a PNG decodes the pixels.
+            exif = Image.Image.getexif(image)
+            cheap_to_seek = isinstance(file, io.BytesIO | io.BufferedReader)
+            if image.format == "PNG" and _ORIENTATION_TAG not in exif and cheap_to_seek:
+                exif = _exif_after_pixels(file)
+            return _upright(image, exif)
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"{name} is not an image in a format read here: {', '.join(FORMATS)}") from error
+    except Exception as error:  # Pillow's parsers raise nearly anything on damaged headers
+        raise ImageError(f"{name} is truncated or damaged: {error}") from error
+
+
+def _size_of_open(image: Image.Image, name: str) -> tuple[int, int]:
+    try:
+        return _upright(image, image.getexif())
+    except Exception as error:  # as above
+        raise ImageError(f"{name} is truncated or damaged: {error}") from error
+
+
+def _exif_after_pixels(file: BinaryIO) -> Image.Exif:
+    """A PNG's eXIf chunk, wherever it is; PNG allows it after the pixels."""
+    exif = Image.Exif()
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"eXIf":
+            exif.load(file.read(length))
+            break
+        file.seek(length + 4, os.SEEK_CUR)
+    return exif
+
+
+def _upright(image: Image.Image, exif: Image.Exif) -> tuple[int, int]:
+    width, height = image.size
+    turned = exif.get(_ORIENTATION_TAG) in _SIDEWAYS and image.format != "TIFF"  # Pillow turns a TIFF's size itself
+    return (height, width) if turned else (width, height)
+
+
+def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
+    width, height = size
+    if not 0 < width * height <= max_pixels:
+        raise ImageError(f"{name} is {width} x {height} pixels: use one of 1 to max_pixels={max_pixels}")
+    if max(size) > MAX_ASPECT_RATIO * min(size):
+        raise ImageError(f"{name} is {width} x {height} pixels, an aspect ratio above {MAX_ASPECT_RATIO}: crop it")

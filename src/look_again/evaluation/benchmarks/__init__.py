@@ -1,0 +1,1 @@
+"""One module per benchmark: loader, prompt and rule together."""

@@ -1,0 +1,150 @@
+r"""MathVision (MATH-V): competition problems about one picture each, with options or with a free-form answer.
+
+The paper reports test, and trains on MathVision too; a model trained on `train` of this project's loader is to be
+evaluated on testmini alone (`look_again.data.splits`). The official score takes the answer from `\boxed{…}` or behind
+"the answer is" as MATH-V does, and equals it with the letter, with the option's text or with the free-form answer.
+Where MATH-V evaluates LaTeX to two decimals, here math-verify (extra "eval") decides whether expressions are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from string import ascii_uppercase
+
+from look_again.data.fields import image_of, option_texts, reference_text, text_of
+from look_again.data.image_files import ImageSource
+from look_again.data.readers import read_jsonl
+from look_again.data.sample import BadRow, Row
+from look_again.data.sources.mathvision import readable, with_named_pictures
+from look_again.data.zips import ZipMember
+from look_again.evaluation.benchmark import Benchmark, Item, ItemScore, Judge, Place, Reply, Scores
+from look_again.evaluation.benchmarks.choices import LETTER_INSTRUCTION, STRICT_RULE, letter_of, scores_of
+from look_again.evaluation.benchmarks.layouts import (
+    Record,
+    check_split,
+    item_of,
+    items_of,
+    label,
+    local_path,
+    read_tables,
+    row_id,
+    with_columns,
+)
+from look_again.evaluation.benchmarks.mathvision_answers import (
+    official_answer,
+    official_match,
+    settled,
+    strict_answer,
+    strict_match,
+)
+from look_again.evaluation.benchmarks.open_answers import usable_answer
+
+SPLITS = ("test", "testmini")
+INSTRUCTION = "Give the final answer as a number or an expression, without its unit."
+
+MAX_SHOWN = 200  # characters of the official reading that results keep
+
+_COLUMNS = ("id", "question", "options", "answer", "image")
+_ARCHIVE = "images.zip"
+
+
+def load(place: Place) -> Iterator[Item | BadRow]:
+    """The items of a split: the hub's, a table's, or those of the authors' repository.
+
+    A folder holds `<split>-….parquet`, or the same in `data`, or `<split>.jsonl` or `data/<split>.jsonl` beside
+    `images/` or `images.zip`; a file is Parquet or JSON lines. Marks such as `<image2>`, which name a part of the one
+    picture, become "(image 2)" within a sentence and go outside of any. ValueError for other layouts.
+    """
+    check_split(place, "MathVision", SPLITS)
+    lines = _lines_file(place)
+    if lines is None:
+        try:
+            return items_of(read_tables(place, _COLUMNS), lambda record, index: _item(record, index, None), place.limit)
+        except ValueError as error:
+            raise ValueError(f"{error}; and {place.split}.jsonl, data/{place.split}.jsonl") from error
+    beside = lines.parent.parent if lines.parent.name == "data" else lines.parent
+    base = (place.images or beside).expanduser()
+    records = with_columns(read_jsonl(lines), _COLUMNS, str(lines))
+    return items_of(records, lambda record, index: _item(record, index, base), place.limit)
+
+
+def _lines_file(place: Place) -> Path | None:
+    path = local_path(place)
+    if path is None:
+        return None
+    candidates = (path, path / f"{place.split}.jsonl", path / "data" / f"{place.split}.jsonl")
+    return next((file for file in candidates if file.suffix == ".jsonl" and file.is_file()), None)
+
+
+def _item(record: Record, index: int, base: Path | None) -> Item:
+    name = row_id(record, "id", index)
+    options = tuple(with_named_pictures(text) for text in option_texts(record.get("options"), name))
+    answer = reference_text(record.get("answer"), bool(options), name, "answer")
+    row = Row(
+        id=name,
+        images=(_picture(record, name, base),),
+        question=readable(text_of(record.get("question"), name, "question")),
+        options=options,
+        reference=letter_of(answer, options, name) if options else usable_answer(answer.strip(), name),
+        source="mathvision",
+    )
+    groups = {"subject": label(record, "subject"), "level": str(record.get("level") or "unknown")}
+    return item_of(row, LETTER_INSTRUCTION if options else INSTRUCTION, **groups)
+
+
+def _picture(record: Record, name: str, base: Path | None) -> ImageSource:
+    """A table's decoded picture; else the file "images/4.jpg" or "4.jpg" in `base`, or a member of its `images.zip`."""
+    if record.get("decoded_image") is not None:
+        return image_of(record["decoded_image"], name, "decoded_image", None)
+    image = image_of(record.get("image"), name, "image", base)
+    if base is None or not isinstance(image, Path) or image.is_file():
+        return image
+    if (base / image.name).is_file():
+        return base / image.name
+    archive = base.absolute() / _ARCHIVE
+    return ZipMember(archive, str(record["image"])) if archive.is_file() else image
+
+
+def score(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None = None) -> Scores:
+    """Accuracies of the whole, per subject and per level. No judge is asked.
+
+    MissingExtraError without math-verify, whatever the replies are.
+    """
+    taken = [official_answer(reply.final) for reply in replies]
+    read = [strict_answer(r.final, i.reference, i.facts["options"]) for i, r in zip(items, replies, strict=True)]
+    official = [official_match(answer, _targets(item)) for answer, item in zip(taken, items, strict=True)]
+    strict = [strict_match(found, item.reference) for found, item in zip(read, items, strict=True)]
+    right = settled([*official, *strict])
+    scores = [
+        ItemScore(
+            official=float(right[at]),
+            strict=float(right[len(items) + at]),
+            extracted=read[at],
+            unparsed=read[at] is None,
+            facts={"official_answer": taken[at][:MAX_SHOWN]},
+        )
+        for at in range(len(items))
+    ]
+    notes = {
+        "official": "MATH-V evaluate.py; numbers to two decimals, expressions by math-verify",
+        "strict": f"{STRICT_RULE}; free-form: the one number or expression given, by math-verify where needed",
+    }
+    return scores_of(items, scores, ("subject", "level"), notes)
+
+
+def _targets(item: Item) -> list[str]:
+    """What the official rule takes for right: the letter and the text of its option, or the answer."""
+    options = item.facts["options"]
+    return [item.reference, options[ascii_uppercase.index(item.reference)]] if options else [item.reference]
+
+
+MATHVISION = Benchmark(
+    name="mathvision",
+    hub="MathLLMs/MathVision",
+    splits=SPLITS,
+    load=load,
+    score=score,
+    primary="accuracy",
+    max_new_tokens=4096,
+)

@@ -1,0 +1,225 @@
+"""MMMU: college questions of 30 subjects in six disciplines, most with options, some open, with up to seven pictures.
+
+The paper reports it and no protocol. Items and score follow MMMU's own repository; where its parser finds no letter it
+guesses one at random, here always the same one per item, and the count of guesses is a metric. Pictures come before
+the question, so `<image 2>` in its text becomes "[image 2]", the second picture shown.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain
+
+from look_again.data.fields import image_of, option_texts, short, text_of
+from look_again.data.hub_datasets import read_hub
+from look_again.data.image_files import ImageSource
+from look_again.data.readers import read_parquet
+from look_again.data.sample import BadRow, Row, RowError
+from look_again.evaluation.benchmark import Benchmark, Item, ItemScore, Judge, Place, Reply, Scores
+from look_again.evaluation.benchmarks.choices import (
+    LETTER_INSTRUCTION,
+    STRICT_RULE,
+    guess,
+    letter_of,
+    mmmu_letter,
+    score_choice,
+    scores_of,
+)
+from look_again.evaluation.benchmarks.layouts import (
+    Record,
+    check_split,
+    item_of,
+    items_of,
+    label,
+    local_path,
+    read_tables,
+    row_id,
+    split_tables,
+    with_columns,
+)
+from look_again.evaluation.benchmarks.open_answers import (
+    OPEN_INSTRUCTION,
+    mmmu_open,
+    read_answer,
+    same_answer,
+    usable_answer,
+)
+
+DISCIPLINES = {
+    "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
+    "Business": ("Accounting", "Economics", "Finance", "Manage", "Marketing"),
+    "Science": ("Biology", "Chemistry", "Geography", "Math", "Physics"),
+    "Health and Medicine": (
+        "Basic_Medical_Science",
+        "Clinical_Medicine",
+        "Diagnostics_and_Laboratory_Medicine",
+        "Pharmacy",
+        "Public_Health",
+    ),
+    "Humanities and Social Science": ("History", "Literature", "Psychology", "Sociology"),
+    "Tech and Engineering": (
+        "Agriculture",
+        "Architecture_and_Engineering",
+        "Computer_Science",
+        "Electronics",
+        "Energy_and_Power",
+        "Materials",
+        "Mechanical_Engineering",
+    ),
+}
+DISCIPLINE_OF = {subject: discipline for discipline, subjects in DISCIPLINES.items() for subject in subjects}
+SUBJECTS = tuple(sorted(DISCIPLINE_OF))
+SPLITS = ("validation", "dev")
+MAX_IMAGES = 7
+MAX_LITERAL = 20_000  # characters of an options field; the longest are some hundreds
+
+_COLUMNS = ("id", "question", "options", "answer", "image_1")
+_MARK = re.compile(r"<image ?(\d+)>")
+_LIST = re.compile(r"\[\s*['\"].*\]", re.DOTALL)
+_SUBJECT = re.compile(r"[a-z]+_(.+)_\d+")
+
+
+def load(place: Place) -> Iterator[Item | BadRow]:
+    """The items of a split, subject by subject: the hub's configurations, or a local copy.
+
+    A local copy is one Parquet file, a folder per subject with `<split>-….parquet`, or such files in the folder or its
+    `data`. ValueError for none of these and for the split test, whose answers are withheld.
+    """
+    check_split(place, "MMMU", SPLITS, " (the answers of test are withheld)")
+    return items_of(_records(place), _item, place.limit)
+
+
+def _records(place: Place) -> Iterator[Record]:
+    path = local_path(place)
+    if path is None:
+        parts = (read_hub(place.path, place.split, subject) for subject in SUBJECTS)
+        return with_columns(chain.from_iterable(parts), _COLUMNS, place.path)
+    tables = [table for subject in SUBJECTS for table in split_tables(path / subject, place.split)]
+    if tables:
+        return with_columns(chain.from_iterable(map(read_parquet, tables)), _COLUMNS, str(path))
+    try:
+        return read_tables(place, _COLUMNS)
+    except ValueError as error:
+        raise ValueError(f"{error}; and folders {SUBJECTS[0]} to {SUBJECTS[-1]} with such tables") from error
+
+
+def _item(record: Record, index: int) -> Item:
+    name = row_id(record, "id", index)
+    options = listed_options(record.get("options"), name)
+    asked = record.get("question_type") or ("multiple-choice" if options else "open")
+    if asked == "multiple-choice":
+        return choice_item(record, name, options)
+    answers = _open_answers(record.get("answer"), name)
+    row = marked_row(record, name, (), answers[0])
+    return item_of(row, OPEN_INSTRUCTION, reference=answers, question_type="open", **groups_of(record, name))
+
+
+def choice_item(record: Record, name: str, options: Sequence[str]) -> Item:
+    """The item of a record of MMMU or MMMU-Pro with options. RowError for an answer that is none of them."""
+    answer = letter_of(record.get("answer"), options, name)
+    row = marked_row(record, name, options, answer)
+    return item_of(row, LETTER_INSTRUCTION, question_type="multiple-choice", **groups_of(record, name))
+
+
+def listed_options(value: object, name: str) -> tuple[str, ...]:
+    """Options from the text of a Python list, as MMMU's tables hold them, or from a list; RowError for other things."""
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value) if len(value) <= MAX_LITERAL else value
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+            raise RowError(name, f"options is {short(value)}: not the text of a list ({error})") from error
+    return option_texts(value, name)
+
+
+def groups_of(record: Record, name: str) -> dict[str, str]:
+    """subject, from its column or from the id "validation_Art_Theory_1", and discipline."""
+    found = _SUBJECT.fullmatch(name)
+    subject = found[1] if found else label(record, "subject")
+    return {"subject": subject, "discipline": DISCIPLINE_OF.get(subject, "unknown")}
+
+
+def marked_row(record: Record, name: str, options: Sequence[str], answer: str) -> Row:
+    """The row with the pictures that question or options mark, in order, and the marks numbered as they are shown.
+
+    Pictures without a mark are left out, as MMMU's harness does: they belong to the explanation of the answer. A row
+    without any mark shows all of them. RowError for a mark without its picture.
+    """
+    question = text_of(record.get("question"), name, "question")
+    numbers = sorted({int(number) for text in (question, *options) for number in _MARK.findall(text)})
+    numbers = numbers or [n for n in range(1, MAX_IMAGES + 1) if record.get(f"image_{n}") is not None]
+    places = {str(number): place for place, number in enumerate(numbers, start=1)}
+
+    def shown(text: str) -> str:
+        return _MARK.sub(lambda mark: f"[image {places[str(int(mark[1]))]}]", text)
+
+    images = tuple(_picture(record, number, name) for number in numbers)
+    return Row(
+        id=name,
+        images=images,
+        question=shown(question),
+        options=tuple(map(shown, options)),
+        reference=answer,
+        source="mmmu",
+    )
+
+
+def _picture(record: Record, number: int, name: str) -> ImageSource:
+    field = f"image_{number}"
+    if record.get(field) is None:
+        raise RowError(name, f"the text marks <image {number}>, and {field} is missing")
+    return image_of(record[field], name, field, None)
+
+
+def _open_answers(value: object, name: str) -> list[str]:
+    """The accepted answers: the text, or the texts of a list that is written out as text."""
+    text = text_of(value, name, "answer").strip()
+    if text in ("", "?"):
+        raise RowError(name, f"answer is {short(text)}: withheld; use the split validation or dev")
+    answers = listed_options(text, name) if _LIST.fullmatch(text) else (text,)
+    return [usable_answer(answer, name) for answer in answers]
+
+
+def score(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None = None) -> Scores:
+    """Accuracies of the whole, per subject and per discipline. No judge is asked."""
+    scores = [_score(item, reply) for item, reply in zip(items, replies, strict=True)]
+    subjects = {item.facts["subject"] for item in items}
+    notes = {
+        "official": "MMMU eval_utils.py; a reply without an answer gets a random letter, seeded by the item's id",
+        "strict": f"{STRICT_RULE}; open questions: the one answer given, numbers to two decimals",
+        "subjects": f"{len(subjects)} of {len(SUBJECTS)}",
+    }
+    guessed = sum(bool(one.facts["guessed"]) for one in scores)
+    return scores_of(items, scores, ("discipline", "subject", "question_type"), notes, guessed=guessed)
+
+
+def _score(item: Item, reply: Reply) -> ItemScore:
+    if item.facts["question_type"] == "open":
+        return _score_open(item, reply)
+    found = mmmu_letter(reply.final, item.facts["options"])
+    official = guess(item.id, item.facts["options"]) if found is None else found
+    return score_choice(item, reply, official, guessed=found is None)
+
+
+def _score_open(item: Item, reply: Reply) -> ItemScore:
+    readings = [(read_answer(reply.final, answer), answer) for answer in item.reference]
+    found = [reading for reading, _ in readings if reading is not None]
+    right = any(reading is not None and same_answer(reading, answer) for reading, answer in readings)
+    return ItemScore(
+        official=float(mmmu_open(reply.final, item.reference)),
+        strict=float(right),
+        extracted=found[0] if found else None,
+        unparsed=not found,
+        facts={"guessed": False},
+    )
+
+
+MMMU = Benchmark(
+    name="mmmu",
+    hub="MMMU/MMMU",
+    splits=SPLITS,
+    load=load,
+    score=score,
+    primary="accuracy",
+)

@@ -1,0 +1,169 @@
+"""POPE: is this object in the picture, yes or no; half of the objects are not (Li et al., EMNLP 2023).
+
+The official rule reads the first sentence: the word "no" or "not" in it means no, and everything else means yes. So
+silence and "I cannot tell" are a yes. The strict score reads a reply as the accuracy reward does, or not at all, and an
+unread reply counts as the wrong answer. The paper reports F1 as the mean of the three splits; the request behind each
+question is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from look_again.data.fields import short
+from look_again.data.image_files import ImageSource
+from look_again.data.readers import read_jsonl
+from look_again.data.sample import BadRow, RowError
+from look_again.evaluation.benchmark import Benchmark, Item, ItemScore, Judge, Place, Reply, Scores
+from look_again.evaluation.benchmarks.image_folders import (
+    picture_folders,
+    picture_in,
+    picture_of,
+    question_of,
+    share,
+    yes_no_score,
+    yes_or_no,
+)
+from look_again.evaluation.benchmarks.layouts import Record, check_split, items_of, local_path, read_tables, row_id
+
+HUB = "lmms-lab/POPE"
+KINDS = ("random", "popular", "adversarial")
+SPLITS = ("all", *KINDS)
+REQUEST = "Please answer yes or no."
+NOTES = {
+    "official": 'POPE evaluate.py: "No", "no" or "not" among the words of the first sentence is no, all else is yes',
+    "strict": "a yes or no as look_again.scoring.extraction reads it; an unread reply counts as the wrong answer",
+    "means": "every share is the mean of the splits, as in the paper",
+}
+
+Metrics = dict[str, float | int | None]
+
+_COLUMNS = ("question_id", "question", "answer", "image", "category")
+_FOLDERS = ("", "coco", "output/coco")  # where in a folder the official files may lie
+
+
+def load(place: Place) -> Iterator[Item | BadRow]:
+    """Items of coco_pope_<split>.json, a folder's or one such file, or of a table as lmms-lab/POPE on the hub.
+
+    The split "all" is random, popular and adversarial, one after the other. Pictures of the official files lie in
+    `place.images`, or beside them in val2014/ or images/. ValueError for another layout.
+    """
+    check_split(place, "POPE", SPLITS)
+    kinds = KINDS if place.split == "all" else (place.split,)
+    path = local_path(place)
+    files = {} if path is None else _files(path, kinds)
+    if path is not None and files:
+        folders = picture_folders(place, path if path.is_dir() else path.parent, "val2014", "images")
+        make = partial(_item, picture=partial(_file_picture, folders=folders))
+        return items_of(_file_records(files), make, place.limit)
+    try:
+        records = read_tables(replace(place, split="test"), _COLUMNS)
+    except ValueError as error:
+        wanted = ", ".join(f"coco_pope_{kind}.json" for kind in kinds)
+        raise ValueError(f"{error}; nor are there {wanted} in it, in coco/ or in output/coco/") from error
+    left_out = set(KINDS).difference(kinds)
+    return items_of((r for r in records if r["category"] not in left_out), _item, place.limit)
+
+
+def official_reading(text: str) -> str:
+    """ "yes" or "no" by the official rule, which nothing is unreadable to.
+
+    Example: "No, it is not." is no; "It isn't there" is yes, and so is "".
+    """
+    words = text.split(".")[0].replace(",", "").split(" ")
+    return "no" if {"No", "no", "not"}.intersection(words) else "yes"
+
+
+def confusion(pairs: Iterable[tuple[str, str]]) -> Metrics:
+    """Accuracy, precision, recall, F1 and the share of yes, from 0 to 1, of (reference, answer) pairs.
+
+    "yes" is the positive class. None where there is nothing to divide by; F1 is 0 when no yes is right.
+    """
+    listed = list(pairs)
+    right_yes = listed.count(("yes", "yes"))
+    true_yes = sum(reference == "yes" for reference, _ in listed)
+    said_yes = sum(answer == "yes" for _, answer in listed)
+    return {
+        "accuracy": share(sum(reference == answer for reference, answer in listed), len(listed)),
+        "precision": share(right_yes, said_yes),
+        "recall": share(right_yes, true_yes),
+        "f1": share(2 * right_yes, true_yes + said_yes),
+        "yes_ratio": share(said_yes, len(listed)),
+    }
+
+
+def score(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None = None) -> Scores:
+    """Per split; and of every share the mean over the splits that were asked."""
+    scores = [
+        yes_no_score(item.reference, reply.final, official_reading(reply.final))
+        for item, reply in zip(items, replies, strict=True)
+    ]
+    pairs = list(zip(items, scores, strict=True))
+    splits = {kind: [pair for pair in pairs if pair[0].facts["category"] == kind] for kind in KINDS}
+    subsets = {f"category/{kind}": _metrics(asked) for kind, asked in splits.items() if asked}
+    counts: Metrics = {"items": len(items), "unparsed": sum(one.unparsed for one in scores)}
+    return Scores(items=scores, metrics=_means(list(subsets.values())) | counts, subsets=subsets, notes=NOTES)
+
+
+def _files(path: Path, kinds: Sequence[str]) -> dict[str, Path]:
+    """Kind -> its official file; {} unless there is one for each."""
+    if path.is_file():
+        named = [kind for kind in kinds if f"pope_{kind}" in path.stem]
+        return dict.fromkeys(named, path)
+    candidates = [(kind, path / folder / f"coco_pope_{kind}.json") for kind in kinds for folder in _FOLDERS]
+    found = {kind: file for kind, file in reversed(candidates) if file.is_file()}
+    return {kind: found[kind] for kind in kinds} if len(found) == len(kinds) else {}
+
+
+def _file_records(files: Mapping[str, Path]) -> Iterator[Record | RowError]:
+    """The lines of the official files under the names of the table's columns."""
+    for kind, path in files.items():
+        for record in read_jsonl(path):
+            if isinstance(record, RowError):
+                yield record
+                continue
+            renamed = {"question": record.get("text"), "answer": record.get("label"), "category": kind}
+            yield {**record, **renamed}
+
+
+def _file_picture(record: Record, name: str, folders: Sequence[Path]) -> ImageSource:
+    return picture_in(folders, question_of(record, "image", name), name)
+
+
+def _item(record: Record, index: int, picture: Callable[[Record, str], ImageSource] = picture_of) -> Item:
+    kind = record["category"]
+    if kind not in KINDS:
+        raise RowError(f"row {index}", f"category is {short(kind)}: use one of {', '.join(KINDS)}")
+    name = f"{kind}-{row_id(record, 'question_id', index)}"
+    return Item(
+        id=name,
+        prompt=f"{question_of(record, 'question', name)} {REQUEST}",
+        reference=yes_or_no(record["answer"], name, "answer"),
+        images=(picture(record, name),),
+        facts={"category": kind},
+    )
+
+
+def _metrics(asked: Sequence[tuple[Item, ItemScore]]) -> Metrics:
+    official = confusion((item.reference, str(one.facts["official_answer"])) for item, one in asked)
+    strict = confusion((item.reference, one.extracted or _wrong(item.reference)) for item, one in asked)
+    del strict["yes_ratio"]  # it would count answers that nobody gave
+    counts: Metrics = {"items": len(asked), "unparsed": sum(one.unparsed for _, one in asked)}
+    return official | {f"strict_{name}": value for name, value in strict.items()} | counts
+
+
+def _wrong(reference: str) -> str:
+    return "no" if reference == "yes" else "yes"
+
+
+def _means(subsets: Sequence[Metrics]) -> Metrics:
+    """Of every share, the mean over the splits where it is defined."""
+    names = [name for name in (subsets[0] if subsets else ()) if name not in ("items", "unparsed")]
+    defined = {name: [value for subset in subsets if (value := subset[name]) is not None] for name in names}
+    return {name: share(sum(values), len(values)) for name, values in defined.items()}
+
+
+POPE = Benchmark(name="pope", hub=HUB, splits=SPLITS, load=load, score=score, primary="f1")

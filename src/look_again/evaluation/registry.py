@@ -1,0 +1,32 @@
+"""Names of benchmarks. A literal table: a benchmark's module is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+
+from look_again.evaluation.benchmark import Benchmark
+
+BENCHMARKS = {
+    "tabletop": ("look_again.tabletop.tabletop_benchmark", "TABLETOP"),
+    "tabletop-planted": ("look_again.tabletop.tabletop_benchmark", "TABLETOP_PLANTED"),
+    "mmmu": ("look_again.evaluation.benchmarks.mmmu", "MMMU"),
+    "mmmu-pro": ("look_again.evaluation.benchmarks.mmmu_pro", "MMMU_PRO"),
+    "mmmu-pro-vision": ("look_again.evaluation.benchmarks.mmmu_pro", "MMMU_PRO_VISION"),
+    "mmbench": ("look_again.evaluation.benchmarks.mmbench", "MMBENCH"),
+    "mmstar": ("look_again.evaluation.benchmarks.mmstar", "MMSTAR"),
+    "mathvision": ("look_again.evaluation.benchmarks.mathvision", "MATHVISION"),
+    "chair": ("look_again.evaluation.benchmarks.chair", "CHAIR"),
+    "pope": ("look_again.evaluation.benchmarks.pope", "POPE"),
+    "mme": ("look_again.evaluation.benchmarks.mme", "MME"),
+    "mmhal": ("look_again.evaluation.benchmarks.mmhal", "MMHAL"),
+}
+
+
+def benchmark(name: str) -> Benchmark:
+    """The benchmark of that name. ValueError, listing the known ones, for any other."""
+    if name not in BENCHMARKS:
+        raise ValueError(f"unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
+    module, constant = BENCHMARKS[name]
+    found = getattr(importlib.import_module(module), constant)
+    assert isinstance(found, Benchmark)
+    return found

@@ -1,0 +1,154 @@
+"""Results as sheets of text, which terminals and HTML pages show alike.
+
+A difference never stands without its interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from look_again.evaluation.subjects import describe_settings
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A titled table of text; the first column names, the others are figures."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def number(value: Any, *, sign: bool = False) -> str:
+    """Counts as they are, other figures to three decimals; "-" for None."""
+    if value is None:
+        return "-"
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:+.3f}" if sign else f"{value:.3f}"
+
+
+def interval(bounds: Sequence[float] | None, *, sign: bool = False) -> str:
+    """ "[0.911, 0.964]"; "too few" for None."""
+    return "too few" if bounds is None else f"[{', '.join(number(float(bound), sign=sign) for bound in bounds)}]"
+
+
+def p_value(p: float | None) -> str:
+    return "-" if p is None else "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+
+
+def result_sheets(result: Mapping[str, Any]) -> list[Sheet]:
+    """Of one run: its metrics, subsets, and what went wrong."""
+    primary = result["primary"]
+    title = f"{result['benchmark']}: {describe_settings(result['config']['subject'])}"
+    metrics = [(f"{name} *" if name == primary else name, number(v)) for name, v in result["metrics"].items()]
+    lengths = [(f"{kind} tokens per answer", number(v)) for kind, v in result["tokens_per_answer"].items()]
+    counts = [(name.replace("_", " "), number(v)) for name, v in result["counts"].items()]
+    sheets = [Sheet(title, ("", "value"), [*metrics, *counts, *lengths])]
+    if subsets := result["subsets"]:
+        names = list(dict.fromkeys(name for part in subsets.values() for name in part))
+        rows = [(subset, *(number(part.get(name)) for name in names)) for subset, part in subsets.items()]
+        sheets.append(Sheet("subsets", ("", *names), rows))
+    return sheets
+
+
+def difference_sheets(comparison: Mapping[str, Any]) -> list[Sheet]:
+    """Of a comparison: every run against the baseline, whole, then per subset."""
+    base = comparison["baseline"]
+    title = f"{comparison['benchmark']}: difference from {base} in {comparison['score']}, paired"
+    columns = ("", base, "run", "difference\n[95%]", "higher\n/ lower", "test", "items")
+    rows = comparison["differences"]
+    whole = [_difference_row(row["run"], row) for row in rows if row["subset"] is None]
+    parts = [_difference_row(f"{row['subset']}\n{row['run']}", row) for row in rows if row["subset"] is not None]
+    sheets = [Sheet(title, columns, whole)]
+    if comparison["metrics"]:
+        sheets.append(_metrics_sheet(comparison))
+    return [*sheets, Sheet(f"{title}, per subset", columns, parts)] if parts else sheets
+
+
+def _metrics_sheet(comparison: Mapping[str, Any]) -> Sheet:
+    base = comparison["baseline"]
+    rows = [
+        (
+            f"{row['metric']}\n{row['run']}",
+            number(row["base"]),
+            number(row["other"]),
+            f"{number(row['difference'], sign=True)}\n{interval(row['interval'], sign=True)}",
+            number(row["units"]),
+        )
+        for row in comparison["metrics"]
+    ]
+    title = f"{comparison['benchmark']}: difference from {base} in metrics of the whole, paired"
+    return Sheet(title, ("", base, "run", "difference\n[95%]", "drawn"), rows)
+
+
+def left_out_sheets(left_out: Mapping[str, Sequence[str]]) -> list[Sheet]:
+    """Of a comparison: the benchmarks that not all runs have, each with the runs that lack it; none where all do."""
+    rows = [(name, ", ".join(runs)) for name, runs in left_out.items()]
+    return [Sheet("left out, not run in all", ("", "missing in"), rows)] if rows else []
+
+
+def _difference_row(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        name,
+        number(row["base"]),
+        number(row["other"]),
+        f"{number(row['difference'], sign=True)}\n{interval(row['interval'], sign=True)}",
+        f"{row['higher']}\n/ {row['lower']}",
+        f"{p_value(row['p'])}\n{row['test'] or ''}",
+        number(row["n"]) + (f"\n{row['undefined']} undefined" if row["undefined"] else ""),
+    )
+
+
+def control_sheets(summary: Mapping[str, Any]) -> list[Sheet]:
+    """Of a run with controls: per benchmark every arm with its paired differences, what the arms are, and which of
+    them the items do not allow."""
+    parts = summary["benchmarks"]
+    missing = [(f"{name}: {arm}", why) for name, part in parts.items() for arm, why in part["not_possible"].items()]
+    arms = {arm: facts["title"] for part in parts.values() for arm, facts in part["arms"].items()}
+    legend = Sheet("arms", ("", ""), list(arms.items()))
+    left_out = [Sheet("arms that are not possible", ("", "why"), missing)] if missing else []
+    return [*(_arms_sheet(name, part) for name, part in parts.items()), legend, *left_out]
+
+
+def _arms_sheet(name: str, part: Mapping[str, Any]) -> Sheet:
+    whole = {
+        base: {row["run"]: row for row in comparison["differences"] if row["subset"] is None}
+        for base, comparison in part["against"].items()
+    }
+    rows = []
+    for arm, facts in part["arms"].items():
+        differences = (_difference_cell(rows_of.get(arm)) for rows_of in whole.values())
+        lengths = (number(facts["tokens_per_answer"].get(kind)) for kind in ("sampled", "reinserted"))
+        score = f"{number(facts['mean'])}\n{interval(facts['interval'])}"
+        rows.append([arm, score, *differences, number(facts["primary"]), *lengths, number(facts["counts"]["unparsed"])])
+    rows += [[arm, "not possible", *("-" for _ in rows[0][2:])] for arm in part["not_possible"]]
+    against = [f"less {base}\n[95%], p" for base in whole]
+    columns = ["", f"{part['score']}\n[95%]", *against, part["primary"], "tokens", "rows\nput back", "unread"]
+    n = next(iter(part["arms"].values()))["n"]
+    return Sheet(f"{name}: {n} items, paired", columns, rows)
+
+
+def _difference_cell(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    return f"{number(row['difference'], sign=True)} {interval(row['interval'], sign=True)}\n{p_value(row['p'])}"
+
+
+def print_sheets(sheets: Sequence[Sheet]) -> None:
+    """Show them on a terminal."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for sheet in sheets:
+        table = Table(title=Text(sheet.title), title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+        for index, column in enumerate(sheet.columns):
+            table.add_column(Text(column), justify="right" if index else "left", overflow="fold")
+        for row in sheet.rows:
+            table.add_row(*map(Text, row))  # Text: cells are never read as markup
+        console.print(table)

@@ -1,0 +1,158 @@
+"""Loading a checkpoint by hub name or folder: model, tokenizer, image processor, and what has to be said about it.
+
+Safetensors only, no remote code, and the image processor that needs no torchvision whether or not it is installed, so
+that answers do not depend on it. The default is the tiny Tabletop model that ships with the package.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, Qwen2VLImageProcessorPil
+from transformers.utils import cached_file
+from transformers.utils import logging as transformers_logging
+
+from look_again.core.families import Family, family_of
+from look_again.text.tags import has_tags, prepare
+
+SIDE_FILE = "look_again.json"
+"""File in a checkpoint's folder that says that it was trained on the response format."""
+OLD_SIDE_FILE = "lookagain.json"  # its name until version 0.1
+
+
+class LoadError(ValueError):
+    """A checkpoint that cannot be loaded; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint. `trained`: it writes the format unprompted. `notes`: what a user should be told."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    image_processor: Any
+    family: Family
+    trained: bool
+    notes: tuple[str, ...] = ()
+
+
+def default_checkpoint() -> Path:
+    """Folder of the shipped tiny model."""
+    return Path(str(resources.files("look_again") / "assets" / "tiny"))
+
+
+def _result_of(source: str) -> str:
+    """The checkpoint inside the folder of a finished run; anything else is its own name."""
+    final = Path(source) / "final"
+    return str(final) if (final / "config.json").is_file() and not (Path(source) / "config.json").exists() else source
+
+
+def load_checkpoint(
+    name: str | Path | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    attn_implementation: str | None = None,
+    max_pixels: int | None = None,
+) -> Checkpoint:
+    """Load a checkpoint, or the result of a run by the run's folder; None loads the shipped one.
+
+    device: "auto" (CUDA where there is one), "cpu", "cuda", …. dtype: "auto" is bfloat16 on CUDA, else float32;
+    "checkpoint" is what the weights are stored in. max_pixels: larger images are scaled down to it; None leaves it to
+    the checkpoint's processor (the paper trains with 262,144).
+    Raises LoadError, or UnknownFamilyError for a family that is not in the table. Without tags it gets them in
+    memory, and `notes` says so.
+    """
+    source = _result_of(str(name)) if name is not None else str(default_checkpoint())
+    place = _device(device)
+    config = _try(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
+    family = family_of(config)
+    kwargs: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    tokenizer = _try(source, lambda: load_tokenizer(source))
+    bound: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
+    image_processor = _try(source, lambda: Qwen2VLImageProcessorPil.from_pretrained(source, **bound))
+    model = _try(
+        source,
+        lambda: AutoModelForImageTextToText.from_pretrained(
+            source, dtype=_dtype(dtype, place), use_safetensors=True, trust_remote_code=False, **kwargs
+        ),
+    )
+    model = _try(source, lambda: model.to(place).eval())
+    notes, trained = _give_tags(model, tokenizer), was_trained(source)
+    shown = "tabletop-tiny" if name is None else str(name)
+    return Checkpoint(shown, model, tokenizer, image_processor, family, trained, notes)
+
+
+def _give_tags(model: Any, tokenizer: Any) -> tuple[str, ...]:
+    if has_tags(tokenizer):
+        return ()
+    report = prepare(model, tokenizer)
+    return (f"this checkpoint has no tags: {len(report.added)} were added in memory, untrained",)
+
+
+def load_tokenizer(source: str) -> Any:
+    """The tokenizer, with the processor's chat template where the checkpoint has one of its own.
+
+    Checkpoints on the hub may keep the template that shows images in `chat_template.json`, which only processors read,
+    beside a text-only one in the tokenizer's configuration.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    path = _side_file(source, "chat_template.json")
+    if path is not None:
+        tokenizer.chat_template = json.loads(Path(path).read_text(encoding="utf-8"))["chat_template"]
+    return tokenizer
+
+
+def was_trained(source: str) -> bool:
+    """Whether a checkpoint (hub name or folder) says that it was trained on the response format."""
+    path = _side_file(source, SIDE_FILE) or _side_file(source, OLD_SIDE_FILE)
+    return path is not None and bool(json.loads(Path(path).read_text(encoding="utf-8")).get("trained", False))
+
+
+def _side_file(source: str, name: str) -> str | None:
+    return cached_file(
+        source, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+
+
+def _try(source: str, load: Any) -> Any:
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        return load()
+    except Exception as error:  # libraries raise anything here: the reason is what a user needs, whatever its class
+        lines = str(error).strip().splitlines() or [""]
+        reason = f"{type(error).__name__}: {lines[0]}"
+        where = "folder" if Path(source).is_dir() else "hub name (no such folder here)"
+        raise LoadError(f"cannot load the model {source!r}, taken as a {where}: {reason}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise LoadError(f"unknown device {device!r}; use auto, cpu or cuda") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise LoadError("no CUDA device is available; use --device cpu")
+    return place
+
+
+def _dtype(dtype: str, device: torch.device) -> torch.dtype | str:
+    if dtype == "checkpoint":
+        return "auto"
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in known:
+        raise LoadError(f"unknown dtype {dtype!r}; known: auto, checkpoint, {', '.join(known)}")
+    return known[dtype]

@@ -1,0 +1,283 @@
+"""The Python API: `look_again.load(...)`, then `.ask`, `.ask_batch` and `.stream`. Thin glue over `model.generate`."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from look_again.answers import Answer
+from look_again.core.generate import Event, LookAgainDecoding, LookAgainOutput
+from look_again.core.reattention import Reattention
+from look_again.core.trigger import Trigger
+from look_again.images import load_image
+from look_again.loading import Checkpoint, load_checkpoint
+from look_again.streaming import Finished, LookedAgain, StreamItem, TextDelta, TextStream
+from look_again.text.chat import decode_text, encode_chat, left_padded
+from look_again.text.grammar import parse
+from look_again.text.instructions import messages_for
+
+__all__ = ["Finished", "LookAgain", "LookedAgain", "Request", "Sampling", "StreamItem", "TextDelta", "load"]
+
+ImageSource = str | Path | bytes | Image.Image
+MAX_QUESTION_CHARACTERS = 20_000
+DEFAULT_NEW_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question. `prefix` is a beginning of the response that the model has to continue."""
+
+    images: Sequence[ImageSource]
+    question: str
+    control_images: Sequence[ImageSource] = ()
+    prefix: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen. temperature 0 is greedy. seed None leaves sampling to the global generator."""
+
+    max_new_tokens: int = DEFAULT_NEW_TOKENS
+    temperature: float = 0.0
+    top_p: float | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
+        if self.temperature != 0 and not 0.01 <= self.temperature <= 100:
+            raise ValueError(f"temperature is 0 (greedy) or from 0.01 to 100, not {self.temperature}")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is a number from 0 to 2**63 - 1, not {self.seed}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is above 0 and at most 1, not {self.top_p}")
+
+    def as_generate_kwargs(self) -> dict[str, Any]:
+        """Options of `generate`, all of them said: nothing is left to a checkpoint's own generation defaults."""
+        always = {"max_new_tokens": self.max_new_tokens, "repetition_penalty": 1.0}
+        if self.temperature == 0:
+            return {**always, "do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
+        return {**always, "do_sample": True, "temperature": self.temperature, "top_p": self.top_p or 1.0, "top_k": 0}
+
+
+def load(name: str | Path | None = None, **kwargs: Any) -> LookAgain:
+    """Load a checkpoint (hub name or folder; None is the shipped tiny model). See `load_checkpoint` for options."""
+    return LookAgain(load_checkpoint(name, **kwargs))
+
+
+class LookAgain:
+    """A checkpoint that answers questions about images and looks again when it reflects."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self.trigger = Trigger.of(checkpoint.tokenizer, spelled=not checkpoint.trained)
+        self._lock = threading.Lock()  # one generate at a time: it sets the model's attention implementation
+
+    def ask(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        question: str,
+        *,
+        reattention: Reattention | None = None,
+        sampling: Sampling | None = None,
+    ) -> Answer:
+        """Answer one question about one or more images (or none). Raises ImageError or ValueError for bad input."""
+        request = Request(_as_list(images), question)
+        return self.ask_batch([request], reattention=reattention, sampling=sampling)[0]
+
+    def ask_batch(
+        self,
+        requests: Sequence[Request],
+        *,
+        reattention: Reattention | None = None,
+        sampling: Sampling | None = None,
+    ) -> list[Answer]:
+        """Answer several questions in one batch; the answers are those of asking one by one (greedy)."""
+        return self._run(requests, reattention or Reattention(), sampling or Sampling())
+
+    def stream(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        question: str,
+        *,
+        reattention: Reattention | None = None,
+        sampling: Sampling | None = None,
+    ) -> Iterator[StreamItem]:
+        """Answer one question, yielding text, re-insertions and, last, the answer. Closing it stops the model."""
+        request = Request(_as_list(images), question)
+        prepared = self._encode(request)
+        return self._stream(request, prepared, reattention or Reattention(), sampling or Sampling())
+
+    def _stream(
+        self, request: Request, prepared: _Encoded, policy: Reattention, sampling: Sampling
+    ) -> Iterator[StreamItem]:
+        events: queue.SimpleQueue[Event | Answer | BaseException] = queue.SimpleQueue()
+        stop = threading.Event()
+
+        def work() -> None:
+            try:
+                events.put(self._run([request], policy, sampling, [prepared], events.put, stop)[0])
+            except BaseException as error:
+                events.put(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        text = TextStream(self.checkpoint.tokenizer)
+        try:
+            while not isinstance(event := events.get(), Answer):
+                if isinstance(event, BaseException):
+                    raise event
+                yield from text.take(event)
+            yield from text.rest()
+            yield Finished(event)
+        finally:
+            stop.set()
+            thread.join()
+
+    def _run(
+        self,
+        requests: Sequence[Request],
+        policy: Reattention,
+        sampling: Sampling,
+        encoded: Sequence[_Encoded] | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> list[Answer]:
+        if not requests:
+            return []
+        rows = encoded or [self._encode(request) for request in requests]
+        started = time.perf_counter()
+        generator = None
+        device = self.checkpoint.model.device
+        if sampling.seed is not None:
+            generator = torch.Generator(device).manual_seed(sampling.seed)
+        decoding = LookAgainDecoding(self.trigger, policy, on_event=on_event, generator=generator)
+        inputs = self._batch(rows)
+        columns = inputs["input_ids"].shape[1]
+        processors = (
+            [ForcedPrefix([row.prefix_ids for row in rows], columns)] if any(r.prefix_ids for r in rows) else []
+        )
+        with self._lock:
+            output: LookAgainOutput = self.checkpoint.model.generate(
+                **inputs,
+                custom_generate=decoding,
+                return_dict_in_generate=True,
+                logits_processor=LogitsProcessorList(processors),
+                stopping_criteria=StoppingCriteriaList([_Cancelled(stop)] if stop is not None else []),
+                **sampling.as_generate_kwargs(),
+            )
+        return self._answers(output, columns, time.perf_counter() - started)
+
+    def _answers(self, output: LookAgainOutput, columns: int, seconds: float) -> list[Answer]:
+        rows = zip(output.sequences, output.slots, output.reflections, output.finish_reasons, strict=True)  # type: ignore[arg-type]
+        return [
+            Answer(
+                parsed=parse(decode_text(self.checkpoint.tokenizer, ids[columns:].tolist())),
+                reflections=reflections,
+                slots=slots,
+                model=self.checkpoint.name,
+                seconds=seconds,
+                finish_reason=reason,
+                notes=self.checkpoint.notes,
+            )
+            for ids, slots, reflections, reason in rows
+        ]
+
+    def _encode(self, request: Request) -> _Encoded:
+        """Token ids and pixels of one request."""
+        check = self.checkpoint
+        _check_question(request.question)
+        images = [load_image(source) for source in request.images]
+        if request.control_images and len(request.control_images) != len(images):
+            raise ValueError(f"{len(request.control_images)} control images for {len(images)} images")
+        others = [
+            load_image(other).resize(image.size) for image, other in zip(images, request.control_images, strict=False)
+        ]
+        pixels, control = self._pixels(images), self._pixels(others)
+        grids = pixels["image_grid_thw"] if images else torch.empty(0, 3)
+        merged = [check.family.merged_grid(grid, check.model.config) for grid in grids]
+        ids = encode_chat(
+            check.tokenizer,
+            messages_for(request.question, len(images), trained=check.trained),
+            [t * h * w for t, h, w in merged],
+            image_token=check.family.image_text,
+        )
+        context = check.model.config.get_text_config().max_position_embeddings
+        if len(ids) >= context:
+            raise ValueError(f"the question and its images take {len(ids)} tokens; the model's context is {context}")
+        prefix = check.tokenizer(request.prefix, add_special_tokens=False)["input_ids"] if request.prefix else []
+        return _Encoded(ids, pixels, control, prefix)
+
+    def _pixels(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+        return dict(self.checkpoint.image_processor(images=list(images), return_tensors="pt")) if images else {}
+
+    def _batch(self, rows: Sequence[_Encoded]) -> dict[str, torch.Tensor]:
+        """Left-padded inputs of `generate`."""
+        device = self.checkpoint.model.device
+        batch = left_padded([row.ids for row in rows], self.checkpoint.tokenizer, device)
+        for prefix, parts in (
+            ("", [row.pixels for row in rows]),
+            ("control_", [row.control for row in rows]),
+        ):
+            shown = [part for part in parts if part]
+            if shown:
+                grid_name = "image_grid_thw" if not prefix else "control_grid_thw"
+                batch[f"{prefix}pixel_values"] = torch.cat([part["pixel_values"] for part in shown])
+                batch[grid_name] = torch.cat([part["image_grid_thw"] for part in shown])
+        return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    ids: list[int]
+    pixels: dict[str, torch.Tensor]
+    control: dict[str, torch.Tensor]
+    prefix_ids: list[int]
+
+
+class ForcedPrefix(LogitsProcessor):
+    """Makes each row begin its response with given ids; they count as sampled tokens.
+
+    `prompt_columns`: the width of `input_ids` before anything was generated.
+    """
+
+    def __init__(self, prefixes: Sequence[Sequence[int]], prompt_columns: int) -> None:
+        self.prefixes = [list(prefix) for prefix in prefixes]
+        self.prompt_columns = prompt_columns
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        step = input_ids.shape[1] - self.prompt_columns
+        for row, prefix in enumerate(self.prefixes):
+            if step < len(prefix):
+                scores[row] = float("-inf")
+                scores[row, prefix[step]] = 0.0
+        return scores
+
+
+class _Cancelled(StoppingCriteria):
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
+        done = torch.full((input_ids.shape[0],), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
+        return done  # type: ignore[return-value]
+
+
+def _check_question(question: str) -> None:
+    if not question.strip():
+        raise ValueError("the question is empty")
+    if len(question) > MAX_QUESTION_CHARACTERS:
+        raise ValueError(f"the question has {len(question)} characters; at most {MAX_QUESTION_CHARACTERS} are accepted")
+
+
+def _as_list(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
+    return [images] if isinstance(images, str | Path | bytes | Image.Image) else list(images)

@@ -1,0 +1,235 @@
+"""The build: what came through all stages, as a data set to train on.
+
+A folder with `train.jsonl` (rows that `train sft` reads with the loader jsonl), `images/`, `train.parquet` (the same
+rows with their pictures inside, or their paths), `statistics.json` and a card. It is a function of the ledger alone:
+the same results give the same bytes, whoever made them and in what order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from look_again.data.sample import Row
+from look_again.extras import require
+from look_again.pipeline.contents import digest_of, sendable
+from look_again.pipeline.ledger.items import Item, Place, results
+from look_again.pipeline.ledger.ledger import Ledger
+from look_again.text.grammar import parse
+
+NAME = "build"
+GROUP_ROWS = 64  # of the Parquet file, with their pictures in memory
+PER_ROW = ("all", "first")
+TABLES = ("embedded", "paths", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """per_row: "all" good samples of a row, or the "first". table: pictures "embedded" in the Parquet file, or their
+    "paths", or "none" for no such file. name: of the data set, for the card. ValueError for other values."""
+
+    per_row: str = "all"
+    table: str = "embedded"
+    name: str = "Qwen-Zero-40k, made again"
+
+    def __post_init__(self) -> None:
+        for field_name, value, known in (("per_row", self.per_row, PER_ROW), ("table", self.table, TABLES)):
+            if value not in known:
+                raise ValueError(f"{field_name} is {value!r}: use one of {', '.join(known)}")
+
+
+@dataclass
+class Statistics:
+    """Counts of what was built."""
+
+    rows: int = 0
+    without_image: int = 0
+    rewritten: int = 0
+    reviewed: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+    reflections: Counter[int] = field(default_factory=Counter)
+    characters: Counter[str] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, Any]:
+        counted = {
+            name: dict(sorted(value.items())) if isinstance(value, Counter) else value
+            for name, value in vars(self).items()
+        }
+        means = {tag: round(total / self.rows, 1) for tag, total in sorted(self.characters.items())}
+        return {**counted, "characters": means}
+
+
+def build(
+    ledger: Ledger,
+    last: Place,
+    out: Path,
+    config: BuildConfig | None = None,
+    *,
+    leave_out: Callable[[Item], str | None] = lambda item: None,
+    about: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Build from the results of the stage `last` into the folder `out`, which is made; the statistics.
+
+    leave_out: a reason to leave an item out, or None. about: what the card says of how the rows were made.
+    ValueError when nothing is left to build, MissingExtraError without pyarrow where a table is asked for.
+    """
+    config = config or BuildConfig()
+    if config.table != "none":
+        require("pyarrow", extra="data")
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    statistics = Statistics()
+    records = _records(ledger, last, out, config, leave_out, statistics)
+    draft = out / "train.jsonl.part"
+    with draft.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    if not statistics.rows:
+        draft.unlink()
+        raise ValueError(f"no row of {ledger.folder} has come through {last.stage}: nothing to build")
+    draft.replace(out / "train.jsonl")
+    if config.table != "none":
+        write_table(out, embedded=config.table == "embedded")
+    made = statistics.as_dict()
+    (out / "statistics.json").write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (out / "README.md").write_text(card(config.name, made, about or {}), encoding="utf-8")
+    return made
+
+
+def _records(
+    ledger: Ledger,
+    last: Place,
+    out: Path,
+    config: BuildConfig,
+    leave_out: Callable[[Item], str | None],
+    statistics: Statistics,
+) -> Iterator[dict[str, Any]]:
+    before = -1
+    for item, output in results(ledger, last):
+        if config.per_row == "first" and item.n == before:
+            statistics.left_out["a further sample"] += 1
+            continue
+        parsed = parse(output.get("response") or "")
+        reason = leave_out(item) if parsed.well_formed else "not in the grammar"
+        if reason is not None:
+            statistics.left_out[reason] += 1
+            continue
+        before = item.n
+        _count(statistics, item, output, parsed)
+        yield record_of(item, parsed.text, out)
+
+
+def record_of(item: Item, response: str, out: Path) -> dict[str, Any]:
+    """An item as a line of `train.jsonl`; its pictures are written under `out`."""
+    row = item.row
+    record: dict[str, Any] = {"id": row.id if item.sample == 0 else f"{row.id}#{item.sample}"}
+    if row.images:
+        record["images"] = [_write_picture(sendable(image), out) for image in row.images]
+    record["question"] = row.question
+    if row.options:
+        record["options"] = list(row.options)
+    if row.reference is not None:
+        record["reference"] = row.reference
+    if silent := still_silent(row, response):
+        record["silent"] = [list(span) for span in silent]
+    return {**record, "response": response, "origin": row.source}
+
+
+def still_silent(row: Row, response: str) -> list[tuple[int, int]]:
+    """The row's silent spans that mean the same in `response`: those up to whose ends nothing was changed."""
+    before = row.response or ""
+    return [(start, stop) for start, stop in row.silent if response[:stop] == before[:stop]]
+
+
+def _write_picture(picture: tuple[str, bytes], out: Path) -> str:
+    kind, data = picture
+    name = f"images/{digest_of(data)}.{kind.split('/')[1].replace('jpeg', 'jpg')}"
+    if not (out / name).is_file():
+        draft = out / f"{name}.part"
+        draft.write_bytes(data)
+        draft.replace(out / name)
+    return name
+
+
+def _count(statistics: Statistics, item: Item, output: Mapping[str, Any], parsed: Any) -> None:
+    statistics.rows += 1
+    statistics.without_image += not item.row.images
+    statistics.rewritten += bool(output.get("rewritten", item.output.get("rewritten")))
+    statistics.reviewed += bool(output.get("reviewed"))
+    statistics.sources[item.row.source] += 1
+    statistics.reflections[len(parsed.reflections)] += 1
+    for section in parsed.sections:
+        statistics.characters[section.tag] += len(section.text)
+
+
+def write_table(out: Path, *, embedded: bool) -> None:
+    """`train.parquet` from `train.jsonl`, a group of rows in memory at a time."""
+    import pyarrow
+    from pyarrow import parquet
+
+    picture = (
+        pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]) if embedded else pyarrow.string()
+    )
+    texts = [(name, pyarrow.string()) for name in ("id", "question", "reference", "response", "origin")]
+    lists = [
+        ("images", pyarrow.list_(picture)),
+        ("options", pyarrow.list_(pyarrow.string())),
+        ("silent", pyarrow.list_(pyarrow.list_(pyarrow.int64()))),
+    ]
+    schema = pyarrow.schema([*texts, *lists])
+    draft = out / "train.parquet.part"
+    with (out / "train.jsonl").open(encoding="utf-8") as lines, parquet.ParquetWriter(draft, schema) as writer:
+        while group := [json.loads(line) for line in islice(lines, GROUP_ROWS)]:
+            for record in group if embedded else ():
+                record["images"] = [_embedded(out, name) for name in record.get("images", ())]
+            writer.write_table(pyarrow.Table.from_pylist(group, schema))
+    draft.replace(out / "train.parquet")
+
+
+def _embedded(out: Path, name: str) -> dict[str, Any]:
+    return {"bytes": (out / name).read_bytes(), "path": name}
+
+
+def card(name: str, statistics: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """The data set's README."""
+    sources = ", ".join(f"{source} ({count})" for source, count in statistics["sources"].items())
+    lines = [
+        "---",
+        "task_categories: [image-text-to-text]",
+        "configs: [{config_name: default, data_files: [{split: train, path: train.parquet}]}]",
+        "tags: [look-again, visual-re-attention]",
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"{statistics['rows']} questions with tagged answers (SUMMARY, CAPTION, REASONING, REFLECTION, CONCLUSION),",
+        "made with LookAgain's data engine after the recipe of Qwen Look Again (arXiv 2505.23558).",
+        "",
+        f"- questions from: {sources}",
+        f"- rewritten after objections: {statistics['rewritten']}; decided on by people: {statistics['reviewed']}",
+        f"- without an image: {statistics['without_image']}",
+        f"- answers by number of reflections: {json.dumps(statistics['reflections'])}",
+        f"- left out: {json.dumps(statistics['left_out'])}",
+        *(f"- {key}: {value}" for key, value in about.items()),
+        "",
+        "Train on it with the loader `jsonl` and the path of `train.jsonl`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def push(out: Path, repo: str, *, private: bool = True) -> str:
+    """Upload a built folder as a data set; its URL. ValueError when the hub does not take it."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        api = HfApi()
+        api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo, repo_type="dataset", folder_path=out, ignore_patterns=["*.part"]))
+    except (HfHubHTTPError, OSError) as error:
+        raise ValueError(f"{repo} was not pushed: {error}") from error

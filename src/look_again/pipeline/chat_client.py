@@ -1,0 +1,179 @@
+"""The desk that requests go through: once each, within rate and budget, written down before they leave.
+
+`Chat.ask` is all that a stage sees of it. A request is known by its key: a hash of the stage, the row, the endpoint and
+model, everything that is sent, and the number of the ask. A reply that is in the ledger is never asked for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from look_again.clients.openai import (
+    AttemptError,
+    Endpoint,
+    Reply,
+    RequestRefusedError,
+    SetupError,
+)
+from look_again.data.image_files import ImageSource
+from look_again.pipeline.budget import Budget, Purse, Spending
+from look_again.pipeline.contents import as_text, digest_of, sendable, storable
+from look_again.pipeline.endpoint_pool import EndpointDownError, Line
+from look_again.pipeline.ledger.commit import Committer
+from look_again.pipeline.ledger.items import Item
+from look_again.pipeline.ledger.ledger import Ledger, Op
+
+KEY_HEADER, ATTEMPT_HEADER = "Idempotency-Key", "X-Attempt"
+
+
+class Halt(Exception):  # noqa: N818 - no error: the run stops and can go on later
+    """Nothing more is sent: the budget is spent, the run was interrupted, or an endpoint is set up wrongly."""
+
+
+class Desk:
+    """All endpoints of a run, its ledger and its purse; without one there is no budget."""
+
+    def __init__(self, ledger: Ledger, lines: Mapping[str, Line], session: int, purse: Spending | None = None) -> None:
+        self.ledger, self.lines, self.session = ledger, dict(lines), session
+        self.purse = purse or Purse(Budget(), ledger.spent())
+        self.committer = Committer(ledger)
+        self.stopped: str | None = None
+        self._attempt = ledger.last_attempt()
+
+    def line(self, name: str) -> Line:
+        if name not in self.lines:
+            raise ValueError(f"there is no endpoint {name!r}; known: {', '.join(self.lines) or 'none'}")
+        return self.lines[name]
+
+    def halt(self, reason: str) -> None:
+        """Send nothing more; what is under way may finish."""
+        self.stopped = self.stopped or reason
+
+    async def close(self) -> None:
+        await self.committer.close()
+        for line in self.lines.values():
+            await line.transport.close()
+
+    async def ask(self, line: Line, body: Mapping[str, Any], key: str, about: Sequence[Any]) -> Reply:
+        """The reply to a request, from the ledger or the endpoint."""
+        if (known := self.ledger.reply(key)) is not None:
+            return Reply(**known)
+        earlier = self.ledger.attempts(key)
+        wait: float | None = None
+        for attempt in range(line.endpoint.attempts):
+            if attempt:
+                await asyncio.sleep(line.wait_s(attempt - 1, wait))
+            async with line.open:
+                line.check_up()
+                await line.pace()
+                await self._afford(key, line.endpoint.timeout_s)
+                try:
+                    return await self._send(line, body, key, about, earlier + attempt)
+                except AttemptError as error:
+                    wait, last = error.wait_s, error
+                    if wait:
+                        line.pause(wait)
+        line.note(answered=False)
+        raise EndpointDownError(f"{line.endpoint.name} gave no reply in {line.endpoint.attempts} attempts: {last}")
+
+    async def _send(self, line: Line, body: Mapping[str, Any], key: str, about: Sequence[Any], number: int) -> Reply:
+        """One attempt, written down before and after. Raises AttemptError, RequestRefusedError or Halt."""
+        self._attempt += 1
+        attempt, now = self._attempt, time.time()
+        reply = None
+        try:
+            await self.committer.write(
+                (
+                    "INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL, NULL)",
+                    (key, *about),
+                ),
+                ("INSERT INTO attempts VALUES (?, ?, ?, ?, NULL, NULL)", (attempt, key, self.session, now)),
+            )
+            headers = {KEY_HEADER: key, ATTEMPT_HEADER: str(number)}
+            try:
+                reply = await line.transport(body, headers, line.endpoint.timeout_s)
+            except (AttemptError, RequestRefusedError, SetupError) as error:
+                await self.committer.write(_ended(attempt, str(error)))
+                if isinstance(error, SetupError):
+                    self.halt(f"{line.endpoint.name}: {error}")
+                    raise Halt(self.stopped) from error
+                raise
+            await self.committer.write(_ended(attempt, "ok"), _answered(line.endpoint, key, attempt, reply))
+        finally:
+            tokens = (reply.tokens_in, reply.tokens_out) if reply else None
+            self.purse.settle(key, tokens, line.endpoint.cost(*tokens) if tokens else 0.0)
+        line.note(answered=True)
+        return reply
+
+    async def _afford(self, key: str, timeout_s: float) -> None:
+        """Waits until another request fits the budget beside those under way. Raises Halt when none will."""
+        if self.stopped is None and (short := await self.purse.take(key, timeout_s)):
+            self.halt(short)
+        if self.stopped is not None:
+            self.purse.settle(key)
+            raise Halt(self.stopped)
+
+
+def _answered(endpoint: Endpoint, key: str, attempt: int, reply: Reply) -> Op:
+    return (
+        "UPDATE requests SET reply = ?, answered_by = ?, tokens_in = ?, tokens_out = ?, cost = ? WHERE key = ?",
+        (
+            as_text(vars(reply)), attempt, reply.tokens_in, reply.tokens_out,
+            endpoint.cost(reply.tokens_in, reply.tokens_out), key,
+        ),
+    )  # fmt: skip
+
+
+def _ended(attempt: int, outcome: str) -> Op:
+    return "UPDATE attempts SET ended_at = ?, outcome = ? WHERE id = ?", (time.time(), storable(outcome), attempt)
+
+
+class Chat:
+    """What a stage may ask endpoints, about one item."""
+
+    def __init__(self, desk: Desk, stage: str, item: Item) -> None:
+        self.desk, self.stage, self.item = desk, stage, item
+
+    async def ask(
+        self,
+        endpoint: str,
+        system: str,
+        user: str,
+        pictures: Sequence[ImageSource] = (),
+        *,
+        ask: int = 0,
+        prompt: str = "",
+        **options: Any,
+    ) -> Reply:
+        """The reply to pictures and a text.
+
+        ask: 0, or how often the same was asked before and its reply was of no use. prompt: the version of the text's
+        template. options: further fields. Raises EndpointDownError, RequestRefusedError, Halt, ImageError.
+        """
+        line = self.desk.line(endpoint)
+        end = line.endpoint
+        shown = [sendable(picture, end.max_pixels) for picture in pictures]
+        number = self.item.sample * 1000 + ask
+        fixed = {"max_tokens": end.max_tokens, "temperature": end.temperature, **end.body, **options}
+        fixed |= {"seed": number} if end.seed else {}
+        fields = {name: value for name, value in fixed.items() if value is not None}
+        sent = {"model": end.model, "system": system, "user": user, "pictures": [digest_of(data) for _, data in shown]}
+        key = digest_of(as_text([self.stage, self.item.row.id, end.name, end.base_url, number, sent, fields]))
+        about = (self.stage, self.item.n, self.item.sample, ask, end.name, end.model, prompt)
+        body = {"model": end.model, "messages": messages(system, user, shown), **fields}
+        return await self.desk.ask(line, body, key, about)
+
+
+def messages(system: str, user: str, pictures: Sequence[tuple[str, bytes]]) -> list[dict[str, Any]]:
+    """A system message if there is one, and a user's: pictures as data URLs, then the text."""
+    content: list[dict[str, Any]] = [
+        {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{base64.b64encode(data).decode()}"}}
+        for kind, data in pictures
+    ]
+    content.append({"type": "text", "text": user})
+    head = [{"role": "system", "content": system}] if system else []
+    return [*head, {"role": "user", "content": content}]

@@ -1,0 +1,155 @@
+"""What a stage works on and what it says: items and outcomes, and how both lie in the ledger.
+
+An item is a row and the number of a sample. A stage's result names the version of the stage and the digests of the row
+and of what the stage before it said; when any of them changes the result no longer counts and is made again. What did
+not change is left alone, so another prompt or judge makes new work only for what depends on it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from look_again.data.sample import Row
+from look_again.pipeline.contents import as_text, digest_of, row_of, storable
+from look_again.pipeline.ledger.ledger import Ledger, Op
+
+OK, BAD, WAITING = "ok", "bad", "waiting"
+PAGE = 200  # items read at once
+
+# The items that a stage has to look at, in order: those without a result, with one that waits, or an outdated one.
+_FIRST = """
+WITH RECURSIVE k(sample) AS (SELECT 0 UNION ALL SELECT sample + 1 FROM k WHERE sample + 1 < :samples),
+up AS (SELECT n, sample, '{}' AS output, '' AS digest FROM rows CROSS JOIN k WHERE verdict = 'ok')"""
+_LATER = "WITH up AS (SELECT n, sample, output, digest FROM results WHERE stage = :after AND status = 'ok')"
+_JOINED = """
+FROM up JOIN rows USING (n) LEFT JOIN results r ON r.stage = :stage AND r.n = up.n AND r.sample = up.sample"""
+_CURRENT = "r.input IS :version || ':' || rows.digest || ':' || up.digest"
+_PENDING = f"(r.status IS NULL OR r.status = 'waiting' OR NOT ({_CURRENT}))"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stage stands: its name, its version, the stage before it (None: it starts from the rows) and how many
+    samples each row has."""
+
+    stage: str
+    version: str
+    after: str | None = None
+    samples: int = 1
+
+    @property
+    def query(self) -> str:
+        return (_LATER if self.after else _FIRST) + " "
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return {"stage": self.stage, "version": self.version, "after": self.after, "samples": self.samples}
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row, the number of a sample, what the stage before said (`output`), and the name of all of that (`input`)."""
+
+    n: int
+    sample: int
+    row: Row
+    output: dict[str, Any]
+    input: str
+
+    @property
+    def response(self) -> str | None:
+        """The response so far: what the last stage said, or else the row's own."""
+        return self.output.get("response", self.row.response)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage says of an item.
+
+    status: "ok" (goes on), "bad" (ends here, `reason` says why) or "waiting" (for a person or an endpoint).
+    """
+
+    status: str = OK
+    output: dict[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+
+    @staticmethod
+    def bad(reason: str, **output: Any) -> Outcome:
+        return Outcome(BAD, output, reason)
+
+    @staticmethod
+    def waiting(reason: str, **output: Any) -> Outcome:
+        return Outcome(WAITING, output, reason)
+
+
+def pending(ledger: Ledger, place: Place, page: int = PAGE) -> Iterator[Item]:
+    """Items to be looked at, in the order of rows and samples, a page in memory at a time."""
+    select = "SELECT up.n, up.sample, rows.content, up.output, :version || ':' || rows.digest || ':' || up.digest"
+    where = f"WHERE {_PENDING} AND (up.n, up.sample) > (:n, :sample) ORDER BY up.n, up.sample LIMIT :page"
+    at = (-1, -1)
+    while found := ledger.read(
+        f"{place.query}{select}{_JOINED} {where}", place.values | {"n": at[0], "sample": at[1], "page": page}
+    ):
+        for n, sample, content, output, given in found:
+            at = (n, sample)
+            yield Item(n, sample, row_of(json.loads(content), ledger.folder), json.loads(output), given)
+
+
+def wanted(ledger: Ledger, place: Place, first: int, last: int) -> dict[tuple[int, int], str]:
+    """Of the rows from `first` to `last`, the items that are to be looked at: the name of each one's input."""
+    select = "SELECT up.n, up.sample, :version || ':' || rows.digest || ':' || up.digest"
+    where = f"WHERE {_PENDING} AND up.n BETWEEN :first AND :last"
+    found = ledger.read(f"{place.query}{select}{_JOINED} {where}", place.values | {"first": first, "last": last})
+    return {(n, sample): given for n, sample, given in found}
+
+
+def results(ledger: Ledger, place: Place, status: str = OK, page: int = PAGE) -> Iterator[tuple[Item, dict[str, Any]]]:
+    """Items whose result has this status and still counts, each with what the stage said of it."""
+    select = "SELECT up.n, up.sample, rows.content, up.output, r.input, r.output"
+    where = f"WHERE r.status = :status AND {_CURRENT} AND (up.n, up.sample) > (:n, :sample)"
+    order = "ORDER BY up.n, up.sample LIMIT :page"
+    at = (-1, -1)
+    while found := ledger.read(
+        f"{place.query}{select}{_JOINED} {where} {order}",
+        place.values | {"n": at[0], "sample": at[1], "page": page, "status": status},
+    ):
+        for n, sample, content, output, given, said in found:
+            at = (n, sample)
+            row = row_of(json.loads(content), ledger.folder)
+            yield Item(n, sample, row, json.loads(output), given), json.loads(said)
+
+
+def counts(ledger: Ledger, place: Place) -> dict[str, int]:
+    """Items that the stage gets and what became of them: items = ok + bad + waiting + pending."""
+    state = f"CASE WHEN r.status IS NULL OR NOT ({_CURRENT}) THEN 'pending' ELSE r.status END"
+    query = f"{place.query}SELECT {state} AS state, count(*) {_JOINED} GROUP BY state"
+    found: dict[str, int] = dict(ledger.read(query, place.values))
+    return {"items": sum(found.values()), **{name: found.get(name, 0) for name in (OK, BAD, WAITING, "pending")}}
+
+
+def result_ops(place: Place, item: Item, outcome: Outcome, later: Sequence[str] = ()) -> list[Op]:
+    """What writes a result; where it does not go on, what `later` stages said of the item goes."""
+    return record_ops(place.stage, (item.n, item.sample), item.input, outcome, time.time(), later)
+
+
+def record_ops(
+    stage: str, of: tuple[int, int], given: str, outcome: Outcome, at: float, later: Sequence[str]
+) -> list[Op]:
+    """The same for a result that was made at another time. of: row and sample. given: the name of the input."""
+    output = as_text(outcome.output)
+    reason = None if outcome.reason is None else storable(outcome.reason)
+    values = (stage, *of, outcome.status, given, digest_of(output), output, reason, at)
+    ops: list[Op] = [("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)]
+    if outcome.status != OK:
+        gone = "DELETE FROM results WHERE stage = ? AND n = ? AND sample = ?"
+        ops += [(gone, (name, *of)) for name in later]
+    return ops
+
+
+def with_output(item: Item, **output: Any) -> Item:
+    """The item with more said of it."""
+    return replace(item, output=item.output | output)

@@ -1,0 +1,174 @@
+"""Rows that training shares with evaluation: the same picture, also resized or encoded again, or the same question.
+
+A picture is known by the hash of its pixels and by a small fingerprint of our own: 16 x 16 means of its grey levels, in
+which a resized copy correlates with its original. Candidates found by that are confirmed in colour at 32 x 32. A
+question alone counts only where no picture is shown with it: "How many are there?" is asked of many.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from look_again.data.image_files import ImageSource, open_image
+from look_again.data.loaders import Source, load_rows
+from look_again.data.sample import BadRow, Row
+from look_again.images import ImageError
+from look_again.pipeline.contents import digest_of
+
+SMALL, LARGE = 16, 32  # sides of the two fingerprints
+NEAR, SURE = 0.97, 0.985  # correlations that make a candidate, and a copy
+FLAT = 2.0  # levels of standard deviation below which a picture has nothing to compare
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class PictureFingerprint:
+    """exact: hash of the pixels. grey: (256,) normalised; zeros for a flat picture. colour: (3072,) normalised."""
+
+    exact: str
+    grey: np.ndarray
+    colour: np.ndarray
+
+
+@dataclass(frozen=True)
+class Match:
+    """What a row shares with a row of an evaluation set. kind: "picture", "resized picture" or "question"."""
+
+    kind: str
+    row_id: str
+    other_id: str
+    other_source: str
+    same_question: bool
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.other_source} {self.other_id!r}"
+
+
+@dataclass
+class Known:
+    """Fingerprints of evaluation rows. rows: (id, source, normalised question) of each picture or text row."""
+
+    by_picture: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    by_question: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    rows: list[tuple[str, str, str]] = field(default_factory=list)
+    pictures: list[tuple[int, ImageSource]] = field(default_factory=list)
+    grey: np.ndarray = field(default_factory=lambda: np.zeros((0, SMALL * SMALL), np.float32))
+    skipped: int = 0
+
+
+def fingerprint(source: ImageSource) -> PictureFingerprint:
+    """ImageError when the picture cannot be read."""
+    image = open_image(source)
+    return PictureFingerprint(
+        digest_of(f"{image.size}".encode() + image.tobytes()),
+        _normalised(image.convert("L").resize((SMALL, SMALL), Image.Resampling.BOX)),
+        _normalised(image.resize((LARGE, LARGE), Image.Resampling.BOX)),
+    )
+
+
+def normalised_question(row: Row) -> str:
+    """The words of question and options, in lower case, without marks and accents' variants."""
+    text = unicodedata.normalize("NFKC", " ".join((row.question, *row.options))).casefold()
+    return " ".join(_WORD.findall(text))
+
+
+def fingerprints_of(sources: Iterable[Source]) -> Known:
+    """Fingerprints of evaluation sets; rows and pictures that cannot be read are counted as skipped."""
+    known, greys = Known(), list[np.ndarray]()
+    skipped: list[BadRow] = []
+    for source in sources:
+        for row in load_rows(source, on_skip=skipped.append):
+            index = len(known.rows)
+            known.rows.append((row.id, row.source, normalised_question(row)))
+            if not row.images:
+                known.by_question[known.rows[-1][2]].append(index)
+            for image in row.images:
+                try:
+                    made = fingerprint(image)
+                except ImageError:
+                    known.skipped += 1
+                    continue
+                known.by_picture[made.exact].append(index)
+                known.pictures.append((index, image))
+                greys.append(made.grey)
+    known.skipped += len(skipped)
+    known.grey = np.stack(greys) if greys else known.grey
+    return known
+
+
+def shared_with(row: Row, known: Known) -> list[Match]:
+    """What a row shares with the known ones; [] for nothing. A picture that cannot be read shares nothing."""
+    question = normalised_question(row)
+    found: dict[tuple[str, int], Match] = {}
+    for image in row.images:
+        try:
+            made = fingerprint(image)
+        except ImageError:
+            continue
+        exact: set[int] = set(known.by_picture.get(made.exact, []))
+        resized = _copies(made, known) - exact
+        for kind, indices in (("picture", exact), ("resized picture", resized)):
+            found |= {(kind, index): _match(kind, row, question, index, known) for index in sorted(indices)}
+    if not row.images and question:
+        texts = known.by_question.get(question, [])
+        found |= {("question", index): _match("question", row, question, index, known) for index in texts}
+    return list(found.values())
+
+
+def overlap(sources: Sequence[Source], evaluation: Sequence[Source], listed: int = 20) -> dict[str, Any]:
+    """Counts of rows that `sources` share with `evaluation`, by kind, and the first ones by name."""
+    known = fingerprints_of(evaluation)
+    rows = shared = same_question = 0
+    kinds: dict[str, int] = defaultdict(int)
+    named: list[dict[str, Any]] = []
+    skipped: list[BadRow] = []
+    for source in sources:
+        for row in load_rows(source, on_skip=skipped.append):
+            rows += 1
+            matches = shared_with(row, known)
+            shared += bool(matches)
+            same_question += any(match.same_question for match in matches)
+            for kind in {match.kind for match in matches}:
+                kinds[kind] += 1
+            if matches and len(named) < listed:
+                named.append(vars(matches[0]))
+    totals = {
+        "rows": rows,
+        "evaluation_rows": len(known.rows),
+        "shared": shared,
+        "with_the_same_question": same_question,
+    }
+    return {**totals, "by_kind": dict(kinds), "unreadable": known.skipped + len(skipped), "rows_shared": named}
+
+
+def _match(kind: str, row: Row, question: str, index: int, known: Known) -> Match:
+    other_id, other_source, other_question = known.rows[index]
+    return Match(kind, row.id, other_id, other_source, question == other_question)
+
+
+def _copies(made: PictureFingerprint, known: Known) -> set[int]:
+    """Rows with a picture that is a copy in another size or encoding."""
+    if not len(known.grey):
+        return set()
+    near = np.flatnonzero(known.grey @ made.grey >= NEAR)
+    copies = set()
+    for at in near:
+        index, image = known.pictures[at]
+        if float(fingerprint(image).colour @ made.colour) >= SURE:
+            copies.add(index)
+    return copies
+
+
+def _normalised(image: Image.Image) -> np.ndarray:
+    """Levels as a vector of mean 0 and length 1; zeros for a flat picture."""
+    levels = np.asarray(image, dtype=np.float32).reshape(-1)
+    centred = levels - levels.mean()
+    return centred / np.linalg.norm(centred) if levels.std() >= FLAT else np.zeros_like(centred)

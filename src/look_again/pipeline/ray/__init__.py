@@ -1,0 +1,1 @@
+"""The stages over many workers and nodes."""

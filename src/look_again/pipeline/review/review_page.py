@@ -1,0 +1,213 @@
+"""The review page, made with Gradio: it passes keys and clicks on to `turns` and shows what comes back.
+
+Nothing is decided here. Gradio's analytics, its public links, its history and its interface for other programs are off,
+and the page loads nothing from elsewhere.
+"""
+
+# No `from __future__ import annotations`: Gradio reads the annotation of `request`, a name inside of a function.
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from look_again.extras import require
+from look_again.pipeline.review import review_html as page
+from look_again.pipeline.review.review_access import Access, Guard
+from look_again.pipeline.review.session import Sitting, Turn
+from look_again.web.section_cards import sections_css
+
+TITLE = "LookAgain review"
+EDITING = (("save", "Save"), ("leave", "Leave"), ("reset", "Start over"))
+ACTING = (
+    ("accept", "Accept"),
+    ("reject", "Reject"),
+    ("edit", "Edit"),
+    ("undo", "Undo"),
+    ("earlier", "Earlier"),
+    ("later", "Later"),
+)
+
+
+@dataclass
+class Parts:
+    """The page's components; `who` and `seen` are hidden and go with every request."""
+
+    who: Any
+    seen: Any
+    head: Any
+    left: Any
+    right: Any
+    editing: Any
+    editor: Any
+    check: Any
+    dock: Any
+    saving: Any
+    acting: Any
+    note: Any
+
+    def values(self, turn: Turn, before: str) -> dict[Any, Any]:
+        """A turn as new values of the components; `before`: the row that was shown, "" for none.
+
+        Of a row that stays, picture and note are left alone, and after a refused edit the editor.
+        """
+        import gradio as gr
+
+        made = {
+            self.who: turn.reviewer,
+            self.seen: turn.seen,
+            self.head: page.turn_html(turn),
+            self.right: page.right_html(turn),
+            self.editing: gr.update(visible=turn.editing),
+            self.saving: gr.update(visible=turn.editing),
+            self.acting: gr.update(visible=not turn.editing),
+        }
+        if turn.seen != before or not before:
+            made |= {self.left: page.left_html(turn), self.note: ""}
+        if turn.view is not None and turn.editing and not turn.refused:
+            made |= {self.editor: turn.view.text, self.check: page.check_html(turn)}
+        return made
+
+    def checked(self, turn: Turn) -> dict[Any, Any]:
+        """What changes with every letter of an edit."""
+        made = {self.check: page.check_html(turn)}
+        return made if turn.refused else made | {self.right: page.right_html(turn)}
+
+
+def make_page(sitting: Sitting, access: Access) -> Any:
+    """The page as Gradio blocks. MissingExtraError without gradio."""
+    require("gradio", extra="ui")
+    import gradio as gr
+
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
+        parts, buttons = _lay_out()
+        _connect(blocks, parts, buttons, sitting, access)
+    return blocks
+
+
+def make_app(sitting: Sitting, access: Access, port: int = 7860) -> Any:
+    """The page as an ASGI application that answers whom `access` lets in."""
+    blocks = make_page(sitting, access)
+    import gradio as gr
+    from fastapi import FastAPI
+
+    asset = resources.files("look_again") / "assets" / "review"
+    made = gr.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        blocks,
+        path="",
+        server_name=access.host,
+        server_port=port,
+        auth=None if access.password is None else access.login,
+        auth_message="Your name as a reviewer, and the password of this review.",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        pwa=False,
+        theme=gr.themes.Default(font=gr.themes.Font("system-ui"), font_mono=gr.themes.Font("ui-monospace")),
+        css=sections_css() + (asset / "page.css").read_text(encoding="utf-8") + page.badges_css(),
+        head=f"<script>{(asset / 'keys.js').read_text(encoding='utf-8')}</script>",
+    )
+    return Guard(made, access)
+
+
+def serve(app: Any, host: str, port: int) -> None:
+    """Serve what `make_app` made until interrupted."""
+    import uvicorn  # comes with gradio
+
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
+
+
+def _lay_out() -> tuple[Parts, dict[str, Any]]:
+    """All components, in the order in which they stand on the page."""
+    import gradio as gr
+
+    who, seen = (gr.Textbox(visible="hidden", elem_id=f"la-{name}", show_label=False) for name in ("who", "seen"))
+    head = gr.HTML(elem_id="la-top")
+    with gr.Row(elem_id="la-columns", equal_height=False):
+        with gr.Column(scale=4, min_width=300, elem_id="la-left"):
+            left = gr.HTML()
+        with gr.Column(scale=7, min_width=400):
+            with gr.Column(visible=False, elem_id="la-editing") as editing:
+                editor = gr.Textbox(label="Edit the response", lines=9, max_lines=20, elem_id="la-editor")
+                check = gr.HTML()
+            right = gr.HTML()
+    with gr.Column(elem_id="la-dock") as dock:
+        with gr.Row(elem_id="la-saving", visible=False) as saving:
+            buttons = _buttons(EDITING)
+        with gr.Row(elem_id="la-actions") as acting:
+            buttons |= _buttons(ACTING)
+            note = gr.Textbox(
+                label="Note",
+                placeholder="note (optional)",
+                show_label=False,
+                container=False,
+                elem_id="la-note",
+                scale=2,
+                min_width=120,
+            )
+        gr.HTML(page.keys_html())
+    return Parts(who, seen, head, left, right, editing, editor, check, dock, saving, acting, note), buttons
+
+
+def _buttons(named: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    import gradio as gr
+
+    return {name: gr.Button(label, elem_id=f"la-{name}", min_width=60) for name, label in named}
+
+
+def _connect(blocks: Any, parts: Parts, buttons: dict[str, Any], sitting: Sitting, access: Access) -> None:
+    """Who does what when something is pressed."""
+    import gradio as gr
+
+    shown = list(vars(parts).values())
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+    def reviewer(request: gr.Request, who: str) -> str | None:
+        asked = who or request.query_params.get("reviewer")
+        return access.reviewer(getattr(request, "username", None), asked)
+
+    def on(name: str, step: Callable[..., Turn], *given: Any) -> None:
+        def answer(request: gr.Request, who: str, seen: str, *values: Any) -> dict[Any, Any]:
+            name = reviewer(request, who)
+            return _strangers(parts, sitting, access) if name is None else parts.values(step(name, seen, *values), seen)
+
+        buttons[name].click(answer, [parts.who, parts.seen, *given], shown, **quiet)
+
+    def opened(request: gr.Request) -> dict[Any, Any]:
+        name = reviewer(request, "")
+        return _strangers(parts, sitting, access) if name is None else parts.values(sitting.next(name), "")
+
+    def typed(request: gr.Request, who: str, seen: str, edited: str) -> dict[Any, Any]:
+        name = reviewer(request, who)
+        return _strangers(parts, sitting, access) if name is None else parts.checked(sitting.keep(name, seen, edited))
+
+    blocks.load(opened, None, shown, **quiet)
+    # Not `input`: that event leaves out the first change after a text has come from here.
+    parts.editor.change(typed, [parts.who, parts.seen, parts.editor], shown, trigger_mode="always_last", **quiet)
+    on("accept", lambda who, seen, note: sitting.act(who, seen, "accept", note=note), parts.note)
+    on("reject", lambda who, seen, note: sitting.act(who, seen, "reject", note=note), parts.note)
+    on("undo", sitting.undo)
+    on("earlier", lambda who, seen: sitting.browse(who, seen, -1))
+    on("later", lambda who, seen: sitting.browse(who, seen, 1))
+    on("edit", sitting.edit)
+    on("leave", sitting.leave)
+    on("reset", sitting.reset)
+    on("save", lambda *given: _save(sitting, *given), parts.editor, parts.note)
+
+
+def _save(sitting: Sitting, who: str, seen: str, edited: str, note: str) -> Turn:
+    return sitting.act(who, seen, "edit", response=edited, note=note)
+
+
+def _strangers(parts: Parts, sitting: Sitting, access: Access) -> dict[Any, Any]:
+    """The page before anybody is known."""
+    import gradio as gr
+
+    far = {name: sitting.progress(name) for name in access.reviewers}
+    told = {name: f"{one.decided} of {one.share} decided" for name, one in far.items()}
+    hidden = gr.update(visible=False)
+    made = {parts.head: page.chooser_html(access.reviewers, told), parts.editing: hidden, parts.dock: hidden}
+    return made | dict.fromkeys((parts.who, parts.seen, parts.left, parts.right), "")

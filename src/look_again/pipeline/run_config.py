@@ -1,0 +1,201 @@
+"""A run of the data engine, read from YAML and checked before anything is sent."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from look_again.clients.openai import Endpoint, InProcessTransport, OpenAITransport, Transport
+from look_again.data.loaders import Source
+from look_again.pipeline.budget import Budget
+from look_again.pipeline.build import BuildConfig
+from look_again.pipeline.endpoint_pool import Line
+from look_again.pipeline.engine import Stage
+from look_again.pipeline.ledger.ledger import Ledger
+from look_again.pipeline.review import review
+from look_again.pipeline.stages import cold_start, distil, rewrite, verify
+from look_again.pipeline.stages.prompt_files import load_prompt
+from look_again.tabletop.endpoint import SCHEME, InProcess, conduct_of
+
+C = TypeVar("C")
+FLOWS = {
+    "cold-start": (cold_start.NAME, review.NAME),
+    "distilled": (distil.NAME, verify.NAME, rewrite.NAME, review.NAME),
+}
+ON_OVERLAP = ("refuse", "drop", "keep")
+
+
+class RunConfigError(ValueError):
+    """A configuration that cannot be used; the message says which key and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """model: an endpoint's name; or checkpoint: a folder or hub name that decodes here ("" is the shipped one), with
+    re-attention in `mode` and `keep` percent of ROUTE, `batch` items at a time. samples: answers per question.
+    temperature 0 is greedy. ValueError unless exactly one of the two is given."""
+
+    model: str | None = None
+    checkpoint: str | None = None
+    samples: int = 1
+    temperature: float = 0.0
+    max_new_tokens: int = 1024
+    batch: int = 32
+    mode: str = "copy"
+    keep: int = 50
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.checkpoint is None):
+            raise ValueError("name either a model (an endpoint) or a checkpoint")
+        if self.samples < 1 or self.batch < 1:
+            raise ValueError(f"samples is {self.samples}, batch {self.batch}: use 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A run. flow: "cold-start" (a teacher, then people) or "distilled" (a model, a panel, a writer, people).
+
+    teacher, writer: names of endpoints. panel: the judges. review: which rows people see: "all", "rewritten" or "none".
+    reviewers: who shares them. prompts: files instead of the shipped ones, by stage. asks: for a usable reply.
+    workers: rows in work at once; None is twice the widest endpoint's concurrency. evaluation: sets that no row may be
+    shared with; on_overlap: "refuse" to build then, "drop" such rows, or "keep" them.
+    """
+
+    flow: str
+    sources: tuple[Source, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+    budget: Budget = field(default_factory=Budget)
+    teacher: str | None = None
+    distil: Distillation | None = None
+    panel: verify.Panel | None = None
+    writer: str | None = None
+    review: str = "all"
+    reviewers: tuple[str, ...] = ("reviewer",)
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    asks: int = 3
+    workers: int | None = None
+    evaluation: tuple[Source, ...] = ()
+    on_overlap: str = "refuse"
+    build: BuildConfig = field(default_factory=BuildConfig)
+
+    def __post_init__(self) -> None:
+        if self.flow not in FLOWS:
+            raise ValueError(f"flow is {self.flow!r}: use one of {', '.join(FLOWS)}")
+        if self.on_overlap not in ON_OVERLAP:
+            raise ValueError(f"on_overlap is {self.on_overlap!r}: use one of {', '.join(ON_OVERLAP)}")
+        needed = ("teacher",) if self.flow == "cold-start" else ("distil", "panel", "writer")
+        if missing := [name for name in needed if getattr(self, name) is None]:
+            raise ValueError(f"the flow {self.flow} needs {', '.join(missing)}")
+        known = [endpoint.name for endpoint in self.endpoints]
+        if len(set(known)) != len(known):
+            raise ValueError(f"endpoints are {known}: give each a name of its own")
+        if unknown := [name for name in self.asked if name not in known]:
+            raise ValueError(f"there are no endpoints {unknown}; known: {', '.join(known) or 'none'}")
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The endpoints that the flow's stages name."""
+        return tuple(name for stage in FLOWS[self.flow] for name in self.asked_by(stage))
+
+    def asked_by(self, stage: str) -> tuple[str, ...]:
+        """The endpoints that a stage names; () for one that asks nobody."""
+        judges = self.panel.judges if self.panel else ()
+        named = {
+            cold_start.NAME: (self.teacher,),
+            distil.NAME: (self.distil.model if self.distil else None,),
+            verify.NAME: judges,
+            rewrite.NAME: (self.writer,),
+        }
+        return tuple(name for name in named.get(stage, ()) if name is not None)
+
+    @property
+    def width(self) -> int:
+        """Rows in work at once."""
+        return self.workers or 2 * max((endpoint.concurrency for endpoint in self.endpoints), default=1)
+
+    def stages(self, ledger: Ledger) -> list[Stage]:
+        """The flow's stages, in order; nothing is loaded or sent yet."""
+        names = FLOWS[self.flow]
+        later = {name: names[i + 1 :] for i, name in enumerate(names)}
+        people = review.stage(ledger, names[-2], which=self.review, later=later[review.NAME])
+        if self.flow == "cold-start":
+            prompt = load_prompt("cold_start", self.prompts.get("cold_start"))
+            teach = cold_start.stage(str(self.teacher), prompt, asks=self.asks, later=later[cold_start.NAME])
+            return [teach, people]
+        assert self.panel is not None
+        check, mend = (load_prompt(name, self.prompts.get(name)) for name in ("verify", "rewrite"))
+        return [
+            self._distil_stage(later[distil.NAME]),
+            verify.stage(self.panel, check, distil.NAME, later=later[verify.NAME]),
+            rewrite.stage(str(self.writer), mend, verify.NAME, asks=self.asks, later=later[rewrite.NAME]),
+            people,
+        ]
+
+    def _distil_stage(self, later: tuple[str, ...]) -> Stage:
+        given = self.distil
+        assert given is not None
+        if given.model is not None:
+            prompt = load_prompt("distil", self.prompts.get("distil"))
+            return distil.stage(given.model, prompt, samples=given.samples, asks=self.asks, later=later)
+        return distil.local_stage(given, later=later)
+
+
+def lines_of(config: RunConfig) -> list[Line]:
+    """The endpoints that the run asks, opened. ValueError without their keys, MissingExtraError without openai."""
+    return [Line(endpoint, transport_of(endpoint)) for endpoint in config.endpoints if endpoint.name in config.asked]
+
+
+def transport_of(endpoint: Endpoint) -> Transport:
+    """Over HTTP, or for `tabletop:…` the offline endpoint inside this process."""
+    if endpoint.base_url.startswith(SCHEME):
+        return InProcessTransport(InProcess(conduct_of(endpoint.base_url)))
+    return OpenAITransport(endpoint)
+
+
+def load_run_config(path: str | Path) -> RunConfig:
+    """Read a configuration. RunConfigError for a missing file, bad YAML, unknown keys or values out of range."""
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunConfigError(f"cannot read {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise RunConfigError(f"{path} is not YAML: {error}") from error
+    return make(RunConfig, raw, str(path))
+
+
+NESTED: dict[str, Any] = {
+    "sources": Source,
+    "evaluation": Source,
+    "endpoints": Endpoint,
+    "budget": Budget,
+    "distil": Distillation,
+    "panel": verify.Panel,
+    "build": BuildConfig,
+}
+
+
+def make(cls: type[C], values: Any, where: str) -> C:
+    """A dataclass from a mapping, its parts likewise. RunConfigError for unknown keys and values that it refuses."""
+    if not isinstance(values, Mapping):
+        raise RunConfigError(f"{where}: a mapping of keys to values is needed, not {values!r}")
+    known = {f.name for f in fields(typing.cast(Any, cls))}
+    if unknown := set(values) - known:
+        raise RunConfigError(f"{where}: unknown keys {sorted(unknown)}; known: {', '.join(sorted(known))}")
+    try:
+        return cls(**{name: _part(cls, name, value, where) for name, value in values.items()})
+    except (TypeError, ValueError) as error:
+        raise error if isinstance(error, RunConfigError) else RunConfigError(f"{where}: {error}") from error
+
+
+def _part(cls: type, name: str, value: Any, where: str) -> Any:
+    if cls is RunConfig and name in NESTED:
+        if isinstance(value, list):
+            return tuple(make(NESTED[name], part, f"{where}: {name}") for part in value)
+        return make(NESTED[name], value, f"{where}: {name}")
+    return tuple(value) if isinstance(value, list) else value

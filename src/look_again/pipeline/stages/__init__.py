@@ -1,0 +1,1 @@
+"""The stages of the data engine: cold start, distillation, panel, rewriting."""

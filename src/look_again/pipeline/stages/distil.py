@@ -1,0 +1,120 @@
+"""Distillation (paper, "The pipeline", 4): a trained model answers the questions, n times each if asked to.
+
+The model is an endpoint, or a checkpoint that decodes here, in batches and with re-attention. Paper: 40k questions, one
+answer each. An answer that breaks the grammar goes on, for the rewriting to mend; an empty one or a refusal does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from look_again.images import ImageError
+from look_again.pipeline.chat_client import Chat
+from look_again.pipeline.contents import as_text, digest_of, picture_bytes
+from look_again.pipeline.engine import Stage, Work
+from look_again.pipeline.ledger.items import Item, Outcome, Place
+from look_again.pipeline.stages.chat_stage import agrees, ask_until, faults, is_refusal
+from look_again.pipeline.stages.prompt_files import Prompt
+from look_again.text.grammar import parse
+from look_again.text.instructions import FORMAT_INSTRUCTIONS
+
+if TYPE_CHECKING:
+    from look_again.answers import Answer
+    from look_again.core.reattention import Reattention
+    from look_again.model import LookAgain, Request, Sampling
+    from look_again.pipeline.run_config import Distillation
+
+NAME = "distil"
+
+
+def stage(model: str, prompt: Prompt, *, samples: int = 1, asks: int = 3, later: tuple[str, ...] = ()) -> Stage:
+    """The stage with an endpoint of this name."""
+    version = digest_of(as_text([model, prompt.version, asks]))[:12]
+    return Stage(Place(NAME, version, samples=samples), work=_work(model, prompt, asks), later=later)
+
+
+def local_stage(given: Distillation, *, later: tuple[str, ...] = ()) -> Stage:
+    """The stage with a checkpoint, which is loaded when the first batch comes.
+
+    A batch's random numbers come from its first item, so a run that was killed samples the same answers again.
+    """
+    settings = {name: value for name, value in vars(given).items() if name not in ("samples", "device", "model")}
+    if not given.temperature:
+        settings.pop("batch")  # greedy answers are those of asking one by one
+    place = Place(NAME, digest_of(as_text(settings))[:12], samples=given.samples)
+    return Stage(place, batch_work=Decoder(given), batch=given.batch, later=later)
+
+
+def judged(response: str, item: Item, **facts: Any) -> Outcome:
+    """The outcome of an answer: what it says, its breaches of the grammar, and whether it agrees with the reference."""
+    text = response.strip()
+    if not text:
+        return Outcome.bad("an empty answer")
+    if is_refusal(text):
+        return Outcome.bad(f"a refusal: {text[:100]!r}")
+    parsed = parse(text)
+    output = {"response": text, "format": faults(parsed), "right": agrees(parsed.conclusion, item.row), **facts}
+    return Outcome(output=output)
+
+
+def _work(model: str, prompt: Prompt, asks: int) -> Work:
+    async def work(item: Item, chat: Chat) -> Outcome:
+        fields = {"question": item.row.prompt, "format": FORMAT_INSTRUCTIONS}
+        text = await ask_until(chat, model, prompt, fields, lambda reply: reply, asks=asks)
+        return judged(text, item)
+
+    return work
+
+
+@dataclass
+class Decoder:
+    """What a checkpoint answers to a batch of items. It is loaded when the first batch comes, in whatever process."""
+
+    given: Distillation
+
+    @cached_property
+    def model(self) -> LookAgain:
+        from look_again.model import load
+
+        return load(self.given.checkpoint or None, device=self.given.device)
+
+    def __call__(self, items: Sequence[Item]) -> list[Outcome]:
+        from look_again.core.reattention import Reattention
+        from look_again.model import Request, Sampling
+
+        given = self.given
+        policy = Reattention(mode=given.mode, keep=given.keep)
+        outcomes: dict[int, Outcome] = {}
+        requests: dict[int, Request] = {}
+        for at, item in enumerate(items):
+            try:
+                requests[at] = Request([picture_bytes(image) for image in item.row.images], item.row.prompt)
+            except ImageError as error:
+                outcomes[at] = Outcome.bad(str(error))
+        seed = int(digest_of(f"{items[0].input}/{items[0].sample}")[:12], 16) if given.temperature else None
+        sampling = Sampling(max_new_tokens=given.max_new_tokens, temperature=given.temperature, seed=seed)
+        answers = _answers(self.model, list(requests.values()), policy, sampling)
+        for at, answer in zip(requests, answers, strict=True):
+            outcomes[at] = _said(answer, items[at])
+        return [outcomes[at] for at in range(len(items))]
+
+
+def _answers(
+    model: LookAgain, requests: list[Request], policy: Reattention, sampling: Sampling
+) -> list[Answer | ValueError]:
+    """The answers; where the model refuses a request (a damaged picture, too long), its error in that place."""
+    try:
+        return list(model.ask_batch(requests, reattention=policy, sampling=sampling))
+    except ValueError as error:
+        if len(requests) == 1:
+            return [error]
+        return [_answers(model, [request], policy, sampling)[0] for request in requests]
+
+
+def _said(answer: Answer | ValueError, item: Item) -> Outcome:
+    if isinstance(answer, ValueError):
+        return Outcome.bad(str(answer))
+    return judged(answer.response, item, tokens=answer.tokens, finish=answer.finish_reason)

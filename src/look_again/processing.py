@@ -1,0 +1,70 @@
+"""A processor of images and text for libraries that want one object, where the family's own cannot be built.
+
+Qwen2.5-VL's processor class brings a video processor, which needs torchvision. This one has an image processor and a
+tokenizer. Unlike `encode_chat` it tokenises rendered strings, so what users write can become control tokens: it is for
+training libraries that read data sets, not for answering users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from transformers import BatchFeature, ProcessorMixin
+
+from look_again.core.families import FAMILIES
+
+
+class LookAgainProcessor(ProcessorMixin):
+    """Image processor and tokenizer of the Qwen2.5-VL family, without video."""
+
+    attributes = ("image_processor", "tokenizer")
+    image_processor_class = "AutoImageProcessor"
+    tokenizer_class = "AutoTokenizer"
+
+    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None, **kwargs: Any) -> None:
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
+        self.image_token = FAMILIES["qwen2_5_vl"].image_text
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        return_tensors: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Token ids with one image token per visual token, attention mask, and the images' patches and grids.
+
+        ValueError when texts and images do not match.
+        """
+        texts = [text] if isinstance(text, str) else list(text or [])
+        flat = list(_flatten(images)) if images is not None else []
+        pictures = self.image_processor(images=flat, return_tensors="pt") if flat else {}
+        merged = self.image_processor.merge_size**2
+        counts = [int(grid.prod()) // merged for grid in pictures.get("image_grid_thw", ())]
+        if sum(part.count(self.image_token) for part in texts) != len(counts):
+            raise ValueError(f"the texts show another number of images than the {len(counts)} given")
+        sizes = iter(counts)
+        expanded = [_expand(part, self.image_token, sizes) for part in texts]
+        encoded = self.tokenizer(expanded, return_tensors=return_tensors, **kwargs)
+        ids = encoded["input_ids"]
+        rows = ids if isinstance(ids, torch.Tensor) else [torch.tensor(row) for row in ids]
+        types = [(row == self.image_token_id).long() for row in rows]
+        encoded["mm_token_type_ids"] = torch.stack(types) if return_tensors else [t.tolist() for t in types]
+        return BatchFeature({**encoded, **pictures})
+
+
+def _flatten(images: Any) -> Iterable[Any]:
+    if isinstance(images, list | tuple):
+        for part in images:
+            yield from _flatten(part)
+    else:
+        yield images
+
+
+def _expand(text: str, token: str, sizes: Any) -> str:
+    """Each image token repeated as often as its image has visual tokens."""
+    head, *rest = text.split(token)
+    return head + "".join(token * next(sizes) + part for part in rest)

@@ -1,0 +1,95 @@
+"""Curves of BRPO runs: reflections, tokens per reflection and accuracy against steps (the paper's figures 6 and 7).
+
+    python -m look_again.rl.reward_curves runs/brpo-text-0 runs/brpo-text-1 --out recipes/tabletop/results/text
+
+writes `text.json`, what is drawn and every logged figure, and `text.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from look_again.extras import require
+
+SMOOTHED = 5  # steps that a drawn point averages, itself in the middle
+PANELS = (
+    ("reflections", "reflections per answer"),
+    ("tokens_per_reflection", "tokens per reflection"),
+    ("accuracy", "accuracy of sampled answers"),
+    ("test_accuracy", "test accuracy, greedy"),
+)
+
+Log = Sequence[Mapping[str, float]]
+
+
+def read_log(run: Path) -> list[dict[str, float]]:
+    """The lines of a run's `log.jsonl`. ValueError for a folder without one, or an empty one."""
+    path = run / "log.jsonl"
+    if not path.is_file():
+        raise ValueError(f"{run} holds no log.jsonl: give the output folders of BRPO runs")
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if not lines:
+        raise ValueError(f"{path} is empty: the run has made no step yet")
+    return lines
+
+
+def curves(logs: Mapping[str, Log]) -> dict[str, dict[str, list[float]]]:
+    """Per run and figure of its log, the values of all steps; `NAME_steps` where not every step has one."""
+    made: dict[str, dict[str, list[float]]] = {}
+    for run, log in logs.items():
+        names = sorted(set().union(*log) - {"step"})
+        made[run] = {"step": [line["step"] for line in log]}
+        for name in names:
+            found = [(line["step"], line[name]) for line in log if name in line]
+            made[run][name] = [value for _, value in found]
+            if len(found) < len(log):
+                made[run][f"{name}_steps"] = [step for step, _ in found]
+    return made
+
+
+def smoothed(values: Sequence[float], width: int = SMOOTHED) -> list[float]:
+    """Each value's mean with its neighbours, `width` in all where there are as many."""
+    half = width // 2
+    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
+
+
+def plot(made: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
+    """Draw the panels, one line per run. MissingExtraError without matplotlib."""
+    require("matplotlib", extra="eval")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 6.4), layout="constrained", dpi=110)
+    for axes, (name, label) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+        for run, values in made.items():
+            if name not in values:
+                continue
+            sparse = f"{name}_steps" in values
+            shown = values[name] if sparse else smoothed(values[name])
+            axes.plot(values.get(f"{name}_steps", values["step"]), shown, "o-" if sparse else "-", ms=3, label=run)
+        axes.set(xlabel="step", ylabel=label)
+        axes.grid(alpha=0.3)
+        if "accuracy" in name:
+            axes.set_ylim(0, 1)
+    figure.axes[0].legend(fontsize=8)
+    figure.savefig(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Draw the curves of BRPO runs.")
+    parser.add_argument("runs", nargs="+", type=Path, help="output folders of runs")
+    parser.add_argument("--out", required=True, type=Path, metavar="PATH", help="writes PATH.json and PATH.png")
+    args = parser.parse_args(arguments)
+    made = curves({run.name: read_log(run) for run in args.runs})
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    rounded = {run: {k: [round(v, 6) for v in values] for k, values in found.items()} for run, found in made.items()}
+    args.out.with_suffix(".json").write_text(json.dumps(rounded) + "\n", encoding="utf-8")
+    plot(made, args.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Rollouts: groups of sampled answers by the decoding loop, as the examples that the loss pass reads.
+
+The loss pass sees the very sequence that was sampled: its rows are remembered, not selected anew.
+
+Legend: Q questions, G answers per question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from look_again.core.generate import LookAgainDecoding
+from look_again.core.reattention import Reattention
+from look_again.core.slots import Provenance
+from look_again.core.trigger import Trigger
+from look_again.data.sample import Row
+from look_again.text.chat import decode_text, left_padded
+from look_again.training.batches import Codec, Item
+from look_again.training.example import Example
+from look_again.training.module import evaluating
+
+
+@dataclass
+class Rollout:
+    """One sampled answer. item: its pictures and the example that the loss pass reads. finished: it ended by itself."""
+
+    row: Row
+    item: Item
+    text: str
+    completion_ids: list[int]
+    finished: bool
+
+    @property
+    def example(self) -> Example:
+        assert self.item.example is not None
+        return self.item.example
+
+
+@torch.no_grad()
+def sample_groups(
+    model: Any,
+    codec: Codec,
+    rows: Sequence[Row],
+    policy: Reattention,
+    *,
+    group: int,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> list[Rollout]:
+    """G answers to each question, those of one question next to each other; (Q * G).
+
+    Sampled from the whole distribution at `temperature`, whatever the checkpoint asks for, so that they are exact.
+    """
+    items = [codec.item(row, policy) for row in rows]
+    prompts = [item.example.prompt_ids for item in items if item.example is not None]
+    pictures = [item for item in items if item.pixel_values is not None]
+    inputs: dict[str, Any] = left_padded(prompts, codec.tokenizer, model.device)
+    if pictures:
+        inputs["pixel_values"] = torch.cat([i.pixel_values for i in pictures if i.pixel_values is not None])
+        inputs["image_grid_thw"] = torch.cat([i.image_grid_thw for i in pictures if i.image_grid_thw is not None])
+    decoding = LookAgainDecoding(Trigger.of(codec.tokenizer), policy, generator=generator)
+    with evaluating(model):
+        output = model.generate(
+            **inputs,
+            custom_generate=decoding,
+            do_sample=True,
+            temperature=temperature,
+            top_k=0,
+            top_p=1.0,
+            repetition_penalty=1.0,  # a checkpoint's own would be missing from the loss
+            num_return_sequences=group,
+            max_new_tokens=max_new_tokens,
+            return_dict_in_generate=True,
+        )
+    return [_rollout(codec, rows[i // group], items[i // group], output, i) for i in range(len(rows) * group)]
+
+
+def _rollout(codec: Codec, row: Row, item: Item, output: Any, index: int) -> Rollout:
+    slots, asked = output.slots[index], item.example
+    assert asked is not None
+    ids = slots.token_ids[slots.provenance == Provenance.SAMPLED].tolist()
+    chosen = [list(reflection.rows) for reflection in output.reflections[index]]
+    example = Example(asked.prompt_ids, ids, asked.grids, asked.policy, [False] * len(ids), chosen)
+    finished = output.finish_reasons[index] == "stop"
+    return Rollout(
+        row,
+        Item(item.pixel_values, item.image_grid_thw, example),
+        decode_text(codec.tokenizer, ids),
+        ids,
+        finished,
+    )

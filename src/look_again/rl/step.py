@@ -1,0 +1,95 @@
+"""The pure parts of a BRPO step: which questions, which rewards, what is logged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from look_again.data.checks import select_rows
+from look_again.data.loaders import load_rows
+from look_again.data.sample import BadRow, Row
+from look_again.rl.recipe import BrpoConfig
+from look_again.rl.rewards import AccuracyReward, BalanceReward, FormatReward, reward_statistics
+from look_again.rl.rollouts import Rollout
+from look_again.training.trainer import epoch_generator
+
+
+def load_references(config: BrpoConfig) -> list[Row]:
+    """Rows that can be rewarded. RowError names those without a usable reference answer."""
+    skipped: list[BadRow] = []
+    found = (row for source in config.data for row in load_rows(source, on_skip=skipped.append))
+    rows, _ = select_rows(
+        found, on_bad_row=config.on_bad_row, passed_over=skipped, needs_response=False, needs_reference=True
+    )
+    return rows
+
+
+def step_seed(seed: int, step: int, process: int) -> int:
+    """Of everything random in a step."""
+    return (seed * 1_000_003 + step) * 1009 + process
+
+
+def questions_of_step(rows: Sequence[Row], config: BrpoConfig, step: int, process: int, processes: int) -> list[Row]:
+    """The step's rows of one process: the epoch's permutation depends on the seed and the epoch alone."""
+    first = (step * processes + process) * config.questions
+    places = [divmod(place, len(rows)) for place in range(first, first + config.questions)]
+    orders = {
+        epoch: torch.randperm(len(rows), generator=epoch_generator(config.seed, epoch)).tolist() for epoch, _ in places
+    }
+    return [rows[orders[epoch][index]] for epoch, index in places]
+
+
+def reward_table(config: BrpoConfig, rollouts: Sequence[Rollout], ids: Mapping[str, int]) -> dict[str, Tensor]:
+    """Each reward of each rollout, unweighted, (B,)."""
+    texts = [rollout.text for rollout in rollouts]
+    columns = {
+        "completion_ids": [rollout.completion_ids for rollout in rollouts],
+        "reference": [rollout.row.reference for rollout in rollouts],
+        "options": [list(rollout.row.options) for rollout in rollouts],
+    }
+    functions: dict[str, Callable[..., list[float]]] = {
+        "format": FormatReward(config.min_reflections),
+        "accuracy": AccuracyReward(),
+        "balance": BalanceReward(dict(ids), length=config.balance_tokens, floor=config.balance_floor),
+    }
+    return {name: torch.tensor(reward(texts, **columns)) for name, reward in functions.items()}
+
+
+def padded(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """(B, L) values padded with zeros, and the mask (B, L) of what is real."""
+    values = torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True)
+    lengths = torch.tensor([len(part) for part in parts], device=values.device)
+    return values, torch.arange(values.shape[1], device=values.device) < lengths[:, None]
+
+
+def describe(
+    config: BrpoConfig, rollouts: Sequence[Rollout], rewards: dict[str, Tensor], total: Tensor, ids: Mapping[str, int]
+) -> dict[str, float]:
+    """A step's log line: rewards, reflections and lengths, as means over its answers."""
+    found = [
+        reward_statistics(
+            rollout.text,
+            completion_ids=rollout.completion_ids,
+            tags=dict(ids),
+            reference=rollout.row.reference,
+            options=rollout.row.options or None,
+            min_reflections=config.min_reflections,
+        )
+        for rollout in rollouts
+    ]
+    lengths = [s.tokens_per_reflection for s in found if s.tokens_per_reflection is not None]
+    count = len(found)
+    return {
+        "reward": float(total.mean()),
+        "reward_std": float(total.view(-1, config.group).std(dim=1).mean()),
+        **{f"reward_{name}": float(values.mean()) for name, values in rewards.items()},
+        "accuracy": sum(bool(s.correct) for s in found) / count,
+        "well_formed": sum(s.well_formed for s in found) / count,
+        "reflections": sum(s.reflections for s in found) / count,
+        "empty_reflections": sum(s.empty_reflections for s in found) / count,
+        "tokens_per_reflection": sum(lengths) / len(lengths) if lengths else 0.0,
+        "tokens": sum(len(rollout.completion_ids) for rollout in rollouts) / count,
+        "finished": sum(rollout.finished for rollout in rollouts) / count,
+    }

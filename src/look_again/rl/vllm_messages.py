@@ -1,0 +1,206 @@
+"""What goes to vLLM and what must come back, whichever way it travels: questions, answers, weights.
+
+A rollout that differs from what the loss pass computes trains on noise and nothing fails, so every answer is compared
+with its question: the prompt as vLLM expanded it, the number of answers, why each ended, the tokens it may hold.
+
+Legend: Q questions, G answers per question.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from look_again.data.image_files import open_image
+from look_again.data.sample import Row
+from look_again.images import data_url
+from look_again.rl.rollouts import Rollout
+from look_again.text.chat import decode_text
+from look_again.text.grammar import open_tag
+from look_again.training.batches import Codec, Item
+from look_again.training.example import Example
+
+BANNED = -1e9  # added to the logits of tokens that are never sampled; JSON knows no infinity
+MARKER = "WEIGHTS_FOR_ROLLOUTS"  # file in a folder that `write_weights` made and may replace
+SEEDS = 2**62  # of vLLM, which keeps them in 64 bits and adds up to G - 1
+
+
+class VllmError(ValueError):
+    """vLLM cannot be reached, or answers what cannot be used; the message says what to do."""
+
+
+@dataclass
+class ServedRollout(Rollout):
+    """log_probs: of the sampled tokens as vLLM computed them; with its `processed_logprobs` those that it drew from."""
+
+    log_probs: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What vLLM is asked. token_ids: the prompt with one token per picture. pictures: at the size that the loss sees.
+
+    sampling: the fields of vLLM's SamplingParams.
+    """
+
+    row: Row
+    item: Item
+    token_ids: list[int]
+    pictures: list[Image.Image]
+    sampling: dict[str, Any]
+
+
+def questions_of(
+    codec: Codec, rows: Sequence[Row], items: Sequence[Item], sampling: Mapping[str, Any], seed: int
+) -> list[Question]:
+    """One per row; the G answers of each draw from seeds that no other answer has, at this `seed` or another one."""
+    group = sampling["n"]
+    return [
+        Question(
+            row,
+            item,
+            one_token_per_picture(codec, item),
+            pictures_of(codec, row, item),
+            {**sampling, "seed": (seed * len(rows) + place) * group % SEEDS},
+        )
+        for place, (row, item) in enumerate(zip(rows, items, strict=True))
+    ]
+
+
+def sampling_of(
+    codec: Codec, stop_token_ids: Sequence[int], group: int, max_new_tokens: int, temperature: float
+) -> dict[str, Any]:
+    """Everything spelled out, so that no generation_config.json on vLLM's side has a say."""
+    never = codec.family.vision_tokens(codec.config).never_sampled
+    return {
+        "n": group,
+        "max_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": 0,
+        "top_p": 1.0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "ignore_eos": True,  # what vLLM takes for it; the stop tokens say what ends an answer
+        "stop_token_ids": sorted({codec.tokenizer.eos_token_id, *stop_token_ids}),
+        "logit_bias": dict.fromkeys(never, BANNED),
+        "logprobs": 0,  # of the sampled token alone
+        "detokenize": False,
+    }
+
+
+def one_token_per_picture(codec: Codec, item: Item) -> list[int]:
+    """The prompt's ids with one image token per picture, which vLLM expands to the picture's number of tokens."""
+    assert item.example is not None
+    image = codec.family.vision_tokens(codec.config).image
+    counts = iter([frames * rows * columns for frames, rows, columns in item.example.grids])
+    ids, place = list[int](), 0
+    while place < len(item.example.prompt_ids):
+        token = item.example.prompt_ids[place]
+        ids.append(token)
+        place += next(counts) if token == image else 1
+    return ids
+
+
+def pictures_of(codec: Codec, row: Row, item: Item) -> list[Image.Image]:
+    """The row's pictures at the size that the loss pass sees, which vLLM's processor then leaves alone.
+
+    Processors of other libraries scale to other pixels. Raises ValueError where the bounds of the run's own leave so
+    little room that it would scale its result again.
+    """
+    processor, pictures = codec.image_processor, []
+    grids = [] if item.image_grid_thw is None else item.image_grid_thw.tolist()
+    for image, (_, rows, columns) in zip(row.images, grids, strict=True):
+        width, height = columns * processor.patch_size, rows * processor.patch_size
+        if processor.get_number_of_image_patches(height, width, {}) != rows * columns:
+            raise ValueError(
+                f"row {row.id!r}: a picture scaled to {width} x {height} pixels would be scaled again: widen the "
+                f"image processor's bounds, {processor.size}"
+            )
+        pictures.append(open_image(image).resize((width, height), processor.resample))
+    return pictures
+
+
+def body_of(question: Question) -> dict[str, Any]:
+    """The request. `return_token_ids`: the answer also holds the prompt's ids as the server expanded them."""
+    parts = [{"type": "image_url", "url": data_url(picture)} for picture in question.pictures]
+    body = {"token_ids": question.token_ids, "sampling_params": question.sampling, "return_token_ids": True}
+    return body | ({"content_parts": parts} if parts else {})
+
+
+def rollouts_of(codec: Codec, question: Question, answer: Any) -> list[Rollout]:
+    """The G rollouts in an answer, in order. Raises VllmError where it is no answer to the question."""
+    row, example = question.row, question.item.example
+    assert example is not None
+    if entry(answer, "prompt_token_ids", list) != example.prompt_ids:
+        raise VllmError(
+            f"vLLM read another prompt for row {row.id!r} than the loss pass will: serve the checkpoint that trains, "
+            "with bounds of pictures no narrower than the run's"
+        )
+    choices = sorted(entry(answer, "choices", list), key=lambda choice: entry(choice, "index", int))
+    if [choice["index"] for choice in choices] != list(range(question.sampling["n"])):
+        raise VllmError(f"vLLM gave {len(choices)} answers for row {row.id!r}, asked for {question.sampling['n']}")
+    return [_rollout(codec, question, example, choice) for choice in choices]
+
+
+def _rollout(codec: Codec, question: Question, asked: Example, choice: Mapping[str, Any]) -> ServedRollout:
+    row, pictures, sampling = question.row, question.item, question.sampling
+    ids, reason = entry(choice, "token_ids", list), entry(choice, "finish_reason", str)
+    log_probs = [entry(found, "logprob", float) for found in entry(entry(choice, "logprobs", dict), "content", list)]
+    stopped = bool(ids) and ids[-1] in sampling["stop_token_ids"]
+    complete = 0 < len(ids) == len(log_probs) <= sampling["max_tokens"]
+    if not complete or reason != ("stop" if stopped else "length"):
+        raise VllmError(
+            f"vLLM ended an answer for row {row.id!r} as {reason!r} after {len(ids)} tokens, {ids[-3:]} last"
+        )
+    if banned := sampling["logit_bias"].keys() & set(ids):
+        raise VllmError(f"vLLM sampled the vision tokens {sorted(banned)} for row {row.id!r} against their logit_bias")
+    chosen: list[list[int]] = [[] for token in ids if token == codec.tag_ids[open_tag("REFLECTION")]]
+    example = Example(asked.prompt_ids, ids, asked.grids, asked.policy, [False] * len(ids), chosen)
+    item = Item(pictures.pixel_values, pictures.image_grid_thw, example)
+    return ServedRollout(row, item, decode_text(codec.tokenizer, ids), ids, stopped, log_probs)
+
+
+def write_weights(
+    model: Any,
+    folder: str | Path,
+    *,
+    state: Mapping[str, torch.Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a model's weights as a checkpoint folder, in place of the last ones.
+
+    state: gathered weights under the model's own names, where it is sharded. dtype: to store in, None leaves it.
+    Raises ValueError for a folder that holds anything else.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / MARKER).exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds other files: name a new folder for the weights that vLLM reads")
+    shutil.rmtree(folder, ignore_errors=True)  # not written over: vLLM may still have the last file mapped
+    folder.mkdir(parents=True)
+    (folder / MARKER).write_text("Made anew in every step of a run.\n")
+    weights = model.state_dict() if state is None else state
+    # Copies, or a head that is tied to the embedding would be left out: vLLM on CPU packs a copy of the head, and would
+    # go on with that of the first weights.
+    copies = {name: value.to("cpu", dtype or value.dtype, copy=True) for name, value in weights.items()}
+    model.save_pretrained(folder, state_dict=copies)
+
+
+def weights_in(folder: str | Path) -> str:
+    """The folder's whole path. ValueError without weights in it: vLLM has let go of its own before it finds out."""
+    if not any(Path(folder).glob("*.safetensors")):
+        raise ValueError(f"{folder} holds no weights (*.safetensors)")
+    return str(Path(folder).resolve())
+
+
+def entry(answer: Any, name: str, kind: type) -> Any:
+    """`answer[name]`. Raises VllmError where it is missing or of another type."""
+    found = answer.get(name) if isinstance(answer, Mapping) else None
+    if not isinstance(found, kind):
+        raise VllmError(f"malformed answer of vLLM: no {name!r} in {str(answer)[:200]}; this speaks to vLLM 0.32")
+    return found

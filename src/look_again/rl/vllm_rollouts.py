@@ -1,0 +1,236 @@
+r"""Rollouts by an unmodified vLLM, for reflections in text: a drop-in for the decoding loop where there is a GPU.
+
+Token ids go in and come out, so nothing is tokenised twice: `POST /inference/v1/generate` of vLLM 0.32. The policy's
+weights travel as a checkpoint folder that both sides can read, with no communicator between them, so this works alike
+with the server on the training GPU, on another one or on none.
+
+    VLLM_SERVER_DEV_MODE=1 vllm serve CHECKPOINT --max-model-len 8192 --enable-scale-out \
+        --logprobs-mode processed_logprobs
+
+Development mode opens unprotected endpoints (to read weights, to sleep): bind the server to a private address. HTTP is
+the standard library's, a thread per question, past any proxy that the environment names. The paper samples by vLLM and
+says no more than its length; re-attention needs the decoding loop.
+
+Legend: Q questions, G answers per question.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
+
+import torch
+
+from look_again.core.reattention import Reattention
+from look_again.data.sample import Row
+from look_again.rl.rollouts import Rollout
+from look_again.rl.vllm_messages import (
+    Question,
+    VllmError,
+    body_of,
+    entry,
+    questions_of,
+    rollouts_of,
+    sampling_of,
+    weights_in,
+    write_weights,
+)
+from look_again.training.batches import Codec
+
+CONNECTIONS = 256  # requests on their way at a time
+START_IT = "start `vllm serve` 0.32 with --enable-scale-out and VLLM_SERVER_DEV_MODE=1"
+
+
+class VllmRollouts(ABC):
+    """What a server and an engine in this process share. stop_token_ids: end an answer, see `stop_ids`."""
+
+    stop_token_ids: tuple[int, ...]
+
+    @abstractmethod
+    def generate(self, questions: Sequence[Question]) -> list[Any]:
+        """An answer in the shape of the server's to each question. Raises VllmError."""
+
+    @abstractmethod
+    def read_weights(self, folder: str | Path) -> None:
+        """Have vLLM take the weights in `folder`, and drop what it computed with others. Raises VllmError.
+
+        No request may be under way. Wakes a vLLM that sleeps.
+        """
+
+    @abstractmethod
+    def sleep(self) -> None:
+        """Free the GPU's memory until weights are read again; on CPU nothing is freed. Needs `--enable-sleep-mode`.
+
+        Not tried on a GPU.
+        """
+
+    def sample_groups(
+        self,
+        codec: Codec,
+        rows: Sequence[Row],
+        policy: Reattention,
+        *,
+        group: int,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> list[Rollout]:
+        """G answers to each question, those of one question next to each other, (Q * G), as the decoding loop's are.
+
+        Sampled from the whole distribution at `temperature` (vLLM takes at most 2) but for the tokens that are never
+        sampled. The same seed draws the same random numbers; the answers are the same as far as vLLM's arithmetic is,
+        which depends on what else it computes at the time. Raises ValueError for a policy that is not "text",
+        VllmError for what goes wrong on vLLM's side.
+        """
+        if policy.mode != "text":
+            raise ValueError(
+                f"vLLM samples without re-attention; mode {policy.mode!r} needs the decoding loop's rollouts"
+            )
+        items = [codec.item(row, policy) for row in rows]
+        sampling = sampling_of(codec, self.stop_token_ids, group, max_new_tokens, temperature)
+        questions = questions_of(codec, rows, items, sampling, seed)
+        answers = self.generate(questions)
+        found = [rollouts_of(codec, asked, answer) for asked, answer in zip(questions, answers, strict=True)]
+        return [rollout for rollouts in found for rollout in rollouts]
+
+    def push_weights(
+        self,
+        model: Any,
+        folder: str | Path,
+        *,
+        state: Mapping[str, torch.Tensor] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """`write_weights`, then `read_weights`: by one process, while no other one samples."""
+        write_weights(model, folder, state=state, dtype=dtype)
+        self.read_weights(folder)
+
+
+@dataclass(frozen=True)
+class VllmServer(VllmRollouts):
+    """A running `vllm serve`. base_url: "http://host:port". timeout: seconds that an answer or new weights may take."""
+
+    base_url: str
+    timeout: float = 1800.0
+    stop_token_ids: tuple[int, ...] = ()
+
+    def generate(self, questions: Sequence[Question]) -> list[Any]:
+        """All questions at once. Raises VllmError."""
+        with ThreadPoolExecutor(max(1, min(len(questions), CONNECTIONS))) as pool:
+            return list(pool.map(lambda question: self._post("/inference/v1/generate", body_of(question)), questions))
+
+    def read_weights(self, folder: str | Path) -> None:
+        """As above; the server sees the folder under the same path. ValueError for one without weights."""
+        path = weights_in(folder)
+        asleep = entry(self._answer("/is_sleeping"), "is_sleeping", bool)
+        if asleep:
+            self._post("/wake_up?tags=weights")
+        self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": path}})
+        if asleep:
+            self._post("/wake_up?tags=kv_cache")
+        self._post("/reset_mm_cache")
+        self._post("/reset_encoder_cache")
+        _check_dropped(entry(self._post("/reset_prefix_cache"), "success", bool))
+
+    def sleep(self) -> None:
+        """As above."""
+        self._post("/sleep?level=2")
+
+    def _post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        return self._answer(path, json.dumps(body or {}).encode())
+
+    def _answer(self, path: str, data: bytes | None = None) -> Any:
+        """The parsed answer to a GET (no data) or POST; None where it is empty."""
+        url = self.base_url.rstrip("/") + path
+        try:
+            request = Request(url, data, {"Content-Type": "application/json"})
+            with build_opener(ProxyHandler({})).open(request, timeout=self.timeout) as response:
+                answer = response.read()
+            return json.loads(answer) if answer else None
+        except HTTPError as error:
+            raise VllmError(_refusal(url, error)) from error
+        except json.JSONDecodeError as error:
+            raise VllmError(f"{url} answered what is not JSON, so it is no vLLM server: {START_IT}") from error
+        except (OSError, HTTPException, ValueError) as error:  # ValueError: no URL
+            reason = str(error) or type(error).__name__
+            raise VllmError(f"no answer from {url} within {self.timeout:g} s ({reason}): {START_IT}") from error
+
+
+class VllmEngine(VllmRollouts):
+    """vLLM inside the training process, where that is one process: `VllmEngine(vllm.LLM(folder, ...))`.
+
+    It must be installed beside this package; of `vllm.LLM` it wants `logprobs_mode="processed_logprobs"`, and
+    `enable_sleep_mode=True` on a GPU. Tried on CPU only.
+    """
+
+    def __init__(self, llm: Any, stop_token_ids: tuple[int, ...] = ()) -> None:
+        self.llm, self.stop_token_ids, self.asleep = llm, stop_token_ids, False
+
+    def generate(self, questions: Sequence[Question]) -> list[Any]:
+        """All questions at once."""
+        from vllm import SamplingParams
+
+        prompts = [
+            {
+                "prompt_token_ids": asked.token_ids,
+                **({"multi_modal_data": {"image": asked.pictures}} if asked.pictures else {}),
+            }
+            for asked in questions
+        ]
+        outputs = self.llm.generate(prompts, [SamplingParams(**asked.sampling) for asked in questions], use_tqdm=False)
+        return [{"prompt_token_ids": o.prompt_token_ids, "choices": [_choice(c) for c in o.outputs]} for o in outputs]
+
+    def read_weights(self, folder: str | Path) -> None:
+        """As above. ValueError for a folder without weights."""
+        path = weights_in(folder)
+        if self.asleep:
+            self.llm.wake_up(tags=["weights"])
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": path})
+        if self.asleep:
+            self.llm.wake_up(tags=["kv_cache"])
+        self.asleep = False
+        self.llm.reset_mm_cache()
+        self.llm.llm_engine.reset_encoder_cache()
+        _check_dropped(self.llm.reset_prefix_cache())
+
+    def sleep(self) -> None:
+        """As above."""
+        self.llm.sleep(level=2)
+        self.asleep = True
+
+
+def stop_ids(model: Any) -> tuple[int, ...]:
+    """The tokens that end an answer of the decoding loop: those of the model's generation configuration."""
+    found = model.generation_config.eos_token_id
+    return () if found is None else (found,) if isinstance(found, int) else tuple(found)
+
+
+def _choice(completion: Any) -> dict[str, Any]:
+    """An engine's completion in the shape of a server's."""
+    ids = list(completion.token_ids)
+    content = [{"logprob": known[token].logprob} for token, known in zip(ids, completion.logprobs, strict=True)]
+    facts = {"index": completion.index, "finish_reason": completion.finish_reason}
+    return {**facts, "token_ids": ids, "logprobs": {"content": content}}
+
+
+def _check_dropped(dropped: bool) -> None:
+    if not dropped:
+        raise VllmError("vLLM kept its prefix cache: requests are under way, and weights change only between steps")
+
+
+def _refusal(url: str, error: HTTPError) -> str:
+    """What a server that refuses says of it."""
+    said = error.read().decode(errors="replace").strip()
+    with suppress(ValueError, KeyError, TypeError):  # a page of something else
+        said = json.loads(said)["error"]["message"]
+    hint = f": {START_IT}" if error.code in (403, 404, 405) else ""
+    return f"{url} answered {error.code} {error.reason}, {said[:500]!r}{hint}"

@@ -1,0 +1,143 @@
+"""One answer on its way: a backend's events in, text for OpenAI's two fields out, and what is reported at the end.
+
+The CONCLUSION goes into `content`, everything else with its tags into `reasoning_content`; streamed or not, it is cut
+here, so both forms of an answer agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from look_again.core.generate import Reflection, Reinsertion, Token
+from look_again.serving.backend import BackendEvent, Ended, Started
+from look_again.serving.stop_strings import StopStrings
+from look_again.streaming import LookedAgain, StreamItem, TextDelta, TextStream
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """More text of a message's field, "content" or "reasoning_content"."""
+
+    field: str
+    text: str
+
+
+Piece = Started | TextPiece | Reflection
+
+
+class Conclusion:
+    """Splits a response at its first CONCLUSION.
+
+    Its text goes into `content`, without the tags and without blanks around it; all other text, tags included, into
+    `reasoning_content`. A second CONCLUSION, which the format does not allow, stays in the trace.
+    """
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._inside = False
+        self._blanks = ""  # at the end of the content so far: given out once something follows
+        self._begun = False
+
+    def split(self, delta: TextDelta) -> TextPiece | None:
+        """None for a delta that adds nothing."""
+        if delta.kind == "open" and delta.tag == "CONCLUSION" and not self.seen:
+            self.seen = self._inside = True
+            return None
+        if not self._inside:
+            return TextPiece("reasoning_content", delta.text) if delta.text else None
+        if delta.kind == "close":
+            self._inside = False
+            return None
+        return self._content(delta.text)
+
+    def _content(self, text: str) -> TextPiece | None:
+        text = self._blanks + text
+        text = text if self._begun else text.lstrip()
+        shown = text.rstrip()
+        self._blanks, self._begun = text[len(shown) :], self._begun or bool(shown)
+        return TextPiece("content", shown) if shown else None
+
+
+class Choice:
+    """One of the answers of a request.
+
+    everything: the whole tagged text goes into `content`. After the end: `finish_reason` is "stop" or "length",
+    `stop_reason` the stop string that ended it, and the counts are those of `Ended`, or of the events where a stop
+    string ended the answer before its own end.
+    """
+
+    def __init__(self, tokenizer: Any, stops: Sequence[str] = (), *, everything: bool = False) -> None:
+        self.started: Started | None = None
+        self.reflections: list[Reflection] = []
+        self.sampled = self.forced = self.reinserted = 0
+        self.cached_tokens: int | None = None
+        self.text: dict[str, str] = {"content": "", "reasoning_content": ""}
+        self.everything = everything
+        self._reason: str | None = None
+        self._stream = TextStream(tokenizer)
+        self._stops = StopStrings(stops)
+        self._conclusion = Conclusion()
+
+    @property
+    def ended(self) -> bool:
+        return self._reason is not None or self._stops.found is not None
+
+    @property
+    def finish_reason(self) -> str:
+        return "stop" if self._stops.found is not None or self._reason == "stop" else "length"
+
+    @property
+    def stop_reason(self) -> str | None:
+        return self._stops.found
+
+    @property
+    def notes(self) -> list[str]:
+        """What a caller should know of how it ended."""
+        notes = ["the context was full"] if self._reason == "context" and self._stops.found is None else []
+        if not self.everything and not self._conclusion.seen:
+            notes.append("no CONCLUSION came: all that was written is in reasoning_content")
+        return notes
+
+    def take(self, event: BackendEvent) -> Iterator[Piece]:
+        """What an event adds, in order. After `ended` no more is to be taken."""
+        if isinstance(event, Started):
+            self.started = event
+            yield event
+        elif isinstance(event, Ended):
+            self._end(event)
+            yield from self._pieces(self._stream.rest())
+            yield from self._texts(self._stops.rest())
+        else:
+            self._count(event)
+            yield from self._pieces(self._stream.take(event))
+
+    def _count(self, event: Token | Reinsertion) -> None:
+        if isinstance(event, Reinsertion):
+            self.reflections.append(event.reflection)
+            self.reinserted += event.reflection.reinserted_tokens
+        elif event.forced:
+            self.forced += 1
+        else:
+            self.sampled += 1
+
+    def _end(self, ended: Ended) -> None:
+        self._reason = ended.reason
+        self.reflections = list(ended.reflections)
+        self.sampled, self.forced, self.reinserted = ended.sampled, ended.forced, ended.reinserted
+        self.cached_tokens = ended.cached_tokens
+
+    def _pieces(self, items: Iterator[StreamItem]) -> Iterator[Piece]:
+        for item in items:
+            if isinstance(item, LookedAgain):
+                yield item.reinsertion.reflection
+            elif isinstance(item, TextDelta):
+                yield from self._texts(self._stops.feed(item))
+
+    def _texts(self, deltas: Sequence[TextDelta]) -> Iterator[TextPiece]:
+        for delta in deltas:
+            piece = TextPiece("content", delta.text) if self.everything else self._conclusion.split(delta)
+            if piece is not None and piece.text:
+                self.text[piece.field] += piece.text
+                yield piece

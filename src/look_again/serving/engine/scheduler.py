@@ -1,0 +1,227 @@
+"""The thread that owns a model: takes jobs in as they come, and steps those that run.
+
+Between two steps, and only there, it admits one waiting job, drops the jobs of clients that left and lends the model
+out. At most one prefill (vision pass included) therefore delays the running answers per step. What goes wrong in one
+job's prefill ends that job; what goes wrong in a step of the batch ends the jobs of that step. The engine goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from look_again.core.reattention import Reattention
+from look_again.core.trigger import Trigger
+from look_again.loading import Checkpoint
+from look_again.model import Sampling
+from look_again.serving.backend import BackendError, BackendEvent
+from look_again.serving.engine.continuous_batch import ContinuousBatch, Seat
+from look_again.serving.prompt import Prompt
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A job handed to the engine. Its events, or the exception that ended it, come out of `mail` in `loop`.
+
+    left: set when the client has gone; the row leaves at the next step boundary.
+    """
+
+    prompt: Prompt
+    policy: Reattention
+    sampling: Sampling
+    loop: asyncio.AbstractEventLoop
+    mail: asyncio.Queue[BackendEvent | Exception] = field(default_factory=asyncio.Queue)
+    left: bool = False
+    outbox: list[BackendEvent | Exception] = field(default_factory=list)
+
+    def tell(self, event: BackendEvent) -> None:
+        self.outbox.append(event)
+
+    def fail(self, error: Exception) -> None:
+        self.outbox.append(error if isinstance(error, BackendError) else _as_backend_error(error))
+
+
+@dataclass
+class _Loan:
+    work: Callable[[Checkpoint], Any]
+    future: Future[Any]
+
+
+class Engine:
+    """max_batch: most rows that run at once. waiting: jobs that were submitted and do not run yet.
+
+    steps, busy_s, prefill_s: passes of the batch, and the seconds that everything and prefills alone took so far.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, max_batch: int) -> None:
+        self.checkpoint, self.max_batch = checkpoint, max_batch
+        trigger = Trigger.of(checkpoint.tokenizer, spelled=not checkpoint.trained)
+        self.batch = ContinuousBatch(checkpoint.model, trigger)
+        self.waiting: deque[Ticket] = deque()
+        self.steps = 0
+        self.busy_s = self.prefill_s = 0.0
+        self._running: dict[Ticket, Seat] = {}
+        self._inbox: queue.SimpleQueue[Ticket | _Loan | None] = queue.SimpleQueue()
+        self._closing = threading.Lock()  # nothing is put in after the last look into the inbox
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="look-again-engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive() and not self._closed
+
+    def submit(self, ticket: Ticket) -> None:
+        """Hand a job in. Raises BackendError once the engine is closed."""
+        self._put(ticket)
+
+    def lend(self, work: Callable[[Checkpoint], Any]) -> Future[Any]:
+        """Run `work` on the checkpoint between two steps. Raises BackendError once the engine is closed."""
+        loan = _Loan(work, Future())
+        self._put(loan)
+        return loan.future
+
+    def stop(self) -> None:
+        """End everything at the next step boundary and wait for it; jobs under way fail with BackendError."""
+        self._inbox.put(None)
+        self._thread.join()
+
+    def _put(self, item: Ticket | _Loan) -> None:
+        with self._closing:
+            if self._closed:
+                raise BackendError("the engine is closed")
+            self._inbox.put(item)
+
+    def _run(self) -> None:
+        try:
+            with torch.no_grad():
+                while self._receive():
+                    started = time.perf_counter()
+                    self._turn()
+                    self.busy_s += time.perf_counter() - started
+        finally:
+            self._close()
+
+    def _receive(self) -> bool:
+        """Take in what came, waiting for something where nothing runs; False when the engine shall stop."""
+        idle = not self._running and not self.waiting
+        while True:
+            try:
+                item = self._inbox.get(block=idle)
+            except queue.Empty:
+                return True
+            idle = False
+            if item is None:
+                return False
+            if isinstance(item, Ticket):
+                self.waiting.append(item)
+            else:
+                self._lend(item)
+
+    def _turn(self) -> None:
+        """Everything between two step boundaries: who left goes, one job joins, all rows take a step."""
+        for ticket in [ticket for ticket in self._running if ticket.left]:
+            self.batch.leave(self._running.pop(ticket))
+        if any(ticket.left for ticket in self.waiting):
+            self.waiting = deque(ticket for ticket in self.waiting if not ticket.left)
+        if self.waiting and len(self._running) < self.max_batch:
+            self._join(self.waiting.popleft())
+        if self._running:
+            self._step()
+
+    def _join(self, ticket: Ticket) -> None:
+        started = time.perf_counter()
+        try:
+            seat = self.batch.join(ticket.prompt, ticket.policy, ticket.sampling, ticket)
+        except Exception as error:
+            logger.error("a prefill failed", exc_info=error)
+            ticket.fail(error)
+        else:
+            self._running[ticket] = seat
+        self.prefill_s += time.perf_counter() - started
+        self._post([ticket])
+
+    def _step(self) -> None:
+        tickets = list(self._running)
+        try:
+            self.batch.step()
+            self.steps += 1
+        except Exception as error:
+            logger.error("a step of %d rows failed", len(tickets), exc_info=error)
+            self.batch.clear()
+            for ticket in tickets:
+                ticket.fail(error)
+        self._post(tickets)
+
+    def _post(self, tickets: list[Ticket]) -> None:
+        """Send what was told, once per event loop and step, and forget the tickets whose rows have left."""
+        seated = set(self.batch.seats)
+        for ticket in tickets:
+            if ticket in self._running and self._running[ticket] not in seated:
+                del self._running[ticket]
+        letters: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, list[BackendEvent | Exception]]]] = {}
+        for ticket in tickets:
+            if ticket.outbox:
+                letters.setdefault(ticket.loop, []).append((ticket, ticket.outbox))
+                ticket.outbox = []
+        for loop, sent in letters.items():
+            try:
+                loop.call_soon_threadsafe(_deliver, sent)
+            except RuntimeError:  # the loop is closed, and with it the clients are gone
+                for ticket, _ in sent:
+                    ticket.left = True
+
+    def _lend(self, loan: _Loan) -> None:
+        if not loan.future.set_running_or_notify_cancel():
+            return
+        try:
+            with self.batch.model_as_it_was(), torch.enable_grad():
+                result = loan.work(self.checkpoint)
+        except BaseException as error:
+            loan.future.set_exception(error)
+        else:
+            loan.future.set_result(result)
+
+    def _close(self) -> None:
+        """Fail whatever is under way; nothing comes in any more."""
+        with self._closing:
+            self._closed = True
+        tickets = [*self._running, *self.waiting]
+        while not self._inbox.empty():
+            item = self._inbox.get()
+            if isinstance(item, Ticket):
+                tickets.append(item)
+            elif item is not None and item.future.set_running_or_notify_cancel():
+                item.future.set_exception(BackendError("the engine was closed"))
+        self._running.clear()
+        self.waiting.clear()
+        self.batch.clear()
+        for ticket in tickets:
+            ticket.fail(BackendError("the engine was closed"))
+        self._post(tickets)
+
+
+def _deliver(letters: list[tuple[Ticket, list[BackendEvent | Exception]]]) -> None:
+    for ticket, items in letters:
+        for item in items:
+            ticket.mail.put_nowait(item)
+
+
+def _as_backend_error(error: Exception) -> BackendError:
+    wrapped = BackendError(f"the engine failed: {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped

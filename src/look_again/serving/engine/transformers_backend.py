@@ -1,0 +1,155 @@
+"""The backend that runs the model in this process, batching requests as they come.
+
+Images and text are prepared in threads of their own; one engine thread does all passes. The event loop only carries
+events. The model belongs to the engine from `start` to `close`: whoever else wants it asks with `borrow`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+from look_again.loading import Checkpoint
+from look_again.serving.backend import BackendError, BackendEvent, BusyError, Ended, Job, RefusedError
+from look_again.serving.engine.scheduler import Engine, Ticket
+from look_again.serving.prompt import Prompt, prompt_of
+
+T = TypeVar("T")
+
+MAX_BATCH = 16
+MAX_WAITING = 64
+PREPARING_THREADS = 2
+LONGEST_RETRY_S = 60.0
+
+
+class TransformersBackend:
+    """max_batch: rows that run at once. max_waiting: jobs beyond those that may wait; further ones get BusyError."""
+
+    name = "transformers"
+
+    def __init__(self, checkpoint: Checkpoint, *, max_batch: int = MAX_BATCH, max_waiting: int = MAX_WAITING) -> None:
+        if max_batch < 1 or max_waiting < 0:
+            raise ValueError(f"max_batch is at least 1 and max_waiting at least 0, not {max_batch} and {max_waiting}")
+        self.checkpoint = checkpoint
+        self.max_batch, self.max_waiting = max_batch, max_waiting
+        self.jobs = 0  # under way: being prepared, waiting or running
+        self.finished = 0
+        self.failed = 0
+        self._job_s = 1.0  # a running mean of what a job takes once it is here
+        self._engine: Engine | None = None
+        self._threads: ThreadPoolExecutor | None = None
+
+    async def start(self) -> None:
+        """Start the engine. Raises BackendError for a checkpoint without its model."""
+        if self.checkpoint.model is None:
+            raise BackendError("the transformers backend needs the checkpoint's model, and it was not loaded")
+        if self._engine is not None:
+            raise BackendError("this backend was started already")
+        self._engine = Engine(self.checkpoint, self.max_batch)
+        self._threads = ThreadPoolExecutor(PREPARING_THREADS, "look-again-prepare")
+        self._engine.start()
+
+    async def close(self) -> None:
+        """End what runs, at the next step boundary; jobs under way raise BackendError."""
+        engine, threads = self._engine, self._threads
+        self._engine = self._threads = None
+        if engine is not None:
+            await asyncio.to_thread(engine.stop)
+        if threads is not None:
+            threads.shutdown(wait=False)  # what is being prepared then finds the engine closed
+
+    def check(self, job: Job) -> None:
+        """RefusedError for the wrong-image control, which a job has no image for; ValueError for unknown layers."""
+        if job.policy.control == "wrong-image":
+            raise RefusedError("the wrong-image control needs other images, which a request cannot bring")
+        job.policy.layers_of(self.checkpoint.model.config.get_text_config().num_hidden_layers)
+
+    async def generate(self, job: Job) -> AsyncGenerator[BackendEvent, None]:
+        """See Backend. Also raises ValueError, before Started, for messages and images that make no prompt."""
+        self.check(job)
+        engine, threads = self._started()
+        loop = asyncio.get_running_loop()
+        with self._place():
+            prompt = await self._prepare(job, threads)
+            ticket = Ticket(prompt, job.policy, job.sampling, loop)
+            engine.submit(ticket)
+            began = loop.time()
+            try:
+                event = None
+                while not isinstance(event, Ended):
+                    item = await ticket.mail.get()
+                    if isinstance(item, Exception):
+                        self.failed += 1
+                        raise item
+                    event = item
+                    if isinstance(event, Ended):
+                        self.finished += 1
+                        self._job_s += (loop.time() - began - self._job_s) / 8
+                    yield event
+            finally:
+                ticket.left = True
+
+    async def borrow(self, work: Callable[[Checkpoint], T]) -> T:
+        """Run `work` on the checkpoint in the engine's thread, between two steps; answers under way wait for it."""
+        engine, _ = self._started()
+        return await asyncio.wrap_future(engine.lend(work))
+
+    async def health(self) -> Mapping[str, bool]:
+        return {"engine": self._engine is not None and self._engine.alive}
+
+    def gauges(self) -> Mapping[str, float]:
+        """What there is now (jobs, rows, slots of the cache) and what was done since the start (tokens, steps, jobs).
+
+        "jobs" are those under way: running, waiting, being prepared, and answers that are still being read.
+        """
+        counts = {"jobs": self.jobs, "jobs_finished": self.finished, "jobs_failed": self.failed}
+        if self._engine is None:
+            return {"running": 0, "waiting": 0, **counts}
+        batch = self._engine.batch
+        cache = batch.runner.cache
+        return {
+            "running": len(batch.seats),
+            "waiting": len(self._engine.waiting),
+            "cache_slots_used": sum(cache.lengths),
+            "cache_slots_allocated": cache.allocated_rows * cache.allocated_slots,
+            "tokens_sampled": batch.sampled,
+            "tokens_reinserted": batch.reinserted,
+            "engine_steps": self._engine.steps,
+            "engine_busy_seconds": self._engine.busy_s,
+            "engine_prefill_seconds": self._engine.prefill_s,
+            **counts,
+        }
+
+    def _started(self) -> tuple[Engine, ThreadPoolExecutor]:
+        if self._engine is None or self._threads is None:
+            raise BackendError("the transformers backend is not started")
+        if not self._engine.alive:
+            raise BackendError("the engine's thread has ended")
+        return self._engine, self._threads
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """A place among the jobs under way. Raises BusyError when there is none."""
+        if self.jobs >= self.max_batch + self.max_waiting:
+            retry_after_s = self._job_s * max(1, self.max_waiting) / self.max_batch
+            raise BusyError(
+                f"{self.jobs} jobs are running or waiting, and no more are taken",
+                min(LONGEST_RETRY_S, max(1.0, retry_after_s)),
+            )
+        self.jobs += 1
+        try:
+            yield
+        finally:
+            self.jobs -= 1
+
+    async def _prepare(self, job: Job, threads: ThreadPoolExecutor) -> Prompt:
+        config = self.checkpoint.model.config
+        max_context = config.get_text_config().max_position_embeddings
+        try:
+            prompt = threads.submit(prompt_of, self.checkpoint, job, config, max_context)
+        except RuntimeError as error:  # shut down since
+            raise BackendError("the transformers backend was closed") from error
+        return await asyncio.wrap_future(prompt)

@@ -1,0 +1,1 @@
+"""From requests to jobs, and from their events to responses."""

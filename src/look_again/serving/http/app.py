@@ -1,0 +1,130 @@
+"""The HTTP interface: routes, errors in one shape, and the OpenAPI description."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from look_again.serving.http import payloads
+from look_again.serving.http.access import Access, Guard
+from look_again.serving.http.chat_completion import Exchange
+from look_again.serving.http.errors import ApiError, internal
+from look_again.serving.http.metrics import MEDIA_TYPE
+from look_again.serving.http.schema import ChatRequest, ErrorBody
+from look_again.serving.http.service import Service
+
+CHAT = "/v1/chat/completions"
+_REFERENCE = "#/components/schemas/{model}"
+_BODY = {
+    "content": {"application/json": {"schema": {"$ref": _REFERENCE.format(model="ChatRequest")}}},
+    "required": True,
+}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorBody, "description": "what is wrong with the request"},
+    "5XX": {"model": ErrorBody, "description": "what went wrong here"},
+}
+_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "a chat completion, or its chunks as server-sent events",
+        "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}},
+    }
+}
+
+
+def create_app(service: Service, access: Access | None = None) -> FastAPI:
+    """The application of a service whose backend was started; its shutdown closes the service."""
+    app = FastAPI(title="LookAgain", docs_url=None, redoc_url=None, lifespan=_lifespan(service))
+    app.add_middleware(Guard, access=access or Access())
+    _add_errors(app)
+    _add_chat(app, service)
+    _add_status(app, service)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way
+    return app
+
+
+def _lifespan(service: Service) -> Any:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await service.close()
+
+    return lifespan
+
+
+def _add_chat(app: FastAPI, service: Service) -> None:
+    @app.post(CHAT, response_class=Response, responses={**_ANSWER, **_ERRORS}, openapi_extra={"requestBody": _BODY})
+    async def chat(request: Request) -> Response:
+        """Answer a conversation about images, looking again at every reflection."""
+        return Exchange(service)
+
+    @app.get("/v1/models", responses=_ERRORS)
+    async def models() -> dict[str, Any]:
+        """The model, and the model with each re-attention that can be had."""
+        return payloads.models(service.names(), service.created)
+
+    @app.get("/v1/models/{name:path}", responses=_ERRORS)
+    async def model(name: str) -> dict[str, Any]:
+        """One of them."""
+        if not service.has(name):
+            raise ApiError(404, f"there is no model {name[:200]!r} here", param="model", code="model_not_found")
+        return payloads.models([name], service.created)["data"][0]
+
+
+def _add_status(app: FastAPI, service: Service) -> None:
+    @app.get("/health", responses=_ERRORS)
+    async def health() -> Response:
+        """Whether requests can be answered, and each engine by name."""
+        engines = dict(await service.backend.health())
+        well = any(engines.values())
+        status = "ok" if all(engines.values()) else "degraded" if well else "down"
+        return JSONResponse(
+            {"status": status, "backend": service.backend.name, "engines": engines}, 200 if well else 503
+        )
+
+    @app.get("/metrics", responses=_ERRORS)
+    async def metrics() -> Response:
+        """Counters for Prometheus."""
+        return Response(service.metrics.exposition(), media_type=MEDIA_TYPE)
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Every error in OpenAI's shape, the framework's included."""
+
+    @app.exception_handler(ApiError)
+    async def api_error(request: Request, error: ApiError) -> Response:
+        return JSONResponse(error.body, error.status, error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        allowed = (error.headers or {}).get("Allow", "")
+        text = {
+            404: f"there is nothing at {request.url.path[:200]}",
+            405: f"this takes {allowed}, not {request.method}",
+        }
+        known = ApiError(error.status_code, text.get(error.status_code, str(error.detail)), headers=error.headers)
+        return JSONResponse(known.body, known.status, known.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def unreadable(request: Request, error: RequestValidationError) -> Response:
+        return JSONResponse(ApiError(400, str(error.errors()[0]["msg"])).body, 400)
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        return JSONResponse(internal().body, 500)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's description, with the schema of the body that this server reads by itself."""
+    if app.openapi_schema is None:
+        made = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        body = ChatRequest.model_json_schema(ref_template=_REFERENCE)
+        made["components"]["schemas"] |= body.pop("$defs") | {"ChatRequest": body}
+        app.openapi_schema = made
+    return app.openapi_schema

@@ -1,0 +1,95 @@
+"""Image parts of a request as pictures, within the server's limits.
+
+The bytes decide what a file is, not the media type that was declared. Only formats that OpenAI's interface knows are
+decoded: the fewer parsers untrusted bytes reach, the better.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import math
+import re
+from dataclasses import dataclass
+
+from PIL import Image
+
+from look_again.images import ImageError, load_image
+from look_again.serving.http.errors import ApiError, invalid
+
+LOW_PIXELS = 512 * 512
+"""What `detail: "low"` scales larger images down to: OpenAI's 512 x 512, which is also the paper's training bound."""
+
+_DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
+_BEGINNINGS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a")
+
+
+@dataclass(frozen=True)
+class ImageReference:
+    """An image part. url: as sent. low: scale it down. param: its place in the body, for errors."""
+
+    url: str
+    low: bool
+    param: str
+
+    @property
+    def remote(self) -> bool:
+        return self.url[:5].lower() != "data:"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """RGB. pixels: as it was sent. note: what should be said about it."""
+
+    image: Image.Image
+    pixels: int
+    note: str | None = None
+
+
+def data_of(reference: ImageReference, max_bytes: int) -> bytes:
+    """The bytes of a data URL. ApiError 400 for one that is damaged or holds more than `max_bytes`."""
+    head = _DATA_URL.match(reference.url)
+    if head is None:
+        raise invalid(f"a data URL begins with 'data:image/png;base64,', not {reference.url[:40]!r}", reference.param)
+    if (len(reference.url) - head.end()) * 3 // 4 > max_bytes + 2:
+        raise too_many_bytes(reference, max_bytes)
+    try:
+        return base64.b64decode(reference.url[head.end() :], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise invalid(f"the image is not base64: {error}", reference.param) from None
+
+
+def too_many_bytes(reference: ImageReference, max_bytes: int) -> ApiError:
+    return invalid(f"the image has more than {max_bytes} bytes", reference.param, "image_too_large")
+
+
+def picture_of(reference: ImageReference, data: bytes, max_bytes: int, max_pixels: int) -> Picture:
+    """Decode an image. ApiError 400 for anything that is not one; sizes are checked before pixels are decoded."""
+    if not (data.startswith(_BEGINNINGS) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")):
+        raise invalid("the image is neither PNG, JPEG, WebP nor GIF", reference.param, "invalid_image")
+    try:
+        image = load_image(data, max_pixels=max_pixels, max_bytes=max_bytes)
+    except ImageError as error:
+        raise invalid(str(error), reference.param, "invalid_image") from None
+    note = f"{reference.param} is animated: its first frame was used" if _animated(data) else None
+    shown = scaled_down(image, LOW_PIXELS) if reference.low else image
+    return Picture(shown, image.width * image.height, note)
+
+
+def _animated(data: bytes) -> bool:
+    """Of data whose first picture was decoded before. A JPEG with further pictures, as phones make, is none."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.format in ("GIF", "WEBP", "PNG") and bool(getattr(image, "is_animated", False))
+    except Exception:  # there is a second frame, and it is broken
+        return True
+
+
+def scaled_down(image: Image.Image, max_pixels: int) -> Image.Image:
+    """The picture with at most `max_pixels` pixels and its sides in proportion, each at least one pixel long."""
+    width, height = image.size
+    if width * height <= max_pixels:
+        return image
+    scale = math.sqrt(max_pixels / (width * height))
+    return image.resize((max(1, int(width * scale)), max(1, int(height * scale))), Image.Resampling.BICUBIC)

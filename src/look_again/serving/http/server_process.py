@@ -1,0 +1,60 @@
+"""A server process: its socket, its first line, and its end."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+
+from look_again.serving.http.limits import Limits
+
+KEEP_ALIVE_S = 75  # longer than the 60 s for which nginx and the official client keep a connection
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that nobody can connect to yet. OSError, in words, where the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((host, port))
+    except OSError as error:
+        made.close()
+        raise OSError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+    return made
+
+
+def url_of(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def server_of(app: Any, limits: Limits, on_start: Callable[[], None]) -> Server:
+    """What serves until a signal: then no new connections, `grace_s` for what runs, and an error for what still does.
+
+    Use as `await server.serve(sockets=[bind(host, port)])`.
+    """
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(limits.grace_s)),
+    )
+    return Server(config, on_start)
+
+
+class Server(uvicorn.Server):
+    """Says when it can be reached."""
+
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.on_start = on_start
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.should_exit:
+            self.on_start()

@@ -1,0 +1,1 @@
+"""The same interface before an unmodified vLLM server."""

@@ -1,0 +1,54 @@
+"""ROUTE's ranking beside a vLLM server, which gives no attention away: the same checkpoint reads the answer here.
+
+The rows of equation (5) come from one pass of the local model over what was generated, with the kernel's own attention
+recorded, as in training; later reflections of the answer feed only what is new to the same cache. Features come from
+the local vision tower, once per answer, so what the server is sent is what the ranking read.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from look_again.core.attention import recorded_attention
+from look_again.core.prefill import encode
+from look_again.core.runner import Runner
+from look_again.core.sequence import Row
+from look_again.loading import Checkpoint
+from look_again.serving.prompt import Prompt
+
+
+class Ranker:
+    """Of one answer. Everything here computes: call it on the thread that has the model."""
+
+    def __init__(self, checkpoint: Checkpoint, prompt: Prompt) -> None:
+        self.checkpoint, self.prompt = checkpoint, prompt
+        self._table: torch.Tensor | None = None
+        self._runner: Runner | None = None
+
+    @torch.no_grad()
+    def table(self) -> torch.Tensor:
+        """Features of all images, (V, hidden)."""
+        if self._table is None:
+            pixels = self.prompt.pixels
+            images = encode(self.checkpoint.model, pixels["pixel_values"], pixels["image_grid_thw"])
+            self._table = torch.cat([rows for rows, _ in images])
+        return self._table
+
+    @torch.no_grad()
+    def scores(self, row: Row) -> torch.Tensor:
+        """The ranking of the row's V visual rows so far, (V,)."""
+        model, policy = self.checkpoint.model, row.policy
+        with recorded_attention(model):
+            if self._runner is None:
+                layers = policy.layers_of(model.config.get_text_config().num_hidden_layers)
+                relative = policy.rule == "relative"
+                self._runner = Runner(model, [row.builder], [self.table()], score_layers=layers, score_prompt=relative)
+                self._runner.prefill()
+            else:
+                self._runner.chunk(0)
+            return self._runner.scores(0, policy.rule)
+
+    def take_back(self, slots: int) -> None:
+        """The sequence no longer holds its last slots: pieces of a tag that are fed again after the insertion."""
+        if self._runner is not None and slots:
+            self._runner.cache.advance(0, -slots)

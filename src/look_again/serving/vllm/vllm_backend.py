@@ -1,0 +1,205 @@
+"""The backend in front of vLLM: an unmodified server computes, and what the paper adds happens between its requests.
+
+COPY stops at `<REFLECTION>` and goes on with the image mentioned again, which the server's caches hold; ROUTE ranks by
+the same checkpoint here and goes on with features of the chosen rows. Token ids go in and come out, so a text never
+turns into control tokens. What cannot be had in this way is refused before anything is computed.
+
+    vllm serve CHECKPOINT --enable-scale-out --enable-prompt-tokens-details
+
+The paper serves nothing. Departures from the decoding loop: sampled (not greedy) answers are other draws, and chosen
+rows stand in a strip, as with `layout="strip"` there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from typing import Any
+
+from look_again.core.prefill import Start
+from look_again.core.reattention import Reattention
+from look_again.core.sequence import Row
+from look_again.core.slots import SlotBuilder, spans_of
+from look_again.core.trigger import Trigger
+from look_again.loading import Checkpoint
+from look_again.serving.backend import BackendError, BackendEvent, Job, RefusedError, T
+from look_again.serving.prompt import Prompt, prompt_of
+from look_again.serving.vllm.admission import Admission, ServedModel
+from look_again.serving.vllm.answer import Leg, Shared, VllmAnswer
+from look_again.serving.vllm.chat_requests import check_texts
+from look_again.serving.vllm.ranking import Ranker
+from look_again.serving.vllm.servers import Servers
+from look_again.serving.vllm.token_requests import Picture, pictures_of
+
+MAX_TEMPERATURE = 2.0  # of vLLM
+USE_TRANSFORMERS = "ask the transformers backend for it"
+
+
+class VllmBackend:
+    """Answers by vLLM servers.
+
+    checkpoint: the one that they serve; its model may be None (`load_without_model`) where nobody asks for ROUTE.
+    urls: of the servers, "http://host:port", without a password (ValueError). served: what has to be known of the
+    model, by default taken from it. trust_users: take servers without the token endpoint, asked by chat. api_key: of
+    the servers. timeout_s: longest silence of an answer under way. check_every_s: between health checks. on_leg: told
+    of every request that ended.
+    extra_sampling: fields of vLLM's SamplingParams that every request of an answer gets besides; bans stay.
+    transport: of httpx, for tests.
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        urls: Sequence[str],
+        served: ServedModel | None = None,
+        *,
+        trust_users: bool = False,
+        api_key: str | None = None,
+        timeout_s: float = 300.0,
+        check_every_s: float = 5.0,
+        on_leg: Callable[[Leg], None] = lambda leg: None,
+        extra_sampling: Mapping[str, Any] | None = None,
+        transport: Any = None,
+    ) -> None:
+        if not urls:
+            raise ValueError("the vllm backend needs the URL of a vLLM server")
+        self.checkpoint = checkpoint
+        self.served = served or ServedModel.of(checkpoint)
+        self.on_leg = on_leg
+        self.counts = {"running": 0, "legs": 0}
+        self._model_thread = ThreadPoolExecutor(1, "look-again-model")
+        self._prompt_thread = ThreadPoolExecutor(1, "look-again-prompts")
+        self._trigger = Trigger.of(checkpoint.tokenizer, spelled=not checkpoint.trained)
+        admission = Admission(checkpoint, self.served, trust_users, self._on_model)
+        self._servers = Servers(
+            urls,
+            lambda server: admission.admit(self._servers, server),
+            api_key=api_key,
+            timeout_s=timeout_s,
+            check_every_s=check_every_s,
+            transport=transport,
+        )
+        self._shared = Shared(
+            self._servers,
+            checkpoint,
+            self.served.stops,
+            self.served.merge,
+            self._on_model,
+            self._count_leg,
+            extra_sampling or {},
+        )
+
+    @property
+    def max_context(self) -> int:
+        """Most tokens of an answer's sequence: of the servers that are up, and of the model."""
+        served = [server.max_context for server in self._servers.all if server.up]
+        return min([*served, self.served.config.get_text_config().max_position_embeddings])
+
+    async def start(self) -> None:
+        """Look at every server. Raises BackendError where none is of use, saying why each is not."""
+        await self._servers.start()
+
+    async def close(self) -> None:
+        """As `Backend.close`."""
+        await self._servers.close()
+        for thread in (self._model_thread, self._prompt_thread):
+            thread.shutdown(wait=False, cancel_futures=True)
+
+    def check(self, job: Job) -> None:
+        """RefusedError for what vLLM cannot do, saying what to ask for; ValueError for unknown layers."""
+        if job.sampling.temperature > MAX_TEMPERATURE:
+            raise RefusedError(f"vLLM samples at temperatures up to {MAX_TEMPERATURE}, not {job.sampling.temperature}")
+        chat = any(server.up and server.chat for server in self._servers.all)
+        job.policy.layers_of(self.served.config.get_text_config().num_hidden_layers)
+        if job.images:
+            check_policy(job.policy, self.checkpoint, chat)
+        if chat:
+            check_texts(self.checkpoint.tokenizer, job.messages)
+
+    async def generate(self, job: Job) -> AsyncGenerator[BackendEvent, None]:
+        """As `Backend.generate`."""
+        self.check(job)
+        prompt, pictures = await self._in(self._prompt_thread, lambda: self._read(job))
+        ranker = None if self.checkpoint.model is None else Ranker(self.checkpoint, prompt)
+        answer = VllmAnswer(self._shared, job, prompt, self._row(job, prompt), pictures, ranker)
+        self.counts["running"] += 1
+        try:
+            async with aclosing(answer.events()) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self.counts["running"] -= 1
+
+    async def borrow(self, work: Callable[[Checkpoint], T]) -> T:
+        """As `Backend.borrow`."""
+        if self.checkpoint.model is None:
+            raise RefusedError("there is no model beside the vLLM server: start with the checkpoint's model loaded")
+        return await self._on_model(lambda: work(self.checkpoint))
+
+    async def health(self) -> Mapping[str, bool]:
+        """Each server by name, "vllm-0" of the first URL, and whether it gets requests; checked in the background."""
+        return {server.name: server.up for server in self._servers.all}
+
+    def gauges(self) -> Mapping[str, float]:
+        """running: answers under way. legs: requests that ended, of all answers so far. servers_up: of the servers."""
+        return {**self.counts, "servers_up": sum(server.up for server in self._servers.all)}
+
+    async def _on_model(self, work: Callable[[], Any]) -> Any:
+        return await self._in(self._model_thread, work)
+
+    async def _in(self, thread: ThreadPoolExecutor, work: Callable[[], Any]) -> Any:
+        """One call at a time, also where the caller of an earlier one has left. BackendError where it fails."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(thread, work)
+        except RuntimeError as error:  # of torch; or the thread was shut down
+            raise BackendError(f"beside vLLM: {error}") from error
+
+    def _count_leg(self, leg: Leg) -> None:
+        self.counts["legs"] += 1
+        self.on_leg(leg)
+
+    def _read(self, job: Job) -> tuple[Prompt, list[Picture]]:
+        prompt = prompt_of(self.checkpoint, job, self.served.config, self.max_context)
+        pictures = pictures_of(self.checkpoint.image_processor, job.images, prompt.pixels)
+        for picture in pictures:  # here, so that the event loop need not
+            if not all(picture.uuid in server.known for server in self._servers.all if server.up):
+                _ = picture.url
+        return prompt, pictures
+
+    def _row(self, job: Job, prompt: Prompt) -> Row:
+        family, spans = self.checkpoint.family, spans_of(prompt.grids)
+        builder = SlotBuilder(family, family.vision_tokens(self.served.config))
+        builder.add_prompt(prompt.token_ids, spans)
+        start, budget = Start(builder, spans, spans, None), job.sampling.max_new_tokens
+        return Row(start, job.policy, self._trigger, budget=budget, max_context=self.max_context)
+
+
+def check_policy(policy: Reattention, checkpoint: Checkpoint, chat: bool) -> None:
+    """RefusedError for a policy that a vLLM server cannot follow; `chat`: it is asked by chat."""
+    if not policy.inserts:
+        return
+    if policy.control in ("wrong-image", "blank-image"):
+        raise RefusedError(f"the {policy.control} control cannot be had on vLLM: {USE_TRANSFORMERS}")
+    if policy.mode == "vision" and not checkpoint.trained:
+        raise RefusedError("vision mode needs a checkpoint with trained tags on vLLM")
+    chooses = (policy.mode == "route" or policy.control == "random-rows") and policy.keep < 100
+    if chooses and policy.layout == "grid":
+        raise RefusedError(
+            "vLLM gives chosen rows the positions of a strip: ask for route with layout 'strip', for copy, "
+            f"or {USE_TRANSFORMERS}"
+        )
+    ours = chooses or policy.layout == "strip"
+    if ours and checkpoint.model is None:
+        raise RefusedError(
+            "rows in a strip need the checkpoint's model beside the vLLM server, for ranking and features: start with "
+            "it loaded, or ask for copy"
+        )
+    if chat and (ours or not policy.delimiters):
+        raise RefusedError(
+            "a vLLM server that is asked by chat puts back whole images between delimiters alone: ask for copy, or "
+            "serve vLLM with its token endpoint (--enable-scale-out)"
+        )

@@ -1,0 +1,102 @@
+"""`look-again tabletop serve`: an OpenAI-compatible endpoint that answers from Tabletop's truth, here or over HTTP.
+
+For trying and testing what talks to such endpoints, offline. What is answered is `answering`'s; here is the transport.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from look_again.extras import require
+from look_again.tabletop.answering import FAULTS, Conduct, Served, models, respond
+from look_again.tabletop.seeing import prepare
+
+ATTEMPT_HEADER = "x-attempt"
+SCHEME = "tabletop:"
+
+
+def attempt_of(headers: Mapping[str, str]) -> int:
+    """How often a request went out before, as its sender says; 0 for senders that do not."""
+    text = {name.lower(): value for name, value in headers.items()}.get(ATTEMPT_HEADER, "0")
+    return int(text) if text.isdecimal() else 0
+
+
+class InProcess:
+    """The endpoint as a function, for transports that need no network."""
+
+    def __init__(self, conduct: Conduct) -> None:
+        self.conduct = conduct
+        prepare()
+
+    async def __call__(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], Any]:
+        served = await asyncio.to_thread(respond, body, attempt_of(headers), self.conduct)
+        if served.delay_s:
+            await asyncio.sleep(served.delay_s)
+        return served.status, served.headers, served.body
+
+
+def conduct_of(url: str) -> Conduct:
+    """The conduct that `tabletop:?error=0.1&stall=5&429=0.05` names. ValueError for unknown names or no numbers."""
+    given = {
+        name: float(value) for name, value in parse_qsl(url.removeprefix(SCHEME).lstrip("/?"), strict_parsing=False)
+    }
+    faults = {name: given.pop(name) for name in list(given) if name in FAULTS}
+    known = {"error": "error_rate", "stall_s": "stall_s", "retry_after_s": "retry_after_s", "seed": "seed"}
+    if unknown := set(given) - set(known):
+        raise ValueError(f"{url!r} has {sorted(unknown)}; known: {', '.join((*known, *FAULTS))}")
+    named: dict[str, Any] = {known[name]: value for name, value in given.items()}
+    if "seed" in named:
+        named["seed"] = int(named["seed"])
+    return Conduct(faults=faults, **named)
+
+
+def app(conduct: Conduct) -> Any:
+    """The endpoint as an ASGI application. MissingExtraError without fastapi."""
+    require("fastapi", extra="serve")
+    prepare()
+    from fastapi import FastAPI, Response
+
+    made = FastAPI(title="Tabletop", docs_url=None, redoc_url=None)
+
+    @made.get("/health")
+    def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @made.get("/v1/models")
+    def known() -> dict[str, Any]:
+        return {
+            "object": "list",
+            "data": [{"id": name, "object": "model", "owned_by": "tabletop"} for name in models()],
+        }
+
+    async def chat(request: Any) -> Any:
+        served = await asyncio.to_thread(_served, await request.body(), dict(request.headers), conduct)
+        if served.delay_s:
+            await asyncio.sleep(served.delay_s)
+        text = served.body if isinstance(served.body, str) else json.dumps(served.body)
+        return Response(text, served.status, dict(served.headers), media_type="application/json")
+
+    made.router.add_route("/v1/chat/completions", chat, methods=["POST"])  # the request as it is: no model to fit it to
+    return made
+
+
+def _served(raw: bytes, headers: Mapping[str, str], conduct: Conduct) -> Served:
+    try:
+        body = json.loads(raw)
+    except ValueError as error:
+        return Served(400, {"error": {"message": f"the body is not JSON: {error}", "type": "tabletop"}})
+    if not isinstance(body, dict) or body.get("stream"):
+        return Served(400, {"error": {"message": "a JSON object without stream is needed", "type": "tabletop"}})
+    return respond(body, attempt_of(headers), conduct)
+
+
+def serve(conduct: Conduct, host: str, port: int) -> None:
+    """Serve until interrupted. MissingExtraError without fastapi and uvicorn."""
+    require("uvicorn", extra="serve")
+    import uvicorn
+
+    uvicorn.run(app(conduct), host=host, port=port, log_level="warning")

@@ -1,0 +1,187 @@
+"""Tabletop as two benchmarks of the common table: free answers, and responses continued behind planted mistakes.
+
+The figures are those of `tabletop.evaluate`, computed from texts alone, so that any model can be the one under test. A
+place is a stream, not a folder: its path is "seed=N".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+from look_again.data.image_files import LazyImage
+from look_again.evaluation.benchmark import JSON, Benchmark, Item, ItemScore, Judge, Place, Reply, Scores
+from look_again.evaluation.benchmarks.choices import accuracies, by_group
+from look_again.evaluation.subjects import PREFIX_FACT
+from look_again.scoring.extraction import extract, kind_of, score
+from look_again.tabletop.evaluate import PLANTED_RATE, is_mended, list_quality, planted_prefix
+from look_again.tabletop.oracle import LENGTHS, Mistake
+from look_again.tabletop.render import render
+from look_again.tabletop.rows import TabletopRow, make_row
+from look_again.tabletop.world import Scene, Thing
+from look_again.text.grammar import TAG_TOKENS, parse
+
+SPLITS = ("test", "heldout", "validation")
+DEFAULT_ROWS = 200
+
+
+@dataclass(frozen=True)
+class TabletopPicture(LazyImage):
+    """The picture of one row, drawn when read."""
+
+    split: str
+    seed: int
+    index: int
+
+    def read(self) -> bytes:
+        buffer = BytesIO()
+        render(_row(self.split, self.seed, self.index).scene).save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+def _row(split: str, seed: int, index: int, length: str | None = None) -> TabletopRow:
+    return make_row(split, seed, index, length=length, reflections=1, error_rate=PLANTED_RATE)
+
+
+def stream_of(path: str) -> tuple[int, str | None]:
+    """N and the length of "seed=N" or "seed=N,length=brief". ValueError for any other place."""
+    found = re.fullmatch(rf"seed=([0-9]+)(?:,length=({'|'.join(LENGTHS)}))?", path)
+    if found is None:
+        raise ValueError(
+            f"Tabletop is drawn, not read: its place is a stream, 'seed=0' or 'seed=0,length=brief', not {path!r}"
+        )
+    return int(found[1]), found[2]
+
+
+def load_free(place: Place) -> Iterator[Item]:
+    """The questions of a stream; 200 unless `place.limit` says otherwise."""
+    seed, length = stream_of(place.path)
+    for index in range(DEFAULT_ROWS if place.limit is None else place.limit):
+        row = _row(place.split, seed, index, length)
+        yield _item(row, TabletopPicture(place.split, seed, index), {})
+
+
+def load_planted(place: Place) -> Iterator[Item]:
+    """Those of the questions whose response has a planted mistake, with that response up to its last reflection."""
+    seed, length = stream_of(place.path)
+    for index in range(DEFAULT_ROWS if place.limit is None else place.limit):
+        row = _row(place.split, seed, index, length)
+        if row.written.mistakes:
+            mistakes = [{"kind": mistake.kind, "place": mistake.place} for mistake in row.written.mistakes]
+            facts = {PREFIX_FACT: planted_prefix(row), "mistakes": mistakes}
+            yield _item(row, TabletopPicture(place.split, seed, index), facts)
+
+
+def _item(row: TabletopRow, picture: TabletopPicture, facts: Mapping[str, JSON]) -> Item:
+    things = [[thing.place, thing.colour, thing.shape] for thing in row.scene.things]
+    known = {"kind": row.question.kind, "length": row.length, "objects": things}
+    return Item(id=row.id, images=(picture,), prompt=row.prompt, reference=row.answer, facts=known | dict(facts))
+
+
+def score_free(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None = None) -> Scores:
+    """Exact answers, and what CAPTION and the last REFLECTION list: hallucinated and recalled shares of objects."""
+    scores = [_answer_score(item, reply, _listed(item, reply)) for item, reply in zip(items, replies, strict=True)]
+    parsed = [parse(reply.text) for reply in replies]
+    quality: dict[str, float | int | None] = {}
+    for tag in ("CAPTION", "REFLECTION"):
+        lists = [(_scene(item), _section(reply, tag)) for item, reply in zip(items, replies, strict=True)]
+        quality |= {f"{tag.lower()}_{name}": value for name, value in list_quality(lists).items()}
+    return Scores(
+        items=scores,
+        metrics={
+            **accuracies(scores),
+            "well_formed": sum(p.well_formed for p in parsed) / len(parsed) if parsed else None,
+            **quality,
+        },
+        subsets=by_group(items, scores, ("kind",)),
+        notes={
+            "answers": "look_again.scoring.extraction over CONCLUSION; the whole text of a model that writes no tags"
+        },
+    )
+
+
+def score_planted(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None = None) -> Scores:
+    """The share of planted mistakes that the last reflection mends, per kind of mistake, and the answers after it."""
+    scores = []
+    for item, reply in zip(items, replies, strict=True):
+        mended = _mended(item, _section(reply, "REFLECTION"))
+        facts = {"mistakes": len(mended), "mended": sum(mended), "mended_share": sum(mended) / len(mended)}
+        scores.append(_answer_score(item, reply, facts))
+    total = sum(int(s.facts["mistakes"]) for s in scores)
+    done = sum(int(s.facts["mended"]) for s in scores)
+    return Scores(
+        items=scores,
+        metrics={
+            "mended": done / total if total else None,
+            "mistakes": total,
+            **accuracies(scores),
+            **_mended_per_kind(items, replies),
+        },
+        subsets=by_group(items, scores, ("kind",)),
+        notes={"mended": "a mistake is mended if the last reflection says of its place what is true"},
+    )
+
+
+def _answer_score(item: Item, reply: Reply, facts: Mapping[str, JSON] | None = None) -> ItemScore:
+    """Official and strict agree: nothing for a response in the format whose CONCLUSION is missing."""
+    tagged = any(tag in reply.text for tag in TAG_TOKENS)
+    answer = "" if tagged and reply.conclusion is None else reply.final
+    read = extract(answer, kind_of(item.reference)) if answer else None
+    right = float(score(answer, item.reference))
+    return ItemScore(official=right, strict=right, extracted=read, unparsed=read is None, facts=facts or {})
+
+
+def _listed(item: Item, reply: Reply) -> dict[str, float | int | None]:
+    """What one reply's lists get wrong and recall, None where it lists nothing."""
+    caption, reflection = (list_quality([(_scene(item), _section(reply, tag))]) for tag in ("CAPTION", "REFLECTION"))
+    return {
+        "caption_hallucinated": caption["hallucinated"],
+        "reflection_hallucinated": reflection["hallucinated"],
+        "reflection_recall": reflection["recall"],
+    }
+
+
+def _mended(item: Item, reflection: str) -> list[bool]:
+    planted = [Mistake(m["kind"], m["place"], Thing(m["place"], "", "")) for m in item.facts["mistakes"]]
+    return [is_mended(mistake, _scene(item), reflection) for mistake in planted]
+
+
+def _mended_per_kind(items: Sequence[Item], replies: Sequence[Reply]) -> dict[str, float]:
+    per_kind: dict[str, list[bool]] = {}
+    for item, reply in zip(items, replies, strict=True):
+        for mistake, done in zip(item.facts["mistakes"], _mended(item, _section(reply, "REFLECTION")), strict=True):
+            per_kind.setdefault(mistake["kind"], []).append(done)
+    return {f"mended_{kind}": sum(done) / len(done) for kind, done in sorted(per_kind.items())}
+
+
+def _scene(item: Item) -> Scene:
+    return Scene(tuple(Thing(*words) for words in item.facts["objects"]))
+
+
+def _section(reply: Reply, tag: str) -> str:
+    section = parse(reply.text).get(tag)
+    return section.text if section else ""
+
+
+TABLETOP = Benchmark(
+    name="tabletop",
+    hub="seed=0",
+    splits=SPLITS,
+    load=load_free,
+    score=score_free,
+    primary="accuracy",
+    paired="strict",
+    max_new_tokens=512,
+)
+TABLETOP_PLANTED = Benchmark(
+    name="tabletop-planted",
+    hub="seed=0",
+    splits=SPLITS,
+    load=load_planted,
+    score=score_planted,
+    primary="mended",
+    paired="mended_share",
+    max_new_tokens=512,
+)

@@ -1,0 +1,1 @@
+"""Strings and token ids: the response format, its tags, prompts."""

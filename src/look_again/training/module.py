@@ -1,0 +1,248 @@
+"""The model as the trainer sees it: one forward call takes a step's rows and gives their loss.
+
+Everything happens inside one call, so that engines that shard or replicate (DDP, FSDP2, ZeRO-3) wrap a single module:
+each image passes the vision tower once, ROUTE's rows are selected as decoding would, the sequences are built by the
+one builder, and logits are computed only at slots that have a target.
+
+Legend: B rows, L longest sequence, T targets, W vocabulary.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from look_again.core.families import family_of
+from look_again.core.runner import encode_images, encoder_outputs
+from look_again.core.slots import Slots
+from look_again.text.grammar import TAGS, close_tag, open_tag
+from look_again.training.example import Batch, Example, add_response, pad_batch, start_sequence
+from look_again.training.selection import idle_pass, passes_of, select_rows
+from look_again.training.trainable import TagRows
+
+LENGTH_GROUPS = 4  # padded batches that a step's sequences are computed in, so that short ones do not pay for long ones
+LEAST_ROWS = 4  # of such a batch: smaller ones leave the hardware idle
+SECTIONS = (*TAGS, "outside")
+
+
+class Reattending(nn.Module):
+    """A vision-language model with re-attention in its training sequences.
+
+    tag_ids: of the grammar's tags. tags: their trainable rows, where the rest of the embedding is frozen.
+    """
+
+    accepts_loss_kwargs = True  # the trainer then hands over the number of targets of the whole optimizer step
+
+    def __init__(self, model: Any, tag_ids: Mapping[str, int], tags: TagRows | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.tags = tags
+        self.tag_ids = dict(tag_ids)
+        self.config = model.config
+        self._no_split_modules = model._no_split_modules
+        self._keys_to_ignore_on_save = sorted(set(self.state_dict()) - set(self.trained))
+        self.section_losses = torch.zeros(len(SECTIONS), 2, dtype=torch.float64)  # sum and count since the last log
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that train, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def forward(
+        self,
+        examples: Sequence[Example] = (),
+        pixel_values: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        log_probs: bool = False,
+        temperature: float = 1.0,
+        inside: Callable[[Reattending], Any] | None = None,
+    ) -> Any:
+        """`{"loss"}`: the summed cross-entropy of all targets over `num_items_in_batch` (None: their own number).
+
+        labels only let the trainer count targets ahead of the step. `log_probs` returns those instead, and `inside` is
+        called with this module for whatever else needs its weights: engines that shard gather them for a forward call.
+        """
+        if inside is not None:
+            return inside(self)
+        if log_probs:
+            return self.log_probs(examples, pixel_values, image_grid_thw, temperature)
+        features, unseen = self.features(examples, pixel_values, image_grid_thw)
+        total, count = unseen, 0
+        for batch in self.batches(examples, features):
+            logits, targets = self.target_logits(batch, features)
+            losses = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+            self._note(batch, losses.detach())
+            total, count = total + losses.sum(), count + len(targets)
+        return {"loss": total / (max(1, count) if num_items_in_batch is None else num_items_in_batch)}
+
+    def log_probs(
+        self,
+        examples: Sequence[Example],
+        pixel_values: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        temperature: float = 1.0,
+    ) -> list[torch.Tensor]:
+        """Per row, the log-probabilities of its response tokens that are not silent, in order.
+
+        They are those of sampling at `temperature`, which never samples vision tokens.
+        """
+        never = list(family_of(self.config).vision_tokens(self.config).never_sampled)
+        features, unseen = self.features(examples, pixel_values, image_grid_thw)
+        out: list[torch.Tensor] = [torch.empty(0)] * len(examples)
+        for batch in self.batches(examples, features):
+            logits, targets = self.target_logits(batch, features)
+            logits = logits.float().index_fill(-1, torch.tensor(never, device=logits.device), float("-inf"))
+            logits = logits / temperature
+            chosen = logits.gather(-1, targets.unsqueeze(-1))[:, 0] - logits.logsumexp(-1) + unseen
+            sizes = (batch.targets != -100).sum(-1).tolist()
+            for row, part in zip(batch.rows, chosen.split(sizes), strict=True):
+                out[row] = part
+        return out
+
+    def target_logits(self, batch: Batch, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (T, W) at the slots that have a target, and the targets (T,)."""
+        table = torch.cat(list(features))
+        device = self.model.get_input_embeddings().weight.device
+        extra: dict[str, Any] = {}
+        if len(batch.feature_rows):
+            extra["mm_encoder_outputs"] = encoder_outputs([table[batch.feature_rows.to(device)]])
+        hidden = self.model.base_model(
+            input_ids=batch.token_ids.to(device),
+            position_ids=batch.positions.to(device),
+            use_cache=False,
+            **extra,
+        ).last_hidden_state
+        targets = batch.targets.to(device)
+        asked = targets != -100
+        return self.model.get_output_embeddings()(hidden[asked]), targets[asked]
+
+    def take_section_losses(self) -> torch.Tensor:
+        """(sections, 2) sums and counts since the last call, in the order of SECTIONS."""
+        taken, self.section_losses = self.section_losses, torch.zeros_like(self.section_losses)
+        return taken
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """For the trainer; decoder layers are computed again in the backward pass."""
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+
+    def tie_weights(self) -> None:
+        """For the trainer, after it has loaded a checkpoint of the trained weights."""
+        self.model.tie_weights()
+
+    def features(
+        self,
+        examples: Sequence[Example],
+        pixel_values: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Per row the features of all its images (rows, hidden), and a zero.
+
+        Without any image a blank one passes the tower, so that processes which share the work stay in step; it reaches
+        the loss only through that zero.
+        """
+        blank = pixel_values is None or image_grid_thw is None
+        if pixel_values is None or image_grid_thw is None:
+            pixel_values, image_grid_thw = self._blank_image()
+        trained = any(p.requires_grad for p in self.model.base_model.visual.parameters())
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            images = encode_images(self.model, pixel_values, image_grid_thw)
+        zero = images[0].float().sum() * 0.0 if blank else images[0].new_zeros((), dtype=torch.float32)
+        empty, following = images[0][:0].detach(), iter([] if blank else images)
+        return [torch.cat([empty, *(next(following) for _ in example.grids)]) for example in examples], zero
+
+    def _blank_image(self) -> tuple[torch.Tensor, torch.Tensor]:
+        vision = self.config.vision_config
+        device, side = self.model.get_input_embeddings().weight.device, vision.spatial_merge_size
+        values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        return torch.zeros(side * side, values, device=device), torch.tensor([[1, side, side]], device=device)
+
+    def batches(self, examples: Sequence[Example], features: list[torch.Tensor]) -> Iterator[Batch]:
+        """The step's sequences in at most LENGTH_GROUPS padded batches of similar length."""
+        pad = family_of(self.config).vision_tokens(self.config).start
+        sequences = self.sequences(examples, features)
+        before = [0, *itertools.accumulate(len(rows) for rows in features)]
+        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+        size = max(LEAST_ROWS, -(-len(order) // LENGTH_GROUPS))
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            targets = [sequences[i].targets(examples[i].silent) for i in rows]
+            batch = pad_batch([sequences[i] for i in rows], targets, [before[i] for i in rows], pad)
+            batch.rows = rows
+            yield batch
+
+    def sequences(self, examples: Sequence[Example], features: Sequence[torch.Tensor]) -> list[Slots]:
+        """What decoding would have produced with these responses: the slots of every row."""
+        tokens = family_of(self.config).vision_tokens(self.config)
+        reflection_id = self.tag_ids[open_tag("REFLECTION")]
+        chosen = self._selected(examples, features, reflection_id)
+        sequences = []
+        for i, example in enumerate(examples):
+            builder = start_sequence(family_of(self.config), tokens, example)
+            add_response(builder, example, reflection_id, chosen.get(i, example.chosen))
+            sequences.append(builder.build())
+        return sequences
+
+    def _selected(
+        self, examples: Sequence[Example], features: Sequence[torch.Tensor], reflection_id: int
+    ) -> dict[int, list[list[int]]]:
+        """ROUTE's rows by example; the processes of a sharded run make the same number of passes."""
+        ranked = [i for i, example in enumerate(examples) if example.needs_scores]
+        chosen: dict[int, list[list[int]]] = {}
+        idle = _idle_passes(passes_of([examples[i] for i in ranked], reflection_id), self.model)  # before any of them
+        with evaluating(self.model):
+            if ranked:
+                shown = [features[i].detach() for i in ranked]
+                rows = select_rows(self.model, [examples[i] for i in ranked], shown, reflection_id)
+                chosen = dict(zip(ranked, rows, strict=True))
+            for _ in range(idle):
+                idle_pass(self.model)
+        torch.clear_autocast_cache()  # weights cast without gradients must not serve the pass that needs them
+        return chosen
+
+    def _note(self, batch: Batch, losses: torch.Tensor) -> None:
+        """Add the losses (T,) to those of the sections that their tokens belong to."""
+        sections = sections_of(batch.targets, self.tag_ids)
+        both = torch.stack([losses.cpu().double(), torch.ones(len(losses), dtype=torch.float64)], dim=-1)
+        self.section_losses.index_add_(0, sections, both)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout and gradient checkpointing, as decoding runs."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def sections_of(targets: torch.Tensor, tag_ids: Mapping[str, int]) -> torch.Tensor:
+    """(T,) index into SECTIONS of every target of (B, L); a section's tags belong to it."""
+    opens = {tag_ids[open_tag(tag)]: i for i, tag in enumerate(TAGS)}
+    closes = {tag_ids[close_tag(tag)]: i for i, tag in enumerate(TAGS)}
+    outside, found = len(TAGS), []
+    for row in targets:
+        current = outside
+        for token in row[row != -100].tolist():
+            current = opens.get(token, current)
+            found.append(closes.get(token, current))
+            current = outside if token in closes else current
+    return torch.tensor(found, dtype=torch.long)
+
+
+def _idle_passes(own: int, model: nn.Module) -> int:
+    """How many passes this process must add so that all make the same number."""
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return 0
+    most = torch.tensor(own, device=next(model.parameters()).device)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return int(most) - own

@@ -1,0 +1,71 @@
+"""ROUTE in training: exactly the rows that decoding would pick with these tokens.
+
+The response is fed segment by segment on a growing cache, so every slot passes once, without gradients: the prompt and
+the text up to the first reflection for all rows together, then, for rows with more reflections, segment by segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from look_again.core.attention import recorded_attention
+from look_again.core.families import family_of
+from look_again.core.reattention import choose_rows
+from look_again.core.runner import Runner
+from look_again.core.slots import Provenance
+from look_again.training.example import Example, add_insertion, add_until_reflection, start_sequence
+
+
+@torch.no_grad()
+def select_rows(
+    model: Any, examples: Sequence[Example], features: Sequence[torch.Tensor], reflection_id: int
+) -> list[list[list[int]]]:
+    """Per example, per reflection, the rows that ROUTE re-inserts. All examples share one policy's rule and layers."""
+    family = family_of(model.config)
+    tokens = family.vision_tokens(model.config)
+    policy = examples[0].policy
+    layers = policy.layers_of(model.config.get_text_config().num_hidden_layers)
+    builders = [start_sequence(family, tokens, example) for example in examples]
+    chosen: list[list[list[int]]] = [[] for _ in examples]
+    ends = [
+        add_until_reflection(builder, example, 0, reflection_id)
+        for builder, example in zip(builders, examples, strict=True)
+    ]
+    with recorded_attention(model):
+        runner = Runner(model, builders, features, score_layers=layers, score_prompt=policy.rule == "relative")
+        runner.prefill()
+        for row, example in enumerate(examples):
+            index = ends[row]
+            while index < len(example.response_ids):
+                rows = _choose(runner, row, example, len(chosen[row]))
+                chosen[row].append(rows)
+                add_insertion(builders[row], example, rows)
+                builders[row].add_token(reflection_id, Provenance.SAMPLED)
+                index = add_until_reflection(builders[row], example, index + 1, reflection_id)
+                if index < len(example.response_ids):
+                    runner.chunk(row)
+    return chosen
+
+
+def passes_of(examples: Sequence[Example], reflection_id: int) -> int:
+    """Forward passes that `select_rows` makes: one for all, and one for every reflection that another one follows."""
+    later = sum(max(0, example.response_ids.count(reflection_id) - 1) for example in examples)
+    return bool(examples) + later
+
+
+@torch.no_grad()
+def idle_pass(model: Any) -> None:
+    """A pass that shows nothing: where weights are sharded, every process has to take part in every pass."""
+    token = torch.zeros((1, 1), dtype=torch.long, device=model.get_input_embeddings().weight.device)
+    positions = torch.zeros((family_of(model.config).position_dims, 1, 1), dtype=torch.long, device=token.device)
+    model.base_model(input_ids=token, position_ids=positions, use_cache=False)
+
+
+def _choose(runner: Runner, row: int, example: Example, reflection: int) -> list[int]:
+    if reflection >= example.policy.max_reinsertions:
+        return []
+    visual_rows = sum(span.count for span in example.spans)
+    return choose_rows(example.policy, visual_rows, runner.scores(row, example.policy.rule), reflection)

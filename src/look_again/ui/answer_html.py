@@ -1,0 +1,223 @@
+"""An answer as HTML: pure functions of a transcript, every word of a person or a model escaped.
+
+Each token that writes something is a span with its number (`data-t`), each section a card with its own
+(`data-section`), as analysis.sections counts them: the viewer knows what was looked at by these numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from look_again.core.families import Grid
+from look_again.core.generate import Reflection
+from look_again.text.grammar import StreamEvent, StreamParser, close_tag, open_tag
+from look_again.ui.transcript import Transcript, kept_of, runs_of
+from look_again.web.section_cards import escape, section_html, section_name
+
+NAMES = {"text": "Text", "copy": "COPY", "route": "ROUTE"}
+ABOUT = {
+    "text": "reflects in words only",
+    "copy": "all visual tokens are put back",
+    "route": "",  # the slider stands here
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What goes with a transcript. picture: its address, "" without one. size: its width and height. code: HTML of the
+    snippets. alone: no other mode is compared with it.
+    """
+
+    picture: str = ""
+    size: tuple[int, int] = (1, 1)
+    code: str = ""
+    alone: bool = False
+
+
+def answer_html(transcript: Transcript, shown: Shown) -> str:
+    """The whole answer of one mode."""
+    mode = transcript.policy.mode
+    key = f' data-key="{escape(transcript.key)}"' if transcript.key else ""
+    alone = " la-alone" if shown.alone else ""
+    return (
+        f'<article class="la-answer la-{transcript.status}{alone}" data-mode="{mode}"{key}>{head_html(transcript)}'
+        f'<div class="la-body">{viewer_html(transcript, shown)}<div class="la-response" aria-live="off">'
+        f"{response_html(transcript, shown)}{end_html(transcript)}{shown.code}</div></div></article>"
+    )
+
+
+def head_html(transcript: Transcript) -> str:
+    """Mode, and how far it is."""
+    mode = transcript.policy.mode
+    return (
+        f'<header class="la-answer-head"><h3>{NAMES[mode]}</h3>'
+        f'<span class="la-progress" role="status">{escape(progress(transcript))}</span>'
+        f'<span class="la-about">{ABOUT[mode]}</span></header>'
+    )
+
+
+def progress(transcript: Transcript) -> str:
+    """How far an answer is, in a few words."""
+    count, back = len(transcript.texts.ids), sum(look.reinserted_tokens for look in transcript.looks)
+    tokens = f"{count} token{'' if count == 1 else 's'}"
+    again = f" · {back} put back" if back else ""
+    if transcript.status == "waiting":
+        return "waiting for its turn"
+    if transcript.status == "reading":
+        return "reading"
+    if transcript.status == "done":
+        return f"{tokens}{again} · {transcript.seconds:.1f} s"
+    if transcript.status == "writing":
+        return f"{tokens}{again}"
+    return f"{transcript.status} · {tokens}{again}"
+
+
+def viewer_html(transcript: Transcript, shown: Shown) -> str:
+    """The picture, with room for a heat map over it and, once there is an answer, for scrubbing through its tokens."""
+    if not shown.picture:
+        return (
+            '<div class="la-viewer la-blind"><p class="la-none">no image: there is nothing to look at again</p></div>'
+        )
+    _, rows, columns = transcript.grid or (1, 1, 1)
+    scrub = (
+        '<div class="la-scrub" hidden><canvas class="la-timeline"></canvas>'
+        '<input type="range" class="la-range" min="0" value="0" step="1" aria-label="token"></div>'
+        '<p class="la-reading" aria-live="polite"></p>'
+        '<div class="la-tools" hidden><label>layers <select class="la-layer"><option value="mean">mean of all</option>'
+        '</select></label><span class="la-sinks"></span></div>'
+    )
+    width, height = shown.size
+    return (
+        f'<div class="la-viewer" data-rows="{rows}" data-columns="{columns}"><div class="la-stage">'
+        f'<div class="la-picture" style="aspect-ratio:{width}/{height};--la-ratio:{width / height:.4f}">'
+        f'<img src="{escape(shown.picture)}" alt="the picture that was asked about" draggable="false">'
+        f'<canvas class="la-heat"></canvas>{_veil(())}</div></div>'
+        f"{scrub if transcript.key else ''}</div>"
+    )
+
+
+def response_html(transcript: Transcript, shown: Shown) -> str:
+    """Sections in colour, with what was put back between them."""
+    if not transcript.texts.text.strip():
+        return _between(transcript, shown, 0, 0) if transcript.looks else '<p class="la-none la-wait"></p>'
+    return "".join(_pieces(transcript, shown))
+
+
+def end_html(transcript: Transcript) -> str:
+    """What has to be said about the end."""
+    if transcript.status == "failed":
+        return f'<p class="la-refused" role="alert">✗ {escape(transcript.message)}</p>'
+    reason = transcript.ended.reason if transcript.ended else ""
+    said = {"length": "cut off: the number of tokens is used up", "context": "cut off: the context is full"}.get(reason)
+    return f'<p class="la-note">{said}</p>' if said else ""
+
+
+@dataclass
+class _Card:
+    """A section that is being written."""
+
+    tag: str | None
+    number: int
+    body: str = ""
+    closed: bool = False
+
+
+def _pieces(transcript: Transcript, shown: Shown) -> Iterator[str]:
+    """Cards and looks in the order in which they came."""
+    at, card, number, outside = 0, None, 0, _sections_in(transcript)
+    given = 0  # looks that were shown
+    for event in _events(transcript):
+        if event.kind == "open":
+            if card:
+                yield _card_html(card)
+            token = transcript.token_at(at)
+            if event.tag == "REFLECTION":
+                yield _between(transcript, shown, given, token)
+                given = sum(look.at <= token for look in transcript.looks)
+            card, number = _Card(event.tag, number), number + 1
+        elif event.kind == "close" and card:
+            card.closed = True
+        elif event.kind == "text":
+            if card is None or (card.closed and event.text.strip()):
+                if card:
+                    yield _card_html(card)
+                card = _Card(None, outside)
+            card.body += "" if card.closed else _spans(transcript, event.text, at, bool(card.body))
+        at += _written(event)
+    if card:
+        yield _card_html(card)
+    if given < len(transcript.looks) and transcript.running:
+        yield _between(transcript, shown, given, len(transcript.texts.ids))
+
+
+def _events(transcript: Transcript) -> list[StreamEvent]:
+    """The text as events; while it comes, what may still become a tag is held back."""
+    parser = StreamParser()
+    events = parser.feed(transcript.texts.text)
+    return events if transcript.running else [*events, *parser.flush()]
+
+
+def _sections_in(transcript: Transcript) -> int:
+    """Number of the section of text outside of all others: it is counted last."""
+    return sum(event.kind == "open" for event in _events(transcript))
+
+
+def _written(event: StreamEvent) -> int:
+    """Characters of the response that an event stands for."""
+    if event.kind == "text" or event.tag is None:
+        return len(event.text)
+    return len(open_tag(event.tag) if event.kind == "open" else close_tag(event.tag))
+
+
+def _spans(transcript: Transcript, text: str, at: int, goes_on: bool) -> str:
+    """Text that begins at character `at` of the response, a span per token; blanks that begin a card are left out."""
+    stop = at + len(text)
+    text = text if goes_on else text.lstrip()
+    place = at = stop - len(text)
+    made = []
+    for token in range(transcript.token_at(at), len(transcript.texts.ends)):
+        end = min(transcript.texts.ends[token], stop)
+        if end > place:
+            made.append(f'<span data-t="{token}">{escape(text[place - at : end - at])}</span>')
+            place = end
+        if place >= stop:
+            break
+    return "".join(made)
+
+
+def _card_html(card: _Card) -> str:
+    if card.tag is None and not card.body.strip():
+        return ""
+    body = card.body or ('<i class="la-none">nothing written: it only looks</i>' if card.closed else "")
+    title = f'<button type="button" class="la-title-button">{escape(section_name(card.tag))}</button>'
+    return section_html(card.tag, title, body, f' data-section="{card.number}"')
+
+
+def _between(transcript: Transcript, shown: Shown, given: int, token: int) -> str:
+    """What was put back before the reflection whose tag is response token `token`, or that nothing was."""
+    looks = [look for look in transcript.looks[given:] if look.at <= token and look.rows]
+    if looks:
+        return "".join(_look_html(look, transcript, shown) for look in looks)
+    why = transcript.why_not(token)
+    return f'<p class="la-look la-look-none">{escape(why)}</p>' if why else ""
+
+
+def _look_html(look: Reflection, transcript: Transcript, shown: Shown) -> str:
+    grid, (kept, of) = transcript.grid, kept_of(look, transcript.grid)
+    strip = ", in a strip" if transcript.policy.layout == "strip" else ""
+    picture = f'<img src="{escape(shown.picture)}" alt="" draggable="false">' if shown.picture else ""
+    return (
+        f'<button type="button" class="la-look" title="show which" data-at="{look.at}">'
+        f'<span class="la-mask">{picture}{_veil(look.rows, grid)}</span><span><b>⟲ looks again</b> '
+        f"{kept} of {of} visual tokens put back{strip}</span></button>"
+    )
+
+
+def _veil(kept: Sequence[int], grid: Grid | None = None) -> str:
+    """An SVG over a picture that dims the patches that were not put back; all clear without a grid."""
+    frames, rows, columns = grid or (0, 1, 1)
+    seen = set(kept)
+    dimmed = [place for place in range(frames * rows * columns) if place not in seen]
+    path = "".join(f"M{column} {row}h{count}v1h-{count}z" for row, column, count in runs_of(dimmed, columns))
+    return f'<svg class="la-veil" viewBox="0 0 {columns} {rows}" preserveAspectRatio="none"><path d="{path}"/></svg>'

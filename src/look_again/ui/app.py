@@ -1,0 +1,142 @@
+"""The page on the web: Gradio's page, and beside it pictures and what tokens looked at.
+
+Behind the guard that all pages of this project have (pages.guard). Pictures and answers are found by keys that cannot
+be guessed; nothing is fetched from elsewhere, and no text of a question is logged.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from look_again.extras import require
+from look_again.serving.backend import Backend, BackendError, RefusedError
+from look_again.ui.page import make_page
+from look_again.ui.question import MAX_BYTES
+from look_again.ui.workspace import Desk
+from look_again.web.guard import LEAST_CHARACTERS, Guard, is_local
+from look_again.web.section_cards import sections_css
+
+KEPT = {"cache-control": "private, max-age=3600"}
+
+
+@dataclass(frozen=True)
+class Entrance:
+    """host: that the page is bound to. password: None on the local machine."""
+
+    host: str = "127.0.0.1"
+    password: str | None = None
+
+    def login(self, name: str, password: str) -> bool:
+        """Whether somebody may in: any name, and the password, compared in constant time."""
+        return self.password is not None and hmac.compare_digest(password.encode(), self.password.encode())
+
+
+def entrance_of(host: str, password_file: Path | None) -> Entrance:
+    """The entrance that was asked for.
+
+    ValueError for an address that others can reach without a password, and for a file without one of at least 8
+    characters on its first line.
+    """
+    if password_file is None:
+        if not is_local(host):
+            raise ValueError(
+                f"{host} can be reached from other machines: write a password into a file and name it with "
+                "--password-file"
+            )
+        return Entrance(host)
+    password = (password_file.read_text(encoding="utf-8").splitlines() or [""])[0].strip()
+    if len(password) < LEAST_CHARACTERS:
+        raise ValueError(f"{password_file} holds no password of at least {LEAST_CHARACTERS} characters")
+    return Entrance(host, password)
+
+
+def make_app(desk: Desk, entrance: Entrance, port: int = 7861) -> Any:
+    """The page as an ASGI application. MissingExtraError without gradio."""
+    require("gradio", extra="ui")
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    import gradio as gr
+    from fastapi import FastAPI
+
+    web = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    _add_routes(web, desk)
+    asset = resources.files("look_again") / "assets" / "ui"
+    made = gr.mount_gradio_app(
+        web,
+        make_page(desk),
+        path="",
+        server_name=entrance.host,
+        server_port=port,
+        auth=None if entrance.password is None else entrance.login,
+        auth_message="Any name, and the password of this page.",
+        max_file_size=MAX_BYTES,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        pwa=False,
+        theme=_theme(),
+        css=sections_css() + (asset / "page.css").read_text(encoding="utf-8"),
+        head=f"<script>{(asset / 'viewer.js').read_text(encoding='utf-8')}</script>",
+    )
+    return Guard(made, entrance)
+
+
+async def serve(app: Any, backend: Backend, host: str, port: int) -> None:
+    """Serve until interrupted; the backend runs meanwhile. BackendError where it cannot start."""
+    import uvicorn  # comes with gradio
+
+    await backend.start()
+    try:
+        config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
+        print(f"http://{host}:{port} shows {backend.checkpoint.name}; Ctrl-C ends it", flush=True)
+        await uvicorn.Server(config).serve()
+    finally:
+        await backend.close()
+
+
+def _theme() -> Any:
+    """System fonts: nothing is loaded from elsewhere."""
+    import gradio as gr
+
+    return gr.themes.Default(
+        primary_hue="violet",
+        neutral_hue="zinc",
+        radius_size="md",
+        font=gr.themes.Font("system-ui"),
+        font_mono=gr.themes.Font("ui-monospace"),
+    ).set(
+        button_primary_background_fill="*primary_600",  # white on it can be read
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_700",
+    )
+
+
+def _add_routes(web: Any, desk: Desk) -> None:
+    from fastapi import Response
+    from fastapi.responses import JSONResponse
+
+    @web.get("/pictures/{key}")
+    async def picture(key: str) -> Any:
+        found = desk.pictures.get(key)
+        return Response(found[0], media_type="image/png", headers=KEPT) if found else Response(status_code=404)
+
+    @web.get("/looks/{key}")
+    async def looks(key: str, layer: str = "mean") -> Any:
+        try:
+            chosen = None if layer == "mean" else int(layer[:4])
+            found = await desk.looks(key, chosen)
+        except (ValueError, RefusedError) as error:
+            return JSONResponse({"error": str(error)}, status_code=400)
+        except BackendError as error:
+            return JSONResponse({"error": str(error)}, status_code=503)
+        if found is None:
+            return JSONResponse({"error": "this answer is not kept any more: ask again"}, status_code=404)
+        return JSONResponse(found, headers={"cache-control": "no-store"})

@@ -1,0 +1,167 @@
+"""What every token of an answer looked at, measured in the very sequence that was decoded, for the page to draw.
+
+The sequence is put together again from the prompt and what the backend reported, and read once, teacher-forced, as
+`analyze heatmap` does; so the numbers are exact and the same whichever backend decoded. A token's map is the attention
+that its query pays to each place of the picture, as a share of all it pays, mean over heads: the place's row in the
+prompt and every row that was put back added up. Which layers the paper's figure 5 shows is not said: all are kept.
+
+Legend: N response tokens, L layers, V places of the picture, S sections, K visual slots.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from look_again.analysis import heatmap as maps
+from look_again.analysis.reading import Finished, read
+from look_again.analysis.shares import prompt_text_slots, response_slots
+from look_again.analysis.token_sections import sections_of_tokens
+from look_again.core.families import Family, VisionTokens
+from look_again.core.reattention import reinsert, split_by_image
+from look_again.core.runner import encode_images
+from look_again.core.slots import Provenance, SlotBuilder, Slots, spans_of
+from look_again.loading import Checkpoint
+from look_again.serving.backend import Job
+from look_again.serving.prompt import Prompt, prompt_of
+from look_again.text.grammar import parse
+from look_again.ui.transcript import Decoded
+
+PASS_FLOATS = 2**25  # of one pass, layers x queries x visual slots: 128 MB
+STEPS = 255  # a map is sent in bytes
+
+
+@dataclass(frozen=True)
+class Looks:
+    """prompt: (L, V) what the prompt's text after the picture looked at. tokens: (L, N, V). original, reinserted:
+    (L, N) attention on the prompt's visual rows, and on those put back. grid: rows and columns.
+    """
+
+    prompt: torch.Tensor
+    tokens: torch.Tensor
+    original: torch.Tensor
+    reinserted: torch.Tensor
+    grid: tuple[int, int]
+
+    @property
+    def size_bytes(self) -> int:
+        return 4 * sum(part.numel() for part in (self.prompt, self.tokens, self.original, self.reinserted))
+
+
+def slots_of(family: Family, tokens: VisionTokens, prompt: Prompt, decoded: Decoded) -> Slots:
+    """The sequence as the model read it in the end. ValueError where prompt and answer do not belong together."""
+    if len(prompt.token_ids) != decoded.prompt_tokens:
+        raise ValueError(f"the prompt has {len(prompt.token_ids)} tokens; the answer follows {decoded.prompt_tokens}")
+    builder, spans = SlotBuilder(family, tokens), spans_of(prompt.grids)
+    builder.add_prompt(prompt.token_ids, spans)
+    looks = {look.at: look for look in decoded.looks}
+    for at, (token_id, forced) in enumerate(zip(decoded.ids, decoded.forced, strict=True)):
+        if at in looks:
+            reinsert(builder, decoded.policy, split_by_image(looks[at].rows, spans))
+        builder.add_token(token_id, Provenance.FORCED if forced else Provenance.SAMPLED)
+    return builder.build()
+
+
+def measure(checkpoint: Checkpoint, job: Job, decoded: Decoded) -> Looks:
+    """Read the sequence of an answer to a job about one picture. ValueError for a job without a picture."""
+    if len(job.images) != 1:
+        raise ValueError("there is no image that the answer could have looked at")
+    config = checkpoint.model.config
+    prompt = prompt_of(checkpoint, job, config, config.get_text_config().max_position_embeddings)
+    tokens = checkpoint.family.vision_tokens(config)
+    slots = slots_of(checkpoint.family, tokens, prompt, decoded)
+    features = _features(checkpoint.model, prompt)
+    before, own = prompt_text_slots(slots), response_slots(slots, tokens)
+    frames, rows, columns = prompt.grids[0]
+    places, depth = frames * rows * columns, config.get_text_config().num_hidden_layers
+    size = max(1, PASS_FLOATS // (depth * int((slots.rows >= 0).sum())))
+    parts = [_pass(checkpoint.model, slots, features, before[:0] if i else before, part, places)
+             for i, part in enumerate(own.split(size))]  # fmt: skip
+    original, reinserted = (torch.cat([part[kind] for part in parts], dim=1) for kind in (0, 1))
+    both = original + reinserted
+    return Looks(both[:, 0], both[:, 1:], original[:, 1:].sum(-1), reinserted[:, 1:].sum(-1), (frames * rows, columns))
+
+
+def _features(model: Any, prompt: Prompt) -> torch.Tensor:
+    device = model.get_input_embeddings().weight.device
+    with torch.no_grad():
+        return encode_images(
+            model, prompt.pixels["pixel_values"].to(device), prompt.pixels["image_grid_thw"].to(device)
+        )[0]
+
+
+def _pass(
+    model: Any, slots: Slots, features: torch.Tensor, before: torch.Tensor, own: torch.Tensor, places: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention on places, (L, queries, V), of the prompt's rows and of re-inserted ones; `before` is one query."""
+    first = int(len(before) > 0)
+    panels = torch.cat([torch.zeros(len(before), dtype=torch.long), torch.arange(len(own)) + first])
+    finished = Finished(slots, features, torch.cat([before, own]), panels, first + len(own))
+    on_rows = read(model, [finished])[0].on_rows
+    found = maps.by_place(slots, on_rows.flatten(0, 1), places)
+    return found[0].view(*on_rows.shape[:2], places), found[1].view(*on_rows.shape[:2], places)
+
+
+def payload(looks: Looks, text: str, ends: Sequence[int], decoded: Decoded, layer: int | None) -> dict[str, Any]:
+    """What the page draws of one layer, or (None) of their mean. ValueError for a layer that is not there.
+
+    maps: bytes in base64, one per place, of every token and then of every section, relative to the map's own peak in
+    `peaks`, which is its strongest place that is no sink; sinks may lie above it and are cut off there.
+    """
+    depth = looks.tokens.shape[0]
+    if layer is not None and not 0 <= layer < depth:
+        raise ValueError(f"layer is mean or a number from 0 to {depth - 1}, not {layer}")
+    tokens, prompt, original, reinserted = (
+        part.mean(0) if layer is None else part[layer]
+        for part in (looks.tokens, looks.prompt, looks.original, looks.reinserted)
+    )
+    names, own = sections_of_tokens(parse(text), ends)
+    sections = section_panels(tokens, names, own)
+    sinks = {"prompt": maps.prompt_sinks(_panel("", 1, prompt)), "constant": maps.constant_sinks(sections)}
+    rows = torch.cat([tokens, *(panel.both[None] for panel in sections)])
+    peaks, coded = coded_maps(rows, sorted({*sinks["prompt"], *sinks["constant"]}))
+    return {
+        "layer": "mean" if layer is None else layer,
+        "layers": depth,
+        "grid": looks.grid,
+        "texts": [text[start:end] for start, end in zip([0, *ends], ends, strict=False)],
+        "section_of": own,
+        "sections": [{"name": panel.name, "tokens": panel.tokens} for panel in sections],
+        "original": _rounded(original),
+        "reinserted": _rounded(reinserted),
+        "totals": _rounded(rows.sum(-1)),
+        "peaks": _rounded(peaks),
+        "maps": base64.b64encode(coded).decode(),
+        "sinks": sinks,
+        "looks": [{"before": look.at, "tokens": look.reinserted_tokens} for look in decoded.looks],
+    }
+
+
+def section_panels(tokens: torch.Tensor, names: Sequence[str], own: Sequence[int]) -> list[maps.Panel]:
+    """What each section looked at, the mean of its tokens (N, V), as analysis.heatmap means it; empty ones are zero."""
+    which = torch.tensor(own, dtype=torch.long)
+    return [
+        _panel(name, int((which == index).sum()), tokens[which == index].sum(0) / max(1, own.count(index)))
+        for index, name in enumerate(names)
+    ]
+
+
+def coded_maps(rows: torch.Tensor, sinks: Sequence[int]) -> tuple[torch.Tensor, bytes]:
+    """Each map's strongest place that is no sink (0 for one of zeros), and the maps relative to it in bytes."""
+    plain = torch.ones(rows.shape[1], dtype=torch.bool)
+    plain[list(sinks)] = False
+    peaks = rows[:, plain].amax(1) if plain.any() else rows.amax(1)
+    relative = torch.where(peaks[:, None] > 0, rows / peaks[:, None].clamp(min=1e-12), 0.0)
+    return peaks, bytes((relative.clamp(0, 1) * STEPS).round().to(torch.uint8).flatten().tolist())
+
+
+def _panel(name: str, tokens: int, both: torch.Tensor) -> maps.Panel:
+    return maps.Panel(name, tokens, both, torch.zeros_like(both))
+
+
+def _rounded(values: torch.Tensor) -> list[float]:
+    return [float(f"{value:.4g}") for value in values.tolist()]

@@ -1,0 +1,239 @@
+"""The page of `look-again ui` as Gradio blocks: fields on the left, an answer per mode beside each other on the right.
+
+Gradio passes on what was typed and shows what comes back; its analytics, public links, history and interface for other
+programs are off. Heat maps do not go through it: the viewer (assets/ui/viewer.js) fetches them from `app`.
+"""
+
+# No `from __future__ import annotations`: Gradio reads the annotation of `request`, a name inside of a function.
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from look_again.extras import require
+from look_again.ui.answer_html import NAMES
+from look_again.ui.examples import clicked, example_of, examples_html, set_after
+from look_again.ui.question import MODES, MOST_TOKENS, modes_of
+from look_again.ui.workspace import Desk, Fields
+from look_again.web.section_cards import escape
+
+TITLE = "LookAgain"
+STOP = "Stop"
+EMPTY = """<div class="la-empty"><h2>See what it looked at</h2>
+<p>Ask about a picture. When the model writes a <b class="la-reflection-word">REFLECTION</b>, visual tokens of the
+picture are put back in front of it: none (Text), all (COPY), or the most attended (ROUTE).</p>
+<p>Once an answer is there, point at any word, or scrub through them: the heat over the picture is the attention that
+this very token paid to each patch.</p></div>"""
+TOGGLE = '<button type="button" class="la-theme" aria-label="light or dark" title="light or dark">◐</button>'
+
+
+@dataclass
+class Parts:
+    """The page's components; `answers` by mode."""
+
+    picture: Any
+    scenes: Any
+    question: Any
+    modes: Any
+    ask: Any
+    stop: Any
+    keep: Any
+    temperature: Any
+    seed: Any
+    tokens: Any
+    message: Any
+    empty: Any
+    answers: dict[str, Any]
+
+    @property
+    def fields(self) -> list[Any]:
+        """What is asked, in the order of `Fields`."""
+        return [self.picture, self.question, self.modes, self.keep, self.temperature, self.seed, self.tokens]
+
+    @property
+    def shown(self) -> list[Any]:
+        """What an answer may change."""
+        return [self.stop, self.message, self.empty, *self.answers.values()]
+
+    def busy(self, running: bool) -> dict[Any, Any]:
+        import gradio as gr
+
+        return {self.stop: gr.update(value=STOP, interactive=running)}  # an update without it takes the label away
+
+    def refused(self, error: ValueError) -> dict[Any, Any]:
+        return {self.message: f'<p class="la-refused" role="alert">✗ {escape(error)}</p>'}
+
+
+def make_page(desk: Desk) -> Any:
+    """The page as Gradio blocks. MissingExtraError without gradio."""
+    require("gradio", extra="ui")
+    import gradio as gr
+
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as blocks:
+        parts = _lay_out(desk)
+        _connect(blocks, parts, desk)
+    return blocks
+
+
+def _lay_out(desk: Desk) -> Parts:
+    import gradio as gr
+
+    gr.HTML(
+        f'<div class="la-top"><h1>Look<b>Again</b></h1><span class="la-model">{escape(desk.model_name)} · '
+        f"{escape(desk.backend.name)}</span>{TOGGLE}</div>",
+        elem_id="la-top",
+        apply_default_css=False,
+    )
+    with gr.Row(elem_id="la-main", equal_height=False):
+        with gr.Column(elem_id="la-ask-side", min_width=280, scale=0):
+            asking = _lay_out_question()
+        with gr.Column(elem_id="la-answer-side", min_width=280, scale=1):
+            empty = gr.HTML(EMPTY, elem_id="la-empty", apply_default_css=False)
+            answers, keep = _lay_out_answers()
+    return Parts(**asking, keep=keep, empty=empty, answers=answers)
+
+
+def _lay_out_question() -> dict[str, Any]:
+    """Everything that is asked with, but for ROUTE's slider."""
+    import gradio as gr
+
+    made: dict[str, Any] = {"picture": _picture_field()}
+    made["scenes"] = gr.HTML(
+        examples_html(0),
+        elem_id="la-examples",
+        apply_default_css=False,
+        js_on_load="element.addEventListener('click', event => {"
+        "const chosen = event.target.closest('[data-scene], [data-set]');"
+        "if (chosen) trigger(chosen.dataset.set ? 'select' : 'click', {...chosen.dataset}); });",
+    )
+    made["question"] = gr.Textbox(
+        label="Question", lines=2, max_lines=8, elem_id="la-question", placeholder="Ask about the picture"
+    )
+    made["modes"] = gr.CheckboxGroup(
+        [(NAMES[mode], mode) for mode in MODES], value=list(MODES), label="At a reflection", elem_id="la-modes"
+    )
+    with gr.Row(elem_id="la-buttons"):
+        made["ask"] = gr.Button("Ask", variant="primary", elem_id="la-ask", min_width=80, scale=1)
+        made["stop"] = gr.Button(STOP, elem_id="la-stop", interactive=False, min_width=60, scale=0)
+    made["message"] = gr.HTML(elem_id="la-message", apply_default_css=False)
+    with gr.Accordion("More", open=False, elem_id="la-more"):
+        made["temperature"] = gr.Slider(0, 2, value=0, step=0.1, label="Temperature (0: greedy)")
+        made["seed"] = gr.Number(value=0, precision=0, minimum=0, label="Seed")
+        made["tokens"] = gr.Number(value=1024, precision=0, minimum=1, maximum=MOST_TOKENS, label="Tokens at most")
+    return made
+
+
+def _picture_field() -> Any:
+    """A picture field that hands over the uploaded file unread: `load_image` checks it before anything is decoded."""
+    import gradio as gr
+
+    field: Any = gr.Image(
+        type="filepath",
+        image_mode=None,
+        format="png",
+        sources=["upload", "webcam", "clipboard"],
+        show_label=False,
+        height=210,
+        buttons=[],
+        elem_id="la-picture",
+    )
+    # Not a subclass: Gradio writes a stub file beside the source of every subclass of a component.
+    field.preprocess = lambda upload: None if upload is None else upload.path
+    return field
+
+
+def _lay_out_answers() -> tuple[dict[str, Any], Any]:
+    """A column per mode, out of sight while it has no answer; all are put together at once, so that none is late."""
+    import gradio as gr
+
+    answers, keep = {}, None
+    with gr.Row(elem_id="la-answers", equal_height=False):
+        for mode in MODES:
+            with gr.Column(elem_id=f"la-column-{mode}", min_width=270):
+                answers[mode] = gr.HTML(elem_id=f"la-{mode}", apply_default_css=False)
+                if mode == "route":
+                    keep = gr.Slider(
+                        0, 100, value=50, step=1, label="ROUTE keeps, in percent", show_label=False, container=False,
+                        buttons=[], elem_id="la-keep",
+                    )  # fmt: skip
+    return answers, keep
+
+
+def _connect(blocks: Any, parts: Parts, desk: Desk) -> None:
+    """Who does what when something is pressed."""
+    import gradio as gr
+
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    streaming: dict[str, Any] = {**quiet, "concurrency_limit": None}
+    ask, compare, again = _asking(parts, desk)
+
+    async def stop(request: gr.Request) -> dict[Any, Any]:
+        desk.stop(_window(request))
+        return parts.busy(False)
+
+    async def left(request: gr.Request) -> None:
+        desk.leave(_window(request))
+
+    # Apart: a picture field that is skipped (gr.skip) is made anew by Gradio and loses its own way to read uploads.
+    def choose(event: gr.EventData) -> tuple[Any, str]:
+        try:
+            return example_of(clicked(event._data, "scene"))
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    def others(event: gr.EventData) -> str:
+        return examples_html(set_after(clicked(event._data, "set")))
+
+    parts.ask.click(ask, parts.fields, parts.shown, **streaming)
+    parts.question.submit(ask, parts.fields, parts.shown, **streaming)
+    parts.modes.input(compare, parts.fields, parts.shown, **streaming)
+    parts.keep.release(again, parts.fields, parts.shown, trigger_mode="multiple", **streaming)
+    parts.stop.click(stop, None, [parts.stop], queue=False, **quiet)
+    parts.scenes.click(choose, None, [parts.picture, parts.question], **quiet)
+    parts.scenes.select(others, None, [parts.scenes], **quiet)
+    blocks.unload(left)
+
+
+def _asking(parts: Parts, desk: Desk) -> tuple[Callable[..., Any], ...]:
+    """The three ways to ask: a new question, other modes for it, ROUTE with another share."""
+    import gradio as gr
+
+    async def follow(request: gr.Request, modes: Sequence[str], fields: Fields) -> AsyncIterator[dict[Any, Any]]:
+        yield parts.busy(True)
+        async for changed in desk.answers(_window(request), modes, fields):
+            yield {parts.answers[mode]: html for mode, html in changed.items()}
+        yield parts.busy(desk.running(_window(request)))
+
+    async def ask(request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+        fields = Fields(*values)
+        try:
+            modes = await desk.begin(_window(request), fields)
+        except ValueError as error:
+            yield parts.refused(error)
+            return
+        yield {parts.message: "", parts.empty: ""} | {parts.answers[mode]: "" for mode in MODES if mode not in modes}
+        async for made in follow(request, modes, fields):
+            yield made
+
+    async def compare(request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+        """Other modes were chosen: those without an answer to this question are asked."""
+        fields = Fields(*values)
+        if not desk.asked(_window(request)) or not fields.modes:
+            return
+        shown, missing = desk.compare(_window(request), modes_of(fields.modes))
+        yield {parts.answers[mode]: html for mode, html in shown.items()}
+        if missing:
+            async for made in follow(request, missing, fields):
+                yield made
+
+    async def again(request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+        """ROUTE's slider was let go."""
+        if desk.asked(_window(request)):
+            async for made in follow(request, ["route"], Fields(*values)):
+                yield made
+
+    return ask, compare, again
+
+
+def _window(request: Any) -> str:
+    """What tells a browser's window from others."""
+    return request.session_hash or ""

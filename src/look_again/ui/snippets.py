@@ -1,0 +1,128 @@
+"""What was asked on the page as code: this package's API, the openai client, curl.
+
+The two that talk to a server name its usual address (`look-again serve`). Every text is quoted by the rules of the
+language that it stands in, so that a question means the same there.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from look_again.core.reattention import Reattention
+from look_again.model import Sampling
+from look_again.ui.question import Asked
+from look_again.web.section_cards import escape
+
+SERVER = "http://127.0.0.1:8300/v1"
+PICTURE = "picture.png"
+NAMES = {"python": "Python", "openai": "openai client", "curl": "curl"}
+
+
+def snippets(asked: Asked, policy: Reattention, model: str | None) -> dict[str, str]:
+    """Code by kind; model: as `load` and the server know it, None for the shipped one."""
+    return {
+        "python": python_code(asked, policy, model),
+        "openai": openai_code(asked, policy, model),
+        "curl": curl_code(asked, policy, model),
+    }
+
+
+def python_code(asked: Asked, policy: Reattention, model: str | None) -> str:
+    """The question by this package's own API."""
+    named = repr(model) if model else ""
+    pictures = f'"{PICTURE}"' if asked.picture else "[]"
+    options = ", ".join(f"{name.replace('reattention', 'mode')}={value!r}" for name, value in _extra(policy).items())
+    return (
+        "import look_again\n\n"
+        f"model = look_again.load({named})\n"
+        "answer = model.ask(\n"
+        f"    {pictures},\n"
+        f"    {asked.text!r},\n"
+        f"    reattention=look_again.Reattention({options}),\n"
+        f"    sampling=look_again.Sampling({_sampling(asked.sampling)}),\n"
+        ")\n"
+        "print(answer.answer)\n"
+        "print(answer.response)\n"
+    )
+
+
+def openai_code(asked: Asked, policy: Reattention, model: str | None) -> str:
+    """The question by the openai client, to `look-again serve`."""
+    image = f'image = base64.b64encode(Path("{PICTURE}").read_bytes()).decode()\n' if asked.picture else ""
+    part = '            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}},\n'
+    options = [f"    {name}={value},\n" for name, value in _options(asked.sampling).items()]
+    imports = "import base64\nfrom pathlib import Path\n\n" if asked.picture else ""
+    return (
+        f"{imports}from openai import OpenAI\n\n"
+        f'{image}client = OpenAI(base_url="{SERVER}", api_key="none")\n'
+        "completion = client.chat.completions.create(\n"
+        f"    model={_served(model)!r},\n"
+        '    messages=[\n        {"role": "user", "content": [\n'
+        f"{part if asked.picture else ''}"
+        f'            {{"type": "text", "text": {asked.text!r}}},\n'
+        "        ]},\n    ],\n"
+        f"{''.join(options)}"
+        f'    extra_body={{"look_again": {json.dumps(_extra(policy))}}},\n'
+        ")\n"
+        "print(completion.choices[0].message.content)\n"
+    )
+
+
+def curl_code(asked: Asked, policy: Reattention, model: str | None) -> str:
+    """The question by curl; the body is a here-document, so that a picture of any size fits."""
+    marker = "@PICTURE@"
+    content: list[dict[str, Any]] = [{"type": "text", "text": asked.text}]
+    if asked.picture:
+        content.insert(0, {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{marker}"}})
+    body = {
+        "model": _served(model),
+        "messages": [{"role": "user", "content": content}],
+        **_options(asked.sampling),
+        "look_again": _extra(policy),
+    }
+    quoted = shell_text(json.dumps(body, indent=1, ensure_ascii=True))
+    if asked.picture:
+        quoted = quoted.replace(marker, f"$(base64 < {PICTURE} | tr -d '\\n')", 1)
+    return f"curl {SERVER}/chat/completions -H 'Content-Type: application/json' --data-binary @- <<END\n{quoted}\nEND\n"
+
+
+def code_html(asked: Asked, policy: Reattention, model: str | None) -> str:
+    """The snippets, folded away."""
+    made = "".join(
+        f'<div class="la-snippet"><div class="la-snippet-head"><b>{NAMES[kind]}</b>'
+        f'<button type="button" class="la-copy">copy</button></div><pre tabindex="0">{escape(code)}</pre></div>'
+        for kind, code in snippets(asked, policy, model).items()
+    )
+    return f'<details class="la-code"><summary>as code</summary>{made}</details>'
+
+
+def shell_text(text: str) -> str:
+    """A text inside of a here-document whose end is not quoted."""
+    return text.replace("\\", "\\\\").replace("$", "\\$").replace("`", "\\`")
+
+
+def _sampling(sampling: Sampling) -> str:
+    given: dict[str, Any] = {"max_new_tokens": sampling.max_new_tokens}
+    if sampling.temperature:
+        given |= {"temperature": sampling.temperature} | ({} if sampling.seed is None else {"seed": sampling.seed})
+    return ", ".join(f"{name}={value}" for name, value in given.items())
+
+
+def _options(sampling: Sampling) -> dict[str, Any]:
+    """Sampling as an OpenAI request says it."""
+    options: dict[str, Any] = {"max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
+    if sampling.temperature and sampling.seed is not None:
+        options["seed"] = sampling.seed
+    return options
+
+
+def _extra(policy: Reattention) -> dict[str, Any]:
+    """What is not a default, by the names of a request."""
+    layout = {"layout": policy.layout} if policy.layout != "grid" else {}
+    return {"reattention": policy.mode} | ({"keep": policy.keep} | layout if policy.mode == "route" else {})
+
+
+def _served(model: str | None) -> str:
+    """How a server names a model."""
+    return model or "tabletop-tiny"

@@ -1,0 +1,158 @@
+"""An answer while it comes, from a backend's events: the one state that the page shows and what is measured afterwards.
+
+No page and no model is in here. The paper shows no interface; all of this is ours.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from look_again.core.families import Grid
+from look_again.core.generate import Reflection, Reinsertion, Token
+from look_again.core.reattention import Reattention
+from look_again.serving.backend import BackendEvent, Ended, Started
+from look_again.text.chat import decode_text
+
+Status = Literal["waiting", "reading", "writing", "done", "stopped", "failed"]
+LONGEST_PIECE = 16  # tokens that a character may be spread over, and more
+
+SKIPPED = {
+    "context": "the context is full",
+    "max_reinsertions": "it has looked again as often as it may",
+    "max_new_tokens": "no tokens are left",
+    "no image": "there is no image",
+}
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What was decoded, complete enough to be read again: response ids, which of them were forced, and the looks."""
+
+    ids: tuple[int, ...]
+    forced: tuple[bool, ...]
+    looks: tuple[Reflection, ...]
+    policy: Reattention
+    prompt_tokens: int
+
+
+class TokenTexts:
+    """The text of tokens as they come: `text`, and per token the number of characters once it is written (`ends`).
+
+    A character in several tokens counts at the last of them, as in analysis.sections; special tokens add none.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.ids: list[int] = []
+        self.ends: list[int] = []
+        self.text = ""
+        self._start = 0  # ids before it make whole characters
+
+    def add(self, token_id: int) -> None:
+        self.ids.append(token_id)
+        text = decode_text(self.tokenizer, self.ids[self._start :])
+        if text.endswith("\ufffd") and len(self.ids) - self._start < LONGEST_PIECE:
+            self.ends.append(len(self.text))
+            return
+        self.text += text
+        self.ends.append(len(self.text))
+        self._start = len(self.ids)
+
+
+@dataclass
+class Transcript:
+    """One answer under one policy.
+
+    grid: of the picture's visual tokens, None without a picture. message: why it failed. looks: what was put back so
+    far, each with the number of response tokens before it. seconds: from the question to the last event. key: by which
+    the page keeps it for measuring, "" before.
+    """
+
+    policy: Reattention
+    texts: TokenTexts
+    grid: Grid | None = None
+    status: Status = "waiting"
+    message: str = ""
+    forced: list[bool] = field(default_factory=list)
+    looks: list[Reflection] = field(default_factory=list)
+    prompt_tokens: int = 0
+    ended: Ended | None = None
+    seconds: float = 0.0
+    begun: float = field(default_factory=time.monotonic)
+    key: str = ""
+
+    @property
+    def running(self) -> bool:
+        return self.status in ("waiting", "reading", "writing")
+
+    def take(self, event: BackendEvent) -> None:
+        """The next event. Events after the end, and those of other rows, are mistakes of a backend."""
+        assert self.running, f"{event} after the answer was {self.status}"
+        self.seconds = time.monotonic() - self.begun
+        if isinstance(event, Started):
+            self.status, self.prompt_tokens = "reading", event.prompt_tokens
+        elif isinstance(event, Token):
+            self.status = "writing"
+            self.texts.add(event.token_id)
+            self.forced.append(event.forced)
+        elif isinstance(event, Reinsertion):
+            self.looks.append(event.reflection)
+        else:
+            self.status, self.ended = "done", event
+
+    def fail(self, message: str) -> None:
+        """It goes no further, and why; what came so far stays."""
+        if self.running:
+            self.status, self.message = "failed", message
+
+    def stop(self) -> None:
+        """Stopped by hand."""
+        if self.running:
+            self.status = "stopped"
+
+    def why_not(self, tokens: int) -> str:
+        """Why nothing was put back at a reflection whose tag is response token number `tokens`; "" where not known."""
+        if self.policy.mode == "text":
+            return "text-only reflection puts nothing back"
+        if not self.policy.inserts:
+            return "0% are kept: nothing is put back"
+        known = self.ended.reflections if self.ended else ()
+        reasons = [SKIPPED.get(r.skipped, r.skipped) for r in known if r.at == tokens and r.skipped]
+        return f"did not look again: {reasons[0]}" if reasons else ""
+
+    def token_at(self, place: int) -> int:
+        """Index of the token that writes the character at `place` of the text."""
+        return next((i for i, end in enumerate(self.texts.ends) if end > place), len(self.texts.ends))
+
+    def decoded(self) -> Decoded | None:
+        """What can be read again, None while it runs and where nothing came."""
+        if self.running or not self.texts.ids or not self.prompt_tokens:
+            return None
+        ids, forced = tuple(self.texts.ids), tuple(self.forced)
+        looks = tuple(look for look in self.looks if look.rows and look.at < len(ids))
+        return Decoded(ids, forced, looks, self.policy, self.prompt_tokens)
+
+
+def policy_of(mode: str, keep: int, layout: str = "grid") -> Reattention:
+    """The page's policies: the paper's defaults but for mode, keep and ROUTE's layout. ValueError for others."""
+    return Reattention(mode=mode, keep=keep, layout=layout) if mode == "route" else Reattention(mode=mode)
+
+
+def kept_of(look: Reflection, grid: Grid | None) -> tuple[int, int]:
+    """How many of a picture's visual tokens a look put back, of how many."""
+    frames, rows, columns = grid or (0, 0, 0)
+    return look.reinserted_tokens, frames * rows * columns
+
+
+def runs_of(rows: Sequence[int], columns: int) -> list[tuple[int, int, int]]:
+    """Patches (ascending indices of a grid) as horizontal runs (row, first column, patches)."""
+    runs: list[tuple[int, int, int]] = []
+    for row, column in (divmod(index, columns) for index in rows):
+        if runs and runs[-1][0] == row and runs[-1][1] + runs[-1][2] == column:
+            runs[-1] = (row, runs[-1][1], runs[-1][2] + 1)
+        else:
+            runs.append((row, column, 1))
+    return runs

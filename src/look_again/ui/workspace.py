@@ -1,0 +1,149 @@
+"""What stands behind the page: windows with their runs, pictures and answers that are kept, and measuring them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from look_again.core.reattention import Reattention
+from look_again.serving.backend import Backend
+from look_again.ui.answer_html import Shown, answer_html
+from look_again.ui.attention_maps import measure, payload
+from look_again.ui.kept_answers import Kept, Shelf, shown_png, trim
+from look_again.ui.question import MODES, asked_of, grid_of, keep_of, modes_of
+from look_again.ui.runs import Runs
+from look_again.ui.snippets import code_html
+from look_again.ui.transcript import Transcript, policy_of
+
+WINDOWS = 500
+PICTURES, ANSWERS = 500, 500
+WINDOW_BYTES, ANSWER_BYTES = 2**30, 2**30  # of the pictures that were asked about
+SHOWN_BYTES, LOOKS_BYTES = 2**28, 2**28  # of pictures as they are shown, and of measurements
+LAYOUTS = {"vllm": "strip"}  # of chosen rows, where a backend has no other; the page says so
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What stands in the page's fields; untrusted, as a browser sent it. picture: path of the uploaded file."""
+
+    picture: str | None
+    question: str | None
+    modes: Any
+    keep: Any
+    temperature: Any
+    seed: Any
+    tokens: Any
+
+
+class Desk:
+    """One page. model: as `load` knows it, for the snippets; None is the shipped one."""
+
+    def __init__(self, backend: Backend, model: str | None = None) -> None:
+        self.backend = backend
+        self.model = model
+        self.pictures: Shelf[tuple[bytes, tuple[int, int]]] = Shelf(PICTURES, SHOWN_BYTES, lambda shown: len(shown[0]))
+        self.kept: Shelf[Kept] = Shelf(ANSWERS, ANSWER_BYTES, lambda kept: kept.size_bytes)
+        self._windows: OrderedDict[str, Runs] = OrderedDict()
+
+    @property
+    def model_name(self) -> str:
+        return self.backend.checkpoint.name
+
+    async def begin(self, window: str, fields: Fields) -> list[str]:
+        """Take a question; the modes that it is asked in. ValueError that says what is wrong with it."""
+        runs = self._runs(window)
+        modes, _ = modes_of(fields.modes), keep_of(fields.keep)
+        asked = await asyncio.to_thread(
+            asked_of, fields.picture, fields.question, fields.temperature, fields.seed, fields.tokens, runs.conversation
+        )
+        grid = await asyncio.to_thread(grid_of, self.backend.checkpoint.image_processor, asked.picture)
+        key = ""
+        if asked.picture is not None:
+            key = self.pictures.put((await asyncio.to_thread(shown_png, asked.picture), asked.picture.size))
+        runs.begin(asked, grid, key, modes)
+        self._make_room()
+        return modes
+
+    async def answers(self, window: str, modes: Sequence[str], fields: Fields) -> AsyncIterator[dict[str, str]]:
+        """Ask the window's question in these modes; HTML of the answers that have news."""
+        runs = self._runs(window)
+        layout = LAYOUTS.get(self.backend.name, "grid")
+        policies: dict[str, Reattention] = {mode: policy_of(mode, keep_of(fields.keep), layout) for mode in modes}
+        async for changed in runs.ask(policies):
+            yield {mode: self._html(runs, mode) for mode in changed if mode in runs.modes}
+
+    def compare(self, window: str, modes: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+        """Compare these modes from now on: HTML of all modes, "" for those left out, and the modes still to be asked.
+
+        Answers that are left out are stopped.
+        """
+        runs = self._runs(window)
+        runs.modes = list(modes)
+        runs.stop([mode for mode in runs.transcripts if mode not in modes])
+        there = [mode for mode in modes if mode in runs.transcripts and runs.transcripts[mode].status != "stopped"]
+        shown = {mode: self._html(runs, mode) if mode in there else "" for mode in MODES}
+        return shown, [mode for mode in modes if mode not in there]
+
+    def asked(self, window: str) -> bool:
+        """Whether the window has a question."""
+        return self._runs(window).asked is not None
+
+    def running(self, window: str) -> bool:
+        return self._runs(window).running
+
+    def stop(self, window: str) -> None:
+        """Stop everything that the window runs."""
+        self._runs(window).stop()
+
+    def leave(self, window: str) -> None:
+        """The window was closed."""
+        if window in self._windows:
+            self._windows.pop(window).stop()
+
+    async def looks(self, key: str, layer: int | None) -> dict[str, Any] | None:
+        """What the viewer draws of a kept answer; None for one that is gone. ValueError, RefusedError, BackendError."""
+        kept = self.kept.get(key)
+        if kept is None:
+            return None
+        async with kept.measuring:
+            if kept.looks is None:
+                job, decoded = kept.job, kept.decoded
+                kept.looks = await self.backend.borrow(lambda checkpoint: measure(checkpoint, job, decoded))
+            looks = kept.looks
+            trim(self.kept, LOOKS_BYTES)
+        return await asyncio.to_thread(payload, looks, kept.text, kept.ends, kept.decoded, layer)
+
+    def _runs(self, window: str) -> Runs:
+        if window not in self._windows:
+            self._windows[window] = Runs(self.backend)
+        self._windows.move_to_end(window)
+        self._make_room()
+        return self._windows[window]
+
+    def _make_room(self) -> None:
+        """Forget the windows that were used longest ago, beyond a number of them and of their pictures' bytes."""
+        held = sum(runs.size_bytes for runs in self._windows.values())
+        while len(self._windows) > 1 and (len(self._windows) > WINDOWS or held > WINDOW_BYTES):
+            runs = self._windows.popitem(last=False)[1]
+            held -= runs.size_bytes
+            runs.stop()
+
+    def _keep(self, runs: Runs, transcript: Transcript) -> str:
+        """Keep an answer that can be measured; its key, "" for others."""
+        decoded = transcript.decoded()
+        if decoded is None or runs.asked is None or runs.asked.picture is None:
+            return ""
+        texts = transcript.texts
+        return self.kept.put(Kept(runs.asked.job(transcript.policy), decoded, texts.text, tuple(texts.ends)))
+
+    def _html(self, runs: Runs, mode: str) -> str:
+        assert runs.asked is not None
+        transcript = runs.transcripts[mode]
+        transcript.key = transcript.key or self._keep(runs, transcript)
+        picture = self.pictures.get(runs.picture) if runs.picture else None
+        code = "" if transcript.running else code_html(runs.asked, transcript.policy, self.model)
+        address = f"pictures/{runs.picture}" if picture else ""
+        return answer_html(transcript, Shown(address, picture[1] if picture else (1, 1), code, len(runs.modes) == 1))

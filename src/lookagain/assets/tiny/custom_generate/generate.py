@@ -1,1 +1,0 @@
-"""Decoding with visual re-attention; needs lookagain-vlm."""

@@ -1,0 +1,70 @@
+"""What the tests of the pages share: one Chromium, windows in it, and servers of the review page."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from look_again.commands.main import main
+from tests.browser.reviewing import RECIPE, ReviewServer
+from tests.browser.windows import Window, chromium
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Without Chromium every test fails."""
+    try:
+        found = chromium()
+    except ValueError as error:
+        pytest.fail(str(error))
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def window(browser: Browser) -> Iterator[Callable[..., Any]]:
+    """Opens windows, of a page's own `kind` where it has one; afterwards none of them may have a fault."""
+    windows: list[Window] = []
+
+    def opened(url: str, kind: type[Window] = Window, **options: Any) -> Window:
+        windows.append(kind(browser, url, **options))
+        return windows[-1]
+
+    yield opened
+    faults = [fault for one in windows for fault in one.faults]
+    for one in windows:
+        one.context.close()
+    assert faults == []
+
+
+@pytest.fixture(scope="session")
+def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on Tabletop whose rows wait for people; copied for each test."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "run.yaml").write_text(RECIPE)
+    assert main(["data", "run", "--config", str(folder / "run.yaml"), "--run", str(folder / "run")]) == 0
+    return folder
+
+
+@pytest.fixture
+def review(tmp_path: Path, made_run: Path) -> Iterator[Callable[..., ReviewServer]]:
+    """Starts servers of the review page: of a copy of the run on Tabletop, or of another one."""
+    servers: list[ReviewServer] = []
+
+    def start(*arguments: str, run: Path | None = None, **environment: str) -> ReviewServer:
+        if run is None:
+            run = Path(shutil.copytree(made_run / "run", tmp_path / "run"))
+            arguments = ("--config", str(made_run / "run.yaml"), *arguments)
+        servers.append(ReviewServer(run, *arguments, **environment))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()

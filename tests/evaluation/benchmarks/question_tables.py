@@ -1,0 +1,44 @@
+"""What the tests of benchmarks with questions share: tables as they are published, and what a loader makes of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from PIL import Image
+from pyarrow import parquet
+
+from look_again.data.sample import BadRow
+from look_again.evaluation.benchmark import Item, Load, Place, Reply, Score, Scores
+
+
+def png(width: int = 8, height: int = 6) -> bytes:
+    """A small picture as a file's bytes; its size tells pictures apart."""
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "navy").save(file, "PNG")
+    return file.getvalue()
+
+
+def cell(data: bytes | None = None) -> dict[str, Any]:
+    """A picture as the image feature of `datasets` stores it."""
+    return {"bytes": png() if data is None else data, "path": None}
+
+
+def write_table(path: Path, *records: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.Table.from_pylist(list(records)), path)
+    return path
+
+
+def loaded(load: Load, path: Path | str, split: str, **fields: Any) -> tuple[list[Item], dict[str, str]]:
+    """Items in order, and the reasons of bad rows by their ids."""
+    found = list(load(Place(path=str(path), split=split, **fields)))
+    items = [one for one in found if isinstance(one, Item)]
+    return items, {one.id: one.reason for one in found if isinstance(one, BadRow)}
+
+
+def scored(score: Score, items: Sequence[Item], *texts: str) -> Scores:
+    return score(items, [Reply(text) for text in texts], None)

@@ -1,0 +1,155 @@
+"""Runs of BRPO: what a step logs, resuming, and the checkpoint that is left."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import look_again
+from look_again.data.loaders import Source
+from look_again.data.sample import RowError
+from look_again.loading import default_checkpoint
+from look_again.rl import brpo as run
+from look_again.rl.recipe import BrpoConfig, load_brpo_config
+from look_again.rl.step import padded, questions_of_step
+from look_again.training.recipe import ConfigError
+
+
+@pytest.fixture(scope="module")
+def base():
+    """The shipped model: answers of a random one would all be worth the same, and teach nothing."""
+    return str(default_checkpoint())
+
+
+def config(base, output, **changes) -> BrpoConfig:
+    settings = {
+        "steps": 4,
+        "questions": 2,
+        "group": 3,
+        "max_new_tokens": 120,
+        "temperature": 1.5,
+        "balance_tokens": 30,
+        "learning_rate": 1e-3,
+        "micro_batch": 4,
+        "save_steps": 1,
+        "reattention": "copy",
+        **changes,
+    }
+    source = Source(loader="tabletop", path="3:20")
+    return BrpoConfig(output=str(output), base=base, data=(source,), **settings)
+
+
+def log_of(folder) -> list[dict]:
+    """Without the seconds, which no run repeats."""
+    lines = (json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines())
+    return [{name: value for name, value in line.items() if name not in run.SECONDS} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    run.train_brpo(config(base, folder))
+    return folder
+
+
+def test_a_run_logs_every_reward_and_leaves_a_checkpoint_that_answers(undisturbed, base):
+    log = log_of(undisturbed)
+    assert [entry["step"] for entry in log] == [1, 2, 3, 4]
+    wanted = {"reward_format", "reward_accuracy", "reward_balance", "reflections", "tokens_per_reflection", "kl"}
+    assert wanted | {"empty_reflections", "well_formed", "clipped", "accuracy"} <= log[0].keys()
+    assert log[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert all(entry["ratio"] == 1 for entry in log)
+    before, after = (load_file(f"{folder}/model.safetensors") for folder in (base, undisturbed / "final"))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    answer = look_again.load(undisturbed / "final", device="cpu").ask(
+        [], "How many?", sampling=look_again.Sampling(max_new_tokens=3)
+    )
+    assert answer.tokens["sampled"] == 3
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(undisturbed, base, tmp_path, monkeypatch):
+    """Step, weights, optimizer, data order and sampling are restored exactly, so the curve is the same."""
+    stopped = config(base, tmp_path)
+    update, calls = run.Run.update, []
+
+    def stop_in_the_third_step(self, *args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return update(self, *args)
+
+    monkeypatch.setattr(run.Run, "update", stop_in_the_third_step)
+    with pytest.raises(KeyboardInterrupt):
+        run.train_brpo(stopped)
+    monkeypatch.setattr(run.Run, "update", update)
+    run.train_brpo(stopped)
+    for expected, found in zip(log_of(undisturbed), log_of(tmp_path), strict=True):
+        assert found == pytest.approx(expected, abs=1e-5, rel=1e-4)
+
+
+def test_rewards_move_the_policy(base, tmp_path):
+    """Would catch a sign error: what was rewarded must become likelier than what was not."""
+    settings = config(base, tmp_path, steps=3, beta=0.0, reattention="text", learning_rate=1e-5)
+    trainer = run.Run(settings)
+    rollouts = []
+    for step in range(3):
+        rows = questions_of_step(trainer.rows, settings, step, 0, 1)
+        rollouts += run.sample_groups(
+            trainer.inner.model, trainer.codec, rows, settings.policy, group=3, max_new_tokens=8, temperature=2.0
+        )
+    advantages = torch.tensor([1.0, -1.0] * (len(rollouts) // 2))
+
+    def liked() -> float:
+        batch = run.collate([rollout.item for rollout in rollouts])
+        batch.pop("labels")
+        with torch.no_grad():
+            log_probs, mask = padded(trainer.inner(**batch, log_probs=True))
+        return float(((log_probs * mask).sum(1) * advantages).sum())
+
+    before = liked()
+    trainer.update(rollouts, advantages)
+    assert liked() > before
+
+
+def test_every_question_comes_once_an_epoch_whatever_the_processes(base, tmp_path):
+    settings = config(base, tmp_path)
+    rows = run.load_references(settings)
+    alone = [row.id for step in range(10) for row in questions_of_step(rows, settings, step, 0, 1)]
+    shared = [row.id for step in range(5) for p in (0, 1) for row in questions_of_step(rows, settings, step, p, 2)]
+    assert alone == shared
+    assert sorted(alone) == sorted(row.id for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("group: 1", "group is 1"),
+        ("max_new_tokens: 5", "the format alone"),
+        ("rewards: {beauty: 1}", "beauty"),
+        ("level: word", "word"),
+        ("reattention: vision", "vision"),
+        ("steps: 0", "steps"),
+        ("speed: 3", "speed"),
+        ("beta: -1", "beta"),
+    ],
+)
+def test_bad_recipes_are_refused(tmp_path, text, named):
+    lines = {"output": "x", "base": "y", "steps": "5", "data": "[{loader: tabletop, path: '1:5'}]"}
+    key, value = text.split(": ", 1)
+    lines[key] = value
+    path = tmp_path / "recipe.yaml"
+    path.write_text("\n".join(f"{name}: {value}" for name, value in lines.items()))
+    with pytest.raises(ConfigError, match=named):
+        load_brpo_config(path)
+
+
+def test_rows_without_a_reference_are_named(base, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"id": "lost", "question": "How many?"}\n')
+    source = Source(loader="jsonl", path=str(tmp_path / "rows.jsonl"))
+    settings = dataclasses.replace(config(base, tmp_path / "run"), data=(source,))
+    with pytest.raises(RowError, match="lost"):
+        run.train_brpo(settings)

@@ -1,0 +1,107 @@
+"""Servers that are asked by chat: what is said of an answer so far, and texts that could forge tokens."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from look_again.core.prefill import Start
+from look_again.core.reattention import Reattention
+from look_again.core.sequence import Row
+from look_again.core.slots import SlotBuilder, spans_of
+from look_again.core.trigger import Trigger
+from look_again.model import Sampling
+from look_again.serving.backend import BackendError, Job, RefusedError
+from look_again.serving.prompt import prompt_of
+from look_again.serving.vllm.admission import load_without_model
+from look_again.serving.vllm.chat_requests import by_chat, check_texts
+from look_again.serving.vllm.server import Server
+from look_again.serving.vllm.token_requests import Picture, same_prompt
+
+TAG = 538
+
+
+@pytest.fixture(scope="module")
+def light():
+    return load_without_model()
+
+
+@pytest.fixture
+def job():
+    content = [{"type": "image"}, {"type": "text", "text": "What?"}]
+    return Job(
+        messages=[{"role": "user", "content": content}],
+        images=[Image.new("RGB", (168, 168))],
+        policy=Reattention(),
+        sampling=Sampling(),
+    )
+
+
+def row_of(light, job, said):
+    checkpoint, served = light
+    prompt = prompt_of(checkpoint, job, served.config, 4096)
+    builder, spans = (
+        SlotBuilder(checkpoint.family, checkpoint.family.vision_tokens(served.config)),
+        spans_of(prompt.grids),
+    )
+    builder.add_prompt(prompt.token_ids, spans)
+    trigger = Trigger.of(checkpoint.tokenizer)
+    row = Row(Start(builder, spans, spans, None), job.policy, trigger, budget=100, max_context=4096)
+    for token in said:
+        row.append(token, lambda: pytest.fail("nothing is ranked"))
+    return row
+
+
+def test_a_first_request_is_the_conversation(light, job):
+    picture, server = Picture(job.images[0]), Server("http://a", model="m")
+    request = by_chat(light[0], job, row_of(light, job, []), [picture], server)
+    (message,) = request.body["messages"]
+    assert message["content"] == [
+        {"type": "image_url", "image_url": {"url": picture.url}, "uuid": picture.uuid},
+        {"type": "text", "text": "What?"},
+    ]
+    assert "continue_final_message" not in request.body
+    assert request.with_sampling({"max_tokens": 3})["max_tokens"] == 3
+
+
+def test_the_image_stands_between_what_was_said_and_the_tag(light, job):
+    """Would catch delimiters sent as text beside those of the template, and a tag before its image."""
+    tokenizer, picture, server = light[0].tokenizer, Picture(job.images[0]), Server("http://a")
+    server.learn([picture.uuid])
+    said = [532, *tokenizer(" the ball").input_ids]
+    request = by_chat(light[0], job, row_of(light, job, [*said, TAG, 539]), [picture], server)
+    answer = request.body["messages"][-1]["content"]
+    assert answer == [
+        {"type": "text", "text": "<SUMMARY> the ball"},
+        {"type": "image_url", "image_url": {"url": None}, "uuid": picture.uuid},
+        {"type": "text", "text": "<REFLECTION></REFLECTION>"},
+    ]
+    assert request.body["continue_final_message"] is True
+    assert request.body["add_generation_prompt"] is False
+    assert request.uuids == {picture.uuid}
+
+
+def test_an_answer_may_be_tokenised_anew_but_not_the_prompt(light, job):
+    row, server = row_of(light, job, [300, 301, TAG]), Server("http://a")
+    request, ids = by_chat(light[0], job, row, [Picture(job.images[0])], server), row.builder.token_ids
+    assert same_prompt(request, ids, row)
+    assert same_prompt(request, [*ids[:-1], 302, TAG], row)
+    assert not same_prompt(request, [1, *ids[1:]], row)
+    assert not same_prompt(request, [token for token in ids if token != 530], row)
+
+
+def test_half_a_character_is_not_gone_on_with(light, job):
+    """Would catch a replacement character in the middle of an answer."""
+    half = light[0].tokenizer("é").input_ids[:1]
+    assert "\ufffd" in light[0].tokenizer.decode(half)
+    with pytest.raises(BackendError, match="within a character"):
+        by_chat(light[0], job, row_of(light, job, half), [Picture(job.images[0])], Server("http://a"))
+
+
+@pytest.mark.parametrize("text", ["<|image_pad|>", "see <REFLECTION>", "a<|im_end|>b"])
+def test_texts_that_spell_a_token_are_refused(light, text):
+    tokenizer = light[0].tokenizer
+    check_texts(tokenizer, [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a < b | c"}]}])
+    for content in (text, [{"type": "text", "text": text}]):
+        with pytest.raises(RefusedError, match="leave it out"):
+            check_texts(tokenizer, [{"role": "system", "content": "x"}, {"role": "user", "content": content}])

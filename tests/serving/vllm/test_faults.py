@@ -1,0 +1,128 @@
+"""vLLM servers at fault, through the backend: what the start says of them, and what clients are not told."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+from PIL import Image
+
+from look_again.core.reattention import Reattention
+from look_again.loading import load_checkpoint
+from look_again.model import Sampling
+from look_again.serving.backend import BackendError, Job
+from look_again.serving.http.app import create_app
+from look_again.serving.http.options import Defaults
+from look_again.serving.http.service import Service
+from look_again.serving.vllm import admission as vllm_admission
+from look_again.serving.vllm.admission import load_without_model
+from look_again.serving.vllm.vllm_backend import VllmBackend
+from tests.serving.vllm.fake_vllm import FakeVllm, transport
+
+TAG, CLOSE, EOS = 538, 539, 524
+ANSWER = [532, 300, TAG, CLOSE, EOS]  # one reflection
+
+
+@pytest.fixture(scope="module")
+def light():
+    checkpoint, served = load_without_model()
+    return {"checkpoint": checkpoint, "served": served}
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load_checkpoint(None, device="cpu", dtype="float32")
+
+
+def test_a_trial_that_is_not_answered_ends_in_time(light, monkeypatch):
+    """Would catch a start that waits minutes for a server that takes requests and says nothing."""
+    monkeypatch.setattr(vllm_admission, "PROBE_TIMEOUT_S", 0.05)
+    fake = FakeVllm(ANSWER, probe_silent=True)
+    backend = VllmBackend(urls=["http://a"], transport=transport(a=fake), **light)
+    with pytest.raises(BackendError, match=r"http://a: it did not answer a small prompt in 0.05 s"):
+        asyncio.run(asyncio.wait_for(backend.start(), 5))
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ({"token_ids": []}, "without a token"),
+        ({"logprobs": None}, "without a token and its log-probability"),
+        ({"logprobs": {"content": []}}, "without a token and its log-probability"),
+        ({"logprobs": {"content": [{"logprob": float("nan")}]}}, "other weights"),
+        ({"token_ids": [10**6]}, "out of bounds"),
+    ],
+)
+def test_a_trial_answered_without_what_was_asked_says_so_at_the_start(loaded, choice, said):
+    """Would catch a traceback in place of the server's name, and a NaN that passes for the same weights."""
+    backend = VllmBackend(loaded, ["http://a"], transport=transport(a=FakeVllm(ANSWER, probe_choice=choice)))
+    with pytest.raises(BackendError, match=f"http://a: .*{said}"):
+        asyncio.run(backend.start())
+
+
+def asked() -> Job:
+    content = [{"type": "image"}, {"type": "text", "text": "What?"}]
+    return Job(
+        messages=[{"role": "user", "content": content}],
+        images=[Image.new("RGB", (168, 168), "red")],
+        policy=Reattention(mode="copy"),
+        sampling=Sampling(max_new_tokens=50),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"expand_to": 35}, "vllm-0 read another prompt"),
+        ({"status": 401}, "vllm-0 answered 401"),
+        ({"status": 503}, "the last one, vllm-0: no"),
+        ({"later": 429}, "vllm-0 is busy in mid-answer"),
+        ({"script": ANSWER[:3]}, "vllm-0 answered without a token"),
+    ],
+)
+def test_clients_are_not_told_where_the_servers_are(light, fault, said):
+    """Would catch an internal address in an error of a request."""
+    later, fake = fault.pop("later", None), FakeVllm(**{"script": ANSWER, **fault})
+
+    def after_a_leg(leg):
+        fake.status = later or fake.status
+
+    async def go():
+        fakes = transport(**{"inner.example": fake})
+        backend = VllmBackend(urls=["http://inner.example"], transport=fakes, on_leg=after_a_leg, **light)
+        await backend.start()
+        try:
+            async for _ in backend.generate(asked()):
+                pass
+        finally:
+            await backend.close()
+
+    with pytest.raises(BackendError, match=said) as raised:
+        asyncio.run(asyncio.wait_for(go(), 10))
+    assert "inner" not in str(raised.value)
+
+
+def test_health_names_no_address(light):
+    """Would catch what anybody may read without a key: where the servers are."""
+    fakes = transport(**{"inner.example": FakeVllm(ANSWER), "other.example": FakeVllm(ANSWER, broken=True)})
+
+    async def go():
+        backend = VllmBackend(urls=["http://inner.example", "http://other.example"], transport=fakes, **light)
+        await backend.start()
+        app = create_app(Service(backend, Defaults(name="m", policy=Reattention())))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            answer = (await client.get("/health")).json()
+        await backend.close()
+        return answer
+
+    engines = {"vllm-0": True, "vllm-1": False}
+    assert asyncio.run(go()) == {"status": "degraded", "backend": "vllm", "engines": engines}
+
+
+@pytest.mark.parametrize("url", ["http://ann:s3cret@x:80", "http://s3cret@x:80", "ann:s3cret@x:80"])
+def test_a_url_with_a_password_is_refused(light, url):
+    """Would catch a secret in logs, by way of whichever command takes the URL."""
+    with pytest.raises(ValueError, match="server at 'x:80'") as raised:
+        VllmBackend(urls=[url], **light)
+    assert "s3cret" not in str(raised.value)

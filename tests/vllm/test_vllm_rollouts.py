@@ -1,0 +1,160 @@
+"""A real vLLM server samples what the loss pass computes, before and after it has read other weights.
+
+LOOK_AGAIN_VLLM_PYTHON=/path/to/env/bin/python python -m pytest -s tests/vllm/test_vllm_rollouts.py
+
+The server is that of `vllm_server.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from look_again.core.families import family_of
+from look_again.core.generate import LookAgainDecoding
+from look_again.core.reattention import Reattention
+from look_again.core.trigger import Trigger
+from look_again.data.sample import Row
+from look_again.loading import load_checkpoint
+from look_again.rl.rollouts import Rollout
+from look_again.rl.vllm_rollouts import VllmServer, stop_ids
+from look_again.tabletop.loader import row_of
+from look_again.tabletop.rows import make_row
+from look_again.text.chat import left_padded
+from look_again.training.batches import Codec, collate
+from look_again.training.module import Reattending
+from tests.vllm.vllm_server import vllm_server
+
+TEXT = Reattention(mode="text")
+TOLERANCE = 1e-3  # of log-probabilities
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory) -> Iterator[str]:
+    options, settings = ("--logprobs-mode", "processed_logprobs"), {"VLLM_SERVER_DEV_MODE": "1"}
+    with vllm_server(tmp_path_factory.mktemp("vllm"), options, settings) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def start():
+    return load_checkpoint(None, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def codec(start):
+    return Codec.of(start.model.config, start.tokenizer, start.image_processor)
+
+
+@pytest.fixture
+def server(url, start, tmp_path):
+    """With the shipped weights, whatever an earlier test left in it."""
+    server = VllmServer(url, timeout=300, stop_token_ids=stop_ids(start.model))
+    server.push_weights(start.model, tmp_path / "start")
+    return server
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Tabletop's rows, one without a picture, one with two, of which one has to be scaled."""
+    pixels = np.random.default_rng(0).integers(0, 256, (97, 97, 3), dtype=np.uint8)
+    tabletop = [row_of(make_row("train", 1, i), "train") for i in range(4)]
+    two = (Image.fromarray(pixels), tabletop[0].images[0])
+    return [
+        *tabletop,
+        Row(id="none", question="How many red cubes are there?", source="s"),
+        Row(id="two", question="Where is the cone?", images=two, source="s"),
+    ]
+
+
+def changed(model: Any, scale: float = 0.02) -> Any:
+    """A copy with every weight moved."""
+    other, generator = copy.deepcopy(model), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+    return other
+
+
+@torch.no_grad()
+def difference(model: Any, codec: Codec, rollouts: Sequence[Rollout], temperature: float) -> float:
+    """Largest, between the log-probabilities of the loss pass and those that the server drew from."""
+    batch = {k: v for k, v in collate([rollout.item for rollout in rollouts]).items() if k != "labels"}
+    ours = Reattending(model, codec.tag_ids).eval()(**batch, log_probs=True, temperature=temperature)
+    served = [torch.tensor(rollout.log_probs) for rollout in rollouts]
+    return max(float((a - b).abs().max()) for a, b in zip(ours, served, strict=True))
+
+
+def greedy(server: VllmServer, codec: Codec, rows: Sequence[Row]) -> list[list[int]]:
+    found = server.sample_groups(codec, rows, TEXT, group=1, max_new_tokens=120, temperature=0.0)
+    return [rollout.completion_ids for rollout in found]
+
+
+@torch.no_grad()
+def greedy_here(model: Any, codec: Codec, rows: Sequence[Row]) -> list[list[int]]:
+    """By the decoding loop."""
+    answers = []
+    for row in rows:
+        item = codec.item(row, TEXT)
+        inputs = left_padded([item.example.prompt_ids], codec.tokenizer, "cpu")
+        if item.pixel_values is not None:
+            inputs |= {"pixel_values": item.pixel_values, "image_grid_thw": item.image_grid_thw}
+        decoding = LookAgainDecoding(Trigger.of(codec.tokenizer), TEXT)
+        ids = model.generate(**inputs, custom_generate=decoding, do_sample=False, max_new_tokens=120)
+        answers.append(ids[0, len(item.example.prompt_ids) :].tolist())
+    return answers
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_server_samples_from_what_the_loss_pass_computes(server, start, codec, rows, temperature):
+    """Would catch other pixels, positions, a top-k, a penalty or a temperature that is applied once too often."""
+    ask = {"group": 4, "max_new_tokens": 250, "temperature": temperature}
+    first = server.sample_groups(codec, rows, TEXT, **ask, seed=1)
+    found = difference(start.model, codec, first, temperature)
+    tokens = sum(len(rollout.completion_ids) for rollout in first)
+    finished = sum(rollout.finished for rollout in first)
+    print(f"temperature {temperature}: {len(first)} answers, {finished} finished, {tokens} tokens, within {found:.1e}")
+    assert found <= TOLERANCE
+    assert finished > 0
+    assert all(rollout.completion_ids[-1] in stop_ids(start.model) for rollout in first if rollout.finished)
+    assert all(len({tuple(r.completion_ids) for r in first[i : i + 4]}) > 1 for i in range(0, len(first), 4))
+    other = server.sample_groups(codec, rows, TEXT, **ask, seed=2)
+    assert [rollout.completion_ids for rollout in first] != [rollout.completion_ids for rollout in other]
+
+
+@pytest.mark.parametrize("asleep", [False, True])
+def test_pushed_weights_answer(server, start, codec, rows, tmp_path, asleep):
+    """Would catch weights, a tied head, a prefix or a picture's features that stay as they were."""
+    before, model = greedy(server, codec, rows), changed(start.model)
+    assert before == greedy_here(start.model, codec, rows)
+    if asleep:
+        server.sleep()
+    began = time.perf_counter()
+    server.push_weights(model, tmp_path / "weights")
+    seconds, after = time.perf_counter() - began, greedy(server, codec, rows)
+    assert after == greedy_here(model, codec, rows)
+    different = sum(a != b for a, b in zip(before, after, strict=True))
+    assert different >= len(rows) // 2
+    found = difference(model, codec, server.sample_groups(codec, rows, TEXT, group=4, max_new_tokens=100), 1.0)
+    print(f"{different} of {len(rows)} greedy answers changed, pushed in {seconds:.2f} s, within {found:.1e}")
+    assert found <= TOLERANCE
+
+
+def test_vision_tokens_are_never_sampled(server, start, codec, rows, tmp_path):
+    """With weights that would: the video token, which no prompt holds, has the row of the tag that opens answers."""
+    model, tokens = copy.deepcopy(start.model), family_of(start.model.config).vision_tokens(start.model.config)
+    with torch.no_grad():
+        table = model.get_input_embeddings().weight
+        table[tokens.video] = table[codec.tag_ids["<SUMMARY>"]]
+    server.push_weights(model, tmp_path / "weights")
+    found = server.sample_groups(codec, rows[:4], TEXT, group=16, max_new_tokens=4)
+    assert not {token for rollout in found for token in rollout.completion_ids} & set(tokens.never_sampled)
+    assert difference(model, codec, found, 1.0) <= TOLERANCE
+    assert all(rollout.log_probs[0] > np.log(0.9) for rollout in found)  # half without the ban
