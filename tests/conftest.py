@@ -91,14 +91,14 @@ class Prompt:
 
 def make_prompt(tokenizer: Any, text: str, sizes: Sequence[tuple[int, int]], seed: int = 0) -> Prompt:
     """A user's turn that shows noise pictures of these sizes, then the text."""
-    pixel_values, image_grid_thw = make_pictures(sizes, seed) if sizes else (None, None)
+    pixel_values, image_grid_thw = make_images(sizes, seed) if sizes else (None, None)
     grids = [] if image_grid_thw is None else image_grid_thw.tolist()
     shown = "".join(f"<|vision_start|>{'<|image_pad|>' * (h * w // 4)}<|vision_end|>" for _, h, w in grids)
     text = f"<|im_start|>user\n{shown}{text}<|im_end|>\n<|im_start|>assistant\n"
     return Prompt(tokenizer(text)["input_ids"], pixel_values, image_grid_thw)
 
 
-def make_pictures(sizes: Sequence[tuple[int, int]], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def make_images(sizes: Sequence[tuple[int, int]], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(patches, values) and (pictures, 3) of noise pictures."""
     noise = np.random.default_rng(seed)
     pictures = [Image.fromarray(noise.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]

@@ -1,7 +1,7 @@
-"""Untrusted pictures in, plain RGB pictures out.
+"""Untrusted images in, plain RGB images out.
 
-Every entry of the project (commands, server, data loaders) takes pictures through `load_image`, so that a
-picture means the same pixels everywhere and a hostile or odd file ends in one clear error. The paper says
+Every entry of the project (commands, server, data loaders) takes images through `load_image`, so that a
+image means the same pixels everywhere and a hostile or odd file ends in one clear error. The paper says
 nothing about loading; the choices are ours: transparency is laid on white, animations give their first frame,
 EXIF orientation is applied, deep greyscale is scaled to 8 bits, colour profiles are ignored, and nothing is
 ever fetched.
@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 MAX_ASPECT_RATIO = 200
-"""Longest side over shortest side; Qwen's image processor refuses pictures beyond it."""
+"""Longest side over shortest side; Qwen's image processor refuses images beyond it."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """File formats read. Left out: EPS (runs Ghostscript) and icons (their header may hide the real size)."""
@@ -42,20 +42,20 @@ _WARNINGS_LOCK = threading.Lock()  # warnings.catch_warnings changes the whole p
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used; the message names it and says why."""
+    """An image that cannot be used; the message names it and says why."""
 
 
 def load_image(
     source: str | Path | bytes | Image.Image, *, max_pixels: int = 50_000_000, max_bytes: int = 64 * 2**20
 ) -> Image.Image:
-    """Load a picture from a path, a file's bytes or an open picture, as a new RGB picture without metadata.
+    """Load an image from a path, a file's bytes or an open image, as a new RGB image without metadata.
 
     `max_pixels` (width x height) and the aspect ratio are checked from the header, before any pixel is
-    decoded; `max_bytes` bounds the encoded file. An open picture is taken at its current frame and is not
+    decoded; `max_bytes` bounds the encoded file. An open image is taken at its current frame and is not
     modified.
 
     Raises ImageError for: a URL, no such file, a directory or device, an unreadable, empty or too large file,
-    data that is no picture in one of `FORMATS`, a truncated or damaged picture, more than `max_pixels`
+    data that is no image in one of `FORMATS`, a truncated or damaged image, more than `max_pixels`
     pixels, and an aspect ratio above `MAX_ASPECT_RATIO`.
     """
     name = _describe(source)
@@ -69,7 +69,7 @@ def load_image(
         raise ImageError(f"{name} (mode {image.mode}) cannot be turned into RGB: {error}") from error
     if orientation in _UPRIGHT:
         rgb = rgb.transpose(_UPRIGHT[orientation])
-    rgb.info.clear()  # a left-over EXIF orientation would turn the picture a second time
+    rgb.info.clear()  # a left-over EXIF orientation would turn the image a second time
     return rgb
 
 
@@ -81,7 +81,7 @@ def data_url(image: Image.Image, format: str = "PNG", **options: Any) -> str:
 
 
 def _describe(source: object) -> str:
-    """What error messages call the picture."""
+    """What error messages call the image."""
     if isinstance(source, str) and _URL.match(source):
         raise ImageError(f"{source[:60]!r} looks like a URL; URLs are not fetched: download it and pass the file")
     if isinstance(source, str | Path):
@@ -164,7 +164,7 @@ def _decode(image: Image.Image, name: str) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """A new RGB picture; transparency is laid on white."""
+    """A new RGB image; transparency is laid on white."""
     if image.mode == "F" or image.mode.startswith("I"):
         return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     if not image.has_transparency_data:

@@ -280,8 +280,8 @@ def test_one_mode_alone_has_its_picture_beside_its_words(asker):
     ann.ask(0, modes="ROUTE")
     ann.part("route", ".la-caption [data-t]").nth(0).click()
     ann.figure("ui-heat")
-    picture, words = (ann.part("route", part).bounding_box() for part in (".la-picture", ".la-response"))
-    assert picture["x"] + picture["width"] < words["x"]
+    image, words = (ann.part("route", part).bounding_box() for part in (".la-picture", ".la-response"))
+    assert image["x"] + image["width"] < words["x"]
     assert not ann.scrolls_sideways()
 
 

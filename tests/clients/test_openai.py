@@ -17,7 +17,7 @@ from look_again.pipeline.ledger.items import Item
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.tabletop.answering import COMMON_FAULTS, Conduct
 from look_again.tabletop.endpoint import app
-from look_again.tabletop.loader import tabletop_rows
+from look_again.tabletop.loader import tabletop_samples
 from look_again.text.grammar import parse
 
 pytest.importorskip("fastapi")
@@ -45,7 +45,7 @@ def ask(url: str, folder, model: str, rows: int, text: str | None = None):
 
     async def go(ledger):
         async with open_desk(ledger, [Line(endpoint, OpenAITransport(endpoint))], "test") as desk:
-            items = [Item(n, 0, row, {}, "i") for n, row in enumerate(tabletop_rows("test", 1, range(rows)))]
+            items = [Item(n, 0, row, {}, "i") for n, row in enumerate(tabletop_samples("test", 1, range(rows)))]
             asks = [Chat(desk, "s", item).ask("e", "", text or item.row.prompt, item.row.images) for item in items]
             return await asyncio.gather(*asks, return_exceptions=True)
 
@@ -55,7 +55,7 @@ def ask(url: str, folder, model: str, rows: int, text: str | None = None):
 
 def test_replies_come_through_faults_of_every_kind(url, tmp_path):
     replies, outcomes = ask(url, tmp_path, "tabletop-model", 20)
-    for row, reply in zip(tabletop_rows("test", 1, range(20)), replies, strict=True):
+    for row, reply in zip(tabletop_samples("test", 1, range(20)), replies, strict=True):
         assert parse(reply.text).conclusion == row.reference
         assert reply.tokens_in > 36
     assert {outcome[:10] for outcome in outcomes} == {"ok", "status 429", "status 500", "no reply w", "no reply: "}

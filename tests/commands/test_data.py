@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from look_again.commands.main import main
-from look_again.data.loaders import Source, load_rows
+from look_again.data.loaders import Source, load_samples
 from look_again.pipeline.run_config import RunConfigError, load_run_config
 from look_again.tabletop.demo import DemoConfig, adds_up, demo
 
@@ -59,7 +59,7 @@ def test_a_run_from_rows_to_a_build(recipe, tmp_path, capsys):
     assert found["spent"]["money"] > 0
     _, built = data("build", *where, capsys=capsys)
     assert (built["rows"], built["rewritten"]) == (8, found["panel"]["flagged"])
-    rows = list(load_rows(Source(loader="jsonl", path=str(tmp_path / "run" / "build" / "train.jsonl"))))
+    rows = list(load_samples(Source(loader="jsonl", path=str(tmp_path / "run" / "build" / "train.jsonl"))))
     assert all(f"<CONCLUSION> {row.reference}</CONCLUSION>" in (row.response or "") for row in rows)
 
 

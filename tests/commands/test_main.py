@@ -25,7 +25,7 @@ def folder(tmp_path_factory, model, tokenizer):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     path = tmp_path / "picture.png"
     Image.effect_noise((168, 168), 90).convert("RGB").save(path)
     return str(path)
@@ -44,8 +44,8 @@ def failed(capsys, *argv: str) -> str:
     return captured.err
 
 
-def test_a_picture_without_a_question(capsys, picture):
-    assert "no question" in failed(capsys, "ask", picture)
+def test_a_picture_without_a_question(capsys, image):
+    assert "no question" in failed(capsys, "ask", image)
 
 
 def test_no_such_image(capsys):
@@ -58,9 +58,9 @@ def test_not_an_image(capsys, tmp_path):
     assert "notes.png" in failed(capsys, "ask", str(path), "How many?")
 
 
-def test_truncated_image(capsys, tmp_path, picture):
+def test_truncated_image(capsys, tmp_path, image):
     path = tmp_path / "half.png"
-    data = Path(picture).read_bytes()
+    data = Path(image).read_bytes()
     path.write_bytes(data[: len(data) // 2])
     assert "half.png" in failed(capsys, "ask", str(path), "How many?")
 
@@ -80,8 +80,8 @@ def test_image_beyond_the_pixel_bound_is_refused_before_decoding(capsys, tmp_pat
 
 
 @pytest.mark.parametrize("question", ["", "x" * 100_000])
-def test_bad_questions(capsys, picture, folder, question):
-    assert "question" in failed(capsys, "ask", picture, question, "--model", folder)
+def test_bad_questions(capsys, image, folder, question):
+    assert "question" in failed(capsys, "ask", image, question, "--model", folder)
 
 
 @pytest.mark.parametrize(
@@ -96,18 +96,18 @@ def test_bad_questions(capsys, picture, folder, question):
         (["--model", "no/such-model"], "no/such-model"),
     ],
 )
-def test_bad_options(capsys, picture, extra, named):
-    assert named in failed(capsys, "ask", picture, "How many?", *extra)
+def test_bad_options(capsys, image, extra, named):
+    assert named in failed(capsys, "ask", image, "How many?", *extra)
 
 
-def test_unknown_family_names_the_known_ones(capsys, picture, tmp_path):
+def test_unknown_family_names_the_known_ones(capsys, image, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    assert "qwen2_5_vl" in failed(capsys, "ask", picture, "How many?", "--model", str(tmp_path))
+    assert "qwen2_5_vl" in failed(capsys, "ask", image, "How many?", "--model", str(tmp_path))
 
 
 @pytest.mark.parametrize("mode", ["copy", "route", "vision", "text"])
-def test_ask_json(capsys, picture, folder, mode):
-    argv = ["ask", picture, "How many?", "--model", folder, "--reattention", mode, "--json", "--max-new-tokens", "20"]
+def test_ask_json(capsys, image, folder, mode):
+    argv = ["ask", image, "How many?", "--model", folder, "--reattention", mode, "--json", "--max-new-tokens", "20"]
     assert main(argv) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["tokens"]["visual"] == 36
@@ -117,8 +117,8 @@ def test_ask_json(capsys, picture, folder, mode):
     )
 
 
-def test_ask_streams_the_answer(capsys, picture, folder):
-    assert main(["ask", picture, "How many?", "--model", folder, "--max-new-tokens", "20"]) == 0
+def test_ask_streams_the_answer(capsys, image, folder):
+    assert main(["ask", image, "How many?", "--model", folder, "--max-new-tokens", "20"]) == 0
     assert "20 tokens sampled" in capsys.readouterr().out
 
 

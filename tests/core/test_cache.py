@@ -173,11 +173,11 @@ def feed_whole(model: Any, builder: SlotBuilder, table: torch.Tensor, library: D
 @contextmanager
 def passes(model: Any) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
     """Patches the vision tower was given per call, and (rows, slots) of each pass of the language model."""
-    pictures: list[int] = []
+    images: list[int] = []
     inputs: list[tuple[int, int]] = []
 
     def count_patches(module: Any, args: Any, output: Any) -> None:
-        pictures.append(len(args[0]))
+        images.append(len(args[0]))
 
     def count_slots(module: Any, args: Any, options: dict[str, Any], output: Any) -> None:
         inputs.append(tuple(options["inputs_embeds"].shape[:2]))
@@ -187,7 +187,7 @@ def passes(model: Any) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
         model.base_model.language_model.register_forward_hook(count_slots, with_kwargs=True),
     ]
     try:
-        yield pictures, inputs
+        yield images, inputs
     finally:
         for hook in hooks:
             hook.remove()
@@ -209,9 +209,9 @@ def test_a_reflection_costs_one_pass_over_what_it_puts_back(
 ):
     """Would catch a second look through the vision tower and a prefill done again."""
     plan = {(0, 3 + 5 * i): trigger.open_id for i in range(reflections)}
-    with passes(model) as (pictures, inputs):
+    with passes(model) as (images, inputs):
         decode(model, tokenizer, prompts[1:2], policy, plan, max_new_tokens=20)
-    assert pictures == [len(prompts[1].pixel_values)]
+    assert images == [len(prompts[1].pixel_values)]
     expected = [(1, len(prompts[1].token_ids)), *[(1, 1)] * 19]
     for _, column in plan:
         expected[column + 1] = (1, inserted + 1)
@@ -221,9 +221,9 @@ def test_a_reflection_costs_one_pass_over_what_it_puts_back(
 def test_reflecting_rows_of_a_batch_are_fed_alone(model, tokenizer, trigger, prompts):
     """Would catch a batch that is padded to the longest insertion, and rows fed one by one for no reason."""
     plan = {(0, 4): trigger.open_id, (2, 4): trigger.open_id, (3, 6): trigger.open_id}
-    with passes(model) as (pictures, inputs):
+    with passes(model) as (images, inputs):
         decode(model, tokenizer, prompts, Reattention(), plan, max_new_tokens=9)
-    assert len(pictures) == 1
+    assert len(images) == 1
     longest = max(len(prompt.token_ids) for prompt in prompts)
     steps = [(4, 1)] * 8
     after_4 = [(1, 6 + 2 + 1), (1, 15 + 2 + 1)]

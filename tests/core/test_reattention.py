@@ -27,7 +27,7 @@ from tests.conftest import (
     feature_table,
     full_pass,
     logit_gap,
-    make_pictures,
+    make_images,
     make_prompt,
     responses,
     same_slots,
@@ -172,7 +172,7 @@ def test_wrong_image_shows_the_other_images_rows_at_the_same_places(model, token
     """Would catch a control that shows the right image, or one that differs in more than the image."""
     prompt = prompts[1]
     grids = prompt.image_grid_thw.tolist()
-    pixels, grid_thw = make_pictures([(14 * h, 14 * w) for _, h, w in grids], seed=99)
+    pixels, grid_thw = make_images([(14 * h, 14 * w) for _, h, w in grids], seed=99)
     right = wrong_image_output(model, tokenizer, trigger, prompt, Reattention(mode=mode))
     control = Reattention(mode=mode, control="wrong-image")
     images = {"control_pixel_values": pixels, "control_grid_thw": grid_thw}
@@ -194,8 +194,8 @@ def test_wrong_image_shows_the_other_images_rows_at_the_same_places(model, token
 def test_control_images_must_fit_and_be_asked_for(model, tokenizer, trigger, prompts):
     """Would catch a control of another size, a control without its image, and control images in an ordinary run."""
     prompt = prompts[0]
-    good = dict(zip(("control_pixel_values", "control_grid_thw"), make_pictures([(56, 84)], 9), strict=True))
-    turned = dict(zip(("control_pixel_values", "control_grid_thw"), make_pictures([(84, 56)], 9), strict=True))
+    good = dict(zip(("control_pixel_values", "control_grid_thw"), make_images([(56, 84)], 9), strict=True))
+    turned = dict(zip(("control_pixel_values", "control_grid_thw"), make_images([(84, 56)], 9), strict=True))
     wrong_image = Reattention(control="wrong-image")
     for policy, images in ((wrong_image, {}), (wrong_image, turned), (Reattention(), good)):
         with pytest.raises(ValueError, match="control image"):
@@ -253,7 +253,7 @@ def test_a_blank_needs_an_image_and_takes_no_other(model, tokenizer, trigger, pr
     bare = make_prompt(tokenizer, "How many are two and two?", [])
     output = wrong_image_output(model, tokenizer, trigger, bare, policy)
     assert [r.skipped for r in output.reflections[0]] == ["no image", "no image"]
-    images = dict(zip(("control_pixel_values", "control_grid_thw"), make_pictures([(56, 84)], 9), strict=True))
+    images = dict(zip(("control_pixel_values", "control_grid_thw"), make_images([(56, 84)], 9), strict=True))
     with pytest.raises(ValueError, match="control images"):
         wrong_image_output(model, tokenizer, trigger, prompts[0], policy, **images)
 

@@ -7,22 +7,22 @@ from typing import Any
 
 import pytest
 
-from look_again.data.checks import Needs, RowsReport, check_row, check_rows, select_rows
-from look_again.data.loaders import Source, load_rows
-from look_again.data.sample import BadRow, Row, RowError
+from look_again.data.checks import Needs, RowsReport, check_rows, check_sample, select_samples
+from look_again.data.loaders import Source, load_samples
+from look_again.data.sample import BadSample, Sample, SampleError
 
 
 @pytest.fixture
 def row(response: str, encoded):
-    def make(**fields: Any) -> Row:
+    def make(**fields: Any) -> Sample:
         given = {"id": "r", "images": (encoded(40, 20),), "question": "Q?", "response": response, "source": "test"}
-        return Row(**given | fields)
+        return Sample(**given | fields)
 
     return make
 
 
-def reasons(row: Row, **needs: Any) -> list[str]:
-    return check_row(row, Needs(**needs))
+def reasons(row: Sample, **needs: Any) -> list[str]:
+    return check_sample(row, Needs(**needs))
 
 
 def test_sound_rows_pass(row) -> None:
@@ -60,12 +60,12 @@ def test_rows_are_split_in_order_with_all_reasons(row) -> None:
     rows = [row(id="a"), row(id="b", question="", response=None), row(id="c")]
     good, bad = check_rows(rows, progress=False)
     assert good == [rows[0], rows[2]]
-    assert bad == [BadRow("b", "the question is empty; no response")]
+    assert bad == [BadSample("b", "the question is empty; no response")]
 
 
 def test_refusing_lists_what_is_bad(row) -> None:
-    with pytest.raises(RowError) as caught:
-        select_rows([row(), row(id="b", response=None)], progress=False)
+    with pytest.raises(SampleError) as caught:
+        select_samples([row(), row(id="b", response=None)], progress=False)
     assert str(caught.value).splitlines() == [
         "1 bad row:",
         "  b: no response",
@@ -74,38 +74,38 @@ def test_refusing_lists_what_is_bad(row) -> None:
 
 
 def test_skipping_reports_what_was_left_out(row) -> None:
-    rows, report = select_rows([row(images=()), row(id="b", response=None)], on_bad_row="skip", progress=False)
+    rows, report = select_samples([row(images=()), row(id="b", response=None)], on_bad_row="skip", progress=False)
     assert [r.id for r in rows] == ["r"]
-    assert report == RowsReport(good=1, without_image=1, bad=(BadRow("b", "no response"),))
+    assert report == RowsReport(good=1, without_image=1, bad=(BadSample("b", "no response"),))
     assert str(report) == "1 of 2 rows are good, 1 of them without a picture\n1 bad row:\n  b: no response"
 
 
 def test_rows_that_loading_passed_over_are_refused_with_the_others(tmp_path: Path, write_lines, response: str) -> None:
     """Taken before the stream is read, the list would still be empty, and a broken line would vanish."""
     path = write_lines(tmp_path / "q.jsonl", {"id": "a", "question": "Q?", "response": response}, "{", {"question": ""})
-    skipped: list[BadRow] = []
-    rows = load_rows(Source(loader="jsonl", path=str(path)), on_skip=skipped.append)
-    with pytest.raises(RowError, match="2 bad rows:") as caught:
-        select_rows(rows, passed_over=skipped, progress=False)
+    skipped: list[BadSample] = []
+    rows = load_samples(Source(loader="jsonl", path=str(path)), on_skip=skipped.append)
+    with pytest.raises(SampleError, match="2 bad rows:") as caught:
+        select_samples(rows, passed_over=skipped, progress=False)
     assert "q.jsonl line 2: not JSON" in str(caught.value)
 
 
 def test_no_good_row_is_an_error_even_when_skipping(row) -> None:
     """An empty training set would otherwise start a run."""
-    with pytest.raises(RowError, match="no good rows\n1 bad row"):
-        select_rows([row(response=None)], on_bad_row="skip", progress=False)
-    with pytest.raises(RowError, match="there are no rows"):
-        select_rows([], on_bad_row="skip", progress=False)
+    with pytest.raises(SampleError, match="no good rows\n1 bad row"):
+        select_samples([row(response=None)], on_bad_row="skip", progress=False)
+    with pytest.raises(SampleError, match="there are no rows"):
+        select_samples([], on_bad_row="skip", progress=False)
 
 
 def test_listing_is_bounded_and_printable() -> None:
     """Ids come from strangers' files: one with escape codes or a page of text must not take over the terminal."""
-    bad = tuple(BadRow(f"r{i}", "no response") for i in range(12))
+    bad = tuple(BadSample(f"r{i}", "no response") for i in range(12))
     lines = RowsReport(good=0, without_image=0, bad=bad).listing().splitlines()
     assert lines[0] == "12 bad rows:"
     assert lines[-1] == "  and 4 more"
     assert len(lines) == 10
-    wild = RowsReport(good=0, without_image=0, bad=(BadRow("a\n\x1b[31m" + "x" * 500, "y" * 5000),)).listing()
+    wild = RowsReport(good=0, without_image=0, bad=(BadSample("a\n\x1b[31m" + "x" * 500, "y" * 5000),)).listing()
     assert len(wild.splitlines()) == 2
     assert "\x1b" not in wild
     assert len(wild) < 400
@@ -121,7 +121,7 @@ def test_listing_is_bounded_and_printable() -> None:
 )
 def test_settings_are_checked_before_any_row(fields: dict, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        select_rows(iter(()), **fields)
+        select_samples(iter(()), **fields)
 
 
 def test_unknown_need_is_an_error() -> None:

@@ -69,16 +69,16 @@ def test_every_kind_of_source_opens_to_the_same_pixels(tmp_path: Path, encoded) 
     data = encoded()
     (tmp_path / "a.png").write_bytes(data)
     sources = [tmp_path / "a.png", data, Image.open(io.BytesIO(data)), Held(data)]
-    pictures = [np.asarray(open_image(source)) for source in sources]
-    assert all(np.array_equal(pictures[0], picture) for picture in pictures[1:])
+    images = [np.asarray(open_image(source)) for source in sources]
+    assert all(np.array_equal(images[0], image) for image in images[1:])
     assert [image_size(source) for source in sources] == [(40, 20)] * 4
 
 
 def test_measured_picture_can_still_be_opened(encoded) -> None:
     """Measuring an open picture must not mark its EXIF as read and so change what opening gives."""
-    picture = Image.open(io.BytesIO(encoded(40, 20, "PNG", 6)))
-    assert image_size(picture) == (20, 40)
-    assert open_image(picture).size == (20, 40)
+    image = Image.open(io.BytesIO(encoded(40, 20, "PNG", 6)))
+    assert image_size(image) == (20, 40)
+    assert open_image(image).size == (20, 40)
 
 
 def test_bounds_are_kept_by_size_and_opening(tmp_path: Path, encoded) -> None:

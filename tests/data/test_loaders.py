@@ -13,16 +13,16 @@ import pytest
 from pyarrow import parquet
 
 from look_again.data.image_files import image_size, open_image
-from look_again.data.loaders import LOADERS, Counts, Source, load_rows
-from look_again.data.sample import BadRow, Row, RowError
+from look_again.data.loaders import LOADERS, Counts, Source, load_samples
+from look_again.data.sample import BadSample, Sample, SampleError
 from look_again.extras import MissingExtraError
 from look_again.tabletop.render import render
 from look_again.tabletop.rows import make_row, write_rows
 from look_again.text.grammar import parse
 
 
-def load(loader: str, path: Path | str, **fields) -> list[Row]:
-    return list(load_rows(Source(loader=loader, path=str(path), **fields)))
+def load(loader: str, path: Path | str, **fields) -> list[Sample]:
+    return list(load_samples(Source(loader=loader, path=str(path), **fields)))
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def test_sources_are_checked_on_construction(fields: dict, complaint: str) -> No
 def test_nothing_is_read_before_the_first_row(tmp_path: Path) -> None:
     """A configuration with many sources must be constructible, and fail at the source that is missing."""
     for loader in ("jsonl", "parquet", "folder", "hub", "llava-cot"):
-        rows = load_rows(Source(loader=loader, path=str(tmp_path / "gone")))
+        rows = load_samples(Source(loader=loader, path=str(tmp_path / "gone")))
         with pytest.raises(ValueError, match="gone"):
             next(rows)
 
@@ -93,10 +93,10 @@ def test_jsonl_with_relative_pictures(tmp_path: Path, write_lines, encoded) -> N
 def test_broken_line_is_named_by_its_number(tmp_path: Path, write_lines, line: str, complaint: str) -> None:
     """Counted in the file, blank lines included, as an editor shows it."""
     path = write_lines(tmp_path / "q.jsonl", {"question": "Q?"}, "", line, {"question": "R?"})
-    with pytest.raises(RowError, match=complaint):
+    with pytest.raises(SampleError, match=complaint):
         load("jsonl", path)
-    skipped: list[BadRow] = []
-    rows = list(load_rows(Source(loader="jsonl", path=str(path)), on_skip=skipped.append))
+    skipped: list[BadSample] = []
+    rows = list(load_samples(Source(loader="jsonl", path=str(path)), on_skip=skipped.append))
     assert [row.question for row in rows] == ["Q?", "R?"]
     assert [row.id for row in skipped] == ["q.jsonl line 3"]
 
@@ -105,7 +105,7 @@ def test_encodings(tmp_path: Path) -> None:
     (tmp_path / "bom.jsonl").write_bytes(b'\xef\xbb\xbf{"question": "Gr\xc3\xbcn?"}\r\n')
     assert load("jsonl", tmp_path / "bom.jsonl")[0].question == "Grün?"
     (tmp_path / "latin.jsonl").write_bytes(b'{"question": "Gr\xfcn?"}\n')
-    with pytest.raises(RowError, match=r"latin\.jsonl line 1.*not UTF-8"):
+    with pytest.raises(SampleError, match=r"latin\.jsonl line 1.*not UTF-8"):
         load("jsonl", tmp_path / "latin.jsonl")
 
 
@@ -118,11 +118,11 @@ def test_lines_are_read_as_they_are_asked_for(tmp_path: Path, write_lines) -> No
 def test_repeated_id_is_refused_or_counted(tmp_path: Path, write_lines) -> None:
     """Results are joined on ids: of two rows with one id, one would be scored as the other."""
     path = write_lines(tmp_path / "q.jsonl", {"id": 1, "question": "a"}, {"id": "1", "question": "b"})
-    with pytest.raises(RowError, match="row '1': this id occurs twice"):
+    with pytest.raises(SampleError, match="row '1': this id occurs twice"):
         load("jsonl", path)
     counts, skipped = Counts(), []
     source = Source(loader="jsonl", path=str(path))
-    assert [row.question for row in load_rows(source, on_skip=skipped.append, counts=counts)] == ["a"]
+    assert [row.question for row in load_samples(source, on_skip=skipped.append, counts=counts)] == ["a"]
     assert counts == Counts(rows=1, without_image=1, skipped=1)
 
 
@@ -139,7 +139,7 @@ def test_limit_counts_rows_handed_out(tmp_path: Path, write_lines) -> None:
 
 def test_pictures_in_another_folder_must_be_asked_for(tmp_path: Path, write_lines) -> None:
     path = write_lines(tmp_path / "rows" / "q.jsonl", {"question": "Q?", "image": str(tmp_path / "pics" / "a.png")})
-    with pytest.raises(RowError, match="outside"):
+    with pytest.raises(SampleError, match="outside"):
         load("jsonl", path)
     (row,) = load("jsonl", path, images=str(tmp_path / "pics"))
     assert row.images == (tmp_path / "pics" / "a.png",)
@@ -259,9 +259,8 @@ def test_hub_loader_on_a_saved_data_set(tmp_path: Path, whole: bool) -> None:
     assert [row.question for row in load("hub", tmp_path / "set")] == ["Q?"]
 
 
-def test_pictures_in_the_library_cache_are_taken(tmp_path_factory, monkeypatch, encoded) -> None:
+def test_cached_images(tmp_path: Path, monkeypatch, encoded) -> None:
     """A remote picture folder is downloaded there and named by absolute paths; others on the machine stay closed."""
-    tmp_path = tmp_path_factory.mktemp("x")  # short enough for the whole path to be shown
     cached, other = tmp_path / "cache" / "a.png", tmp_path / "private.png"
     features = datasets.Features(image=datasets.Image(), question=datasets.Value("string"))
     remote = datasets.Dataset.from_list(
@@ -270,9 +269,9 @@ def test_pictures_in_the_library_cache_are_taken(tmp_path_factory, monkeypatch, 
     )
     asked = []
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: asked.append((args, options)) or remote)
-    skipped: list[BadRow] = []
+    skipped: list[BadSample] = []
     source = Source(loader="hub", path="some/set", name="easy", split="test")
-    (row,) = load_rows(source, on_skip=skipped.append)
+    (row,) = load_samples(source, on_skip=skipped.append)
     assert row.images == (cached,)
     assert row.source == "some/set"
     assert "private.png" in skipped[0].reason

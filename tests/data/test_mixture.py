@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from look_again.data.loaders import Counts, Source, load_rows
+from look_again.data.loaders import Counts, Source, load_samples
 from look_again.data.references import AT_LINE_STARTS, INLINE, Choices, split_choices
 from look_again.data.splits import EVALUATED, TRAINED
 from look_again.rl.recipe import load_brpo_config
@@ -39,7 +39,7 @@ def test_other_loaders_keep_their_splits() -> None:
 
 
 def draw(path: Path, seed: int | None, limit: int = 20) -> list[str]:
-    return [row.id for row in load_rows(Source(loader="jsonl", path=str(path), limit=limit, sample_seed=seed))]
+    return [row.id for row in load_samples(Source(loader="jsonl", path=str(path), limit=limit, sample_seed=seed))]
 
 
 def test_sample_is_drawn_from_the_whole_file(tmp_path: Path, write_lines) -> None:
@@ -68,7 +68,7 @@ def test_sample_counts_what_is_handed_out(tmp_path: Path, write_lines) -> None:
     path = write_lines(tmp_path / "q.jsonl", *({"id": i, "question": "Q?"} for i in range(9)), "broken")
     counts, skipped = Counts(), []
     source = Source(loader="jsonl", path=str(path), limit=4, sample_seed=0)
-    assert len(list(load_rows(source, counts=counts, on_skip=skipped.append))) == 4
+    assert len(list(load_samples(source, counts=counts, on_skip=skipped.append))) == 4
     assert counts == Counts(rows=4, without_image=9, skipped=1)
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from look_again.data.records import row_from_record, rows_from_records
-from look_again.data.sample import Row, RowError
+from look_again.data.records import row_from_record, samples_from_records
+from look_again.data.sample import Sample, SampleError
 
 BASE = Path("/data/set")
 CAT, DOG = BASE / "img/cat.png", BASE / "img/dog.png"
 
 
-def read(base: Path | None = BASE, **record: Any) -> Row:
+def read(base: Path | None = BASE, **record: Any) -> Sample:
     return row_from_record(record, index=4, source="test", base=base)
 
 
@@ -41,7 +41,7 @@ def test_flat_record() -> None:
         silent=[[0, 3]],
         image="img/cat.png",
     )
-    assert row == Row(
+    assert row == Sample(
         id="r7",
         images=(CAT,),
         question="Which?",
@@ -81,7 +81,7 @@ def test_flat_record() -> None:
 )
 def test_every_shape_gives_the_same_row(record: dict[str, Any]) -> None:
     """Training and evaluation would otherwise see different prompts for one data set in two formats."""
-    assert read(**record) == Row(id="test-4", images=(CAT,), question="Q?", response="R", source="test")
+    assert read(**record) == Sample(id="test-4", images=(CAT,), question="Q?", response="R", source="test")
 
 
 def test_columns_filled_with_none_are_absent() -> None:
@@ -101,7 +101,7 @@ def test_columns_filled_with_none_are_absent() -> None:
         answer=None,
         silent=None,
     )
-    assert row == Row(id="test-4", images=(CAT,), question="Q?", response="R", source="test")
+    assert row == Sample(id="test-4", images=(CAT,), question="Q?", response="R", source="test")
 
 
 def test_question_without_a_response_is_a_row() -> None:
@@ -157,14 +157,14 @@ def test_question_without_placeholders_keeps_its_blanks() -> None:
 )
 def test_placeholders_and_images_must_agree(record: dict[str, Any], numbers: str) -> None:
     """A picture dropped to make them agree would teach the model to answer without it."""
-    with pytest.raises(RowError, match=f"row 'test-4': {numbers}"):
+    with pytest.raises(SampleError, match=f"row 'test-4': {numbers}"):
         read(**record)
 
 
 def test_images_in_two_places_are_refused() -> None:
-    with pytest.raises(RowError, match="images and image: keep one"):
+    with pytest.raises(SampleError, match="images and image: keep one"):
         read(question="Q?", image="img/cat.png", images=["img/dog.png"])
-    with pytest.raises(RowError, match="images and the messages"):
+    with pytest.raises(SampleError, match="images and the messages"):
         read(messages=[user([{"type": "image", "image": "img/cat.png"}])], images=["img/dog.png"])
 
 
@@ -180,12 +180,14 @@ def test_long_runs_of_blanks_take_linear_time() -> None:
 def test_further_turns_are_refused(field: str) -> None:
     """Keeping the first turn only would drop most of such a record without a word."""
     turns = [user("Q?"), assistant("R"), user("And?"), assistant("S")]
-    with pytest.raises(RowError, match=f"{field} has the turns user, assistant, user, assistant.*one row per question"):
+    with pytest.raises(
+        SampleError, match=f"{field} has the turns user, assistant, user, assistant.*one row per question"
+    ):
         read(**{field: turns})
 
 
 def test_system_messages_are_refused() -> None:
-    with pytest.raises(RowError, match=r"messages\[0\] is a system message.*put it into the question"):
+    with pytest.raises(SampleError, match=r"messages\[0\] is a system message.*put it into the question"):
         read(messages=[{"role": "system", "content": "Be brief."}, user("Q?")])
 
 
@@ -225,7 +227,7 @@ def test_system_messages_are_refused() -> None:
     ],
 )
 def test_odd_records_name_row_and_field(record: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(RowError, match=f"row 'test-4': .*{complaint}"):
+    with pytest.raises(SampleError, match=f"row 'test-4': .*{complaint}"):
         read(**record)
 
 
@@ -236,7 +238,7 @@ def test_ids() -> None:
     assert read(id="a/1", question="Q?").id == "a/1"
     assert read(id=0, question="Q?").id == "0"
     assert read(id="", question="Q?").id == "test-4"
-    with pytest.raises(RowError, match="row 'a': answer"):
+    with pytest.raises(SampleError, match="row 'a': answer"):
         read(id="a", question="Q?", answer=[])
 
 
@@ -265,8 +267,8 @@ def test_lettered_options_are_not_lettered_twice() -> None:
 
 
 def test_pictures_of_every_kind() -> None:
-    open_picture = Image.new("RGB", (2, 2))
-    assert read(question="Q?", image=open_picture).images == (open_picture,)
+    open_image = Image.new("RGB", (2, 2))
+    assert read(question="Q?", image=open_image).images == (open_image,)
     assert read(question="Q?", image=b"png").images == (b"png",)
     assert read(question="Q?", image=bytearray(b"png")).images == (b"png",)
     assert read(question="Q?", image={"bytes": b"png", "path": "cat.png"}).images == (b"png",)
@@ -280,9 +282,9 @@ def test_pictures_of_every_kind() -> None:
 )
 def test_paths_out_of_the_folder_are_refused(name: str) -> None:
     """A downloaded file could otherwise show the model any picture on the machine."""
-    with pytest.raises(RowError, match=r"row 'test-4': image\[0\] is .*outside /data/set.*images="):
+    with pytest.raises(SampleError, match=r"row 'test-4': image\[0\] is .*outside /data/set.*images="):
         read(question="Q?", image=name)
-    with pytest.raises(RowError, match="outside /data/set"):
+    with pytest.raises(SampleError, match="outside /data/set"):
         read(question="Q?", image={"bytes": None, "path": name})
 
 
@@ -296,18 +298,18 @@ def test_relative_folder_does_not_widen_the_way_out(monkeypatch, tmp_path: Path)
     """Judged against ".", the text "../a.png" looks as if it stayed inside."""
     monkeypatch.chdir(tmp_path)
     assert read(Path("."), question="Q?", image="a.png").images == (tmp_path / "a.png",)
-    with pytest.raises(RowError, match="outside"):
+    with pytest.raises(SampleError, match="outside"):
         read(Path("."), question="Q?", image="../a.png")
 
 
 def test_path_without_a_folder_is_refused() -> None:
-    with pytest.raises(RowError, match="have no folder"):
+    with pytest.raises(SampleError, match="have no folder"):
         read(None, question="Q?", image="cat.png")
 
 
 def test_one_bad_record_does_not_end_the_stream() -> None:
-    records = [{"question": "Q?"}, {"caption": "x"}, RowError("line 3", "broken"), {"question": "S?"}]
-    rows = list(rows_from_records(records, source="s", split="test", base=None))
-    assert [row.id if isinstance(row, Row) else row.row_id for row in rows] == ["s-0", "s-1", "line 3", "s-3"]
-    assert [isinstance(row, RowError) for row in rows] == [False, True, True, False]
+    records = [{"question": "Q?"}, {"caption": "x"}, SampleError("line 3", "broken"), {"question": "S?"}]
+    rows = list(samples_from_records(records, source="s", split="test", base=None))
+    assert [row.id if isinstance(row, Sample) else row.row_id for row in rows] == ["s-0", "s-1", "line 3", "s-3"]
+    assert [isinstance(row, SampleError) for row in rows] == [False, True, True, False]
     assert rows[0].split == "test"

@@ -68,9 +68,9 @@ def test_whole_archive_and_leading_folder(tmp_path: Path, encoded) -> None:
 
 def test_size_is_read_without_the_pixels(tmp_path: Path, encoded) -> None:
     """Bytes damaged far behind the header fail the read of the whole, not the size."""
-    picture = encoded(400, 400)
-    data = bytearray(zipped({"x.png": picture}, zipfile.ZIP_STORED))
-    data[len(picture) - 100] ^= 1
+    image = encoded(400, 400)
+    data = bytearray(zipped({"x.png": image}, zipfile.ZIP_STORED))
+    data[len(image) - 100] ^= 1
     (tmp_path / "image.zip").write_bytes(data)
     member = ZipMember(tmp_path / "image.zip", "x.png")
     assert image_size(member) == (400, 400)

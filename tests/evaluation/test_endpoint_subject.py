@@ -109,12 +109,12 @@ def test_answers_come_back_to_their_items(server):
 
 
 def test_a_picture_travels_as_a_data_url_before_the_text(server):
-    picture = Image.effect_noise((20, 10), 80).convert("RGB")
-    dict(EndpointSubject(endpoint(server)).answers([Item(id="a", images=(picture,), prompt="what?")], ()))
+    image = Image.effect_noise((20, 10), 80).convert("RGB")
+    dict(EndpointSubject(endpoint(server)).answers([Item(id="a", images=(image,), prompt="what?")], ()))
     shown, text = server.bodies[0]["messages"][0]["content"]
     head, data = shown["image_url"]["url"].split(",")
     assert head == "data:image/png;base64"
-    assert Image.open(io.BytesIO(base64.b64decode(data))).tobytes() == picture.tobytes()
+    assert Image.open(io.BytesIO(base64.b64decode(data))).tobytes() == image.tobytes()
     assert text == {"type": "text", "text": "what?"}
     assert (server.bodies[0]["temperature"], server.bodies[0]["max_tokens"]) == (0.0, 50)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from look_again.data.sample import BadRow
+from look_again.data.sample import BadSample
 from look_again.evaluation import registry as table
 from look_again.evaluation.benchmark import Benchmark, Item, ItemScore, Place, Scores
 from look_again.evaluation.run import digest_of, load_items, run_benchmark
@@ -15,10 +15,10 @@ from look_again.evaluation.run_folder import remembered, whole_lines
 from look_again.evaluation.subjects import Output
 
 
-def load(place: Place) -> Iterator[Item | BadRow]:
+def load(place: Place) -> Iterator[Item | BadSample]:
     for index in range(place.limit or 6):
         if place.split == "with-bad" and index == 2:
-            yield BadRow("q2", "the picture is missing")
+            yield BadSample("q2", "the picture is missing")
         else:
             yield Item(id=f"q{index}", prompt=f"{index} + 1?", reference=index + 1, facts={"kind": "eo"[index % 2]})
 
@@ -148,7 +148,7 @@ def test_another_run_in_the_same_folder_is_refused_by_name(tmp_path):
 
 def test_no_items_and_repeated_ids_are_refused():
     empty = Benchmark(
-        name="e", hub="", splits=("all",), load=lambda p: iter([BadRow("x", "torn")]), score=score, primary=""
+        name="e", hub="", splits=("all",), load=lambda p: iter([BadSample("x", "torn")]), score=score, primary=""
     )
     with pytest.raises(ValueError, match="no items of e, 1 bad rows; x: torn"):
         load_items(empty, PLACE)

@@ -112,10 +112,10 @@ def test_what_is_missing_is_told() -> None:
 
 def grumpy(body: Any) -> str:
     """Refuses pictures, and max_tokens where only text is sent; rates everything 2."""
-    picture = not isinstance(body["messages"][0]["content"], str)
-    if picture and body["model"] == "blind":
+    image = not isinstance(body["messages"][0]["content"], str)
+    if image and body["model"] == "blind":
         raise ValueError("no pictures")
-    if not picture and "max_tokens" in body:
+    if not image and "max_tokens" in body:
         raise ValueError("use max_completion_tokens")
     return "Rating: 2"
 

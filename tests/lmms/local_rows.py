@@ -29,7 +29,7 @@ def tabletop(index: int) -> TabletopRow:
     return make_row("test", 0, index)
 
 
-def picture(index: int) -> dict[str, Any]:
+def image(index: int) -> dict[str, Any]:
     """The picture of a Tabletop row, as the image feature of `datasets` stores it."""
     file = io.BytesIO()
     render(tabletop(index).scene).save(file, "PNG")
@@ -45,7 +45,7 @@ def pope_table() -> Table:
             "question": tabletop(index).prompt,
             "answer": tabletop(index).answer,
             "image_source": f"COCO_val2014_{index:012}",
-            "image": picture(index),
+            "image": image(index),
             "category": kind,
         }
         for at, (index, kind) in enumerate(zip(YES_OR_NO, ("adversarial", "popular", "random"), strict=True))
@@ -65,7 +65,7 @@ def mme_table() -> Table:
                     "question": f"{tabletop(asked).prompt} Please answer yes or no.",
                     "answer": answer.capitalize(),
                     "category": subtask,
-                    "image": picture(shown),
+                    "image": image(shown),
                 }
             )
     return dict.fromkeys(("question_id", "question", "answer", "category"), TEXT) | {"image": datasets.Image()}, rows
@@ -80,7 +80,7 @@ def mmmu_table() -> Table:
     questions.append((f"{tabletop(8).prompt} <image 1> And <image 2>?", 8))
     rows = [
         empty | {"id": f"validation_Math_{at}", "question": text, "answer": tabletop(index).answer}
-        | {"image_1": picture(index), "image_2": picture(index + 1) if "<image 2>" in text else None}
+        | {"image_1": image(index), "image_2": image(index + 1) if "<image 2>" in text else None}
         for at, (text, index) in enumerate(questions, start=1)
     ]  # fmt: skip
     return features, rows
@@ -96,7 +96,7 @@ def mmstar_table() -> Table:
             "answer": "ABC"[at],
             "category": category,
             "l2_category": l2_category,
-            "image": picture(index),
+            "image": image(index),
         }
         for at, (index, (category, l2_category)) in enumerate(zip(YES_OR_NO, groups, strict=True))
     ]

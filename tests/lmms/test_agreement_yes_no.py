@@ -126,8 +126,8 @@ def test_how_mme_differs(reply: str, ours: str | None, theirs: str) -> None:
 
 def mme_theirs(rows: list[tuple[str, str, str, str]]) -> dict[str, float]:
     found: dict[str, list[dict]] = {"mme_perception_score": [], "mme_cognition_score": []}
-    for subtask, picture, reference, reply in rows:
-        doc = {"question_id": f"{subtask}/{picture}", "answer": reference, "category": subtask}
+    for subtask, image, reference, reply in rows:
+        doc = {"question_id": f"{subtask}/{image}", "answer": reference, "category": subtask}
         for name, value in mme_process_results(doc, [reply]).items():
             found[name].append(value)
     return {name: mme_aggregate_results(values) for name, values in found.items()}
@@ -135,8 +135,8 @@ def mme_theirs(rows: list[tuple[str, str, str, str]]) -> dict[str, float]:
 
 def mme_ours(rows: list[tuple[str, str, str, str]]) -> dict[str, float | int | None]:
     items = [
-        Item(id=str(at), prompt="?", reference=reference.lower(), facts={"subtask": subtask, "picture": picture})
-        for at, (subtask, picture, reference, _) in enumerate(rows)
+        Item(id=str(at), prompt="?", reference=reference.lower(), facts={"subtask": subtask, "picture": image})
+        for at, (subtask, image, reference, _) in enumerate(rows)
     ]
     return dict(mme_score(items, [Reply(reply) for *_, reply in rows]).metrics)
 

@@ -14,14 +14,14 @@ from PIL import Image
 from look_again.evaluation.lmms import LookAgainModel, groups, item_of, manifest, question_of, result_of
 from look_again.evaluation.subjects import Output
 from look_again.images import load_image
-from tests.lmms.local_rows import YES_OR_NO, picture, tabletop
+from tests.lmms.local_rows import YES_OR_NO, image, tabletop
 
 
 def request(index: int, ask: Any = None, **options: Any) -> Instance:
     """The request of row `index` of a task, as lmms-eval makes it."""
 
     def messages(row: int) -> list[dict[str, Any]]:
-        shown = {"type": "image", "url": load_image(picture(row)["bytes"])}
+        shown = {"type": "image", "url": load_image(image(row)["bytes"])}
         return [{"role": "user", "content": [shown, {"type": "text", "text": tabletop(row).prompt}]}]
 
     metadata = {"task": "tabletop", "doc_id": index, "repeats": 1}

@@ -16,7 +16,7 @@ import look_again
 from look_again.evaluation.benchmark import Item, Place, Reply
 from look_again.evaluation.registry import benchmark
 from look_again.model import Sampling
-from tests.lmms.local_rows import TABLES, YES_OR_NO, picture, tabletop, write_rows, write_task
+from tests.lmms.local_rows import TABLES, YES_OR_NO, image, tabletop, write_rows, write_task
 
 BUDGET = 200  # more than POPE's 128 and MME's 16
 ARGUMENTS = f"reattention=route,keep=25,max_new_tokens={BUDGET}"
@@ -87,7 +87,7 @@ def test_what_is_scored_is_the_conclusion_of_the_same_answer(run: Path, model: A
     concluded = 0
     said = replies(run, task)
     for (pictures, question), reply in zip(ASKED[task], said, strict=True):
-        images = [picture(index)["bytes"] for index in pictures]
+        images = [image(index)["bytes"] for index in pictures]
         answer = model.ask(images, question, reattention=policy, sampling=Sampling(max_new_tokens=BUDGET))
         concluded += answer.answer is not None
         assert reply == (answer.answer or answer.response).strip()

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from look_again.data.checks import select_rows
+from look_again.data.checks import select_samples
 from look_again.data.image_files import open_image
-from look_again.data.loaders import Source, load_rows
-from look_again.data.sample import Row
+from look_again.data.loaders import Source, load_samples
+from look_again.data.sample import Sample
 from look_again.pipeline.build import BuildConfig, build, push, record_of
 from look_again.pipeline.engine import Stage, open_desk, run_stages
 from look_again.pipeline.intake import add_rows
 from look_again.pipeline.ledger.items import Item, Outcome, Place
 from look_again.pipeline.ledger.ledger import Ledger
-from look_again.tabletop.loader import tabletop_rows
+from look_again.tabletop.loader import tabletop_samples
 
 pytest.importorskip("pyarrow")
 LAST = Place("last", "v", samples=2)
@@ -30,9 +30,9 @@ def filled(ledger: Ledger, response: str, pictures: tuple[bytes, ...], place: Pl
     async def work(item, chat):
         return Outcome(output={"response": "no tags" if item.row.id == "text" and item.sample else response})
 
-    made = [replace(row, response=None, silent=()) for row in tabletop_rows("train", 1, range(3))]
-    made.append(Row(id="two", images=pictures, question="Q?", options=("a", "b"), source="s"))
-    made.append(Row(id="text", question="What is 2 + 2?", reference="4", source="s"))
+    made = [replace(row, response=None, silent=()) for row in tabletop_samples("train", 1, range(3))]
+    made.append(Sample(id="two", images=pictures, question="Q?", options=("a", "b"), source="s"))
+    made.append(Sample(id="text", question="What is 2 + 2?", reference="4", source="s"))
     add_rows(ledger, made, "here")
 
     async def go():
@@ -61,7 +61,7 @@ def test_a_build_loads_for_training(ledger, tmp_path, table, response):
     assert (made["rows"], made["without_image"], made["left_out"]) == (9, 1, {"not in the grammar": 1})
     loaded = []
     for loader, name in (("jsonl", "train.jsonl"), ("parquet", "train.parquet")):
-        rows, report = select_rows(load_rows(Source(loader=loader, path=str(out / name))), progress=False)
+        rows, report = select_samples(load_samples(Source(loader=loader, path=str(out / name))), progress=False)
         assert report.rows == 9
         assert {row.response for row in rows} == {response}
         loaded.append(
@@ -85,8 +85,8 @@ def test_a_build_loads_as_a_training_stage(ledger, tmp_path):
         epochs=1,
         data=(Source(loader="jsonl", path=str(tmp_path / "out" / "train.jsonl")),),
     )
-    found = [row for source in stage.data for row in load_rows(source)]
-    good, _ = select_rows(found, on_bad_row=stage.on_bad_row, min_reflections=stage.min_reflections, progress=False)
+    found = [row for source in stage.data for row in load_samples(source)]
+    good, _ = select_samples(found, on_bad_row=stage.on_bad_row, min_reflections=stage.min_reflections, progress=False)
     assert len(good) == 9
 
 
@@ -115,7 +115,7 @@ def test_rows_can_be_left_out_with_a_reason(ledger, tmp_path):
 def test_planted_mistakes_stay_silent(response, tmp_path):
     """A reflection put in behind them does not move them; a rewrite of what is before them ends it."""
     text = response.replace("<REFLECTION></REFLECTION>", "")
-    row = Row(id="r", question="Q?", response=text, silent=((9, 10), (30, 31)), source="s")
+    row = Sample(id="r", question="Q?", response=text, silent=((9, 10), (30, 31)), source="s")
     item = Item(1, 0, row, {}, "i")
     assert record_of(item, response, tmp_path)["silent"] == [[9, 10], [30, 31]]
     assert record_of(item, response.replace("<CAPTION>c", "<CAPTION>x"), tmp_path)["silent"] == [[9, 10]]
@@ -134,7 +134,7 @@ def test_many_rows_go_through_the_table(tmp_path, response):
         return Outcome(output={"response": response})
 
     with Ledger(tmp_path / "run") as ledger:
-        add_rows(ledger, [Row(id=f"r{i}", question="Q?", source="s") for i in range(150)], "here")
+        add_rows(ledger, [Sample(id=f"r{i}", question="Q?", source="s") for i in range(150)], "here")
 
         async def go():
             async with open_desk(ledger, [], "test") as desk:
@@ -143,7 +143,7 @@ def test_many_rows_go_through_the_table(tmp_path, response):
         asyncio.run(go())
         build(ledger, Place("last", "v"), tmp_path / "out")
     source = Source(loader="parquet", path=str(tmp_path / "out" / "train.parquet"))
-    assert [row.id for row in load_rows(source)] == [f"r{i}" for i in range(150)]
+    assert [row.id for row in load_samples(source)] == [f"r{i}" for i in range(150)]
 
 
 def test_statistics_and_card_say_what_was_built(ledger, tmp_path):

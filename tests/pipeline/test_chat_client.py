@@ -21,7 +21,7 @@ from look_again.clients.openai import (
     reply_of,
     retry_after_s,
 )
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.pipeline.budget import Budget
 from look_again.pipeline.chat_client import Chat, Halt
 from look_again.pipeline.endpoint_pool import DOWN_AFTER, EndpointDownError, Line
@@ -32,7 +32,7 @@ from look_again.pipeline.ledger.ledger import Ledger
 ENDPOINT = Endpoint(
     name="e", base_url="test:", model="m", backoff_s=0.001, max_wait_s=0.05, timeout_s=30.0, price_in=1e6, attempts=4
 )
-ITEM = Item(1, 0, Row(id="r", question="Q?", source="test"), {}, "i")
+ITEM = Item(1, 0, Sample(id="r", question="Q?", source="test"), {}, "i")
 
 
 def completion(text: str = "fine", tokens: int = 1) -> dict:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from look_again.clients.openai import Endpoint, InProcessTransport
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.images import ImageError
 from look_again.pipeline.budget import Budget
 from look_again.pipeline.chat_client import Chat, Halt
@@ -80,8 +80,8 @@ STAGES = [
 ]
 
 
-def rows(n: int) -> list[Row]:
-    return [Row(id=f"r{i}", question=f"{i}?", source="test") for i in range(n)]
+def rows(n: int) -> list[Sample]:
+    return [Sample(id=f"r{i}", question=f"{i}?", source="test") for i in range(n)]
 
 
 def run(ledger: Ledger, server: Server, stages=STAGES, **options):

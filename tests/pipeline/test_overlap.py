@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from look_again.commands.main import main
-from look_again.data.loaders import Source, load_rows
-from look_again.data.sample import Row
+from look_again.data.loaders import Source, load_samples
+from look_again.data.sample import Sample
 from look_again.pipeline.overlap import Known, fingerprints_of, normalised_question, overlap, shared_with
 from look_again.tabletop.render import render
 from look_again.tabletop.rows import make_row
@@ -45,7 +45,7 @@ def known(evaluation):
 
 def kinds(image: Image.Image | None, known: Known, question: str = "Else?") -> list[tuple[str, str]]:
     images = () if image is None else (image,)
-    row = Row(id="r", images=images, question=question, source="test")
+    row = Sample(id="r", images=images, question=question, source="test")
     return [(match.kind, match.other_id) for match in shared_with(row, known)]
 
 
@@ -79,8 +79,8 @@ def test_questions_count_alone_only_without_pictures(known):
 
 
 def test_questions_are_compared_by_their_words():
-    one = Row(id="a", question="What’s  the COLOUR?", options=("Red", "blue"), source="s")
-    other = Row(id="b", question="what s the colour", options=("red.", "Blue"), source="s")
+    one = Sample(id="a", question="What’s  the COLOUR?", options=("Red", "blue"), source="s")
+    other = Sample(id="b", question="what s the colour", options=("red.", "Blue"), source="s")
     assert normalised_question(one) == normalised_question(other)
 
 
@@ -107,4 +107,4 @@ def test_the_command_prints_them(evaluation, capsys):
     assert "42 of 42 rows are shared with 42 evaluation rows" in capsys.readouterr().out
     assert main(["data", "overlap", "--rows", "nowhere", "--evaluation", "jsonl:x"]) == 2
     assert Path(evaluation.path).exists()
-    assert len(list(load_rows(evaluation))) == 42
+    assert len(list(load_samples(evaluation))) == 42

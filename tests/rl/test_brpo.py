@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import look_again
 from look_again.data.loaders import Source
-from look_again.data.sample import RowError
+from look_again.data.sample import SampleError
 from look_again.loading import default_checkpoint
 from look_again.rl import brpo as run
 from look_again.rl.recipe import BrpoConfig, load_brpo_config
@@ -151,5 +151,5 @@ def test_rows_without_a_reference_are_named(base, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"id": "lost", "question": "How many?"}\n')
     source = Source(loader="jsonl", path=str(tmp_path / "rows.jsonl"))
     settings = dataclasses.replace(config(base, tmp_path / "run"), data=(source,))
-    with pytest.raises(RowError, match="lost"):
+    with pytest.raises(SampleError, match="lost"):
         run.train_brpo(settings)

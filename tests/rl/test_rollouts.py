@@ -7,7 +7,7 @@ import torch
 
 from look_again.core.families import family_of
 from look_again.core.reattention import Reattention
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.rl.rollouts import sample_groups
 from look_again.tabletop.loader import row_of
 from look_again.tabletop.rows import make_row
@@ -28,7 +28,7 @@ def codec(model, tokenizer):
 
 @pytest.fixture(scope="module")
 def rows():
-    text = Row(id="text", question="How many?", reference="3", source="s")
+    text = Sample(id="text", question="How many?", reference="3", source="s")
     return [row_of(make_row("train", 1, 0), "train"), text, row_of(make_row("train", 1, 5), "train")]
 
 
@@ -66,11 +66,11 @@ def test_log_probs_at_rollout_equal_those_of_the_loss_pass(model, tokenizer, tri
         for prompt, response, own in zip(prompts, responses(output, prompts), output.reflections, strict=True)
     ]
     assert not any(example.needs_scores for example in examples)
-    pictures = {
+    images = {
         name: torch.cat([getattr(prompt, name) for prompt in prompts]) for name in ("pixel_values", "image_grid_thw")
     }
     with torch.no_grad():
-        found = module(examples, **pictures, log_probs=True)
+        found = module(examples, **images, log_probs=True)
     for row, example in enumerate(examples):
         sampled = [output.logits[step][row].index_fill(-1, banned, float("-inf")).log_softmax(-1) for step in range(18)]
         expected = torch.stack([p[token] for p, token in zip(sampled, example.response_ids, strict=True)])

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from look_again.core.reattention import Reattention
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.rl.rollouts import sample_groups
 from look_again.rl.vllm_messages import MARKER, VllmError, write_weights
 from look_again.rl.vllm_rollouts import VllmEngine, VllmServer, stop_ids
@@ -136,9 +136,9 @@ def rows():
     """None, one and two pictures; none of them at a size that the processor leaves alone."""
     pictures = [Image.fromarray(noise(seed, *size)) for seed, size in enumerate([(61, 140), (200, 90), (35, 50)])]
     return [
-        Row(id="one", question="Where?", images=(pictures[0],), source="s"),
-        Row(id="none", question="How many?", source="s"),
-        Row(id="two", question="Same?", images=(pictures[1], pictures[2]), source="s"),
+        Sample(id="one", question="Where?", images=(pictures[0],), source="s"),
+        Sample(id="none", question="How many?", source="s"),
+        Sample(id="two", question="Same?", images=(pictures[1], pictures[2]), source="s"),
     ]
 
 
@@ -442,9 +442,9 @@ class FakeLlm:
     def output(self, prompt, sampling):
         pictures = prompt.get("multi_modal_data", {}).get("image", [])
         parts = []
-        for picture in pictures:
+        for image in pictures:
             file = io.BytesIO()
-            picture.save(file, "PNG")
+            image.save(file, "PNG")
             url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
             parts.append({"type": "image_url", "url": url})
         body = {"token_ids": prompt["prompt_token_ids"], "sampling_params": vars(sampling), "content_parts": parts}

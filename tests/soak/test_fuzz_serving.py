@@ -64,8 +64,8 @@ def openapi(server: Served) -> dict[str, Any]:
     made = httpx.get(f"{server.url}/openapi.json").json()
     schemas = made["components"]["schemas"]
     schemas["ChatRequest"]["properties"]["model"] = {"enum": [NAME, f"{NAME}:route-25", f"{NAME}:text", "other"]}
-    pictures = [data_url(image()), data_url(image("WEBP"), "image/webp"), data_url(b"none")]
-    schemas["ImageUrl"]["properties"]["url"] = {"anyOf": [{"enum": pictures}, {"type": "string"}]}
+    images = [data_url(image()), data_url(image("WEBP"), "image/webp"), data_url(b"none")]
+    schemas["ImageUrl"]["properties"]["url"] = {"anyOf": [{"enum": images}, {"type": "string"}]}
     return made
 
 

@@ -45,14 +45,14 @@ class Question:
     """alone: what the server says when nothing else is asked."""
 
     text: str
-    picture: bytes
+    image: bytes
     policy: Reattention
     alone: Answer | None = None
 
     @property
     def body(self) -> dict[str, Any]:
         content = [
-            {"type": "image_url", "image_url": {"url": data_url(self.picture)}},
+            {"type": "image_url", "image_url": {"url": data_url(self.image)}},
             {"type": "text", "text": self.text},
         ]
         options = {"reattention": self.policy.mode, "content": "all", "rows": True}
@@ -177,7 +177,7 @@ def judge(account: Account) -> list[str]:
     wrong = []
     for question, answer in account.different:
         messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question.text}]}]
-        job = Job(messages=messages, images=[load_image(question.picture)], policy=question.policy, sampling=Sampling())
+        job = Job(messages=messages, images=[load_image(question.image)], policy=question.policy, sampling=Sampling())
         prompt = prompt_of(checkpoint, job, checkpoint.model.config, 4096)
         pair = [events_of(one, checkpoint) for one in (question.alone, answer)]
         if same_but_for_ties(checkpoint, prompt, question.policy, *pair):

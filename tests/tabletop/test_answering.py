@@ -12,7 +12,7 @@ from look_again.pipeline.stages.cold_start import with_reflection
 from look_again.pipeline.stages.prompt_files import load_prompt
 from look_again.tabletop.answering import COMMON_FAULTS, FAULTY_ATTEMPTS, Conduct, respond
 from look_again.tabletop.endpoint import conduct_of
-from look_again.tabletop.loader import tabletop_rows
+from look_again.tabletop.loader import tabletop_samples
 from look_again.tabletop.rows import make_row
 from look_again.text.grammar import parse
 
@@ -21,7 +21,7 @@ WRONG = Conduct(error_rate=1.0)
 
 
 def body(index: int, role: str, prompt: str | None = None, **fields: str) -> dict:
-    (row,) = tabletop_rows("test", 2, [index])
+    (row,) = tabletop_samples("test", 2, [index])
     given = {"question": row.question, "reference": row.reference or "", "objections": "", **fields}
     user = load_prompt(prompt).fill(given)[1] if prompt else row.question
     return {"model": f"tabletop-{role}", "messages": messages("", user, [sendable(row.images[0])])}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from look_again.data.loaders import Source, load_rows
+from look_again.data.loaders import Source, load_samples
 from look_again.tabletop.oracle import CROWDED, REQUESTS
 from look_again.tabletop.rows import make_row
 from look_again.text.grammar import parse
@@ -27,6 +27,6 @@ def test_other_rows_do_not_change():
 
 
 def test_a_source_may_ask_for_one_length():
-    rows = list(load_rows(Source(loader="tabletop", path="5:12:brief")))
+    rows = list(load_samples(Source(loader="tabletop", path="5:12:brief")))
     assert len(rows) == 12
     assert all(row.question.endswith(REQUESTS["brief"]) for row in rows)

@@ -17,7 +17,7 @@ from look_again.tabletop.rows import make_row
 from look_again.tabletop.tabletop_benchmark import (
     TABLETOP,
     TABLETOP_PLANTED,
-    TabletopPicture,
+    TabletopImage,
     score_free,
     score_planted,
 )
@@ -91,7 +91,7 @@ def test_items_are_the_rows_of_the_stream():
     row = make_row("test", 0, 3, reflections=1, error_rate=0.3)
     assert len(items) == 8
     assert (items[3].id, items[3].prompt, items[3].reference) == (row.id, row.prompt, row.answer)
-    assert items[3].images[0] == TabletopPicture("test", 0, 3) != TabletopPicture("test", 0, 4)
+    assert items[3].images[0] == TabletopImage("test", 0, 3) != TabletopImage("test", 0, 4)
     from look_again.data.image_files import open_image
 
     assert open_image(items[3].images[0]).tobytes() == render(row.scene).convert("RGB").tobytes()

@@ -35,7 +35,7 @@ def test_pictures_are_the_same_on_every_machine():
     digest = hashlib.sha256()
     for row in make_rows("test", 20261121, 10):
         digest.update(render(row.scene).tobytes())
-    assert digest.hexdigest() == PICTURES_SHA256
+    assert digest.hexdigest() == IMAGES_SHA256
 
 
 def test_streams_differ_by_split_seed_and_index():
@@ -251,4 +251,4 @@ def test_mistakes_name_what_was_said():
 
 
 ROWS_SHA256 = "a0fc5882eb9c51c668805c895f8cd82dfd1672edcc30f4fb58253c264b8471ab"
-PICTURES_SHA256 = "589c1fc1dda6d78ea3e3f9ff9c1f24b5806bc653da09004191258c8f0ac8c43e"
+IMAGES_SHA256 = "589c1fc1dda6d78ea3e3f9ff9c1f24b5806bc653da09004191258c8f0ac8c43e"

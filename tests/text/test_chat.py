@@ -228,8 +228,8 @@ def test_counts_must_match_the_images(tokenizer: Any, counts: list[int], message
 
 def test_loaded_picture_in_the_item_is_ignored(tokenizer: Any) -> None:
     """Rows of data sets hold the picture in the item; a template that prints it would fill the prompt."""
-    with_picture = user({"type": "image", "image": object()}, "x")
-    assert encode(tokenizer, with_picture, [2]) == encode(tokenizer, user(IMAGE, "x"), [2])
+    with_image = user({"type": "image", "image": object()}, "x")
+    assert encode(tokenizer, with_image, [2]) == encode(tokenizer, user(IMAGE, "x"), [2])
 
 
 @pytest.mark.parametrize(

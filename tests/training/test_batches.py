@@ -6,7 +6,7 @@ import pytest
 
 from look_again.core.reattention import Reattention
 from look_again.data.image_files import image_size
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.tabletop.loader import row_of
 from look_again.tabletop.rows import make_row
 from look_again.tabletop.tiny import build_image_processor
@@ -67,7 +67,7 @@ def test_lengths_are_known_before_pictures_are_decoded(codec, mode):
 
 def test_collated_labels_count_the_targets_either_way(codec):
     """The library may shift labels or not before it counts them; the count must be that of the targets."""
-    text = Row(id="t", question="How many?", response="<SUMMARY>a</SUMMARY>", source="s")
+    text = Sample(id="t", question="How many?", response="<SUMMARY>a</SUMMARY>", source="s")
     items = [codec.item(text, Reattention()), codec.item(row_of(make_row("train", 1, 0), "train"), Reattention())]
     batch = collate(items)
     targets = sum(item.example.silent.count(False) for item in items)

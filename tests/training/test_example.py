@@ -15,7 +15,7 @@ from look_again.core.slots import Slots
 from look_again.text.tags import tag_ids
 from look_again.training.example import Example, add_response, pad_batch, start_sequence
 from look_again.training.module import Reattending
-from look_again.training.selection import select_rows
+from look_again.training.selection import select_visual_tokens
 from tests.conftest import (
     TOLERANCE,
     Prompt,
@@ -56,7 +56,7 @@ def rebuilt(model: Any, examples: list[Example], tables: list[torch.Tensor], ref
     family = family_of(model.config)
     chosen: list[Any] = [None] * len(examples)
     if examples[0].policy.needs_scores:
-        chosen = select_rows(model, examples, tables, reflection_id)
+        chosen = select_visual_tokens(model, examples, tables, reflection_id)
     sequences = []
     for example, rows in zip(examples, chosen, strict=True):
         builder = start_sequence(family, family.vision_tokens(model.config), example)

@@ -18,7 +18,7 @@ from look_again.text.grammar import open_tag
 from look_again.text.tags import tag_ids
 from look_again.training.batches import Codec, collate
 from look_again.training.example import start_sequence
-from look_again.training.selection import select_rows
+from look_again.training.selection import select_visual_tokens
 
 ANSWERS, BATCH, NEAR = 100, 50, 1e-5
 POLICY = Reattention(mode="route", keep=50)
@@ -46,7 +46,7 @@ def test_route_picks_the_same_rows_in_training_and_decoding():
         for item, slots in zip(items, output.slots, strict=True):
             item.example.response_ids = slots.token_ids[slots.provenance == Provenance.SAMPLED].tolist()
         tag = ids[open_tag("REFLECTION")]
-        found = select_rows(model, [item.example for item in items], features, tag)
+        found = select_visual_tokens(model, [item.example for item in items], features, tag)
         for item, rows, own, table in zip(items, found, output.reflections, features, strict=True):
             decoded = [list(reflection.rows) for reflection in own]
             reflections += len(decoded)

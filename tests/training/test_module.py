@@ -9,21 +9,21 @@ from look_again.core.reattention import Reattention
 from look_again.text.tags import tag_ids
 from look_again.training.example import Example
 from look_again.training.module import SECTIONS, Reattending, sections_of
-from look_again.training.selection import passes_of
+from look_again.training.selection import count_passes
 from tests.conftest import make_prompt
 from tests.training.test_example import example_of
 
 
-def pictures_of(prompts):
+def images_of(prompts):
     return {
         "pixel_values": torch.cat([p.pixel_values for p in prompts]),
         "image_grid_thw": torch.cat([p.image_grid_thw for p in prompts]),
     }
 
 
-def whole_log_probs(module, examples, pictures):
+def whole_log_probs(module, examples, images):
     """Of the targets of one row, under the whole vocabulary."""
-    features, _ = module.features(examples, **pictures)
+    features, _ = module.features(examples, **images)
     logits, targets = module.target_logits(next(iter(module.batches(examples, features))), features)
     return logits.log_softmax(-1).gather(-1, targets.unsqueeze(-1))[:, 0]
 
@@ -35,10 +35,10 @@ def test_the_loss_is_the_mean_over_all_targets(model, tokenizer, prompts):
         example_of(model, prompts[0], [300, 301], Reattention()),
         example_of(model, prompts[2], [302, 303, 304, 305, 306], Reattention()),
     ]
-    shown = pictures_of([prompts[0], prompts[2]])
+    shown = images_of([prompts[0], prompts[2]])
     with torch.no_grad():
         asked = zip(examples, (prompts[0], prompts[2]), strict=True)
-        log_probs = torch.cat([whole_log_probs(module, [row], pictures_of([prompt])) for row, prompt in asked])
+        log_probs = torch.cat([whole_log_probs(module, [row], images_of([prompt])) for row, prompt in asked])
         assert torch.allclose(module(examples, **shown)["loss"], -log_probs.mean(), atol=1e-5)
         halved = module(examples, **shown, num_items_in_batch=torch.tensor(14))["loss"]
     assert torch.allclose(halved, -log_probs.sum() / 14, atol=1e-5)
@@ -48,7 +48,7 @@ def test_silent_tokens_carry_no_loss(model, tokenizer, prompts):
     """Would catch a planted mistake that is learned."""
     module = Reattending(model, tag_ids(tokenizer))
     example = example_of(model, prompts[0], [300, 301, 302], Reattention())
-    shown = pictures_of(prompts[:1])
+    shown = images_of(prompts[:1])
     with torch.no_grad():
         every = module.log_probs([example], **shown)[0]
         example.silent = [False, True, False]
@@ -62,9 +62,9 @@ def test_rows_without_images_train_as_they_are(model, tokenizer, prompts):
     shown = example_of(model, prompts[0], [302, 303], Reattention())
     with torch.no_grad():
         alone = module.log_probs([text])[0]
-        both = module.log_probs([text, shown], **pictures_of(prompts[:1]))
+        both = module.log_probs([text, shown], **images_of(prompts[:1]))
         assert torch.allclose(both[0], alone, atol=1e-5)
-        assert torch.allclose(both[1], module.log_probs([shown], **pictures_of(prompts[:1]))[0], atol=1e-5)
+        assert torch.allclose(both[1], module.log_probs([shown], **images_of(prompts[:1]))[0], atol=1e-5)
         whole = whole_log_probs(module, [text], {})
         assert float(module([text])["loss"]) == pytest.approx(-float(whole.mean()), abs=1e-5)
 
@@ -76,9 +76,9 @@ def test_a_row_alone_equals_the_step(model, tokenizer, trigger, prompts):
     policies = [Reattention(mode="route"), Reattention(), Reattention(mode="route"), Reattention(mode="text")]
     examples = [example_of(model, p, r, policy) for p, r, policy in zip(prompts, responses, policies, strict=True)]
     with torch.no_grad():
-        together = module.log_probs(examples, **pictures_of(prompts))
+        together = module.log_probs(examples, **images_of(prompts))
         for example, prompt, found in zip(examples, prompts, together, strict=True):
-            assert torch.allclose(module.log_probs([example], **pictures_of([prompt]))[0], found, atol=1e-5)
+            assert torch.allclose(module.log_probs([example], **images_of([prompt]))[0], found, atol=1e-5)
 
 
 def test_sections_worked_out_by_hand(tokenizer):
@@ -95,7 +95,7 @@ def test_section_losses_add_up(model, tokenizer, prompts):
     module, ids = Reattending(model, tag_ids(tokenizer)), tag_ids(tokenizer)
     example = example_of(model, prompts[0], [ids["<SUMMARY>"], 300, ids["</SUMMARY>"], 301], Reattention())
     with torch.no_grad():
-        loss = module([example], **pictures_of(prompts[:1]))["loss"]
+        loss = module([example], **images_of(prompts[:1]))["loss"]
     sums = module.take_section_losses()
     assert sums[:, 1].tolist() == [3, 0, 0, 0, 0, 1]
     assert float(sums[:, 0].sum()) / 4 == pytest.approx(float(loss), abs=1e-5)
@@ -108,7 +108,7 @@ def test_checkpointing_and_dropout_do_not_reach_the_selection(tokenizer, model, 
     module = Reattending(model, tag_ids(tokenizer))
     module.train(training)
     example = example_of(model, prompts[0], [300, trigger.open_id, 301, trigger.open_id, 5], Reattention(mode="route"))
-    features, _ = module.features([example], **pictures_of(prompts[:1]))
+    features, _ = module.features([example], **images_of(prompts[:1]))
     expected = [slots.rows.tolist() for slots in module.sequences([example], features)]
     model.gradient_checkpointing_enable({"use_reentrant": False})
     try:
@@ -122,5 +122,5 @@ def test_checkpointing_and_dropout_do_not_reach_the_selection(tokenizer, model, 
 def test_passes_are_counted_ahead():
     """Would catch processes that share weights and wait for a pass that another one never makes."""
     examples = [Example([1], [5, 50, 6, 50, 50], [(1, 1, 2)], Reattention(mode="route")), Example([1], [5], [], Reattention())]  # fmt: skip  # noqa: E501
-    assert passes_of(examples, 50) == 1 + 2
-    assert passes_of([], 50) == 0
+    assert count_passes(examples, 50) == 1 + 2
+    assert count_passes([], 50) == 0

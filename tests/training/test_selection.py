@@ -11,8 +11,8 @@ import torch
 from look_again.core.families import family_of
 from look_again.core.reattention import Reattention
 from look_again.training.example import Example
-from look_again.training.selection import select_rows
-from tests.conftest import decode, feature_table, make_pictures, make_prompt, responses
+from look_again.training.selection import select_visual_tokens
+from tests.conftest import decode, feature_table, make_images, make_prompt, responses
 
 
 def random_plan(rows: int, columns: int, reflection_id: int, seed: int) -> dict[tuple[int, int], int]:
@@ -58,7 +58,7 @@ def test_select_rows_equals_decoding(model, tokenizer, trigger, prompts, seed, p
     torch.manual_seed(seed)
     output = decode(model, tokenizer, shown, policy, plan, max_new_tokens=45, do_sample=True)
     examples = examples_of(model, shown, responses(output, shown), policy)
-    chosen = select_rows(model, examples, [feature_table(model, prompt) for prompt in shown], trigger.open_id)
+    chosen = select_visual_tokens(model, examples, [feature_table(model, prompt) for prompt in shown], trigger.open_id)
     assert chosen == [[list(reflection.rows) for reflection in own] for own in output.reflections]
     assert sum(map(len, chosen)) == len(plan) >= 5
     assert len({tuple(rows) for own in chosen for rows in own}) > 3
@@ -71,9 +71,9 @@ def test_an_example_alone_equals_the_batch(model, tokenizer, trigger, prompts):
     given = [[chance.randrange(100, 300) for _ in range(n)] + [trigger.open_id, 120] for n in (3, 30, 17, 1)]
     examples = examples_of(model, prompts, given, policy)
     tables = [feature_table(model, prompt) for prompt in prompts]
-    together = select_rows(model, examples, tables, trigger.open_id)
+    together = select_visual_tokens(model, examples, tables, trigger.open_id)
     alone = [
-        select_rows(model, [example], [table], trigger.open_id)[0]
+        select_visual_tokens(model, [example], [table], trigger.open_id)[0]
         for example, table in zip(examples, tables, strict=True)
     ]
     assert together == alone
@@ -82,11 +82,11 @@ def test_an_example_alone_equals_the_batch(model, tokenizer, trigger, prompts):
 def test_the_rows_depend_on_what_was_said(model, tokenizer, trigger):
     """Would catch a ranking of the prompt alone."""
     prompt = make_prompt(tokenizer, "Look.", [(112, 112)], seed=3)
-    assert make_pictures([(112, 112)], 3)[1].tolist() == [[1, 8, 8]]
+    assert make_images([(112, 112)], 3)[1].tolist() == [[1, 8, 8]]
     chance = random.Random(1)
     given = [[chance.randrange(100, 300) for _ in range(6)] + [trigger.open_id] for _ in range(4)]
     examples = examples_of(model, [prompt] * 4, given, Reattention(mode="route", keep=25))
-    chosen = select_rows(model, examples, [feature_table(model, prompt)] * 4, trigger.open_id)
+    chosen = select_visual_tokens(model, examples, [feature_table(model, prompt)] * 4, trigger.open_id)
     assert len({tuple(rows[0]) for rows in chosen}) > 1
     assert all(len(rows[0]) == 4 for rows in chosen)
 
@@ -95,7 +95,7 @@ def test_the_model_is_left_on_its_kernel(model, tokenizer, trigger, prompts):
     """Would catch a training step on the recorder's attention, also after a selection that failed."""
     examples = examples_of(model, prompts[:1], [[100, trigger.open_id, 101]], Reattention(mode="route"))
     table = feature_table(model, prompts[0])
-    assert len(select_rows(model, examples, [table], trigger.open_id)[0][0]) == 3
+    assert len(select_visual_tokens(model, examples, [table], trigger.open_id)[0][0]) == 3
     with pytest.raises(IndexError):
-        select_rows(model, examples, [table[:2]], trigger.open_id)
+        select_visual_tokens(model, examples, [table[:2]], trigger.open_id)
     assert model.config.get_text_config()._attn_implementation == "sdpa"

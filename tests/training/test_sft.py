@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, TrainerState
 
 import look_again
 from look_again.data.loaders import Source
-from look_again.data.sample import RowError
+from look_again.data.sample import SampleError
 from look_again.loading import LoadError
 from look_again.rl.recipe import load_brpo_config
 from look_again.tabletop.tiny import TinyConfig, build_image_processor, build_model, build_tokenizer
@@ -187,7 +187,7 @@ def test_rows_of_ones_own_train_with_and_without_images(tmp_path):
 def test_bad_rows_stop_the_run_before_its_first_step_or_are_counted(tmp_path, bad, named):
     lines = [{"id": "good", "question": "What?", "response": GOOD}, {"id": "bad1", "question": "What?", **bad}]
     config = rows_stage(tmp_path, lines)
-    with pytest.raises(RowError, match=f"(?s){named}"):
+    with pytest.raises(SampleError, match=f"(?s){named}"):
         train(config)
     stage = dataclasses.replace(config.stages[0], on_bad_row="skip")
     final = train(dataclasses.replace(config, output=str(tmp_path / "skipping"), stages=(stage,)))

@@ -47,11 +47,11 @@ def rows(model: Any, tokenizer: Any) -> tuple[list[Example], dict[str, torch.Ten
         Example(shown.token_ids, response, grids, Reattention(mode="route"), [False] * 7),
         Example(text.token_ids, response, [], Reattention(mode="copy"), [False] * 7),
     ]
-    pictures = {
+    images = {
         "pixel_values": torch.cat([shown.pixel_values] * 2),
         "image_grid_thw": torch.cat([shown.image_grid_thw] * 2),
     }
-    return examples, pictures
+    return examples, images
 
 
 def trained(tokenizer: Any, stage: Stage, tied: bool) -> tuple[dict, dict, Any]:
@@ -61,10 +61,10 @@ def trained(tokenizer: Any, stage: Stage, tied: bool) -> tuple[dict, dict, Any]:
     ids = tag_ids(tokenizer)
     module = Reattending(model, ids, choose_trainable(model, stage, list(ids.values())))
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
-    examples, pictures = rows(model, tokenizer)
+    examples, images = rows(model, tokenizer)
     losses = []
     for _ in range(STEPS):
-        loss = module(examples, **pictures)["loss"]
+        loss = module(examples, **images)["loss"]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -113,10 +113,10 @@ def test_the_exported_model_computes_what_was_trained(tokenizer, trains):
         for parameter in module.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
-    examples, pictures = rows(model, tokenizer)
+    examples, images = rows(model, tokenizer)
     with torch.no_grad():
-        expected = module.log_probs(examples, **pictures)
-        found = Reattending(merged(module.state_dict(), stage, start, tokenizer), ids).log_probs(examples, **pictures)
+        expected = module.log_probs(examples, **images)
+        found = Reattending(merged(module.state_dict(), stage, start, tokenizer), ids).log_probs(examples, **images)
     assert max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True)) <= 1e-5
 
 

@@ -65,7 +65,7 @@ def test_the_page_is_whole_and_fetches_nothing():
 @needs_gradio
 def test_pictures_are_found_by_their_names():
     desk = desk_of()
-    key = desk.pictures.put((shown_png(Image.new("RGB", (30, 20))), (30, 20)))
+    key = desk.images.put((shown_png(Image.new("RGB", (30, 20))), (30, 20)))
     kept, gone = talk(
         make_app(desk, Entrance()),
         ("GET", f"/pictures/{key}", {}),
@@ -76,11 +76,11 @@ def test_pictures_are_found_by_their_names():
     assert gone[0] == 404
 
 
-def asking(desk, picture=None, question="How many?"):
+def asking(desk, image=None, question="How many?"):
     """A request that presses Ask with these in the fields."""
     listeners = make_page(desk).config["dependencies"]
     ask = next(listener["id"] for listener in listeners if len(listener["inputs"]) == 7)
-    data = [picture, question, ["text"], 50, 0, 0, 10]
+    data = [image, question, ["text"], 50, 0, 0, 10]
     return "POST", "/gradio_api/queue/join", {"json": {"data": data, "fn_index": ask, "session_hash": "w"}}
 
 
@@ -91,7 +91,7 @@ def test_no_field_makes_the_server_fetch_a_file():
     there, elsewhere = (
         {"path": path, "meta": {"_type": "gradio.FileData"}} for path in ("/tmp/a.png", "https://example.org/a.png")
     )
-    uploaded, picture, text, plain = talk(
+    uploaded, image, text, plain = talk(
         make_app(desk, Entrance()),
         asking(desk, there),
         asking(desk, elsewhere),
@@ -99,7 +99,7 @@ def test_no_field_makes_the_server_fetch_a_file():
         asking(desk, question="What is on https://example.org/a.png?"),
     )
     assert (uploaded[0], plain[0]) == (200, 200)
-    for answer in (picture, text):
+    for answer in (image, text):
         assert (answer[0], answer[2]) == (400, b"files are uploaded; this page fetches none\n")
 
 

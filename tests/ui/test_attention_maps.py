@@ -21,7 +21,7 @@ from look_again.ui.examples import example_of
 from look_again.ui.question import Asked
 from look_again.ui.transcript import Decoded, TokenTexts, Transcript, policy_of
 
-PICTURE, QUESTION = example_of("0/0")  # thinks at length: two reflections
+IMAGE, QUESTION = example_of("0/0")  # thinks at length: two reflections
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def answered(model):
         await backend.start()
         for mode in ("text", "copy", "route"):
             policy = policy_of(mode, 40)
-            job = Asked(PICTURE, QUESTION, Sampling(max_new_tokens=400)).job(policy)
+            job = Asked(IMAGE, QUESTION, Sampling(max_new_tokens=400)).job(policy)
             transcript = Transcript(policy, TokenTexts(model.checkpoint.tokenizer))
             async for event in backend.generate(job):
                 transcript.take(event)
@@ -57,7 +57,7 @@ def test_the_sequence_is_the_one_that_was_decoded(model, answered, mode):
     check, config = model.checkpoint, model.checkpoint.model.config
     prompt = prompt_of(check, job, config, config.get_text_config().max_position_embeddings)
     made = slots_of(check.family, check.family.vision_tokens(config), prompt, transcript.decoded())
-    answer = model.ask(PICTURE, QUESTION, reattention=transcript.policy, sampling=Sampling(max_new_tokens=400))
+    answer = model.ask(IMAGE, QUESTION, reattention=transcript.policy, sampling=Sampling(max_new_tokens=400))
     if mode != "text":
         assert len(transcript.looks) >= 2
     for name in ("token_ids", "rows", "provenance", "positions"):
@@ -71,7 +71,7 @@ def test_the_sequence_is_the_one_that_was_decoded(model, answered, mode):
 def test_sections_are_those_of_the_analysis(model, answered, layer, monkeypatch):
     """Also when it takes several passes: a long answer must not be measured in another way than a short one."""
     job, transcript = answered["route"]
-    expected = heatmap(model, Question(PICTURE, QUESTION), transcript.policy, Sampling(max_new_tokens=400), layer=layer)
+    expected = heatmap(model, Question(IMAGE, QUESTION), transcript.policy, Sampling(max_new_tokens=400), layer=layer)
     monkeypatch.setattr(looks_module, "PASS_FLOATS", 2**15)
     looks = measure(model.checkpoint, job, transcript.decoded())
     made = payload(looks, transcript.texts.text, transcript.texts.ends, transcript.decoded(), layer)

@@ -16,7 +16,7 @@ from look_again.images import ImageError
 from look_again.loading import default_checkpoint
 from look_again.model import Sampling
 from look_again.ui.examples import COUNT, SEEDS, example_of, examples_html, set_after
-from look_again.ui.question import asked_of, grid_of, keep_of, modes_of, picture_bytes
+from look_again.ui.question import asked_of, grid_of, image_bytes, keep_of, modes_of
 
 
 def bomb() -> bytes:
@@ -45,7 +45,7 @@ def test_bad_pictures_are_refused_without_their_path(tmp_path, data, said):
 def test_a_question_as_the_fields_have_it(tmp_path):
     Image.new("RGBA", (40, 30)).save(tmp_path / "a.png")
     asked = asked_of(str(tmp_path / "a.png"), "  How many? ", 0.7000001, 5.0, 64.0, "window")
-    assert (asked.text, asked.picture.mode, asked.picture.size) == ("How many?", "RGB", (40, 30))
+    assert (asked.text, asked.image.mode, asked.image.size) == ("How many?", "RGB", (40, 30))
     assert asked.sampling == Sampling(max_new_tokens=64, temperature=0.7, seed=5)
     job = asked.job(Reattention(mode="copy"))
     assert job.messages == [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}]
@@ -97,8 +97,8 @@ def test_examples_are_those_of_the_page_alone():
     small = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', html)
     assert {Image.open(io.BytesIO(base64.b64decode(code))).size for code in small} == {(112, 112)}
     assert len(small) == html.count("src=") == COUNT
-    picture, question = example_of("0/1")
-    assert picture.size == (168, 168)
+    image, question = example_of("0/1")
+    assert image.size == (168, 168)
     assert question.endswith("Think step by step.")
     assert [set_after(name) for name in ("0", "7", SEEDS - 1, None, "x", "9" * 5000)] == [1, 8, 0, 0, 0, 0]
     for name in (None, "", "0", "0/99", f"{SEEDS}/0", "-1/0", "0/x", "../../etc", "9" * 5000):
@@ -108,6 +108,6 @@ def test_examples_are_those_of_the_page_alone():
 
 def test_what_a_picture_takes_in_memory():
     """Counted at three bytes a pixel, a quarter too much would be kept."""
-    picture = Image.new("RGB", (40, 30))
-    assert picture_bytes(picture) == 4800
+    image = Image.new("RGB", (40, 30))
+    assert image_bytes(image) == 4800
     assert asked_of(None, "How many?", 0, 0, 10).size_bytes == 0

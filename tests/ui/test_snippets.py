@@ -22,11 +22,11 @@ QUESTIONS = [
     "$(touch hit) `touch hit` ${HOME} \\ END\nEND\n",
     "emoji 🙂 日本 \u2028 </script>",
 ]
-PICTURE = Image.new("RGB", (60, 60))
+IMAGE = Image.new("RGB", (60, 60))
 ROUTE = Reattention(mode="route", keep=30)
 
 
-def asked(text: str, picture: Image.Image | None = PICTURE, **sampling: object) -> Asked:
+def asked(text: str, picture: Image.Image | None = IMAGE, **sampling: object) -> Asked:
     return Asked(picture, text, Sampling(**sampling))  # type: ignore[arg-type]
 
 
@@ -61,7 +61,7 @@ def test_the_openai_client_asks_the_same(text, monkeypatch, tmp_path):
 
     monkeypatch.setitem(sys.modules, "openai", SimpleNamespace(OpenAI=Client))
     monkeypatch.chdir(tmp_path)
-    PICTURE.save("picture.png")
+    IMAGE.save("picture.png")
     exec(openai_code(asked(text), ROUTE, None), {})
     ((image, question),) = [message["content"] for message in sent[0]["messages"]]
     assert question == {"type": "text", "text": text}
@@ -73,7 +73,7 @@ def test_the_openai_client_asks_the_same(text, monkeypatch, tmp_path):
 @pytest.mark.parametrize("text", QUESTIONS)
 def test_curl_asks_the_same(text, tmp_path):
     """Nothing of a question is run by the shell, and nothing of it is changed on the way."""
-    PICTURE.save(tmp_path / "picture.png")
+    IMAGE.save(tmp_path / "picture.png")
     code = f"curl() {{ cat; }}\n{curl_code(asked(text), Reattention(mode='copy'), 'm')}"
     done = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     body = json.loads(done.stdout)

@@ -37,7 +37,7 @@ class Played(PlayedBackend):
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     Image.new("RGB", (168, 168), "white").save(tmp_path / "a.png")
     return str(tmp_path / "a.png")
 
@@ -53,8 +53,8 @@ def measured(monkeypatch):
     monkeypatch.setattr(desk_module, "measure", measure)
 
 
-def fields(picture: str | None, modes=("text", "copy", "route"), keep: object = 50) -> Fields:
-    return Fields(picture, "How many <b>?", list(modes), keep, 0, 0, 64)
+def fields(image: str | None, modes=("text", "copy", "route"), keep: object = 50) -> Fields:
+    return Fields(image, "How many <b>?", list(modes), keep, 0, 0, 64)
 
 
 def desk_of(name: str = "transformers") -> Desk:
@@ -70,10 +70,10 @@ async def asked(desk: Desk, window: str, given: Fields) -> dict[str, str]:
     return found
 
 
-def test_an_answer_is_kept_and_measured_once(picture, measured):
+def test_an_answer_is_kept_and_measured_once(image, measured):
     async def go() -> None:
         desk = desk_of()
-        found = await asked(desk, "w", fields(picture, ["copy"]))
+        found = await asked(desk, "w", fields(image, ["copy"]))
         key = desk._runs("w").transcripts["copy"].key
         assert f'data-key="{key}"' in found["copy"]
         assert 'src="pictures/' in found["copy"]
@@ -94,10 +94,10 @@ def test_without_a_picture_nothing_is_kept():
     assert all("nothing to look at again" in html for html in found.values())
 
 
-def test_windows_do_not_see_each_other(picture):
+def test_windows_do_not_see_each_other(image):
     async def go() -> None:
         desk = desk_of()
-        await asked(desk, "one", fields(picture))
+        await asked(desk, "one", fields(image))
         assert desk.asked("one")
         assert not desk.asked("two")
         desk.leave("one")
@@ -107,15 +107,15 @@ def test_windows_do_not_see_each_other(picture):
     asyncio.run(go())
 
 
-def test_modes_that_are_compared_later(picture):
+def test_modes_that_are_compared_later(image):
     async def go() -> None:
         desk = desk_of()
-        await asked(desk, "w", fields(picture, ["copy"]))
+        await asked(desk, "w", fields(image, ["copy"]))
         shown, missing = desk.compare("w", ["copy", "route"])
         assert missing == ["route"]
         assert "la-alone" not in shown["copy"]
         assert (shown["text"], shown["route"]) == ("", "")
-        async for _ in desk.answers("w", missing, fields(picture, ["copy", "route"])):
+        async for _ in desk.answers("w", missing, fields(image, ["copy", "route"])):
             pass
         shown, missing = desk.compare("w", ["route"])
         assert missing == []
@@ -126,10 +126,10 @@ def test_modes_that_are_compared_later(picture):
     asyncio.run(go())
 
 
-def test_bad_fields_change_nothing(picture):
+def test_bad_fields_change_nothing(image):
     async def go() -> None:
         desk = desk_of()
-        for given in (fields(picture, []), fields(picture, keep=500), fields(picture + "x")):
+        for given in (fields(image, []), fields(image, keep=500), fields(image + "x")):
             with pytest.raises(ValueError, match=r"Choose|keep|no such file"):
                 await desk.begin("w", given)
         assert not desk.asked("w")
@@ -137,16 +137,16 @@ def test_bad_fields_change_nothing(picture):
     asyncio.run(go())
 
 
-def test_beside_vllm_rows_stand_in_a_strip_and_the_page_says_so(picture):
+def test_beside_vllm_rows_stand_in_a_strip_and_the_page_says_so(image):
     """vLLM gives chosen rows the positions of a strip; asked for a grid it refuses."""
     desk = desk_of("vllm")
-    found = asyncio.run(asked(desk, "w", fields(picture, ["route"], 30)))
+    found = asyncio.run(asked(desk, "w", fields(image, ["route"], 30)))
     (job,) = desk.backend.jobs
     assert (job.policy.layout, job.policy.keep) == ("strip", 30)
     assert "visual tokens put back, in a strip" in found["route"]
 
 
-def test_a_backend_without_a_model_cannot_measure(picture, measured):
+def test_a_backend_without_a_model_cannot_measure(image, measured):
     async def go() -> None:
         desk = desk_of()
 
@@ -154,7 +154,7 @@ def test_a_backend_without_a_model_cannot_measure(picture, measured):
             raise RefusedError("there is no model")
 
         desk.backend.borrow = borrow
-        await asked(desk, "w", fields(picture, ["copy"]))
+        await asked(desk, "w", fields(image, ["copy"]))
         with pytest.raises(RefusedError, match="no model"):
             await desk.looks(desk._runs("w").transcripts["copy"].key, None)
 

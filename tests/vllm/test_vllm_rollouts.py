@@ -21,7 +21,7 @@ from look_again.core.families import family_of
 from look_again.core.generate import LookAgainDecoding
 from look_again.core.reattention import Reattention
 from look_again.core.trigger import Trigger
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.loading import load_checkpoint
 from look_again.rl.rollouts import Rollout
 from look_again.rl.vllm_rollouts import VllmServer, stop_ids
@@ -69,8 +69,8 @@ def rows():
     two = (Image.fromarray(pixels), tabletop[0].images[0])
     return [
         *tabletop,
-        Row(id="none", question="How many red cubes are there?", source="s"),
-        Row(id="two", question="Where is the cone?", images=two, source="s"),
+        Sample(id="none", question="How many red cubes are there?", source="s"),
+        Sample(id="two", question="Where is the cone?", images=two, source="s"),
     ]
 
 
@@ -92,13 +92,13 @@ def difference(model: Any, codec: Codec, rollouts: Sequence[Rollout], temperatur
     return max(float((a - b).abs().max()) for a, b in zip(ours, served, strict=True))
 
 
-def greedy(server: VllmServer, codec: Codec, rows: Sequence[Row]) -> list[list[int]]:
+def greedy(server: VllmServer, codec: Codec, rows: Sequence[Sample]) -> list[list[int]]:
     found = server.sample_groups(codec, rows, TEXT, group=1, max_new_tokens=120, temperature=0.0)
     return [rollout.completion_ids for rollout in found]
 
 
 @torch.no_grad()
-def greedy_here(model: Any, codec: Codec, rows: Sequence[Row]) -> list[list[int]]:
+def greedy_here(model: Any, codec: Codec, rows: Sequence[Sample]) -> list[list[int]]:
     """By the decoding loop."""
     answers = []
     for row in rows:

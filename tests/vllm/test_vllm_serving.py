@@ -30,7 +30,7 @@ from look_again.serving.prompt import prompt_of
 from look_again.serving.ties import TOLERANCE, parting
 from look_again.serving.vllm.answer import Leg
 from look_again.serving.vllm.vllm_backend import VllmBackend
-from look_again.tabletop.loader import tabletop_rows
+from look_again.tabletop.loader import tabletop_samples
 from look_again.text.instructions import messages_for
 from tests.vllm.vllm_server import vllm_server
 
@@ -49,7 +49,7 @@ class Served:
     server: VllmProcess
     counts: Path
 
-    def pictures_seen(self) -> int:
+    def images_seen(self) -> int:
         return sum(map(int, self.counts.read_text().split()))
 
 
@@ -70,7 +70,7 @@ def checkpoint():
 
 def jobs(policy: Reattention, n: int, first: int = 0) -> list[Job]:
     """Greedy answers to questions of Tabletop, each about a picture of its own."""
-    rows = tabletop_rows("train", 1, range(first, first + n))
+    rows = tabletop_samples("train", 1, range(first, first + n))
     return [
         Job(
             messages=messages_for(row.question, len(row.images), trained=True),
@@ -146,10 +146,10 @@ def added(event: Reinsertion) -> int:
 
 def test_text_and_copy_answer_as_the_transformers_backend_does(served, checkpoint):
     """Would catch a seam that loses a token, other positions, pixels or rows, a second vision pass, a cold cache."""
-    before = served.pictures_seen()
+    before = served.images_seen()
     copies = jobs(COPY, QUESTIONS)
     theirs, ours, legs = by_both(checkpoint, served, copies)
-    seen = served.pictures_seen() - before
+    seen = served.images_seen() - before
     print(f"\n{seen} pictures seen by the vision tower for {len(copies)} answers")
     assert seen == len(copies) + 1  # and the one that the server is tried with
     check_equal(checkpoint, copies, theirs, ours)
@@ -162,9 +162,9 @@ def test_text_and_copy_answer_as_the_transformers_backend_does(served, checkpoin
 
 def test_route_answers_as_the_transformers_backend_does_in_a_strip(served, checkpoint):
     """Would catch another ranking, features of other rows, and positions of a grid."""
-    before, asked = served.pictures_seen(), jobs(STRIP, ROUTE_QUESTIONS, first=1000)
+    before, asked = served.images_seen(), jobs(STRIP, ROUTE_QUESTIONS, first=1000)
     theirs, ours, legs = by_both(checkpoint, served, asked)
-    assert served.pictures_seen() - before <= len(asked) + 1
+    assert served.images_seen() - before <= len(asked) + 1
     check_equal(checkpoint, asked, theirs, ours)
     check_resumed(legs, theirs)
 

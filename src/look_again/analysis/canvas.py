@@ -10,7 +10,7 @@ from PIL import Image
 from look_again.extras import require
 
 DOTS_PER_INCH = 90
-PICTURE_COLOURS = 96
+IMAGE_COLOURS = 96
 NEARLY_WHITE = 248
 MAP_COLOURS = "YlOrRd"
 
@@ -31,13 +31,13 @@ def new_figure(rows: int, columns: int, inches: tuple[float, float]) -> tuple[An
 
 
 def png_of(figure: Any, picture: Image.Image | None = None) -> bytes:
-    """The figure in a palette of its own, a third of the size; a `picture` in it keeps colours of its own."""
+    """The figure in a palette of its own, a third of the size; a `image` in it keeps colours of its own."""
     drawn, file = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png")
     whole = Image.open(drawn).convert("RGB")
-    colours = _colours_of(whole, 256 if picture is None else 256 - PICTURE_COLOURS)
+    colours = _colours_of(whole, 256 if picture is None else 256 - IMAGE_COLOURS)
     if picture is not None:
-        colours += _colours_of(picture.convert("RGB"), PICTURE_COLOURS)
+        colours += _colours_of(picture.convert("RGB"), IMAGE_COLOURS)
     palette = Image.new("P", (1, 1))
     palette.putpalette(colours)
     whole.quantize(palette=palette, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)

@@ -91,12 +91,12 @@ def _lists_table(lists: Mapping[str, Any]) -> str:
 
 
 def _page(title: str, png: bytes, body: str, result: Mapping[str, Any]) -> str:
-    picture = base64.b64encode(png).decode()
+    image = base64.b64encode(png).decode()
     rows = [[str(key), str(value)] for key, value in {**result["settings"], "seconds": result["seconds"]}.items()]
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>"
-        f'<img alt="{html.escape(title)}" src="data:image/png;base64,{picture}">{body}'
+        f'<img alt="{html.escape(title)}" src="data:image/png;base64,{image}">{body}'
         f"<h2>Settings</h2>{_table(['setting', 'value'], rows)}</html>\n"
     )
 

@@ -1,4 +1,4 @@
-"""What the analyses share: questions, their answers, pictures as the model reads them, and how long it all took.
+"""What the analyses share: questions, their answers, images as the model reads them, and how long it all took.
 
 The answers are those of `ask`; an analysis never touches how they are made.
 """
@@ -27,7 +27,7 @@ from look_again.tabletop.world import Scene
 
 @dataclass(frozen=True)
 class Question:
-    """One picture and what is asked about it; `scene` where Tabletop knows what the picture shows."""
+    """One image and what is asked about it; `scene` where Tabletop knows what the image shows."""
 
     image: Image.Image
     text: str
@@ -59,7 +59,7 @@ def answers_to(
 
 
 def see(checkpoint: Checkpoint, questions: Sequence[Question]) -> list[Seen]:
-    """The pictures' features, as decoding computed them."""
+    """The images' features, as decoding computed them."""
     made = checkpoint.image_processor(images=[question.image for question in questions], return_tensors="pt")
     device = checkpoint.model.get_input_embeddings().weight.device
     with torch.no_grad():

@@ -17,7 +17,7 @@ MAP_OPACITY = 0.6
 def draw_heatmap(result: Mapping[str, Any], image: Image.Image) -> bytes:
     """PNG of `analyze heatmap`: a column per section, rows for all, original and re-inserted visual tokens.
 
-    Colours are relative to an even share of what a panel's tokens pay to the picture; that total is in its title.
+    Colours are relative to an even share of what a panel's tokens pay to the image; that total is in its title.
     """
     panels = [result["prompt"], *result["sections"]]
     figure, axes = new_figure(len(MAP_NAMES), len(panels) + 1, (1.7 * (len(panels) + 1) + 0.8, 6.0))
@@ -40,7 +40,7 @@ def draw_heatmap(result: Mapping[str, Any], image: Image.Image) -> bytes:
 
 
 def _draw_first(axis: Any, image: Image.Image, name: str, *, first: bool) -> None:
-    """The picture itself, in the first row; below it only the rows' names."""
+    """The image itself, in the first row; below it only the rows' names."""
     axis.set(xticks=[], yticks=[], frame_on=first)
     axis.set_ylabel(name, fontsize=9)
     if first:

@@ -93,7 +93,7 @@ class ReflectionArms:
     """One reflection of COPY after `answered` sampled tokens, in two ways that read the same slots.
 
     `chunk` feeds the insertion and its tag on the warm cache. `resubmit` does what a server without re-attention would:
-    a fresh prefill of everything so far with the image again, and a vision pass over both pictures.
+    a fresh prefill of everything so far with the image again, and a vision pass over both images.
     """
 
     def __init__(self, subject: Subject, answered: int) -> None:

@@ -1,7 +1,7 @@
 """`look-again bench data`: the data engine's own overhead, with a transport that answers at once.
 
-One stage, one request a row, one picture of its own file with it: what is timed is reading the row from the ledger,
-reading and encoding the picture, and committing request, reply and result to disk. Each figure is taken in a process of
+One stage, one request a row, one image of its own file with it: what is timed is reading the row from the ledger,
+reading and encoding the image, and committing request, reply and result to disk. Each figure is taken in a process of
 its own, so that memory is that of the run alone.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from look_again.clients.openai import Endpoint, InProcessTransport
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.pipeline.chat_client import Chat
 from look_again.pipeline.endpoint_pool import Line
 from look_again.pipeline.engine import Stage, open_desk, run_stage
@@ -32,7 +32,7 @@ from look_again.tabletop.render import render
 from look_again.tabletop.rows import make_row
 
 TARGETS = {"rows_per_second": 300, "memory_40k_over_2k": 1.2, "resume_40k_seconds": 2.0}
-PICTURES = 50  # files that the rows share
+IMAGES = 50  # files that the rows share
 LEFT = 100  # rows that a resumed run still has to do
 PLACE = Place("bench", "1")
 
@@ -121,19 +121,19 @@ def _reopened(folder: Path) -> float:
 
 
 def make(folder: Path, rows: int) -> None:
-    """A run with that many rows, and pictures in files beside it."""
+    """A run with that many rows, and images in files beside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for index in range(PICTURES):
+    for index in range(IMAGES):
         render(make_row("train", 0, index).scene).save(folder / f"{index}.png")
     with Ledger(folder) as ledger:
         add_rows(ledger, _rows(folder, rows), "bench")
 
 
-def _rows(folder: Path, rows: int) -> Iterator[Row]:
+def _rows(folder: Path, rows: int) -> Iterator[Sample]:
     response = make_row("train", 0, 0).written.text
     for index in range(rows):
-        picture = folder / f"{index % PICTURES}.png"
-        yield Row(id=f"row-{index}", images=(picture,), question="How many?", response=response, source="bench")
+        image = folder / f"{index % IMAGES}.png"
+        yield Sample(id=f"row-{index}", images=(image,), question="How many?", response=response, source="bench")
 
 
 def drive(folder: Path, concurrency: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What `look-again bench eval` scores: items as loaders make them, without pictures, and replies of usual length.
+"""What `look-again bench eval` scores: items as loaders make them, without images, and replies of usual length.
 
 Replies take turns: a right answer, a sentence around one, an answer that no rule can read. Their reasoning differs from
 item to item, so that nothing is scored out of a cache.
@@ -100,7 +100,7 @@ def made(name: str, n: int, seed: int = 0) -> tuple[list[Item], list[Reply]]:
 
 
 def captioned(n: int, rng: random.Random) -> tuple[list[Item], list[Reply]]:
-    """Pictures with two to four classes of objects, and captions of `CAPTION_WORDS` words, a tenth of them objects.
+    """Images with two to four classes of objects, and captions of `CAPTION_WORDS` words, a tenth of them objects.
 
     Every other caption may also mention objects that are not there.
     """

@@ -5,7 +5,7 @@ end at every reflection and go on with the image again, over text, one request p
 tokens because the logits are biased by far more than they differ: one word for ever and, with COPY, `<REFLECTION>` as
 every 300th token, which vLLM's `min_tokens` keeps back until then. So the server itself samples the tag, stops at it
 and is asked again, as in any answer. All conversations reflect in the same step, which is the worst case for the
-server. Every run asks about pictures that no run before it showed, so no cache is warm but by the run's own requests.
+server. Every run asks about images that no run before it showed, so no cache is warm but by the run's own requests.
 
 `batched_over_single` compares the transformers backend's time for the same greedy COPY answers, all at once and one
 after the other. The paper measures no throughput; the targets are our own.
@@ -40,7 +40,7 @@ from look_again.model import Sampling
 from look_again.serving.backend import Backend, Ended, Job
 from look_again.serving.engine.transformers_backend import TransformersBackend
 from look_again.serving.vllm.vllm_backend import VllmBackend
-from look_again.tabletop.loader import tabletop_rows
+from look_again.tabletop.loader import tabletop_samples
 from look_again.text.chat import encode_text
 from look_again.text.grammar import open_tag
 from look_again.text.instructions import messages_for
@@ -148,7 +148,7 @@ def copy_over_plain(
 
 
 def jobs_of(policy: Reattention, n: int, first: int, tokens: int) -> list[Job]:
-    """Greedy answers to n questions of Tabletop from number `first` on, each about a picture of its own."""
+    """Greedy answers to n questions of Tabletop from number `first` on, each about an image of its own."""
     return [
         Job(
             messages=messages_for(row.question, len(row.images), trained=True),
@@ -157,7 +157,7 @@ def jobs_of(policy: Reattention, n: int, first: int, tokens: int) -> list[Job]:
             sampling=Sampling(max_new_tokens=tokens),
             conversation=str(row.id),
         )
-        for row in tabletop_rows("train", 2, range(first, first + n))
+        for row in tabletop_samples("train", 2, range(first, first + n))
     ]
 
 
@@ -179,7 +179,7 @@ def _run(loop: asyncio.Runner, backend: Backend, jobs: Sequence[Job], heard: Hea
 
 
 def _seconds(call: Callable[[], float]) -> float:
-    """A run times itself, without the drawing of its pictures."""
+    """A run times itself, without the drawing of its images."""
     return call()
 
 

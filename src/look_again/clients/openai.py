@@ -31,7 +31,7 @@ class Endpoint:
     price_in, price_out: money per million tokens. concurrency: requests under way at once. rate: requests per second,
     None for no limit. timeout_s: of one attempt. attempts: of one request; waits between them double from backoff_s to
     max_wait_s, half of it chance, and are at least what Retry-After says. max_tokens: of a reply, None leaves it to the
-    server. max_pixels: larger pictures are scaled down. seed: send the number of the sample as `seed`. body: further
+    server. max_pixels: larger images are scaled down. seed: send the number of the sample as `seed`. body: further
     fields of every request, such as response_format.
 
     Raises ValueError for values out of range.

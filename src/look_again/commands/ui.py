@@ -1,4 +1,4 @@
-"""`look-again ui`: a page on which one asks about a picture and sees what the answer looked at."""
+"""`look-again ui`: a page on which one asks about an image and sees what the answer looked at."""
 
 from __future__ import annotations
 

@@ -24,11 +24,20 @@ from look_again.core.attention import recorded_attention
 from look_again.core.prefill import Start, encode_with_control, start_batch
 from look_again.core.reattention import Reattention, choose_rows
 from look_again.core.runner import Runner
-from look_again.core.sequence import End, Event, Reflection, Reinsertion, Row, Token
+from look_again.core.sequence import DecodedSequence, End, Event, Reflection, Reinsertion, Token
 from look_again.core.slots import Slots
 from look_again.core.trigger import Trigger
 
-__all__ = ["End", "Event", "LookAgainDecoding", "LookAgainOutput", "Reflection", "Reinsertion", "Row", "Token"]
+__all__ = [
+    "DecodedSequence",
+    "End",
+    "Event",
+    "LookAgainDecoding",
+    "LookAgainOutput",
+    "Reflection",
+    "Reinsertion",
+    "Token",
+]
 
 
 @dataclass
@@ -130,7 +139,7 @@ class _Loop:
             "max_context": decoding.max_context or text_config.max_position_embeddings,
         }
         self.rows = [
-            Row(start, policy, decoding.trigger, index=index, choose=choose_rows, **bounds)
+            DecodedSequence(start, policy, decoding.trigger, index=index, choose=choose_rows, **bounds)
             for index, start in enumerate(starts)
         ]
         self.banned = torch.tensor(starts[0].builder.tokens.never_sampled, device=input_ids.device)

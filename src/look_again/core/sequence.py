@@ -87,7 +87,7 @@ class Appended:
     taken_back: int = 0
 
 
-class Row:
+class DecodedSequence:
     """One sequence that is being decoded.
 
     budget: most sampled tokens. max_context: most slots. index: its number in the events. choose: the choice of rows,

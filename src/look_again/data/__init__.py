@@ -1,1 +1,1 @@
-"""Rows of questions, pictures and responses: their shapes on disk, where they come from, and whether they are sound."""
+"""Rows of questions, images and responses: their shapes on disk, where they come from, and whether they are sound."""

@@ -1,6 +1,6 @@
 """Rows are checked before any time is spent on them: every bad one is listed at once, with what is wrong with it.
 
-Only headers of pictures are read, so 100,000 rows take minutes; damage further into a file shows when it is opened.
+Only headers of images are read, so 100,000 rows take minutes; damage further into a file shows when it is opened.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from look_again.data.image_files import MAX_PIXELS, ImageSource, image_size
-from look_again.data.sample import BadRow, Row, RowError
+from look_again.data.sample import BadSample, Sample, SampleError
 from look_again.images import ImageError
 from look_again.text.grammar import Problem, parse
 
@@ -27,12 +27,12 @@ BAR_DELAY_S = 1.0  # before a progress bar shows
 class RowsReport:
     """What a check found; printing it lists the bad rows.
 
-    good: rows that passed. without_image: of these, rows without a picture. bad: rows left out.
+    good: rows that passed. without_image: of these, rows without an image. bad: rows left out.
     """
 
     good: int
     without_image: int
-    bad: tuple[BadRow, ...] = ()
+    bad: tuple[BadSample, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -53,12 +53,12 @@ class RowsReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a row must have besides a question and readable picture headers.
+    """What a row must have besides a question and readable image headers.
 
     min_reflections: REFLECTIONs a response has at least (paper: 1; 0 for data before reflections are put in).
     needs_response: a response in the grammar; where none is needed, one that is there is not looked at.
-    needs_reference: an answer to score against. needs_image: at least one picture.
-    max_pixels: of a picture, width x height.
+    needs_reference: an answer to score against. needs_image: at least one image.
+    max_pixels: of an image, width x height.
 
     Raises ValueError for numbers out of range.
     """
@@ -76,7 +76,7 @@ class Needs:
             raise ValueError(f"max_pixels is {self.max_pixels}: use 1 or more")
 
 
-def check_row(row: Row, needs: Needs) -> list[str]:
+def check_sample(row: Sample, needs: Needs) -> list[str]:
     """What is wrong with a row: [] if nothing."""
     reasons = [] if row.question.strip() else ["the question is empty"]
     if needs.needs_image and not row.images:
@@ -85,42 +85,42 @@ def check_row(row: Row, needs: Needs) -> list[str]:
         reasons.append("no reference answer")
     if needs.needs_response:
         reasons += _response_reasons(row.response, needs.min_reflections)
-    pictures = (_picture_reason(image, needs.max_pixels) for image in row.images)
+    pictures = (_image_reason(image, needs.max_pixels) for image in row.images)
     return reasons + [f"image {number}: {reason}" for number, reason in enumerate(pictures, start=1) if reason]
 
 
-def check_rows(rows: Iterable[Row], *, progress: bool = True, **needs: Any) -> tuple[list[Row], list[BadRow]]:
+def check_rows(rows: Iterable[Sample], *, progress: bool = True, **needs: Any) -> tuple[list[Sample], list[BadSample]]:
     """The rows that have what `Needs(**needs)` says and those that do not, in order.
 
     `progress` shows a bar once the check has taken a second. ValueError and TypeError as `Needs` raises them.
     """
     needed = Needs(**needs)
-    good: list[Row] = []
-    bad: list[BadRow] = []
+    good: list[Sample] = []
+    bad: list[BadSample] = []
     for row in tqdm(rows, desc="checking rows", unit="row", delay=BAR_DELAY_S, disable=not progress):
-        if reasons := check_row(row, needed):
-            bad.append(BadRow(row.id, "; ".join(reasons)))
+        if reasons := check_sample(row, needed):
+            bad.append(BadSample(row.id, "; ".join(reasons)))
         else:
             good.append(row)
     return good, bad
 
 
-def select_rows(
-    rows: Iterable[Row],
+def select_samples(
+    rows: Iterable[Sample],
     *,
     on_bad_row: str = "refuse",
-    passed_over: Sequence[BadRow] = (),
+    passed_over: Sequence[BadSample] = (),
     progress: bool = True,
     **needs: Any,
-) -> tuple[list[Row], RowsReport]:
+) -> tuple[list[Sample], RowsReport]:
     """The good rows and the report, checked as `check_rows` does.
 
     `passed_over` are rows that loading left out; they count as bad. It may fill while `rows` is read:
 
         skipped = []
-        rows, report = select_rows(load_rows(source, on_skip=skipped.append), passed_over=skipped)
+        rows, report = select_samples(load_rows(source, on_skip=skipped.append), passed_over=skipped)
 
-    Raises RowError with the report's listing for bad rows under "refuse", and when no row is good; ValueError for
+    Raises SampleError with the report's listing for bad rows under "refuse", and when no row is good; ValueError for
     another `on_bad_row`.
     """
     if on_bad_row not in ON_BAD_ROW:
@@ -129,9 +129,9 @@ def select_rows(
     without_image = sum(not row.images for row in good)
     report = RowsReport(good=len(good), without_image=without_image, bad=(*passed_over, *bad))
     if report.bad and on_bad_row == "refuse":
-        raise RowError(None, f'{report.listing()}\nmend them, or leave them out with on_bad_row="skip"')
+        raise SampleError(None, f'{report.listing()}\nmend them, or leave them out with on_bad_row="skip"')
     if not good:
-        raise RowError(None, f"no good rows\n{report.listing()}" if report.bad else "there are no rows to check")
+        raise SampleError(None, f"no good rows\n{report.listing()}" if report.bad else "there are no rows to check")
     return good, report
 
 
@@ -149,7 +149,7 @@ def _problem(problem: Problem) -> str:
     return name if problem.kind == "missing" else f"{name} at character {problem.at}"
 
 
-def _picture_reason(image: ImageSource, max_pixels: int) -> str | None:
+def _image_reason(image: ImageSource, max_pixels: int) -> str | None:
     try:
         image_size(image, max_pixels=max_pixels)
     except ImageError as error:

@@ -16,7 +16,7 @@ from string import ascii_uppercase
 from PIL import Image
 
 from look_again.data.image_files import ImageSource, LazyImage
-from look_again.data.sample import RowError
+from look_again.data.sample import SampleError
 
 _URL = re.compile(r"\s*[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _DATA_URL = re.compile(r"\s*data:[^,]*;base64,", re.IGNORECASE)
@@ -30,13 +30,13 @@ def short(value: object) -> str:
 
 
 def text_of(value: object, row_id: str, field: str) -> str:
-    """The value itself; RowError unless it is a text that can be written as UTF-8."""
+    """The value itself; SampleError unless it is a text that can be written as UTF-8."""
     if not isinstance(value, str):
-        raise RowError(row_id, f"{field} is {short(value)}: a text is needed")
+        raise SampleError(row_id, f"{field} is {short(value)}: a text is needed")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise RowError(
+        raise SampleError(
             row_id, f"{field} is not valid Unicode ({error.reason}): remove the broken characters"
         ) from error
     return value
@@ -45,9 +45,11 @@ def text_of(value: object, row_id: str, field: str) -> str:
 def reference_text(value: object, has_options: bool, row_id: str, field: str) -> str:
     """An answer as text; a number is written out, except beside options, where it might be an index or a value."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise RowError(row_id, f"{field} is {short(value)}: a text or a number is needed")
+        raise SampleError(row_id, f"{field} is {short(value)}: a text or a number is needed")
     if not isinstance(value, str) and has_options:
-        raise RowError(row_id, f"{field} is the number {value} beside options: write the letter or the option's text")
+        raise SampleError(
+            row_id, f"{field} is the number {value} beside options: write the letter or the option's text"
+        )
     return text_of(str(value), row_id, field)
 
 
@@ -56,7 +58,7 @@ def option_texts(value: object, row_id: str) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list | tuple):
-        raise RowError(row_id, f"options is {short(value)}: a list of texts is needed")
+        raise SampleError(row_id, f"options is {short(value)}: a list of texts is needed")
     plain = [str(option) if type(option) in (int, float) else option for option in value]
     options = [text_of(option, row_id, f"options[{i}]") for i, option in enumerate(plain)]
     letters = [match[1] if (match := _LETTER.match(option)) else "" for option in options]
@@ -69,15 +71,15 @@ def silent_spans(value: object, row_id: str) -> tuple[tuple[int, int], ...]:
     """(start, stop) pairs; whether they fit the response is the row's to judge."""
     spans = value if value is not None else ()
     if not isinstance(spans, list | tuple):
-        raise RowError(row_id, f"silent is {short(value)}: a list of [start, stop] is needed")
+        raise SampleError(row_id, f"silent is {short(value)}: a list of [start, stop] is needed")
     for span in spans:
         if not (isinstance(span, list | tuple) and len(span) == 2 and all(type(at) is int for at in span)):
-            raise RowError(row_id, f"silent has {short(span)}: two whole numbers, start and stop, are needed")
+            raise SampleError(row_id, f"silent has {short(span)}: two whole numbers, start and stop, are needed")
     return tuple((start, stop) for start, stop in spans)
 
 
 def image_of(value: object, row_id: str, field: str, base: Path | None) -> ImageSource:
-    """The picture that a value stands for: a path text, a data URL, bytes, {"bytes", "path"} or a picture object.
+    """The image that a value stands for: a path text, a data URL, bytes, {"bytes", "path"} or an image object.
 
     A `Path` is taken as it is: only code makes one, a file cannot.
     """
@@ -90,22 +92,24 @@ def image_of(value: object, row_id: str, field: str, base: Path | None) -> Image
     if isinstance(value, Mapping) and value.get("path") is not None:
         return image_of(value["path"], row_id, field, base)
     if not isinstance(value, str) or not value:
-        raise RowError(row_id, f"{field} is {short(value)}: a path, bytes or a picture is needed")
+        raise SampleError(row_id, f"{field} is {short(value)}: a path, bytes or a picture is needed")
     if header := _DATA_URL.match(value):
         return _decoded(value[header.end() :], row_id, field)
     if _URL.match(value):
-        raise RowError(row_id, f"{field} is {short(value)}; nothing is fetched: download it and give its path")
+        raise SampleError(row_id, f"{field} is {short(value)}; nothing is fetched: download it and give its path")
     return path_inside(value, row_id, field, base)
 
 
 def path_inside(name: str, row_id: str, field: str, base: Path | None) -> Path:
-    """`name` as an absolute path; RowError unless its text keeps it inside `base`. Whether it exists is not asked."""
+    """`name` as an absolute path; SampleError unless it stays inside `base`. Whether it exists is not asked."""
     if base is None:
-        raise RowError(row_id, f"{field} is the path {short(name)} and these rows have no folder: name one as images=")
+        raise SampleError(
+            row_id, f"{field} is the path {short(name)} and these rows have no folder: name one as images="
+        )
     root, path = os.path.abspath(base), os.path.abspath(os.path.join(base, name))
     if not Path(path).is_relative_to(root):
         advice = "move the pictures there or name their folder as images="
-        raise RowError(row_id, f"{field} is {short(name)}, which is outside {root}: {advice}")
+        raise SampleError(row_id, f"{field} is {short(name)}, which is outside {root}: {advice}")
     return Path(path)
 
 
@@ -113,4 +117,4 @@ def _decoded(text: str, row_id: str, field: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
-        raise RowError(row_id, f"{field} is a data URL that is not base64 ({error}): encode it again") from error
+        raise SampleError(row_id, f"{field} is a data URL that is not base64 ({error}): encode it again") from error

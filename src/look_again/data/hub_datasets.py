@@ -1,6 +1,6 @@
 """Data sets of the Hugging Face hub, or local ones in its formats, through the `datasets` library.
 
-Records are taken as the tables hold them: pictures stay encoded, so a damaged one is found when its row is checked and
+Records are taken as the tables hold them: images stay encoded, so a damaged one is found when its row is checked and
 costs nothing before.
 """
 
@@ -71,7 +71,7 @@ def read_hub(path: str, split: str, name: str | None = None) -> Iterator[Mapping
     ValueError when there is none, or no such split or configuration; MissingExtraError without datasets.
     """
     require("datasets", extra="data")
-    tables = _load(path, split, name).with_format("arrow")  # as stored: decodes no picture
+    tables = _load(path, split, name).with_format("arrow")  # as stored: decodes no image
     for batch in tables.iter(batch_size=BATCH_ROWS):
         for record in batch.to_pylist():
             yield {field: _downloaded(value) for field, value in record.items()}
@@ -92,7 +92,7 @@ def _load(path: str, split: str, name: str | None) -> Any:
 
 
 def _downloaded(value: Any) -> Any:
-    """A picture, or list of them, that the library put into its cache becomes a `Path`; other values stay."""
+    """An image, or list of them, that the library put into its cache becomes a `Path`; other values stay."""
     if isinstance(value, list):
         return [_downloaded(item) for item in value]
     match value:

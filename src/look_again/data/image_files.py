@@ -1,6 +1,6 @@
-"""Where a row's pictures are, and how to open or measure one.
+"""Where a row's images are, and how to open or measure one.
 
-A row of 100,000 must stay small and picklable, so it names its pictures and reads none. Pixels come from
+A row of 100,000 must stay small and picklable, so it names its images and reads none. Pixels come from
 `look_again.images.load_image` alone; what is here finds the bytes, and reads a size from a header.
 """
 
@@ -25,7 +25,7 @@ _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 class LazyImage(ABC):
-    """A picture that is fetched or drawn when read.
+    """An image that is fetched or drawn when read.
 
     Subclasses pickle, compare by value, print their name and bound how much they read.
     """
@@ -43,7 +43,7 @@ ImageSource: TypeAlias = Path | bytes | Image.Image | LazyImage
 
 
 def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Image.Image:
-    """The picture as upright RGB, as `load_image` gives it, with its bounds. ImageError as there, naming `source`."""
+    """The image as upright RGB, as `load_image` gives it, with its bounds. ImageError as there, naming `source`."""
     if not isinstance(source, LazyImage):
         return load_image(source, max_pixels=max_pixels, max_bytes=max_bytes)
     try:
@@ -55,10 +55,10 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: 
 def image_size(source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> tuple[int, int]:
     """(width, height) in pixels of what `open_image` would return, from the file's header; no pixel is decoded.
 
-    A picture cut off in its pixels still has a size (not WebP and AVIF, which want the whole file). An orientation
+    An image cut off in its pixels still has a size (not WebP and AVIF, which want the whole file). An orientation
     that a PNG gives after its pixels counts, except inside a zip archive, where finding it would read the whole.
 
-    Raises ImageError for no picture, one beyond the bounds of `load_image`, or one that is too long and thin.
+    Raises ImageError for no image, one beyond the bounds of `load_image`, or one that is too long and thin.
     """
     name = describe(source)
     if isinstance(source, Image.Image):
@@ -71,7 +71,7 @@ def image_size(source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: 
 
 
 def describe(source: ImageSource) -> str:
-    """What messages call a picture."""
+    """What messages call an image."""
     if isinstance(source, bytes):
         return f"picture of {len(source)} bytes"
     if isinstance(source, Image.Image):

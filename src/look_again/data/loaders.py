@@ -1,7 +1,7 @@
 """From a `Source` to rows: one table of loaders, the same for training, data making and evaluation.
 
-Rows stream: files are read line by line or in small batches, and pictures only when opened. A bad record is handed
-on as a value, so that `load_rows` alone decides whether it ends the stream or is counted and passed over.
+Rows stream: files are read line by line or in small batches, and images only when opened. A bad record is handed
+on as a value, so that `load_samples` alone decides whether it ends the stream or is counted and passed over.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from pathlib import Path
 
 from look_again.data.hub_datasets import read_hub
 from look_again.data.readers import read_jsonl, read_parquet
-from look_again.data.records import rows_from_records
-from look_again.data.sample import BadRow, Row, RowError
-from look_again.data.sources.geometry3k import geometry3k_rows
-from look_again.data.sources.hendrycks_math import math_rows
-from look_again.data.sources.llava_cot import llava_cot_rows
-from look_again.data.sources.mathvision import mathvision_rows
-from look_again.data.sources.polymath import polymath_rows
-from look_again.data.sources.scemqa import scemqa_rows
+from look_again.data.records import samples_from_records
+from look_again.data.sample import BadSample, Sample, SampleError
+from look_again.data.sources.geometry3k import geometry3k_samples
+from look_again.data.sources.hendrycks_math import math_samples
+from look_again.data.sources.llava_cot import llava_cot_samples
+from look_again.data.sources.mathvision import mathvision_samples
+from look_again.data.sources.polymath import polymath_samples
+from look_again.data.sources.scemqa import scemqa_samples
 from look_again.data.splits import check_split
-from look_again.tabletop.loader import tabletop_rows
+from look_again.tabletop.loader import tabletop_samples
 from look_again.tabletop.oracle import LENGTHS
 from look_again.tabletop.world import SPLITS as TABLETOP_SPLITS
 
 WITHOUT_IMAGE = ("keep", "skip")
 
-Found = Row | RowError
+Found = Sample | SampleError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,8 @@ class Source:
         "SEED:ROWS:LENGTH".
     split: the part to read. limit: rows at most, of those that are not skipped; None for all.
     sample_seed: draw these rows at random from all, by this seed, instead of taking the first (then all are read).
-    without_image: "keep" or "skip" rows that have no picture. name: the hub configuration, for math the subject.
-    images: the folder that picture paths start from and stay in; None for that of the rows.
+    without_image: "keep" or "skip" rows that have no image. name: the hub configuration, for math the subject.
+    images: the folder that image paths start from and stay in; None for that of the rows.
     on_benchmark: "refuse" or "allow" a split that benchmarks evaluate on (`look_again.data.splits`).
 
     Raises ValueError for values out of range.
@@ -96,7 +96,7 @@ class Source:
         return Path(self.path).expanduser()
 
     def base(self, folder: Path | None) -> Path | None:
-        """Where picture paths start: `images`, or else `folder`."""
+        """Where image paths start: `images`, or else `folder`."""
         return folder if self.images is None else Path(self.images).expanduser()
 
 
@@ -104,7 +104,7 @@ class Source:
 class Counts:
     """What a stream has met so far.
 
-    rows: handed out. without_image: rows without a picture, handed out or not as the source says.
+    rows: handed out. without_image: rows without an image, handed out or not as the source says.
     skipped: bad and repeated records passed over.
     """
 
@@ -113,17 +113,17 @@ class Counts:
     skipped: int = 0
 
 
-def load_rows(
-    source: Source, *, on_skip: Callable[[BadRow], object] | None = None, counts: Counts | None = None
-) -> Iterator[Row]:
+def load_samples(
+    source: Source, *, on_skip: Callable[[BadSample], object] | None = None, counts: Counts | None = None
+) -> Iterator[Sample]:
     """The source's rows, lazily; `counts` is brought up to date with each.
 
-    A record that makes no row, or repeats an id, raises RowError; with `on_skip` it is handed to that instead and
+    A record that makes no row, or repeats an id, raises SampleError; with `on_skip` it is handed to that instead and
     passed over. ValueError for a source that cannot be read, MissingExtraError without the packages it needs.
     """
     counts = Counts() if counts is None else counts
     kept = _kept(source, on_skip, counts)
-    rows: Iterable[Row] = islice(kept, source.limit)
+    rows: Iterable[Sample] = islice(kept, source.limit)
     if source.limit is not None and source.sample_seed is not None:
         rows = _sample(kept, source.limit, source.sample_seed)
     for row in rows:
@@ -131,10 +131,10 @@ def load_rows(
         yield row
 
 
-def _sample(rows: Iterable[Row], count: int, seed: int) -> list[Row]:
+def _sample(rows: Iterable[Sample], count: int, seed: int) -> list[Sample]:
     """`count` rows drawn without replacement, in their order, holding no more than these (reservoir sampling)."""
     generator = random.Random(seed)
-    drawn: list[tuple[int, Row]] = []
+    drawn: list[tuple[int, Sample]] = []
     for index, row in enumerate(rows):
         if index < count:
             drawn.append((index, row))
@@ -143,16 +143,16 @@ def _sample(rows: Iterable[Row], count: int, seed: int) -> list[Row]:
     return [row for _, row in sorted(drawn, key=lambda pair: pair[0])]
 
 
-def _kept(source: Source, on_skip: Callable[[BadRow], object] | None, counts: Counts) -> Iterator[Row]:
+def _kept(source: Source, on_skip: Callable[[BadSample], object] | None, counts: Counts) -> Iterator[Sample]:
     seen: set[str] = set()
     for found in LOADERS[source.loader](source):
-        if isinstance(found, Row) and found.id in seen:
-            found = RowError(found.id, f"this id occurs twice in {source.path}: give every row its own, or none")
-        if isinstance(found, RowError):
+        if isinstance(found, Sample) and found.id in seen:
+            found = SampleError(found.id, f"this id occurs twice in {source.path}: give every row its own, or none")
+        if isinstance(found, SampleError):
             if on_skip is None:
                 raise found
             counts.skipped += 1
-            on_skip(BadRow(found.row_id or "", found.reason))
+            on_skip(BadSample(found.row_id or "", found.reason))
             continue
         seen.add(found.id)
         counts.without_image += not found.images
@@ -163,13 +163,13 @@ def _kept(source: Source, on_skip: Callable[[BadRow], object] | None, counts: Co
 def _jsonl(source: Source) -> Iterator[Found]:
     path = source.place
     base = source.base(path.parent)
-    return rows_from_records(read_jsonl(path), source=_label(path), split=source.split, base=base)
+    return samples_from_records(read_jsonl(path), source=_label(path), split=source.split, base=base)
 
 
 def _parquet(source: Source) -> Iterator[Found]:
     path = source.place
     base = source.base(path.parent)
-    return rows_from_records(read_parquet(path), source=_label(path), split=source.split, base=base)
+    return samples_from_records(read_parquet(path), source=_label(path), split=source.split, base=base)
 
 
 def _label(path: Path) -> str:
@@ -187,10 +187,10 @@ def _folder(source: Source) -> Iterator[Found]:
     for path in (folder / name for name in names):
         if path.is_file():
             base = source.base(path.parent)
-            return rows_from_records(read_jsonl(path), source=label, split=split, base=base)
+            return samples_from_records(read_jsonl(path), source=label, split=split, base=base)
     if tables := _tables(folder, split):
         records = chain.from_iterable(map(read_parquet, tables))
-        return rows_from_records(records, source=label, split=split, base=source.base(folder))
+        return samples_from_records(records, source=label, split=split, base=source.base(folder))
     raise ValueError(
         f"{folder} has no rows of {split}: looked for {', '.join(names)}, {split}*.parquet, data/{split}*.parquet"
     )
@@ -209,16 +209,16 @@ def _hub(source: Source) -> Iterator[Found]:
     records = read_hub(str(source.place) if local else source.path, source.split, source.name)
     base = source.base(source.place if local else None)
     label = source.place.absolute().name if local else source.path
-    return rows_from_records(records, source=label, split=source.split, base=base)
+    return samples_from_records(records, source=label, split=source.split, base=base)
 
 
 def _llava_cot(source: Source) -> Iterator[Found]:
-    return llava_cot_rows(source.path, source.split, images=source.base(None))
+    return llava_cot_samples(source.path, source.split, images=source.base(None))
 
 
 def _tabletop(source: Source) -> Iterator[Found]:
     seed, rows, length = (*source.path.split(":"), None, None)[:3]
-    return tabletop_rows(source.split, int(seed or 0), range(int(rows)) if rows else count(), length)
+    return tabletop_samples(source.split, int(seed or 0), range(int(rows)) if rows else count(), length)
 
 
 Loader = Callable[[Source], Iterator[Found]]
@@ -229,10 +229,10 @@ LOADERS: dict[str, Loader] = {
     "folder": _folder,
     "hub": _hub,
     "llava-cot": _llava_cot,
-    "math": math_rows,
-    "mathvision": mathvision_rows,
-    "polymath": polymath_rows,
-    "scemqa": scemqa_rows,
-    "geometry3k": geometry3k_rows,
+    "math": math_samples,
+    "mathvision": mathvision_samples,
+    "polymath": polymath_samples,
+    "scemqa": scemqa_samples,
+    "geometry3k": geometry3k_samples,
     "tabletop": _tabletop,
 }

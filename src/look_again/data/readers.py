@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from look_again.data.sample import RowError
+from look_again.data.sample import SampleError
 from look_again.extras import require
 
-BATCH_ROWS = 64  # read at once from a table; rows may hold whole pictures
+BATCH_ROWS = 64  # read at once from a table; rows may hold whole images
 
 
-def read_jsonl(path: Path) -> Iterator[Mapping[str, Any] | RowError]:
-    """One object per line; a broken line is a RowError with its line number, as a value. Blank lines are passed over.
+def read_jsonl(path: Path) -> Iterator[Mapping[str, Any] | SampleError]:
+    """One object per line; a broken line is a SampleError with its number, as a value. Blank lines are passed over.
 
     ValueError when the file cannot be read.
     """
@@ -28,26 +28,26 @@ def read_jsonl(path: Path) -> Iterator[Mapping[str, Any] | RowError]:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def read_json(path: Path, row_id: str) -> Mapping[str, Any] | RowError:
-    """The object that a file holds; a RowError of that id where it holds none or cannot be read."""
+def read_json(path: Path, row_id: str) -> Mapping[str, Any] | SampleError:
+    """The object that a file holds; a SampleError of that id where it holds none or cannot be read."""
     try:
         return _object(path.read_bytes(), row_id)
     except OSError as error:
-        return RowError(row_id, f"{path} cannot be read: {error.strerror or error}")
+        return SampleError(row_id, f"{path} cannot be read: {error.strerror or error}")
 
 
-def _object(line: bytes, place: str) -> Mapping[str, Any] | RowError:
+def _object(line: bytes, place: str) -> Mapping[str, Any] | SampleError:
     try:
         value = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        return RowError(place, f"not UTF-8 text ({error.reason} at byte {error.start}): save the file as UTF-8")
+        return SampleError(place, f"not UTF-8 text ({error.reason} at byte {error.start}): save the file as UTF-8")
     except json.JSONDecodeError as error:
         hint = "; is the file one JSON array? Write one object per line" if line.lstrip().startswith(b"[") else ""
-        return RowError(place, f"not JSON ({error.msg} at character {error.pos}){hint}")
+        return SampleError(place, f"not JSON ({error.msg} at character {error.pos}){hint}")
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets nested as deep
-        return RowError(place, f"JSON that cannot be read ({error})")
+        return SampleError(place, f"JSON that cannot be read ({error})")
     if not isinstance(value, Mapping):
-        return RowError(place, f"a JSON {type(value).__name__} where an object is needed: write one object per line")
+        return SampleError(place, f"a JSON {type(value).__name__} where an object is needed: write one object per line")
     return value
 
 
@@ -65,8 +65,8 @@ def read_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
         raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any] | RowError]:
-    """The rows of a CSV file with a header; one that lacks a field is a RowError with its line number, as a value.
+def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any] | SampleError]:
+    """The rows of a CSV file with a header; one that lacks a field is a SampleError with its line number, as a value.
 
     ValueError when the file cannot be read, is not UTF-8, or has not all of `columns`.
     """
@@ -78,6 +78,6 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Mapping[str, Any] |
             for record in lines:
                 lost = [column for column in columns if record[column] is None]
                 place = f"{path.name} line {lines.line_num}"
-                yield RowError(place, f"no {', '.join(lost)}: the line is cut off") if lost else record
+                yield SampleError(place, f"no {', '.join(lost)}: the line is cut off") if lost else record
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as CSV: {error}") from error

@@ -4,9 +4,9 @@ The shapes are those in use: TRL's `prompt`/`completion`, OpenAI's `messages`, L
 `question`/`answer`. Where they leave something open, this file decides:
 - a field that is None or empty is absent (tables fill every column of every row);
 - one question and at most one response: further turns and system messages are refused, never dropped;
-- pictures come before the question; `<image>` marks are counted, then removed from the question;
+- images come before the question; `<image>` marks are counted, then removed from the question;
 - a path must stay inside the folder of the data, judged by its text (a link inside the folder may lead out): a
-  downloaded file must not be able to name any picture on the machine. `Source(images=…)` names another folder;
+  downloaded file must not be able to name any image on the machine. `Source(images=…)` names another folder;
 - nothing is fetched.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 
 from look_again.data.fields import image_of, option_texts, reference_text, short, silent_spans, text_of
 from look_again.data.image_files import ImageSource
-from look_again.data.sample import Row, RowError
+from look_again.data.sample import Sample, SampleError
 
 Record = Mapping[str, Any]
 
@@ -34,28 +34,28 @@ _MARKS = re.compile(r"(?:(?<!\s)\s+)?<image>(?:\s*<image>)*\s*")  # the look-beh
 
 @dataclass(frozen=True)
 class _Asked:
-    """What was asked and said. parts: one entry per picture part, None where the picture lies beside the messages."""
+    """What was asked and said. parts: one entry per image part, None where the image lies beside the messages."""
 
     question: str
     response: str | None
     parts: tuple[Any, ...] = ()
 
 
-def row_from_record(record: Record, *, index: int, source: str, split: str = "train", base: Path | None) -> Row:
-    """The row that a record describes; `index` names one without an id, `base` is where its picture paths start.
+def row_from_record(record: Record, *, index: int, source: str, split: str = "train", base: Path | None) -> Sample:
+    """The row that a record describes; `index` names one without an id, `base` is where its image paths start.
 
     Shapes, the first found: `conversations` [{from, value}]; `messages` [{role, content}]; `prompt` with `completion`,
     texts or messages; `question` or `problem` with `response`. Beside any: `images` or `image` or `file_name`,
     `options`, `id`, and one of `reference`, `answer`, `solution` (the last with `prompt` only, where TRL writes it).
 
-    Raises RowError for a record without a question, fields of odd types, several turns, a system message, pictures
-    that disagree with their placeholders, and picture paths outside `base`.
+    Raises SampleError for a record without a question, fields of odd types, several turns, a system message, images
+    that disagree with their placeholders, and image paths outside `base`.
     """
     row_id = _row_id(record, f"{source}-{index}")
     asked = _asked(record, row_id)
     question, marks = _without_marks(asked.question)
     options = option_texts(record.get("options"), row_id)
-    return Row(
+    return Sample(
         id=row_id,
         images=_images(record, asked.parts, marks, row_id, base),
         question=question,
@@ -68,17 +68,17 @@ def row_from_record(record: Record, *, index: int, source: str, split: str = "tr
     )
 
 
-def rows_from_records(
-    records: Iterable[Record | RowError], *, source: str, split: str, base: Path | None
-) -> Iterator[Row | RowError]:
-    """Each record's row, or its RowError as a value, so that one bad record does not end the stream."""
+def samples_from_records(
+    records: Iterable[Record | SampleError], *, source: str, split: str, base: Path | None
+) -> Iterator[Sample | SampleError]:
+    """Each record's row, or its SampleError as a value, so that one bad record does not end the stream."""
     for index, record in enumerate(records):
-        if isinstance(record, RowError):
+        if isinstance(record, SampleError):
             yield record
             continue
         try:
             yield row_from_record(record, index=index, source=source, split=split, base=base)
-        except RowError as error:
+        except SampleError as error:
             yield error
 
 
@@ -86,7 +86,7 @@ def _row_id(record: Record, default: str) -> str:
     if _absent(value := record.get("id")):
         return default
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise RowError(default, f"id is {short(value)}: use a text or a whole number, or leave it out")
+        raise SampleError(default, f"id is {short(value)}: use a text or a whole number, or leave it out")
     return text_of(str(value), default, "id")
 
 
@@ -106,7 +106,7 @@ def _asked(record: Record, row_id: str) -> _Asked:
             said = None if response is None else text_of(response, row_id, "response")
             return _Asked(text_of(record[field], row_id, field), said)
     keys = ", ".join(sorted(map(str, record)))[:200]
-    raise RowError(row_id, f"no question, prompt, messages or conversations among its fields ({keys}): add one")
+    raise SampleError(row_id, f"no question, prompt, messages or conversations among its fields ({keys}): add one")
 
 
 def _from_prompt(prompt: object, completion: object, row_id: str) -> _Asked:
@@ -115,7 +115,7 @@ def _from_prompt(prompt: object, completion: object, row_id: str) -> _Asked:
         return _Asked(text_of(prompt, row_id, "prompt"), said)
     if isinstance(prompt, list | tuple) and isinstance(completion, list | tuple | None):
         return _from_turns([*prompt, *(completion or ())], row_id, "prompt")
-    raise RowError(
+    raise SampleError(
         row_id, f"prompt is {short(prompt)}, completion {short(completion)}: make both texts or both messages"
     )
 
@@ -123,30 +123,30 @@ def _from_prompt(prompt: object, completion: object, row_id: str) -> _Asked:
 def _from_turns(turns: object, row_id: str, field: str) -> _Asked:
     """A user's message and, if there is one, the assistant's."""
     if not isinstance(turns, list | tuple):
-        raise RowError(row_id, f"{field} is {short(turns)}: a list of messages is needed")
+        raise SampleError(row_id, f"{field} is {short(turns)}: a list of messages is needed")
     messages = [_message(turn, row_id, f"{field}[{i}]") for i, turn in enumerate(turns)]
     roles = [role for role, _, _ in messages]
     if roles not in (["user"], ["user", "assistant"]):
         advice = "split it into one row per question" if len(roles) > 2 else "start with the question"
-        raise RowError(row_id, f"{field} has the turns {', '.join(roles[:6])}; a row is user, assistant: {advice}")
+        raise SampleError(row_id, f"{field} has the turns {', '.join(roles[:6])}; a row is user, assistant: {advice}")
     _, question, parts = messages[0]
     response = messages[1][1] if len(messages) > 1 else None
     if len(messages) > 1 and messages[1][2]:
-        raise RowError(row_id, f"{field}[1] has a picture in the response: leave it out")
+        raise SampleError(row_id, f"{field}[1] has a picture in the response: leave it out")
     return _Asked(question, response, tuple(parts))
 
 
 def _message(turn: object, row_id: str, field: str) -> tuple[str, str, list[Any]]:
-    """Role, text and picture parts of one message."""
+    """Role, text and image parts of one message."""
     if not isinstance(turn, Mapping):
-        raise RowError(row_id, f"{field} is {short(turn)}: a message with role and content is needed")
+        raise SampleError(row_id, f"{field} is {short(turn)}: a message with role and content is needed")
     said_by = turn.get("role") or turn.get("from")
     if said_by in ("system", "developer"):
-        raise RowError(
+        raise SampleError(
             row_id, f"{field} is a {said_by} message, which a row has no place for: put it into the question"
         )
     if not isinstance(said_by, str) or said_by not in ROLES:
-        raise RowError(row_id, f"{field} is said by {short(said_by)}: use user and assistant, or human and gpt")
+        raise SampleError(row_id, f"{field} is said by {short(said_by)}: use user and assistant, or human and gpt")
     content = turn["content"] if turn.get("content") is not None else turn.get("value")
     if not isinstance(content, list | tuple):
         return ROLES[said_by], text_of(content, row_id, field), []
@@ -158,7 +158,7 @@ def _message(turn: object, row_id: str, field: str) -> tuple[str, str, list[Any]
 
 
 def _take_part(part: object, texts: list[str], pictures: list[Any], row_id: str, field: str) -> None:
-    """Add a content part to the texts or pictures so far. Keys that are None are a table's, not the message's."""
+    """Add a content part to the texts or images so far. Keys that are None are a table's, not the message's."""
     given = {k: v for k, v in part.items() if v is not None} if isinstance(part, Mapping) else {}
     kind = given.get("type")
     if kind == "text":
@@ -169,7 +169,7 @@ def _take_part(part: object, texts: list[str], pictures: list[Any], row_id: str,
         link = given.get("image_url")
         pictures.append((link.get("url") if isinstance(link, Mapping) else link) or "")
     else:
-        raise RowError(row_id, f"{field} is {short(part)}: parts are of type text, image or image_url")
+        raise SampleError(row_id, f"{field} is {short(part)}: parts are of type text, image or image_url")
 
 
 def _without_marks(text: str) -> tuple[str, int]:
@@ -186,13 +186,13 @@ def _images(
     given = [field for field in IMAGE_FIELDS if not _absent(record.get(field))]
     if len(given) + bool(inside) > 1:
         where = [*given, *(["the messages"] if inside else [])]
-        raise RowError(row_id, f"pictures in {' and '.join(where)}: keep one place")
+        raise SampleError(row_id, f"pictures in {' and '.join(where)}: keep one place")
     values: Any = record[given[0]] if given else inside
     if not isinstance(values, list | tuple):
         values = [values]
     placeholders = len(parts) + marks
     if placeholders and placeholders != len(values):
-        raise RowError(row_id, f"{placeholders} image placeholders for {len(values)} images: make the numbers agree")
+        raise SampleError(row_id, f"{placeholders} image placeholders for {len(values)} images: make the numbers agree")
     field = given[0] if given else "messages"
     return tuple(image_of(value, row_id, f"{field}[{i}]", base) for i, value in enumerate(values))
 
@@ -202,5 +202,5 @@ def _reference(record: Record, has_options: bool, row_id: str) -> str | None:
     given = {field: record[field] for field in fields if record.get(field) is not None}
     texts = {reference_text(value, has_options, row_id, field) for field, value in given.items()}
     if len(texts) > 1:
-        raise RowError(row_id, f"{' and '.join(given)} disagree: keep one")
+        raise SampleError(row_id, f"{' and '.join(given)} disagree: keep one")
     return texts.pop() if texts else None

@@ -2,7 +2,7 @@
 
 Each of them turns its own columns into the shapes that `look_again.data.records` reads. Rows get ids that start with
 the
-name of their set, since five sets are mixed. A reference that no answer could be graded against makes a RowError here,
+name of their set, since five sets are mixed. A reference that no answer could be graded against is a SampleError here,
 not in the middle of a run.
 """
 
@@ -15,12 +15,12 @@ from pathlib import Path
 from string import ascii_uppercase, digits
 
 from look_again.data.records import Record, row_from_record
-from look_again.data.sample import Row, RowError
+from look_again.data.sample import Sample, SampleError
 from look_again.scoring.extraction import kind_of
 from look_again.scoring.grading import MAX_REFERENCE
 
 Shape = Callable[[Record, str], Record]
-"""From a record as published and its row's id to one that `row_from_record` reads. RowError where there is no way."""
+"""From a record as published and its row's id to one that `row_from_record` reads. SampleError otherwise."""
 
 AT_LINE_STARTS = (re.compile(r"(?m)^[ \t]*(?:\(([A-H])\)|([A-H])[.)])"),)
 INLINE = (re.compile(r"\(([A-Ha-h1-9])\)"), re.compile(r"(?<!\S)([A-Ha-h1-9])[.)](?!\S)"))
@@ -51,17 +51,17 @@ def split_choices(text: str, styles: Iterable[re.Pattern[str]]) -> Choices | Non
 
 
 def question_rows(
-    records: Iterable[Record | RowError],
+    records: Iterable[Record | SampleError],
     shape: Shape,
     *,
     source: str,
     split: str,
     base: Path | None,
     needs_image: bool = True,
-) -> Iterator[Row | RowError]:
-    """Each record's row, or its RowError as a value. A record's `id` becomes "source-id"; others are counted."""
+) -> Iterator[Sample | SampleError]:
+    """Each record's row, or its SampleError as a value. A record's `id` becomes "source-id"; others are counted."""
     for index, record in enumerate(records):
-        if isinstance(record, RowError):
+        if isinstance(record, SampleError):
             yield record
             continue
         own = record.get("id")
@@ -70,21 +70,21 @@ def question_rows(
             shaped = {**shape(record, row_id), "id": row_id}
             row = row_from_record(shaped, index=index, source=source, split=split, base=base)
             _check(row, needs_image)
-        except RowError as error:
+        except SampleError as error:
             yield error
         else:
             yield row
 
 
-def _check(row: Row, needs_image: bool) -> None:
+def _check(row: Sample, needs_image: bool) -> None:
     if needs_image and not row.images:
-        raise RowError(row.id, "no picture, and its questions are about one: download the set again")
+        raise SampleError(row.id, "no picture, and its questions are about one: download the set again")
     reference = row.reference or ""
     if not reference.strip():
-        raise RowError(row.id, "no reference answer")
+        raise SampleError(row.id, "no reference answer")
     if len(reference) > MAX_REFERENCE:
-        raise RowError(row.id, f"a reference of {len(reference)} characters: {MAX_REFERENCE} is the most")
+        raise SampleError(row.id, f"a reference of {len(reference)} characters: {MAX_REFERENCE} is the most")
     try:
         kind_of(reference, row.options)
     except ValueError as error:
-        raise RowError(row.id, str(error)) from error
+        raise SampleError(row.id, str(error)) from error

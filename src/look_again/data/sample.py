@@ -1,4 +1,4 @@
-"""One row: a question about pictures, its answer, and a response to learn from.
+"""One row: a question about images, its answer, and a response to learn from.
 
 Supervised training, reinforcement learning, the data engine and evaluation all read this type, so that a set of rows
 means the same to each. The paper names its datasets and no row format; this one is ours.
@@ -11,10 +11,10 @@ from string import ascii_uppercase
 
 from look_again.data.image_files import ImageSource, LazyImage, image_size, open_image
 
-__all__ = ["BadRow", "ImageSource", "LazyImage", "Row", "RowError", "image_size", "open_image"]
+__all__ = ["BadSample", "ImageSource", "LazyImage", "Sample", "SampleError", "image_size", "open_image"]
 
 
-class RowError(ValueError):
+class SampleError(ValueError):
     """A row that cannot be used, or several (`row_id` None, and `reason` lists them)."""
 
     def __init__(self, row_id: str | None, reason: str) -> None:
@@ -27,7 +27,7 @@ class RowError(ValueError):
 
 
 @dataclass(frozen=True)
-class BadRow:
+class BadSample:
     """A row left out, and why."""
 
     id: str
@@ -35,14 +35,14 @@ class BadRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Sample:
     """A question and what is known of it.
 
     id: unique within its source. images: shown before the question, in order. options: texts without letters.
     reference: the answer to score against. response: a full response in the tag grammar. source: the dataset.
     silent: (start, stop) characters of `response` that are read but carry no loss.
 
-    Raises RowError for more than 26 options and for silent spans that are empty or outside the response.
+    Raises SampleError for more than 26 options and for silent spans that are empty or outside the response.
     """
 
     id: str
@@ -57,11 +57,11 @@ class Row:
 
     def __post_init__(self) -> None:
         if len(self.options) > len(ascii_uppercase):
-            raise RowError(self.id, f"options: {len(self.options)} of them; letters run out after 26, drop some")
+            raise SampleError(self.id, f"options: {len(self.options)} of them; letters run out after 26, drop some")
         length = len(self.response or "")
         for start, stop in self.silent:
             if not 0 <= start < stop <= length:
-                raise RowError(
+                raise SampleError(
                     self.id, f"silent: span ({start}, {stop}) is not within the response's {length} characters"
                 )
 

@@ -1,4 +1,4 @@
-"""Pictures inside a zip archive that may be cut into parts, read where they lie.
+"""Images inside a zip archive that may be cut into parts, read where they lie.
 
 LLaVA-CoT-100k ships 160 GB as `image.zip.part-aa`, `-ab`, …: one archive cut by `split`. Joining and unpacking it takes
 twice that again; here the parts are read as one seekable file.
@@ -25,7 +25,7 @@ from look_again.data.image_files import MAX_BYTES, LazyImage
 from look_again.images import ImageError
 
 FOLDERS = ("", "image/", "images/", "image_files/")
-"""Where in an archive or folder a picture may lie; rows and archives differ on the leading folder."""
+"""Where in an archive or folder an image may lie; rows and archives differ on the leading folder."""
 
 
 class JoinedFile(io.RawIOBase):
@@ -91,7 +91,7 @@ def parts_of(archive: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class ZipMember(LazyImage):
-    """The picture `name` of `archive` (whole or in parts), looked up when read, also under `FOLDERS`.
+    """The image `name` of `archive` (whole or in parts), looked up when read, also under `FOLDERS`.
 
     ImageError when the archive or the member is missing, damaged, encrypted or longer than 64 MiB.
     """

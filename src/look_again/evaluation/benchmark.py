@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from look_again.data.image_files import ImageSource
-from look_again.data.sample import BadRow
+from look_again.data.sample import BadSample
 
 JSON = Any  # what json.dumps takes
 
@@ -22,7 +22,7 @@ class Item:
     """One question. id: unique within the run. prompt: all text the model is given, options included.
 
     images: shown before the prompt, in order. reference: what the scorer compares with, a JSON value. facts: JSON
-    values that the scorer needs or results are grouped by, such as category, split, picture id or options.
+    values that the scorer needs or results are grouped by, such as category, split, image id or options.
     """
 
     id: str
@@ -80,7 +80,7 @@ class Scores:
 class Place:
     """Where a benchmark's files are. path: a local folder or file in the official layout, or a hub name.
 
-    split: one of the benchmark's. images: a folder for pictures that are not beside the table. limit: first n items.
+    split: one of the benchmark's. images: a folder for images that are not beside the table. limit: first n items.
     """
 
     path: str
@@ -90,7 +90,7 @@ class Place:
 
 
 Judge = Callable[[str], str]  # a prompt -> a reply; raises OSError or TimeoutError where no reply could be had
-Load = Callable[[Place], Iterator[Item | BadRow]]  # ValueError, saying what it looked for, for an unknown layout
+Load = Callable[[Place], Iterator[Item | BadSample]]  # ValueError, saying what it looked for, for an unknown layout
 Score = Callable[[Sequence[Item], Sequence[Reply], Judge | None], Scores]
 
 

@@ -2,7 +2,7 @@
 
 The paper compares bare averages. Here every difference comes with a bootstrap 95% interval over items, and with
 McNemar's exact test where scores are 0 or 1, else the exact sign test. Items are taken as independent, so where several
-share a picture the interval is somewhat too narrow. Many subsets make a small p somewhere likely; none is corrected.
+share an image the interval is somewhat too narrow. Many subsets make a small p somewhere likely; none is corrected.
 Metrics that are no mean of points have their own intervals (`metric_differences`).
 """
 

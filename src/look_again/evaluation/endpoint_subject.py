@@ -1,7 +1,7 @@
 """An endpoint that speaks the OpenAI protocol, as the model under test or as a judge.
 
 The paper judges MMHal by GPT-4o; any endpoint will do here, and results name it. The key comes from the environment
-alone (LOOK_AGAIN_API_KEY, else OPENAI_API_KEY) and is written nowhere. Pictures travel as data URLs.
+alone (LOOK_AGAIN_API_KEY, else OPENAI_API_KEY) and is written nowhere. Images travel as data URLs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """CHAIR_i and recall against generated length: the counterpart of the paper's figure 1, from any CHAIR run.
 
-The paper shows 500 pictures and does not say how lengths were grouped. Here answers are sorted by the tokens that
+The paper shows 500 images and does not say how lengths were grouped. Here answers are sorted by the tokens that
 were generated, cut into groups of equal size, and all that an answer says is judged, whatever its section. Longer
-answers are to other pictures than shorter ones: a measurement, not a controlled comparison.
+answers are to other images than shorter ones: a measurement, not a controlled comparison.
 """
 
 from __future__ import annotations

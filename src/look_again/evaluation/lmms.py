@@ -83,7 +83,7 @@ class LookAgainModel(lmms):
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """The final answer to each request: its CONCLUSION, or all that was said where there is none (logged).
 
-        ValueError for a task that wants samples or beams, and for messages other than one user's pictures and text.
+        ValueError for a task that wants samples or beams, and for messages other than one user's images and text.
         """
         outputs: dict[int, Output] = {}
         with tqdm(total=len(requests), desc="look_again") as progress:
@@ -127,9 +127,9 @@ def item_of(request: Instance, documents: Mapping[str, Any]) -> Item:
 
 
 def question_of(messages: Sequence[Mapping[str, Any]], task: str) -> tuple[list[Any], str]:
-    """Pictures in order, and the text; a picture that follows some text leaves "[image 2]" at its place.
+    """Images in order, and the text; an image that follows some text leaves "[image 2]" at its place.
 
-    Example: text "Compare", picture, text "with", picture -> "Compare\\n[image 1]\\nwith\\n[image 2]". ValueError for
+    Example: text "Compare", image, text "with", image -> "Compare\\n[image 1]\\nwith\\n[image 2]". ValueError for
     more than one user's turn, and for video and audio.
     """
     if [message["role"] for message in messages] != ["user"]:

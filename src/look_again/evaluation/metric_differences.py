@@ -2,8 +2,8 @@
 
 These are columns of the paper's tables, which prints them bare. Here a difference comes with a bootstrap 95% interval:
 what was asked is drawn with replacement, and both runs' metrics are computed from the same draw. POPE and CHAIR are
-drawn by item (POPE's within each split), MME by picture (both of its questions) within each subtask, as its accuracy+
-is about pictures. There is no interval where a draw leaves a metric undefined, or of fewer than ten units.
+drawn by item (POPE's within each split), MME by image (both of its questions) within each subtask, as its accuracy+
+is about images. There is no interval where a draw leaves a metric undefined, or of fewer than ten units.
 
 Legend: N draws, U units that are drawn as one, F features that metrics are made of.
 """

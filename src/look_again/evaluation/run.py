@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from look_again.data.sample import BadRow
+from look_again.data.sample import BadSample
 from look_again.evaluation.benchmark import JSON, Benchmark, Item, ItemScore, Judge, Place, Scores
 from look_again.evaluation.run_folder import JUDGED, RunFolder
 from look_again.evaluation.scored import score_run
@@ -52,14 +52,14 @@ def run_benchmark(
     return result
 
 
-def load_items(benchmark: Benchmark, place: Place) -> tuple[list[Item], list[BadRow]]:
+def load_items(benchmark: Benchmark, place: Place) -> tuple[list[Item], list[BadSample]]:
     """The items and the rows that were left out. ValueError for no items and for ids that repeat."""
     if place.split not in benchmark.splits:
         raise ValueError(f"{benchmark.name} has no split {place.split!r}; known: {', '.join(benchmark.splits)}")
     items: list[Item] = []
-    bad_rows: list[BadRow] = []
+    bad_rows: list[BadSample] = []
     for row in benchmark.load(place):
-        if isinstance(row, BadRow):
+        if isinstance(row, BadSample):
             bad_rows.append(row)
         else:
             items.append(row)
@@ -73,7 +73,7 @@ def load_items(benchmark: Benchmark, place: Place) -> tuple[list[Item], list[Bad
 
 
 def digest_of(item: Item) -> str:
-    """What tells whether two runs asked the same, 16 hexadecimals: of id, prompt, number of pictures, reference."""
+    """What tells whether two runs asked the same, 16 hexadecimals: of id, prompt, number of images, reference."""
     parts = [item.id, item.prompt, item.facts.get(PREFIX_FACT), len(item.images), item.reference]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -115,7 +115,7 @@ def assemble(
     items: Sequence[Item],
     outputs: Sequence[Output],
     scores: Scores,
-    bad_rows: Sequence[BadRow],
+    bad_rows: Sequence[BadSample],
 ) -> dict[str, Any]:
     """The JSON of a run, without its times."""
     scored = list(zip(items, scores.items, strict=True))

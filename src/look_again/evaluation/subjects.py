@@ -93,7 +93,7 @@ class LocalSubject:
     def answers(self, items: Sequence[Item], done: Collection[str]) -> Iterator[tuple[int, Output]]:
         """Batches are those of an undisturbed run: one that is partly done is decoded whole.
 
-        NotPossibleError, before anything is asked, where the wrong-image control has no other picture for an item.
+        NotPossibleError, before anything is asked, where the wrong-image control has no other image for an item.
         """
         if self.policy.control == "wrong-image":
             for index in range(len(items)):
@@ -152,16 +152,16 @@ def output_of(answer: Answer, seconds: float) -> Output:
 
 
 def wrong_images(items: Sequence[Item], index: int) -> tuple[ImageSource, ...]:
-    """Pictures of another item, as many as this one has: of the first, from half the list on, that shares none with it.
+    """Images of another item, as many as this one has: of the first, from half the list on, that shares none with it.
 
-    They depend on the list of items alone. NotPossibleError where every other item shares a picture with this one.
+    They depend on the list of items alone. NotPossibleError where every other item shares an image with this one.
     """
     own = items[index].images
     if not own:
         return ()
     for step in range(len(items)):
         other = items[(index + len(items) // 2 + step) % len(items)].images
-        if other and not any(picture in own for picture in other):
+        if other and not any(image in own for image in other):
             return tuple(other[place % len(other)] for place in range(len(own)))
     raise NotPossibleError(
         f"the wrong-image control needs items with different pictures: of {len(items)}, none has one that item "

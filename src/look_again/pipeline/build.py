@@ -1,7 +1,7 @@
 """The build: what came through all stages, as a data set to train on.
 
 A folder with `train.jsonl` (rows that `train sft` reads with the loader jsonl), `images/`, `train.parquet` (the same
-rows with their pictures inside, or their paths), `statistics.json` and a card. It is a function of the ledger alone:
+rows with their images inside, or their paths), `statistics.json` and a card. It is a function of the ledger alone:
 the same results give the same bytes, whoever made them and in what order.
 """
 
@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.extras import require
 from look_again.pipeline.contents import digest_of, sendable
 from look_again.pipeline.ledger.items import Item, Place, results
@@ -23,14 +23,14 @@ from look_again.pipeline.ledger.ledger import Ledger
 from look_again.text.grammar import parse
 
 NAME = "build"
-GROUP_ROWS = 64  # of the Parquet file, with their pictures in memory
+GROUP_ROWS = 64  # of the Parquet file, with their images in memory
 PER_ROW = ("all", "first")
 TABLES = ("embedded", "paths", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig:
-    """per_row: "all" good samples of a row, or the "first". table: pictures "embedded" in the Parquet file, or their
+    """per_row: "all" good samples of a row, or the "first". table: images "embedded" in the Parquet file, or their
     "paths", or "none" for no such file. name: of the data set, for the card. ValueError for other values."""
 
     per_row: str = "all"
@@ -125,11 +125,11 @@ def _records(
 
 
 def record_of(item: Item, response: str, out: Path) -> dict[str, Any]:
-    """An item as a line of `train.jsonl`; its pictures are written under `out`."""
+    """An item as a line of `train.jsonl`; its images are written under `out`."""
     row = item.row
     record: dict[str, Any] = {"id": row.id if item.sample == 0 else f"{row.id}#{item.sample}"}
     if row.images:
-        record["images"] = [_write_picture(sendable(image), out) for image in row.images]
+        record["images"] = [_write_image(sendable(image), out) for image in row.images]
     record["question"] = row.question
     if row.options:
         record["options"] = list(row.options)
@@ -140,13 +140,13 @@ def record_of(item: Item, response: str, out: Path) -> dict[str, Any]:
     return {**record, "response": response, "origin": row.source}
 
 
-def still_silent(row: Row, response: str) -> list[tuple[int, int]]:
+def still_silent(row: Sample, response: str) -> list[tuple[int, int]]:
     """The row's silent spans that mean the same in `response`: those up to whose ends nothing was changed."""
     before = row.response or ""
     return [(start, stop) for start, stop in row.silent if response[:stop] == before[:stop]]
 
 
-def _write_picture(picture: tuple[str, bytes], out: Path) -> str:
+def _write_image(picture: tuple[str, bytes], out: Path) -> str:
     kind, data = picture
     name = f"images/{digest_of(data)}.{kind.split('/')[1].replace('jpeg', 'jpg')}"
     if not (out / name).is_file():

@@ -143,20 +143,20 @@ class Chat:
         endpoint: str,
         system: str,
         user: str,
-        pictures: Sequence[ImageSource] = (),
+        images: Sequence[ImageSource] = (),
         *,
         ask: int = 0,
         prompt: str = "",
         **options: Any,
     ) -> Reply:
-        """The reply to pictures and a text.
+        """The reply to images and a text.
 
         ask: 0, or how often the same was asked before and its reply was of no use. prompt: the version of the text's
         template. options: further fields. Raises EndpointDownError, RequestRefusedError, Halt, ImageError.
         """
         line = self.desk.line(endpoint)
         end = line.endpoint
-        shown = [sendable(picture, end.max_pixels) for picture in pictures]
+        shown = [sendable(image, end.max_pixels) for image in images]
         number = self.item.sample * 1000 + ask
         fixed = {"max_tokens": end.max_tokens, "temperature": end.temperature, **end.body, **options}
         fixed |= {"seed": number} if end.seed else {}
@@ -168,11 +168,11 @@ class Chat:
         return await self.desk.ask(line, body, key, about)
 
 
-def messages(system: str, user: str, pictures: Sequence[tuple[str, bytes]]) -> list[dict[str, Any]]:
-    """A system message if there is one, and a user's: pictures as data URLs, then the text."""
+def messages(system: str, user: str, images: Sequence[tuple[str, bytes]]) -> list[dict[str, Any]]:
+    """A system message if there is one, and a user's: images as data URLs, then the text."""
     content: list[dict[str, Any]] = [
         {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{base64.b64encode(data).decode()}"}}
-        for kind, data in pictures
+        for kind, data in images
     ]
     content.append({"type": "text", "text": user})
     head = [{"role": "system", "content": system}] if system else []

@@ -1,6 +1,6 @@
-"""Rows as the ledger keeps them: JSON that names its pictures.
+"""Rows as the ledger keeps them: JSON that names its images.
 
-A picture in a file, in an archive or of a Tabletop scene is named where it lies; any other is written once under the
+An image in a file, in an archive or of a Tabletop scene is named where it lies; any other is written once under the
 run's folder, called by the hash of its bytes. So a ledger of 40,000 rows stays small and rows stream from it.
 """
 
@@ -17,28 +17,28 @@ from typing import Any
 from PIL import Image
 
 from look_again.data.image_files import ImageSource, LazyImage, describe, image_size, open_image
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.data.zips import ZipMember
 from look_again.images import ImageError
 from look_again.tabletop.loader import SceneImage
 from look_again.tabletop.world import Scene, Thing
 
-PICTURES = "pictures"  # folder of pictures that have no file of their own
+IMAGES = "pictures"  # folder of images that have no file of their own
 AS_THEY_ARE = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif"}  # what chat endpoints read
 
 
-def content_of(row: Row, folder: Path) -> dict[str, Any]:
-    """A row as JSON; pictures without a place of their own are written under `folder`."""
+def content_of(row: Sample, folder: Path) -> dict[str, Any]:
+    """A row as JSON; images without a place of their own are written under `folder`."""
     kept = {name: value for name, value in vars(row).items() if name != "images" and value not in (None, ())}
     return {**kept, "images": [_named(image, folder) for image in row.images]}
 
 
-def row_of(content: dict[str, Any], folder: Path) -> Row:
+def row_of(content: dict[str, Any], folder: Path) -> Sample:
     """The row again."""
     fields = {**content, "images": tuple(_found(name, folder) for name in content["images"])}
     fields["options"] = tuple(content.get("options", ()))
     fields["silent"] = tuple((start, stop) for start, stop in content.get("silent", ()))
-    return Row(**fields)
+    return Sample(**fields)
 
 
 def as_text(value: Any) -> str:
@@ -56,8 +56,8 @@ def digest_of(text: str | bytes) -> str:
     return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()[:32]
 
 
-def picture_bytes(source: ImageSource) -> bytes:
-    """The encoded file of a picture. ImageError when it cannot be read or lies outside the bounds of `image_size`."""
+def image_bytes(source: ImageSource) -> bytes:
+    """The encoded file of an image. ImageError when it cannot be read or lies outside the bounds of `image_size`."""
     image_size(source)
     if isinstance(source, Image.Image):
         file = io.BytesIO()
@@ -76,9 +76,9 @@ def picture_bytes(source: ImageSource) -> bytes:
 
 
 def sendable(source: ImageSource, max_pixels: int | None = None) -> tuple[str, bytes]:
-    """Media type and file of a picture, as endpoints take it: PNG, JPEG and GIF as they are, others and those of more
+    """Media type and file of an image, as endpoints take it: PNG, JPEG and GIF as they are, others and those of more
     than `max_pixels` as an RGB PNG. ImageError as above."""
-    data = picture_bytes(source)
+    data = image_bytes(source)
     kind = next((name for magic, name in AS_THEY_ARE.items() if data.startswith(magic)), None)
     width, height = image_size(data)
     if kind and (max_pixels is None or width * height <= max_pixels):
@@ -99,9 +99,9 @@ def _named(image: ImageSource, folder: Path) -> dict[str, Any]:
         return {"archive": str(image.archive), "member": image.name}
     if isinstance(image, Path):
         return {"path": str(image.absolute())}
-    data = picture_bytes(image)
+    data = image_bytes(image)
     name = digest_of(data)
-    write_whole(folder / PICTURES / name, data)
+    write_whole(folder / IMAGES / name, data)
     return {"kept": name}
 
 
@@ -111,7 +111,7 @@ def _found(name: dict[str, Any], folder: Path) -> ImageSource:
         return SceneImage(Scene(things, name["scene"]["noise_seed"]), name["called"])
     if "archive" in name:
         return ZipMember(Path(name["archive"]), name["member"])
-    return Path(name["path"]) if "path" in name else folder / PICTURES / name["kept"]
+    return Path(name["path"]) if "path" in name else folder / IMAGES / name["kept"]
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from look_again.data.checks import Needs, check_row
-from look_again.data.loaders import Source, load_rows
-from look_again.data.sample import BadRow, Row
+from look_again.data.checks import Needs, check_sample
+from look_again.data.loaders import Source, load_samples
+from look_again.data.sample import BadSample, Sample
 from look_again.images import ImageError
 from look_again.pipeline.contents import as_text, content_of, digest_of, storable
 from look_again.pipeline.ledger.ledger import Ledger, LedgerError, Op
@@ -29,18 +29,18 @@ class Intake:
     known: int = 0
 
 
-def found_rows(source: Source) -> Iterator[Row | BadRow]:
+def found_rows(source: Source) -> Iterator[Sample | BadSample]:
     """A source's rows, and in their places the ones that it could not give."""
-    skipped: list[BadRow] = []
-    for row in load_rows(source, on_skip=skipped.append):
+    skipped: list[BadSample] = []
+    for row in load_samples(source, on_skip=skipped.append):
         yield from skipped
         skipped.clear()
         yield row
     yield from skipped
 
 
-def add_rows(ledger: Ledger, rows: Iterable[Row | BadRow], origin: str) -> Intake:
-    """Take rows in. A refused one (bad picture, no question, an id that is taken) stays in the ledger with its reason.
+def add_rows(ledger: Ledger, rows: Iterable[Sample | BadSample], origin: str) -> Intake:
+    """Take rows in. A refused one (bad image, no question, an id that is taken) stays in the ledger with its reason.
 
     Raises LedgerError when a place of `origin` holds another row than before, LedgerFullError when the disk is full.
     """
@@ -78,9 +78,9 @@ def add_source(ledger: Ledger, source: Source, *, again: bool = False) -> Intake
     return intake
 
 
-def _content(ledger: Ledger, row: Row | BadRow) -> tuple[str | None, str | None]:
+def _content(ledger: Ledger, row: Sample | BadSample) -> tuple[str | None, str | None]:
     """The row as text, or why there is none."""
-    if isinstance(row, BadRow):
+    if isinstance(row, BadSample):
         return None, row.reason
     try:
         return as_text(content_of(row, ledger.folder)), None
@@ -88,12 +88,12 @@ def _content(ledger: Ledger, row: Row | BadRow) -> tuple[str | None, str | None]
         return None, str(error)
 
 
-def _fault(row: Row | BadRow, taken: set[str]) -> str | None:
+def _fault(row: Sample | BadSample, taken: set[str]) -> str | None:
     """What is wrong with a new row."""
-    assert isinstance(row, Row)
+    assert isinstance(row, Sample)
     if row.id in taken:
         return f"the id {row.id!r} occurs twice in this run: give every row its own"
-    return "; ".join(check_row(row, NEEDS)) or None
+    return "; ".join(check_sample(row, NEEDS)) or None
 
 
 def _check_same(before: str, now: str, row_id: str, origin: str) -> None:

@@ -1,8 +1,8 @@
-"""Rows that training shares with evaluation: the same picture, also resized or encoded again, or the same question.
+"""Rows that training shares with evaluation: the same image, also resized or encoded again, or the same question.
 
-A picture is known by the hash of its pixels and by a small fingerprint of our own: 16 x 16 means of its grey levels, in
+An image is known by the hash of its pixels and by a small fingerprint of our own: 16 x 16 means of its grey levels, in
 which a resized copy correlates with its original. Candidates found by that are confirmed in colour at 32 x 32. A
-question alone counts only where no picture is shown with it: "How many are there?" is asked of many.
+question alone counts only where no image is shown with it: "How many are there?" is asked of many.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import numpy as np
 from PIL import Image
 
 from look_again.data.image_files import ImageSource, open_image
-from look_again.data.loaders import Source, load_rows
-from look_again.data.sample import BadRow, Row
+from look_again.data.loaders import Source, load_samples
+from look_again.data.sample import BadSample, Sample
 from look_again.images import ImageError
 from look_again.pipeline.contents import digest_of
 
 SMALL, LARGE = 16, 32  # sides of the two fingerprints
 NEAR, SURE = 0.97, 0.985  # correlations that make a candidate, and a copy
-FLAT = 2.0  # levels of standard deviation below which a picture has nothing to compare
+FLAT = 2.0  # levels of standard deviation below which an image has nothing to compare
 _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
-class PictureFingerprint:
-    """exact: hash of the pixels. grey: (256,) normalised; zeros for a flat picture. colour: (3072,) normalised."""
+class ImageFingerprint:
+    """exact: hash of the pixels. grey: (256,) normalised; zeros for a flat image. colour: (3072,) normalised."""
 
     exact: str
     grey: np.ndarray
@@ -40,7 +40,7 @@ class PictureFingerprint:
 
 @dataclass(frozen=True)
 class Match:
-    """What a row shares with a row of an evaluation set. kind: "picture", "resized picture" or "question"."""
+    """What a row shares with a row of an evaluation set. kind: "image", "resized image" or "question"."""
 
     kind: str
     row_id: str
@@ -54,9 +54,9 @@ class Match:
 
 @dataclass
 class Known:
-    """Fingerprints of evaluation rows. rows: (id, source, normalised question) of each picture or text row."""
+    """Fingerprints of evaluation rows. rows: (id, source, normalised question) of each image or text row."""
 
-    by_picture: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    by_image: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     by_question: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     rows: list[tuple[str, str, str]] = field(default_factory=list)
     pictures: list[tuple[int, ImageSource]] = field(default_factory=list)
@@ -64,28 +64,28 @@ class Known:
     skipped: int = 0
 
 
-def fingerprint(source: ImageSource) -> PictureFingerprint:
-    """ImageError when the picture cannot be read."""
+def fingerprint(source: ImageSource) -> ImageFingerprint:
+    """ImageError when the image cannot be read."""
     image = open_image(source)
-    return PictureFingerprint(
+    return ImageFingerprint(
         digest_of(f"{image.size}".encode() + image.tobytes()),
         _normalised(image.convert("L").resize((SMALL, SMALL), Image.Resampling.BOX)),
         _normalised(image.resize((LARGE, LARGE), Image.Resampling.BOX)),
     )
 
 
-def normalised_question(row: Row) -> str:
+def normalised_question(row: Sample) -> str:
     """The words of question and options, in lower case, without marks and accents' variants."""
     text = unicodedata.normalize("NFKC", " ".join((row.question, *row.options))).casefold()
     return " ".join(_WORD.findall(text))
 
 
 def fingerprints_of(sources: Iterable[Source]) -> Known:
-    """Fingerprints of evaluation sets; rows and pictures that cannot be read are counted as skipped."""
+    """Fingerprints of evaluation sets; rows and images that cannot be read are counted as skipped."""
     known, greys = Known(), list[np.ndarray]()
-    skipped: list[BadRow] = []
+    skipped: list[BadSample] = []
     for source in sources:
-        for row in load_rows(source, on_skip=skipped.append):
+        for row in load_samples(source, on_skip=skipped.append):
             index = len(known.rows)
             known.rows.append((row.id, row.source, normalised_question(row)))
             if not row.images:
@@ -96,7 +96,7 @@ def fingerprints_of(sources: Iterable[Source]) -> Known:
                 except ImageError:
                     known.skipped += 1
                     continue
-                known.by_picture[made.exact].append(index)
+                known.by_image[made.exact].append(index)
                 known.pictures.append((index, image))
                 greys.append(made.grey)
     known.skipped += len(skipped)
@@ -104,8 +104,8 @@ def fingerprints_of(sources: Iterable[Source]) -> Known:
     return known
 
 
-def shared_with(row: Row, known: Known) -> list[Match]:
-    """What a row shares with the known ones; [] for nothing. A picture that cannot be read shares nothing."""
+def shared_with(row: Sample, known: Known) -> list[Match]:
+    """What a row shares with the known ones; [] for nothing. An image that cannot be read shares nothing."""
     question = normalised_question(row)
     found: dict[tuple[str, int], Match] = {}
     for image in row.images:
@@ -113,7 +113,7 @@ def shared_with(row: Row, known: Known) -> list[Match]:
             made = fingerprint(image)
         except ImageError:
             continue
-        exact: set[int] = set(known.by_picture.get(made.exact, []))
+        exact: set[int] = set(known.by_image.get(made.exact, []))
         resized = _copies(made, known) - exact
         for kind, indices in (("picture", exact), ("resized picture", resized)):
             found |= {(kind, index): _match(kind, row, question, index, known) for index in sorted(indices)}
@@ -129,9 +129,9 @@ def overlap(sources: Sequence[Source], evaluation: Sequence[Source], listed: int
     rows = shared = same_question = 0
     kinds: dict[str, int] = defaultdict(int)
     named: list[dict[str, Any]] = []
-    skipped: list[BadRow] = []
+    skipped: list[BadSample] = []
     for source in sources:
-        for row in load_rows(source, on_skip=skipped.append):
+        for row in load_samples(source, on_skip=skipped.append):
             rows += 1
             matches = shared_with(row, known)
             shared += bool(matches)
@@ -149,13 +149,13 @@ def overlap(sources: Sequence[Source], evaluation: Sequence[Source], listed: int
     return {**totals, "by_kind": dict(kinds), "unreadable": known.skipped + len(skipped), "rows_shared": named}
 
 
-def _match(kind: str, row: Row, question: str, index: int, known: Known) -> Match:
+def _match(kind: str, row: Sample, question: str, index: int, known: Known) -> Match:
     other_id, other_source, other_question = known.rows[index]
     return Match(kind, row.id, other_id, other_source, question == other_question)
 
 
-def _copies(made: PictureFingerprint, known: Known) -> set[int]:
-    """Rows with a picture that is a copy in another size or encoding."""
+def _copies(made: ImageFingerprint, known: Known) -> set[int]:
+    """Rows with an image that is a copy in another size or encoding."""
     if not len(known.grey):
         return set()
     near = np.flatnonzero(known.grey @ made.grey >= NEAR)
@@ -168,7 +168,7 @@ def _copies(made: PictureFingerprint, known: Known) -> set[int]:
 
 
 def _normalised(image: Image.Image) -> np.ndarray:
-    """Levels as a vector of mean 0 and length 1; zeros for a flat picture."""
+    """Levels as a vector of mean 0 and length 1; zeros for a flat image."""
     levels = np.asarray(image, dtype=np.float32).reshape(-1)
     centred = levels - levels.mean()
     return centred / np.linalg.norm(centred) if levels.std() >= FLAT else np.zeros_like(centred)

@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import get_scheduler
 
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.rl.checkpoints import load_checkpoint, save_checkpoint
 from look_again.rl.objective import brpo_loss, group_advantages
 from look_again.rl.recipe import BrpoConfig
@@ -123,11 +123,11 @@ class Run:
         means = self.accelerator.reduce(values.float(), "mean").tolist() if self.accelerator.num_processes > 1 else None
         return metrics if means is None else dict(zip(metrics, means, strict=True))
 
-    def sample(self, rows: Sequence[Row], seed: int) -> list[Rollout]:
+    def sample(self, rows: Sequence[Sample], seed: int) -> list[Rollout]:
         """G answers to each question."""
         return self.sample_by_vllm(rows, seed) if self.config.rollouts == "vllm" else self.sample_here(rows, seed)
 
-    def sample_by_vllm(self, rows: Sequence[Row], seed: int) -> list[Rollout]:
+    def sample_by_vllm(self, rows: Sequence[Sample], seed: int) -> list[Rollout]:
         """By a server, once it has the policy's weights."""
         from look_again.rl.vllm_rollouts import VllmServer, stop_ids
 
@@ -151,7 +151,7 @@ class Run:
         self.accelerator.wait_for_everyone()  # the next step's weights wait for the slowest process
         return rollouts
 
-    def sample_here(self, rows: Sequence[Row], seed: int) -> list[Rollout]:
+    def sample_here(self, rows: Sequence[Sample], seed: int) -> list[Rollout]:
         """By the decoding loop."""
         config = self.config
         generator = torch.Generator(self.accelerator.device).manual_seed(seed)

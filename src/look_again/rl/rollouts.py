@@ -17,7 +17,7 @@ from look_again.core.generate import LookAgainDecoding
 from look_again.core.reattention import Reattention
 from look_again.core.slots import Provenance
 from look_again.core.trigger import Trigger
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.text.chat import decode_text, left_padded
 from look_again.training.batches import Codec, Item
 from look_again.training.example import Example
@@ -26,9 +26,9 @@ from look_again.training.module import evaluating
 
 @dataclass
 class Rollout:
-    """One sampled answer. item: its pictures and the example that the loss pass reads. finished: it ended by itself."""
+    """One sampled answer. item: its images and the example that the loss pass reads. finished: it ended by itself."""
 
-    row: Row
+    row: Sample
     item: Item
     text: str
     completion_ids: list[int]
@@ -44,7 +44,7 @@ class Rollout:
 def sample_groups(
     model: Any,
     codec: Codec,
-    rows: Sequence[Row],
+    rows: Sequence[Sample],
     policy: Reattention,
     *,
     group: int,
@@ -58,11 +58,11 @@ def sample_groups(
     """
     items = [codec.item(row, policy) for row in rows]
     prompts = [item.example.prompt_ids for item in items if item.example is not None]
-    pictures = [item for item in items if item.pixel_values is not None]
+    images = [item for item in items if item.pixel_values is not None]
     inputs: dict[str, Any] = left_padded(prompts, codec.tokenizer, model.device)
-    if pictures:
-        inputs["pixel_values"] = torch.cat([i.pixel_values for i in pictures if i.pixel_values is not None])
-        inputs["image_grid_thw"] = torch.cat([i.image_grid_thw for i in pictures if i.image_grid_thw is not None])
+    if images:
+        inputs["pixel_values"] = torch.cat([i.pixel_values for i in images if i.pixel_values is not None])
+        inputs["image_grid_thw"] = torch.cat([i.image_grid_thw for i in images if i.image_grid_thw is not None])
     decoding = LookAgainDecoding(Trigger.of(codec.tokenizer), policy, generator=generator)
     with evaluating(model):
         output = model.generate(
@@ -80,7 +80,7 @@ def sample_groups(
     return [_rollout(codec, rows[i // group], items[i // group], output, i) for i in range(len(rows) * group)]
 
 
-def _rollout(codec: Codec, row: Row, item: Item, output: Any, index: int) -> Rollout:
+def _rollout(codec: Codec, row: Sample, item: Item, output: Any, index: int) -> Rollout:
     slots, asked = output.slots[index], item.example
     assert asked is not None
     ids = slots.token_ids[slots.provenance == Provenance.SAMPLED].tolist()

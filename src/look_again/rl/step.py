@@ -7,20 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from look_again.data.checks import select_rows
-from look_again.data.loaders import load_rows
-from look_again.data.sample import BadRow, Row
+from look_again.data.checks import select_samples
+from look_again.data.loaders import load_samples
+from look_again.data.sample import BadSample, Sample
 from look_again.rl.recipe import BrpoConfig
 from look_again.rl.rewards import AccuracyReward, BalanceReward, FormatReward, reward_statistics
 from look_again.rl.rollouts import Rollout
 from look_again.training.trainer import epoch_generator
 
 
-def load_references(config: BrpoConfig) -> list[Row]:
+def load_references(config: BrpoConfig) -> list[Sample]:
     """Rows that can be rewarded. RowError names those without a usable reference answer."""
-    skipped: list[BadRow] = []
-    found = (row for source in config.data for row in load_rows(source, on_skip=skipped.append))
-    rows, _ = select_rows(
+    skipped: list[BadSample] = []
+    found = (row for source in config.data for row in load_samples(source, on_skip=skipped.append))
+    rows, _ = select_samples(
         found, on_bad_row=config.on_bad_row, passed_over=skipped, needs_response=False, needs_reference=True
     )
     return rows
@@ -31,7 +31,9 @@ def step_seed(seed: int, step: int, process: int) -> int:
     return (seed * 1_000_003 + step) * 1009 + process
 
 
-def questions_of_step(rows: Sequence[Row], config: BrpoConfig, step: int, process: int, processes: int) -> list[Row]:
+def questions_of_step(
+    rows: Sequence[Sample], config: BrpoConfig, step: int, process: int, processes: int
+) -> list[Sample]:
     """The step's rows of one process: the epoch's permutation depends on the seed and the epoch alone."""
     first = (step * processes + process) * config.questions
     places = [divmod(place, len(rows)) for place in range(first, first + config.questions)]

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from look_again.data.image_files import open_image
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.images import data_url
 from look_again.rl.rollouts import Rollout
 from look_again.text.chat import decode_text
@@ -44,20 +44,20 @@ class ServedRollout(Rollout):
 
 @dataclass(frozen=True)
 class Question:
-    """What vLLM is asked. token_ids: the prompt with one token per picture. pictures: at the size that the loss sees.
+    """What vLLM is asked. token_ids: the prompt with one token per image. images: at the size that the loss sees.
 
     sampling: the fields of vLLM's SamplingParams.
     """
 
-    row: Row
+    row: Sample
     item: Item
     token_ids: list[int]
-    pictures: list[Image.Image]
+    images: list[Image.Image]
     sampling: dict[str, Any]
 
 
 def questions_of(
-    codec: Codec, rows: Sequence[Row], items: Sequence[Item], sampling: Mapping[str, Any], seed: int
+    codec: Codec, rows: Sequence[Sample], items: Sequence[Item], sampling: Mapping[str, Any], seed: int
 ) -> list[Question]:
     """One per row; the G answers of each draw from seeds that no other answer has, at this `seed` or another one."""
     group = sampling["n"]
@@ -65,8 +65,8 @@ def questions_of(
         Question(
             row,
             item,
-            one_token_per_picture(codec, item),
-            pictures_of(codec, row, item),
+            one_token_per_image(codec, item),
+            images_of(codec, row, item),
             {**sampling, "seed": (seed * len(rows) + place) * group % SEEDS},
         )
         for place, (row, item) in enumerate(zip(rows, items, strict=True))
@@ -94,8 +94,8 @@ def sampling_of(
     }
 
 
-def one_token_per_picture(codec: Codec, item: Item) -> list[int]:
-    """The prompt's ids with one image token per picture, which vLLM expands to the picture's number of tokens."""
+def one_token_per_image(codec: Codec, item: Item) -> list[int]:
+    """The prompt's ids with one image token per image, which vLLM expands to the image's number of tokens."""
     assert item.example is not None
     image = codec.family.vision_tokens(codec.config).image
     counts = iter([frames * rows * columns for frames, rows, columns in item.example.grids])
@@ -107,13 +107,13 @@ def one_token_per_picture(codec: Codec, item: Item) -> list[int]:
     return ids
 
 
-def pictures_of(codec: Codec, row: Row, item: Item) -> list[Image.Image]:
-    """The row's pictures at the size that the loss pass sees, which vLLM's processor then leaves alone.
+def images_of(codec: Codec, row: Sample, item: Item) -> list[Image.Image]:
+    """The row's images at the size that the loss pass sees, which vLLM's processor then leaves alone.
 
     Processors of other libraries scale to other pixels. Raises ValueError where the bounds of the run's own leave so
     little room that it would scale its result again.
     """
-    processor, pictures = codec.image_processor, []
+    processor, resized = codec.image_processor, []
     grids = [] if item.image_grid_thw is None else item.image_grid_thw.tolist()
     for image, (_, rows, columns) in zip(row.images, grids, strict=True):
         width, height = columns * processor.patch_size, rows * processor.patch_size
@@ -122,13 +122,13 @@ def pictures_of(codec: Codec, row: Row, item: Item) -> list[Image.Image]:
                 f"row {row.id!r}: a picture scaled to {width} x {height} pixels would be scaled again: widen the "
                 f"image processor's bounds, {processor.size}"
             )
-        pictures.append(open_image(image).resize((width, height), processor.resample))
-    return pictures
+        resized.append(open_image(image).resize((width, height), processor.resample))
+    return resized
 
 
 def body_of(question: Question) -> dict[str, Any]:
     """The request. `return_token_ids`: the answer also holds the prompt's ids as the server expanded them."""
-    parts = [{"type": "image_url", "url": data_url(picture)} for picture in question.pictures]
+    parts = [{"type": "image_url", "url": data_url(image)} for image in question.images]
     body = {"token_ids": question.token_ids, "sampling_params": question.sampling, "return_token_ids": True}
     return body | ({"content_parts": parts} if parts else {})
 
@@ -140,7 +140,7 @@ def rollouts_of(codec: Codec, question: Question, answer: Any) -> list[Rollout]:
     if entry(answer, "prompt_token_ids", list) != example.prompt_ids:
         raise VllmError(
             f"vLLM read another prompt for row {row.id!r} than the loss pass will: serve the checkpoint that trains, "
-            "with bounds of pictures no narrower than the run's"
+            "with bounds of images no narrower than the run's"
         )
     choices = sorted(entry(answer, "choices", list), key=lambda choice: entry(choice, "index", int))
     if [choice["index"] for choice in choices] != list(range(question.sampling["n"])):

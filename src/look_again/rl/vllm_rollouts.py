@@ -31,7 +31,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 import torch
 
 from look_again.core.reattention import Reattention
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.rl.rollouts import Rollout
 from look_again.rl.vllm_messages import (
     Question,
@@ -76,7 +76,7 @@ class VllmRollouts(ABC):
     def sample_groups(
         self,
         codec: Codec,
-        rows: Sequence[Row],
+        rows: Sequence[Sample],
         policy: Reattention,
         *,
         group: int,
@@ -182,7 +182,7 @@ class VllmEngine(VllmRollouts):
         prompts = [
             {
                 "prompt_token_ids": asked.token_ids,
-                **({"multi_modal_data": {"image": asked.pictures}} if asked.pictures else {}),
+                **({"multi_modal_data": {"image": asked.images}} if asked.images else {}),
             }
             for asked in questions
         ]

@@ -25,7 +25,7 @@ T = TypeVar("T")
 class Job:
     """One answer that is wanted.
 
-    messages: as `encode_chat` takes them, `{"type": "image"}` once per picture. images: RGB, of all messages in order.
+    messages: as `encode_chat` takes them, `{"type": "image"}` once per image. images: RGB, of all messages in order.
     conversation: the same for jobs whose beginnings agree, so that a backend can send them where a cache is warm.
     """
 

@@ -1,6 +1,6 @@
 """What Tabletop's endpoint answers: the truth, with a chosen share of errors and faults, in four roles.
 
-A request holds all that an answer needs: the scene is read back from the picture, the question from the prompt's text.
+A request holds all that an answer needs: the scene is read back from the image, the question from the prompt's text.
 Every reply is a function of the request alone, so two runs that ask the same can be compared. Faults of transport (429,
 500, stall, malformed) also depend on the attempt, and stop after a few: else no retry could ever get through.
 
@@ -36,7 +36,7 @@ REPLY_FAULTS = ("cut-off", "not-asked", "empty", "refusal")
 FAULTS = (*TRANSPORT_FAULTS, *REPLY_FAULTS)
 COMMON_FAULTS = ("429", "500", "stall", "malformed", "cut-off", "not-asked")
 FAULTY_ATTEMPTS = 3  # of one request, at most
-PICTURE_TOKENS = 36
+IMAGE_TOKENS = 36
 _BLOCK = re.compile(r"<(question|answer)>\n(.*?)\n</\1>", re.DOTALL)
 
 
@@ -99,8 +99,8 @@ def reply_to(body: Mapping[str, Any], rng: random.Random, error_rate: float) -> 
     role = str(body.get("model", "")).removeprefix("tabletop-").split("-")[0]
     if role not in ROLES:
         raise BadRequestError(f"there is no model {body.get('model')!r}; there are {', '.join(models())}")
-    text, picture = _parts(body)
-    scene = see(picture)
+    text, image = _parts(body)
+    scene = see(image)
     blocks = dict(_BLOCK.findall(text))
     asked = blocks.get("question", text).strip()
     return ROLES[role](scene, question_of(asked), asked, blocks.get("answer", ""), rng, rng.random() < error_rate)
@@ -176,7 +176,7 @@ def _text(answer: str, tag: str) -> str:
 
 
 def _parts(body: Mapping[str, Any]) -> tuple[str, Image.Image]:
-    """The text of the last user's message and its one picture."""
+    """The text of the last user's message and its one image."""
     try:
         content = [message for message in body["messages"] if message["role"] == "user"][-1]["content"]
         texts = [part["text"] for part in content if part["type"] == "text"]
@@ -212,7 +212,7 @@ def _completion(body: Mapping[str, Any], text: str, finish: str, digest: str) ->
         str(message.get("content"))[:4000] for message in body["messages"] if isinstance(message["content"], str)
     )
     asked = sum(len(part.get("text", "").split()) for part in body["messages"][-1]["content"] if isinstance(part, dict))
-    tokens_in, tokens_out = PICTURE_TOKENS + asked + len(said.split()), len(text.split())
+    tokens_in, tokens_out = IMAGE_TOKENS + asked + len(said.split()), len(text.split())
     usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
     return {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from look_again.clients.openai import Endpoint
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.pipeline.build import BuildConfig
 from look_again.pipeline.engine import StageReport
 from look_again.pipeline.intake import add_rows
@@ -115,13 +115,13 @@ def _to_the_end(ledger: Ledger, config: RunConfig, progress: bool) -> list[Stage
     return reports
 
 
-def _plain_rows(config: DemoConfig) -> Iterator[Row]:
+def _plain_rows(config: DemoConfig) -> Iterator[Sample]:
     """Questions alone."""
     for index in range(config.rows):
         yield replace(row_of(make_row(config.split, config.seed, index), config.split), response=None, silent=())
 
 
-def _cold_rows(config: DemoConfig) -> Iterator[Row]:
+def _cold_rows(config: DemoConfig) -> Iterator[Sample]:
     """Answers without reflection, as LLaVA-CoT's; mistakes in them are what there is to see in the image again."""
     for index in range(config.rows):
         yield row_of(make_row("train", config.seed, index, reflections=0), "train")

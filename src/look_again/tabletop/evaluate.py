@@ -28,7 +28,7 @@ from look_again.tabletop.world import Scene
 from look_again.text.grammar import open_tag
 
 PLANTED_RATE = 0.3
-OTHER_IMAGES = 1_000_003  # the wrong-image control shows the picture of the row this many places on
+OTHER_IMAGES = 1_000_003  # the wrong-image control shows the image of the row this many places on
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Rows of Tabletop in the common type, made on the fly.
 
-Pictures are drawn when opened, responses are the oracle's, and planted mistakes are silent.
+Images are drawn when opened, responses are the oracle's, and planted mistakes are silent.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from look_again.data.image_files import LazyImage
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.tabletop.render import render
 from look_again.tabletop.rows import TabletopRow, make_row
 from look_again.tabletop.world import Scene
@@ -18,7 +18,7 @@ from look_again.tabletop.world import Scene
 
 @dataclass(frozen=True)
 class SceneImage(LazyImage):
-    """The picture of a scene, drawn when read. `row_id` is what messages call it."""
+    """The image of a scene, drawn when read. `row_id` is what messages call it."""
 
     scene: Scene = field(repr=False)
     row_id: str
@@ -32,14 +32,14 @@ class SceneImage(LazyImage):
         return file.getvalue()
 
 
-def tabletop_rows(split: str, seed: int, indices: Iterable[int], length: str | None = None) -> Iterator[Row]:
+def tabletop_samples(split: str, seed: int, indices: Iterable[int], length: str | None = None) -> Iterator[Sample]:
     """The rows of a stream at `indices`, of one length if given. ValueError for an unknown split or length."""
     return (row_of(make_row(split, seed, index, length=length), split) for index in indices)
 
 
-def row_of(row: TabletopRow, split: str) -> Row:
+def row_of(row: TabletopRow, split: str) -> Sample:
     """The same row in the common type: the answer is its reference, planted mistakes are its silent spans."""
-    return Row(
+    return Sample(
         id=row.id,
         images=(SceneImage(row.scene, row.id),),
         question=row.prompt,

@@ -20,7 +20,7 @@ from look_again.text.grammar import close_tag, open_tag
 LENGTHS = ("brief", "normal", "long")
 REQUESTS = {"brief": "Answer briefly.", "normal": "Think step by step.", "long": "Think at length."}
 REFLECTIONS = {"brief": (1,), "normal": (1, 1, 2), "long": (2, 3)}
-CROWDED = 5  # objects from which a picture tempts to a cursory reflection
+CROWDED = 5  # objects from which an image tempts to a cursory reflection
 REASONING_SLIP_SHARE = 0.25  # of the error rate: mistakes that REASONING adds to those of CAPTION
 
 
@@ -61,8 +61,8 @@ def write_response(
 ) -> Written:
     """A full response. `error_rate` is the chance of a mistake per object; `reflections` None draws 1 to 3.
 
-    `cursory`: the chance, on pictures of CROWDED objects or more, that the last reflection names the answer without
-    going through the picture. ValueError for an unknown length or a rate outside 0..1.
+    `cursory`: the chance, on images of CROWDED objects or more, that the last reflection names the answer without
+    going through the image. ValueError for an unknown length or a rate outside 0..1.
     """
     if length not in LENGTHS:
         raise ValueError(f"unknown length {length!r}; known: {', '.join(LENGTHS)}")

@@ -1,4 +1,4 @@
-"""Pictures of Tabletop scenes: Pillow drawings of 168 x 168 pixels, 6 x 6 visual tokens of 28 pixels.
+"""Images of Tabletop scenes: Pillow drawings of 168 x 168 pixels, 6 x 6 visual tokens of 28 pixels.
 
 Shapes are drawn at twice the size and averaged down, all in integers, so a scene gives the same bytes everywhere.
 """

@@ -28,7 +28,7 @@ class TabletopRow:
     written: Written
 
     def as_dict(self, image: str) -> dict[str, object]:
-        """What `rows.jsonl` holds; `image` is the picture's relative path."""
+        """What `rows.jsonl` holds; `image` is the image's relative path."""
         return {
             "id": self.id,
             "image": image,

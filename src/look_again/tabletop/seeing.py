@@ -1,7 +1,7 @@
-"""A Tabletop scene read back from its picture, and a question from its text.
+"""A Tabletop scene read back from its image, and a question from its text.
 
-The picture alone is enough: pixels of each colour are matched with the drawings of every shape, size and jitter at
-every place. So an endpoint that is sent a picture can answer from the truth without being told which row it is.
+The image alone is enough: pixels of each colour are matched with the drawings of every shape, size and jitter at
+every place. So an endpoint that is sent an image can answer from the truth without being told which row it is.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ Drawing = tuple[str, str, int, int]  # shape, size, dx, dy
 
 
 class UnseenError(ValueError):
-    """A picture or a text that is not of this world."""
+    """An image or a text that is not of this world."""
 
 
 def see(image: Image.Image) -> Scene:
-    """The scene that a picture of SIDE_PIXELS x SIDE_PIXELS shows; its noise seed is 0.
+    """The scene that an image of SIDE_PIXELS x SIDE_PIXELS shows; its noise seed is 0.
 
-    UnseenError for pictures of another size, and for those in which fewer than two objects are found.
+    UnseenError for images of another size, and for those in which fewer than two objects are found.
     """
     if image.size != (SIDE_PIXELS, SIDE_PIXELS):
         raise UnseenError(f"a picture of {image.width} x {image.height} pixels shows no scene of Tabletop")
@@ -47,7 +47,7 @@ def see(image: Image.Image) -> Scene:
     return _see(pixels.tobytes())
 
 
-@lru_cache(maxsize=256)  # a panel asks about one picture several times
+@lru_cache(maxsize=256)  # a panel asks about one image several times
 def _see(data: bytes) -> Scene:
     pixels = np.frombuffer(data, dtype=np.int16).reshape(SIDE_PIXELS, SIDE_PIXELS, 3)
     table = _windows(_like(pixels, _table()))

@@ -28,8 +28,8 @@ DEFAULT_ROWS = 200
 
 
 @dataclass(frozen=True)
-class TabletopPicture(LazyImage):
-    """The picture of one row, drawn when read."""
+class TabletopImage(LazyImage):
+    """The image of one row, drawn when read."""
 
     split: str
     seed: int
@@ -60,7 +60,7 @@ def load_free(place: Place) -> Iterator[Item]:
     seed, length = stream_of(place.path)
     for index in range(DEFAULT_ROWS if place.limit is None else place.limit):
         row = _row(place.split, seed, index, length)
-        yield _item(row, TabletopPicture(place.split, seed, index), {})
+        yield _item(row, TabletopImage(place.split, seed, index), {})
 
 
 def load_planted(place: Place) -> Iterator[Item]:
@@ -71,13 +71,13 @@ def load_planted(place: Place) -> Iterator[Item]:
         if row.written.mistakes:
             mistakes = [{"kind": mistake.kind, "place": mistake.place} for mistake in row.written.mistakes]
             facts = {PREFIX_FACT: planted_prefix(row), "mistakes": mistakes}
-            yield _item(row, TabletopPicture(place.split, seed, index), facts)
+            yield _item(row, TabletopImage(place.split, seed, index), facts)
 
 
-def _item(row: TabletopRow, picture: TabletopPicture, facts: Mapping[str, JSON]) -> Item:
+def _item(row: TabletopRow, image: TabletopImage, facts: Mapping[str, JSON]) -> Item:
     things = [[thing.place, thing.colour, thing.shape] for thing in row.scene.things]
     known = {"kind": row.question.kind, "length": row.length, "objects": things}
-    return Item(id=row.id, images=(picture,), prompt=row.prompt, reference=row.answer, facts=known | dict(facts))
+    return Item(id=row.id, images=(image,), prompt=row.prompt, reference=row.answer, facts=known | dict(facts))
 
 
 def score_free(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None = None) -> Scores:

@@ -149,7 +149,7 @@ def model_config_of(tiny: TinyConfig, rows: int, ids: dict[str, int]) -> Qwen2_5
 
 
 def build_image_processor() -> Qwen2VLImageProcessorPil:
-    """Qwen's image processor with bounds that leave Tabletop's pictures as they are."""
+    """Qwen's image processor with bounds that leave Tabletop's images as they are."""
     return Qwen2VLImageProcessorPil(size={"shortest_edge": SIDE_PIXELS**2, "longest_edge": SIDE_PIXELS**2})
 
 

@@ -46,7 +46,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects in reading order (row by row), and the seed of the picture's noise and drawing order."""
+    """Objects in reading order (row by row), and the seed of the image's noise and drawing order."""
 
     things: tuple[Thing, ...]
     noise_seed: int = 0

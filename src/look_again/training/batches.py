@@ -1,4 +1,4 @@
-"""Rows as items of a step: pictures for the vision tower and a tokenised example, stacked by `collate`."""
+"""Rows as items of a step: images for the vision tower and a tokenised example, stacked by `collate`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from look_again.core.families import Family, Grid, family_of
 from look_again.core.reattention import Reattention
 from look_again.data.image_files import open_image
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.text.chat import encode_chat, encode_response
 from look_again.text.grammar import open_tag
 from look_again.text.instructions import messages_for
@@ -21,12 +21,12 @@ from look_again.text.tags import tag_ids
 from look_again.training.example import Example
 from look_again.training.recipe import Stage
 
-PICTURES = ("pixel_values", "image_grid_thw")
+IMAGES = ("pixel_values", "image_grid_thw")
 
 
 @dataclass
 class Item:
-    """Pictures (None without any), and what is asked of them: an example, or the contents of each visual token."""
+    """Images (None without any), and what is asked of them: an example, or the contents of each visual token."""
 
     pixel_values: torch.Tensor | None
     image_grid_thw: torch.Tensor | None
@@ -49,8 +49,8 @@ class Codec:
         """Of a model's configuration and a prepared tokenizer."""
         return cls(family_of(config), tokenizer, tag_ids(tokenizer), image_processor, config)
 
-    def item(self, row: Row, policy: Reattention, *, learn_silent: bool = False) -> Item:
-        """A row's pictures and example. Raises ImageError for a picture that cannot be read."""
+    def item(self, row: Sample, policy: Reattention, *, learn_silent: bool = False) -> Item:
+        """A row's images and example. Raises ImageError for an image that cannot be read."""
         pictures = self.pictures(row)
         grids = [self.family.merged_grid(grid, self.config) for grid in pictures.get("image_grid_thw", ())]
         return Item(
@@ -59,14 +59,14 @@ class Codec:
             self.example(row, grids, policy, learn_silent=learn_silent),
         )
 
-    def pictures(self, row: Row) -> dict[str, torch.Tensor]:
+    def pictures(self, row: Sample) -> dict[str, torch.Tensor]:
         """pixel_values (patches, values) and image_grid_thw (images, 3); nothing for a row without images."""
         if not row.images:
             return {}
         made = self.image_processor(images=[open_image(image) for image in row.images], return_tensors="pt")
-        return {name: made[name] for name in PICTURES}
+        return {name: made[name] for name in IMAGES}
 
-    def example(self, row: Row, grids: list[Grid], policy: Reattention, *, learn_silent: bool = False) -> Example:
+    def example(self, row: Sample, grids: list[Grid], policy: Reattention, *, learn_silent: bool = False) -> Example:
         """The tokenised row, its response with the end-of-turn token."""
         counts = [frames * rows * columns for frames, rows, columns in grids]
         messages = messages_for(row.prompt, len(grids), trained=True)
@@ -75,8 +75,8 @@ class Codec:
         silent = [any(start < b and stop > a for a, b in row.silent) and not learn_silent for start, stop in spans]
         return Example(prompt, [*ids, self.tokenizer.eos_token_id], grids, policy, [*silent, False])
 
-    def length(self, row: Row, sizes: Sequence[tuple[int, int]], policy: Reattention) -> int:
-        """Slots of a row, re-inserted ones with it, from its pictures' sizes (width, height) alone."""
+    def length(self, row: Sample, sizes: Sequence[tuple[int, int]], policy: Reattention) -> int:
+        """Slots of a row, re-inserted ones with it, from its images' sizes (width, height) alone."""
         merge = self.config.vision_config.spatial_merge_size**2
         patches = [self.image_processor.get_number_of_image_patches(height, width, {}) for width, height in sizes]
         grids: list[Grid] = [(1, 1, n // merge) for n in patches]
@@ -107,7 +107,7 @@ def collate(items: Sequence[Item]) -> dict[str, Any]:
     """Items of one step. `labels` (B, 1 + T) only lets the trainer count targets; their first column is empty."""
     batch: dict[str, Any] = {}
     if any(item.pixel_values is not None for item in items):
-        for name in PICTURES:
+        for name in IMAGES:
             batch[name] = torch.cat([getattr(i, name) for i in items if getattr(i, name) is not None])
     if items[0].contents is not None:
         return batch | {"contents": torch.stack([i.contents for i in items if i.contents is not None])}

@@ -10,10 +10,10 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from look_again.data.checks import select_rows
+from look_again.data.checks import select_samples
 from look_again.data.image_files import image_size
-from look_again.data.loaders import load_rows
-from look_again.data.sample import BadRow, Row
+from look_again.data.loaders import load_samples
+from look_again.data.sample import BadSample, Sample
 from look_again.tabletop.loader import row_of
 from look_again.tabletop.rows import TabletopRow, make_row
 from look_again.tabletop.world import COLOURS, GRID_SIDE, PLACES, SHAPES
@@ -56,7 +56,7 @@ class TabletopDataset(Dataset):
         return self.seed * 1_000_003 + zlib.crc32(self.stage.name.encode())
 
 
-def _caption_alone(row: Row) -> Row:
+def _caption_alone(row: Sample) -> Sample:
     """The row with its response up to CAPTION."""
     assert row.response is not None
     end = close_tag("CAPTION")
@@ -76,10 +76,10 @@ def contents_of(row: TabletopRow) -> torch.Tensor:
 
 
 @dataclass
-class RowDataset(Dataset):
+class SampleDataset(Dataset):
     """Rows that were checked; `lengths` are their slots."""
 
-    rows: list[Row]
+    rows: list[Sample]
     lengths: list[int]
     stage: Stage
     seed: int
@@ -93,11 +93,11 @@ class RowDataset(Dataset):
         return self.codec.item(row, policy_of(self.stage, self.seed, row.id), learn_silent=self.stage.learn_mistakes)
 
 
-def load_stage_rows(stage: Stage, seed: int, codec: Codec) -> tuple[RowDataset, dict[str, int]]:
+def load_stage_samples(stage: Stage, seed: int, codec: Codec) -> tuple[SampleDataset, dict[str, int]]:
     """The stage's rows and what was counted on the way. RowError or ConfigError, naming rows, before any step."""
-    skipped: list[BadRow] = []
-    found = (row for source in stage.data for row in load_rows(source, on_skip=skipped.append))
-    good, report = select_rows(
+    skipped: list[BadSample] = []
+    found = (row for source in stage.data for row in load_samples(source, on_skip=skipped.append))
+    good, report = select_samples(
         found, on_bad_row=stage.on_bad_row, passed_over=skipped, min_reflections=stage.min_reflections
     )
     lengths = [
@@ -114,10 +114,10 @@ def load_stage_rows(stage: Stage, seed: int, codec: Codec) -> tuple[RowDataset, 
     }
     if not kept:
         raise ConfigError(f"stage {stage.name!r}: no row is left to train on: {counts}")
-    return RowDataset([good[i] for i in kept], [lengths[i] for i in kept], stage, seed, codec), counts
+    return SampleDataset([good[i] for i in kept], [lengths[i] for i in kept], stage, seed, codec), counts
 
 
-def _within(rows: Sequence[Row], lengths: Sequence[int], stage: Stage) -> list[int]:
+def _within(rows: Sequence[Sample], lengths: Sequence[int], stage: Stage) -> list[int]:
     """Which rows fit; rows are never cut."""
     long = [(row.id, length) for row, length in zip(rows, lengths, strict=True) if length > stage.max_length]
     if long and stage.on_long_row == "refuse":

@@ -23,7 +23,7 @@ from look_again.core.runner import encode_images, encoder_outputs
 from look_again.core.slots import Slots
 from look_again.text.grammar import TAGS, close_tag, open_tag
 from look_again.training.example import Batch, Example, add_response, pad_batch, start_sequence
-from look_again.training.selection import idle_pass, passes_of, select_rows
+from look_again.training.selection import count_passes, idle_pass, select_visual_tokens
 from look_again.training.trainable import TagRows
 
 LENGTH_GROUPS = 4  # padded batches that a step's sequences are computed in, so that short ones do not pay for long ones
@@ -196,11 +196,13 @@ class Reattending(nn.Module):
         """ROUTE's rows by example; the processes of a sharded run make the same number of passes."""
         ranked = [i for i, example in enumerate(examples) if example.needs_scores]
         chosen: dict[int, list[list[int]]] = {}
-        idle = _idle_passes(passes_of([examples[i] for i in ranked], reflection_id), self.model)  # before any of them
+        idle = _idle_passes(
+            count_passes([examples[i] for i in ranked], reflection_id), self.model
+        )  # before any of them
         with evaluating(self.model):
             if ranked:
                 shown = [features[i].detach() for i in ranked]
-                rows = select_rows(self.model, [examples[i] for i in ranked], shown, reflection_id)
+                rows = select_visual_tokens(self.model, [examples[i] for i in ranked], shown, reflection_id)
                 chosen = dict(zip(ranked, rows, strict=True))
             for _ in range(idle):
                 idle_pass(self.model)

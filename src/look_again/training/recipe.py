@@ -51,7 +51,7 @@ class Stage:
     modes: weights of the re-attention modes that rows are drawn with. keep: ROUTE's percentage; the paper's main value.
     lengths: weights of the lengths that Tabletop's prompts ask for. error_rate: chance of a planted mistake per object.
     reflections: of each Tabletop response; None draws them. distinct: Tabletop rows before they come again; None for no
-        end. learn_mistakes: give planted tokens a loss. cursory: chance that a crowded picture.s reflection only names
+        end. learn_mistakes: give planted tokens a loss. cursory: chance that a crowded image.s reflection only names
         the answer.
     max_length: most slots of a row, with re-inserted ones. on_long_row, on_bad_row: "refuse" the run, or "drop"/"skip".
     min_reflections: reflections that a response must have. max_pixels: larger images are scaled down (paper: 262144).

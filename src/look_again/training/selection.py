@@ -20,7 +20,7 @@ from look_again.training.example import Example, add_insertion, add_until_reflec
 
 
 @torch.no_grad()
-def select_rows(
+def select_visual_tokens(
     model: Any, examples: Sequence[Example], features: Sequence[torch.Tensor], reflection_id: int
 ) -> list[list[list[int]]]:
     """Per example, per reflection, the rows that ROUTE re-inserts. All examples share one policy's rule and layers."""
@@ -50,8 +50,8 @@ def select_rows(
     return chosen
 
 
-def passes_of(examples: Sequence[Example], reflection_id: int) -> int:
-    """Forward passes that `select_rows` makes: one for all, and one for every reflection that another one follows."""
+def count_passes(examples: Sequence[Example], reflection_id: int) -> int:
+    """Forward passes of `select_visual_tokens`: one for all, and one per reflection that another one follows."""
     later = sum(max(0, example.response_ids.count(reflection_id) - 1) for example in examples)
     return bool(examples) + later
 

@@ -29,7 +29,7 @@ from look_again.loading import LoadError, load_tokenizer
 from look_again.tabletop.tiny import build_image_processor, build_model, build_tokenizer
 from look_again.text.tags import has_tags, prepare, prepare_tokenizer, tag_ids
 from look_again.training.batches import Codec, bounded, collate
-from look_again.training.datasets import TabletopDataset, load_stage_rows
+from look_again.training.datasets import TabletopDataset, load_stage_samples
 from look_again.training.export import merged, write_checkpoint
 from look_again.training.module import Reattending
 from look_again.training.recipe import ConfigError, SftConfig, Stage
@@ -173,7 +173,7 @@ def stage_dataset(config: SftConfig, stage: Stage, codec: Codec, processes: int)
     """What a stage reads, and what was counted on the way."""
     codec = replace(codec, image_processor=bounded(codec.image_processor, stage.max_pixels))
     if stage.task == "rows":
-        return load_stage_rows(stage, config.seed, codec)
+        return load_stage_samples(stage, config.seed, codec)
     return TabletopDataset(stage, config.seed, codec, processes), {}
 
 

@@ -13,7 +13,7 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from look_again.tabletop.world import COLOURS, GRID_SIDE, SHAPES
-from look_again.training.datasets import RowDataset
+from look_again.training.datasets import SampleDataset
 from look_again.training.module import SECTIONS, Reattending
 
 
@@ -50,7 +50,7 @@ class ReattentionTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Batches in the same order for any number of processes, and after any number of restarts."""
         dataset, size = cast(Any, self.train_dataset), self.args.train_batch_size
-        lengths = dataset.lengths if isinstance(dataset, RowDataset) and dataset.stage.group_by_length else None
+        lengths = dataset.lengths if isinstance(dataset, SampleDataset) and dataset.stage.group_by_length else None
         group = size * self.args.gradient_accumulation_steps * self.args.world_size
         loader = DataLoader(
             dataset,

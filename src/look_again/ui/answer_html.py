@@ -25,11 +25,11 @@ ABOUT = {
 
 @dataclass(frozen=True)
 class Shown:
-    """What goes with a transcript. picture: its address, "" without one. size: its width and height. code: HTML of the
+    """What goes with a transcript. image: its address, "" without one. size: its width and height. code: HTML of the
     snippets. alone: no other mode is compared with it.
     """
 
-    picture: str = ""
+    image: str = ""
     size: tuple[int, int] = (1, 1)
     code: str = ""
     alone: bool = False
@@ -74,8 +74,8 @@ def progress(transcript: Transcript) -> str:
 
 
 def viewer_html(transcript: Transcript, shown: Shown) -> str:
-    """The picture, with room for a heat map over it and, once there is an answer, for scrubbing through its tokens."""
-    if not shown.picture:
+    """The image, with room for a heat map over it and, once there is an answer, for scrubbing through its tokens."""
+    if not shown.image:
         return (
             '<div class="la-viewer la-blind"><p class="la-none">no image: there is nothing to look at again</p></div>'
         )
@@ -91,7 +91,7 @@ def viewer_html(transcript: Transcript, shown: Shown) -> str:
     return (
         f'<div class="la-viewer" data-rows="{rows}" data-columns="{columns}"><div class="la-stage">'
         f'<div class="la-picture" style="aspect-ratio:{width}/{height};--la-ratio:{width / height:.4f}">'
-        f'<img src="{escape(shown.picture)}" alt="the picture that was asked about" draggable="false">'
+        f'<img src="{escape(shown.image)}" alt="the picture that was asked about" draggable="false">'
         f'<canvas class="la-heat"></canvas>{_veil(())}</div></div>'
         f"{scrub if transcript.key else ''}</div>"
     )
@@ -206,16 +206,16 @@ def _between(transcript: Transcript, shown: Shown, given: int, token: int) -> st
 def _look_html(look: Reflection, transcript: Transcript, shown: Shown) -> str:
     grid, (kept, of) = transcript.grid, kept_of(look, transcript.grid)
     strip = ", in a strip" if transcript.policy.layout == "strip" else ""
-    picture = f'<img src="{escape(shown.picture)}" alt="" draggable="false">' if shown.picture else ""
+    image = f'<img src="{escape(shown.image)}" alt="" draggable="false">' if shown.image else ""
     return (
         f'<button type="button" class="la-look" title="show which" data-at="{look.at}">'
-        f'<span class="la-mask">{picture}{_veil(look.rows, grid)}</span><span><b>⟲ looks again</b> '
+        f'<span class="la-mask">{image}{_veil(look.rows, grid)}</span><span><b>⟲ looks again</b> '
         f"{kept} of {of} visual tokens put back{strip}</span></button>"
     )
 
 
 def _veil(kept: Sequence[int], grid: Grid | None = None) -> str:
-    """An SVG over a picture that dims the patches that were not put back; all clear without a grid."""
+    """An SVG over an image that dims the patches that were not put back; all clear without a grid."""
     frames, rows, columns = grid or (0, 1, 1)
     seen = set(kept)
     dimmed = [place for place in range(frames * rows * columns) if place not in seen]

@@ -1,6 +1,6 @@
-"""The page on the web: Gradio's page, and beside it pictures and what tokens looked at.
+"""The page on the web: Gradio's page, and beside it images and what tokens looked at.
 
-Behind the guard that all pages of this project have (pages.guard). Pictures and answers are found by keys that cannot
+Behind the guard that all pages of this project have (pages.guard). Images and answers are found by keys that cannot
 be guessed; nothing is fetched from elsewhere, and no text of a question is logged.
 """
 
@@ -125,7 +125,7 @@ def _add_routes(web: Any, desk: Desk) -> None:
 
     @web.get("/pictures/{key}")
     async def picture(key: str) -> Any:
-        found = desk.pictures.get(key)
+        found = desk.images.get(key)
         return Response(found[0], media_type="image/png", headers=KEPT) if found else Response(status_code=404)
 
     @web.get("/looks/{key}")

@@ -2,10 +2,10 @@
 
 The sequence is put together again from the prompt and what the backend reported, and read once, teacher-forced, as
 `analyze heatmap` does; so the numbers are exact and the same whichever backend decoded. A token's map is the attention
-that its query pays to each place of the picture, as a share of all it pays, mean over heads: the place's row in the
+that its query pays to each place of the image, as a share of all it pays, mean over heads: the place's row in the
 prompt and every row that was put back added up. Which layers the paper's figure 5 shows is not said: all are kept.
 
-Legend: N response tokens, L layers, V places of the picture, S sections, K visual slots.
+Legend: N response tokens, L layers, V places of the image, S sections, K visual slots.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ STEPS = 255  # a map is sent in bytes
 
 @dataclass(frozen=True)
 class Looks:
-    """prompt: (L, V) what the prompt's text after the picture looked at. tokens: (L, N, V). original, reinserted:
+    """prompt: (L, V) what the prompt's text after the image looked at. tokens: (L, N, V). original, reinserted:
     (L, N) attention on the prompt's visual rows, and on those put back. grid: rows and columns.
     """
 
@@ -67,7 +67,7 @@ def slots_of(family: Family, tokens: VisionTokens, prompt: Prompt, decoded: Deco
 
 
 def measure(checkpoint: Checkpoint, job: Job, decoded: Decoded) -> Looks:
-    """Read the sequence of an answer to a job about one picture. ValueError for a job without a picture."""
+    """Read the sequence of an answer to a job about one image. ValueError for a job without an image."""
     if len(job.images) != 1:
         raise ValueError("there is no image that the answer could have looked at")
     config = checkpoint.model.config

@@ -1,6 +1,6 @@
 """Questions to begin with: Tabletop scenes, rendered when they are shown.
 
-Their small pictures are part of the page, not addresses of their own: whoever may not see the page cannot have any
+Their small images are part of the page, not addresses of their own: whoever may not see the page cannot have any
 rendered.
 """
 
@@ -29,7 +29,7 @@ def example(seed: int, index: int) -> TabletopRow:
 
 
 def example_of(name: object) -> tuple[Image.Image, str]:
-    """Picture and question of an example by its name in the page, "seed/index". ValueError for anything else."""
+    """Image and question of an example by its name in the page, "seed/index". ValueError for anything else."""
     seed, _, index = str(name)[:20].partition("/")
     if not seed.isdecimal() or not index.isdecimal():
         raise ValueError("this is not an example of the page")
@@ -49,7 +49,7 @@ def set_after(name: object) -> int:
 
 
 def examples_html(seed: int) -> str:
-    """The set as small pictures to choose from, and a button for another set."""
+    """The set as small images to choose from, and a button for another set."""
     shown = "".join(_example_html(seed, index) for index in range(COUNT))
     more = f'<button type="button" class="la-more-scenes" data-set="{seed}" title="other scenes">↻</button>'
     return f'<div class="la-scenes"><span class="la-scenes-title">or a Tabletop scene {more}</span>{shown}</div>'

@@ -1,6 +1,6 @@
-"""What the page keeps for a while: pictures and answers that may still be asked about, the oldest dropped first.
+"""What the page keeps for a while: images and answers that may still be asked about, the oldest dropped first.
 
-Bounded by bytes as well as by number: a picture is kept as it was asked about, for the heat is measured in the very
+Bounded by bytes as well as by number: an image is kept as it was asked about, for the heat is measured in the very
 sequence that was decoded, and a large one takes 200 MB.
 
 A key is the only way to a thing, is handed to the window that made it alone, and cannot be guessed.
@@ -20,10 +20,10 @@ from PIL import Image
 
 from look_again.serving.backend import Job
 from look_again.ui.attention_maps import Looks
-from look_again.ui.question import picture_bytes
+from look_again.ui.question import image_bytes
 from look_again.ui.transcript import Decoded
 
-SHOWN_SIDE = 1024  # pixels of a picture on the page
+SHOWN_SIDE = 1024  # pixels of an image on the page
 T = TypeVar("T")
 
 
@@ -40,8 +40,8 @@ class Kept:
 
     @property
     def size_bytes(self) -> int:
-        """What its pictures take; modes of one question share theirs, and each counts it."""
-        return sum(map(picture_bytes, self.job.images))
+        """What its images take; modes of one question share theirs, and each counts it."""
+        return sum(map(image_bytes, self.job.images))
 
 
 class Shelf(Generic[T]):
@@ -86,9 +86,9 @@ def trim(answers: Shelf[Kept], most_bytes: int) -> None:
                 kept.looks = None
 
 
-def shown_png(picture: Image.Image) -> bytes:
-    """A picture as the page shows it: PNG, not larger than it has to be."""
-    small = picture.copy()
+def shown_png(image: Image.Image) -> bytes:
+    """An image as the page shows it: PNG, not larger than it has to be."""
+    small = image.copy()
     small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
     file = io.BytesIO()
     small.save(file, "PNG")

@@ -30,7 +30,7 @@ TOGGLE = '<button type="button" class="la-theme" aria-label="light or dark" titl
 class Parts:
     """The page's components; `answers` by mode."""
 
-    picture: Any
+    image: Any
     scenes: Any
     question: Any
     modes: Any
@@ -47,7 +47,7 @@ class Parts:
     @property
     def fields(self) -> list[Any]:
         """What is asked, in the order of `Fields`."""
-        return [self.picture, self.question, self.modes, self.keep, self.temperature, self.seed, self.tokens]
+        return [self.image, self.question, self.modes, self.keep, self.temperature, self.seed, self.tokens]
 
     @property
     def shown(self) -> list[Any]:
@@ -96,7 +96,7 @@ def _lay_out_question() -> dict[str, Any]:
     """Everything that is asked with, but for ROUTE's slider."""
     import gradio as gr
 
-    made: dict[str, Any] = {"picture": _picture_field()}
+    made: dict[str, Any] = {"picture": _image_field()}
     made["scenes"] = gr.HTML(
         examples_html(0),
         elem_id="la-examples",
@@ -122,8 +122,8 @@ def _lay_out_question() -> dict[str, Any]:
     return made
 
 
-def _picture_field() -> Any:
-    """A picture field that hands over the uploaded file unread: `load_image` checks it before anything is decoded."""
+def _image_field() -> Any:
+    """An image field that hands over the uploaded file unread: `load_image` checks it before anything is decoded."""
     import gradio as gr
 
     field: Any = gr.Image(
@@ -173,7 +173,7 @@ def _connect(blocks: Any, parts: Parts, desk: Desk) -> None:
     async def left(request: gr.Request) -> None:
         desk.leave(_window(request))
 
-    # Apart: a picture field that is skipped (gr.skip) is made anew by Gradio and loses its own way to read uploads.
+    # Apart: an image field that is skipped (gr.skip) is made anew by Gradio and loses its own way to read uploads.
     def choose(event: gr.EventData) -> tuple[Any, str]:
         try:
             return example_of(clicked(event._data, "scene"))
@@ -188,7 +188,7 @@ def _connect(blocks: Any, parts: Parts, desk: Desk) -> None:
     parts.modes.input(compare, parts.fields, parts.shown, **streaming)
     parts.keep.release(again, parts.fields, parts.shown, trigger_mode="multiple", **streaming)
     parts.stop.click(stop, None, [parts.stop], queue=False, **quiet)
-    parts.scenes.click(choose, None, [parts.picture, parts.question], **quiet)
+    parts.scenes.click(choose, None, [parts.image, parts.question], **quiet)
     parts.scenes.select(others, None, [parts.scenes], **quiet)
     blocks.unload(left)
 

@@ -1,4 +1,4 @@
-"""What is asked on the page: a picture, a question and how to sample, checked before anything is computed."""
+"""What is asked on the page: an image, a question and how to sample, checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from look_again.serving.backend import Job
 from look_again.text.instructions import messages_for
 
 MODES = ("text", "copy", "route")
-MAX_BYTES = 32 * 2**20  # of an uploaded picture
+MAX_BYTES = 32 * 2**20  # of an uploaded image
 MOST_TOKENS = 4096  # that the page asks for
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One question. picture: RGB, or None for a question without one. conversation: of the window, see Job."""
+    """One question. image: RGB, or None for a question without one. conversation: of the window, see Job."""
 
-    picture: Image.Image | None
+    image: Image.Image | None
     text: str
     sampling: Sampling
     conversation: str = ""
 
     def job(self, policy: Reattention) -> Job:
         """The same question under a policy."""
-        images = [] if self.picture is None else [self.picture]
+        images = [] if self.image is None else [self.image]
         return Job(
             messages=messages_for(self.text, len(images), trained=True),  # a backend adds the format where it has to
             images=images,
@@ -42,19 +42,19 @@ class Asked:
 
     @property
     def size_bytes(self) -> int:
-        """What its picture takes in memory."""
-        return 0 if self.picture is None else picture_bytes(self.picture)
+        """What its image takes in memory."""
+        return 0 if self.image is None else image_bytes(self.image)
 
 
-def picture_bytes(picture: Image.Image) -> int:
-    """What an RGB picture takes in memory: Pillow spends four bytes on each pixel."""
-    return 4 * picture.width * picture.height
+def image_bytes(image: Image.Image) -> int:
+    """What an RGB image takes in memory: Pillow spends four bytes on each pixel."""
+    return 4 * image.width * image.height
 
 
 def asked_of(
     path: str | None, text: str | None, temperature: float, seed: float | None, tokens: float, conversation: str = ""
 ) -> Asked:
-    """The question as the page's fields have it. ValueError (ImageError for the picture) that says what is wrong."""
+    """The question as the page's fields have it. ValueError (ImageError for the image) that says what is wrong."""
     question = (text or "").strip()
     if not question:
         raise ValueError("The question is empty: write one, or choose an example.")
@@ -65,11 +65,11 @@ def asked_of(
         temperature=round(float(temperature or 0), 4),
         seed=None if seed is None else _whole("The seed", seed, 0, 2**53),
     )
-    return Asked(_picture(path) if path else None, question, sampling, conversation)
+    return Asked(_image(path) if path else None, question, sampling, conversation)
 
 
-def _picture(path: str) -> Image.Image:
-    """The uploaded picture; messages do not say where uploads lie."""
+def _image(path: str) -> Image.Image:
+    """The uploaded image; messages do not say where uploads lie."""
     try:
         return load_image(Path(path), max_bytes=MAX_BYTES)
     except ImageError as error:
@@ -95,9 +95,9 @@ def keep_of(value: float | None) -> int:
     return _whole("keep", value, 0, 100)
 
 
-def grid_of(processor: Any, picture: Image.Image | None) -> Grid | None:
-    """The grid of a picture's visual tokens, as the checkpoint's image processor cuts it; takes no model."""
-    if picture is None:
+def grid_of(processor: Any, image: Image.Image | None) -> Grid | None:
+    """The grid of an image's visual tokens, as the checkpoint's image processor cuts it; takes no model."""
+    if image is None:
         return None
-    frames, rows, columns = (int(n) for n in processor(images=[picture], return_tensors="pt")["image_grid_thw"][0])
+    frames, rows, columns = (int(n) for n in processor(images=[image], return_tensors="pt")["image_grid_thw"][0])
     return frames, rows // processor.merge_size, columns // processor.merge_size

@@ -17,7 +17,7 @@ from look_again.serving.backend import Backend, BackendError, BusyError, Refused
 from look_again.ui.question import Asked
 from look_again.ui.transcript import TokenTexts, Transcript
 
-FRAME_S = 0.08  # between two pictures of an answer that is being written
+FRAME_S = 0.08  # between two images of an answer that is being written
 log = logging.getLogger(__name__)
 
 
@@ -29,7 +29,7 @@ class Runs:
         self.conversation = secrets.token_urlsafe(12)
         self.asked: Asked | None = None
         self.grid: Grid | None = None
-        self.picture = ""  # its key on the page's shelf
+        self.image = ""  # its key on the page's shelf
         self.modes: Sequence[str] = ()  # that are compared now
         self.transcripts: dict[str, Transcript] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -61,10 +61,10 @@ class Runs:
                     self.transcripts[mode].stop()
             await asyncio.gather(*mine.values(), return_exceptions=True)
 
-    def begin(self, asked: Asked, grid: Grid | None, picture: str, modes: Sequence[str]) -> None:
+    def begin(self, asked: Asked, grid: Grid | None, image: str, modes: Sequence[str]) -> None:
         """Another question: its answers take the place of the earlier one's."""
         self.stop()
-        self.asked, self.grid, self.picture, self.modes = asked, grid, picture, modes
+        self.asked, self.grid, self.image, self.modes = asked, grid, image, modes
         self.transcripts, self._tasks = {}, {}
 
     def stop(self, modes: Mapping[str, object] | Sequence[str] | None = None) -> None:
@@ -75,7 +75,7 @@ class Runs:
 
     @property
     def size_bytes(self) -> int:
-        """What its question's picture takes."""
+        """What its question's image takes."""
         return 0 if self.asked is None else self.asked.size_bytes
 
     @property

@@ -15,7 +15,7 @@ from look_again.ui.question import Asked
 from look_again.web.section_cards import escape
 
 SERVER = "http://127.0.0.1:8300/v1"
-PICTURE = "picture.png"
+IMAGE = "picture.png"
 NAMES = {"python": "Python", "openai": "openai client", "curl": "curl"}
 
 
@@ -31,13 +31,13 @@ def snippets(asked: Asked, policy: Reattention, model: str | None) -> dict[str, 
 def python_code(asked: Asked, policy: Reattention, model: str | None) -> str:
     """The question by this package's own API."""
     named = repr(model) if model else ""
-    pictures = f'"{PICTURE}"' if asked.picture else "[]"
+    images = f'"{IMAGE}"' if asked.image else "[]"
     options = ", ".join(f"{name.replace('reattention', 'mode')}={value!r}" for name, value in _extra(policy).items())
     return (
         "import look_again\n\n"
         f"model = look_again.load({named})\n"
         "answer = model.ask(\n"
-        f"    {pictures},\n"
+        f"    {images},\n"
         f"    {asked.text!r},\n"
         f"    reattention=look_again.Reattention({options}),\n"
         f"    sampling=look_again.Sampling({_sampling(asked.sampling)}),\n"
@@ -49,17 +49,17 @@ def python_code(asked: Asked, policy: Reattention, model: str | None) -> str:
 
 def openai_code(asked: Asked, policy: Reattention, model: str | None) -> str:
     """The question by the openai client, to `look-again serve`."""
-    image = f'image = base64.b64encode(Path("{PICTURE}").read_bytes()).decode()\n' if asked.picture else ""
+    image = f'image = base64.b64encode(Path("{IMAGE}").read_bytes()).decode()\n' if asked.image else ""
     part = '            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}},\n'
     options = [f"    {name}={value},\n" for name, value in _options(asked.sampling).items()]
-    imports = "import base64\nfrom pathlib import Path\n\n" if asked.picture else ""
+    imports = "import base64\nfrom pathlib import Path\n\n" if asked.image else ""
     return (
         f"{imports}from openai import OpenAI\n\n"
         f'{image}client = OpenAI(base_url="{SERVER}", api_key="none")\n'
         "completion = client.chat.completions.create(\n"
         f"    model={_served(model)!r},\n"
         '    messages=[\n        {"role": "user", "content": [\n'
-        f"{part if asked.picture else ''}"
+        f"{part if asked.image else ''}"
         f'            {{"type": "text", "text": {asked.text!r}}},\n'
         "        ]},\n    ],\n"
         f"{''.join(options)}"
@@ -70,10 +70,10 @@ def openai_code(asked: Asked, policy: Reattention, model: str | None) -> str:
 
 
 def curl_code(asked: Asked, policy: Reattention, model: str | None) -> str:
-    """The question by curl; the body is a here-document, so that a picture of any size fits."""
+    """The question by curl; the body is a here-document, so that an image of any size fits."""
     marker = "@PICTURE@"
     content: list[dict[str, Any]] = [{"type": "text", "text": asked.text}]
-    if asked.picture:
+    if asked.image:
         content.insert(0, {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{marker}"}})
     body = {
         "model": _served(model),
@@ -82,8 +82,8 @@ def curl_code(asked: Asked, policy: Reattention, model: str | None) -> str:
         "look_again": _extra(policy),
     }
     quoted = shell_text(json.dumps(body, indent=1, ensure_ascii=True))
-    if asked.picture:
-        quoted = quoted.replace(marker, f"$(base64 < {PICTURE} | tr -d '\\n')", 1)
+    if asked.image:
+        quoted = quoted.replace(marker, f"$(base64 < {IMAGE} | tr -d '\\n')", 1)
     return f"curl {SERVER}/chat/completions -H 'Content-Type: application/json' --data-binary @- <<END\n{quoted}\nEND\n"
 
 

@@ -66,7 +66,7 @@ class TokenTexts:
 class Transcript:
     """One answer under one policy.
 
-    grid: of the picture's visual tokens, None without a picture. message: why it failed. looks: what was put back so
+    grid: of the image's visual tokens, None without an image. message: why it failed. looks: what was put back so
     far, each with the number of response tokens before it. seconds: from the question to the last event. key: by which
     the page keeps it for measuring, "" before.
     """
@@ -142,7 +142,7 @@ def policy_of(mode: str, keep: int, layout: str = "grid") -> Reattention:
 
 
 def kept_of(look: Reflection, grid: Grid | None) -> tuple[int, int]:
-    """How many of a picture's visual tokens a look put back, of how many."""
+    """How many of an image's visual tokens a look put back, of how many."""
     frames, rows, columns = grid or (0, 0, 0)
     return look.reinserted_tokens, frames * rows * columns
 

@@ -1,4 +1,4 @@
-"""What stands behind the page: windows with their runs, pictures and answers that are kept, and measuring them."""
+"""What stands behind the page: windows with their runs, images and answers that are kept, and measuring them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from look_again.ui.snippets import code_html
 from look_again.ui.transcript import Transcript, policy_of
 
 WINDOWS = 500
-PICTURES, ANSWERS = 500, 500
-WINDOW_BYTES, ANSWER_BYTES = 2**30, 2**30  # of the pictures that were asked about
-SHOWN_BYTES, LOOKS_BYTES = 2**28, 2**28  # of pictures as they are shown, and of measurements
+IMAGES, ANSWERS = 500, 500
+WINDOW_BYTES, ANSWER_BYTES = 2**30, 2**30  # of the images that were asked about
+SHOWN_BYTES, LOOKS_BYTES = 2**28, 2**28  # of images as they are shown, and of measurements
 LAYOUTS = {"vllm": "strip"}  # of chosen rows, where a backend has no other; the page says so
 
 
 @dataclass(frozen=True)
 class Fields:
-    """What stands in the page's fields; untrusted, as a browser sent it. picture: path of the uploaded file."""
+    """What stands in the page's fields; untrusted, as a browser sent it. image: path of the uploaded file."""
 
-    picture: str | None
+    image: str | None
     question: str | None
     modes: Any
     keep: Any
@@ -44,7 +44,7 @@ class Desk:
     def __init__(self, backend: Backend, model: str | None = None) -> None:
         self.backend = backend
         self.model = model
-        self.pictures: Shelf[tuple[bytes, tuple[int, int]]] = Shelf(PICTURES, SHOWN_BYTES, lambda shown: len(shown[0]))
+        self.images: Shelf[tuple[bytes, tuple[int, int]]] = Shelf(IMAGES, SHOWN_BYTES, lambda shown: len(shown[0]))
         self.kept: Shelf[Kept] = Shelf(ANSWERS, ANSWER_BYTES, lambda kept: kept.size_bytes)
         self._windows: OrderedDict[str, Runs] = OrderedDict()
 
@@ -57,12 +57,12 @@ class Desk:
         runs = self._runs(window)
         modes, _ = modes_of(fields.modes), keep_of(fields.keep)
         asked = await asyncio.to_thread(
-            asked_of, fields.picture, fields.question, fields.temperature, fields.seed, fields.tokens, runs.conversation
+            asked_of, fields.image, fields.question, fields.temperature, fields.seed, fields.tokens, runs.conversation
         )
-        grid = await asyncio.to_thread(grid_of, self.backend.checkpoint.image_processor, asked.picture)
+        grid = await asyncio.to_thread(grid_of, self.backend.checkpoint.image_processor, asked.image)
         key = ""
-        if asked.picture is not None:
-            key = self.pictures.put((await asyncio.to_thread(shown_png, asked.picture), asked.picture.size))
+        if asked.image is not None:
+            key = self.images.put((await asyncio.to_thread(shown_png, asked.image), asked.image.size))
         runs.begin(asked, grid, key, modes)
         self._make_room()
         return modes
@@ -124,7 +124,7 @@ class Desk:
         return self._windows[window]
 
     def _make_room(self) -> None:
-        """Forget the windows that were used longest ago, beyond a number of them and of their pictures' bytes."""
+        """Forget the windows that were used longest ago, beyond a number of them and of their images' bytes."""
         held = sum(runs.size_bytes for runs in self._windows.values())
         while len(self._windows) > 1 and (len(self._windows) > WINDOWS or held > WINDOW_BYTES):
             runs = self._windows.popitem(last=False)[1]
@@ -134,7 +134,7 @@ class Desk:
     def _keep(self, runs: Runs, transcript: Transcript) -> str:
         """Keep an answer that can be measured; its key, "" for others."""
         decoded = transcript.decoded()
-        if decoded is None or runs.asked is None or runs.asked.picture is None:
+        if decoded is None or runs.asked is None or runs.asked.image is None:
             return ""
         texts = transcript.texts
         return self.kept.put(Kept(runs.asked.job(transcript.policy), decoded, texts.text, tuple(texts.ends)))
@@ -143,7 +143,7 @@ class Desk:
         assert runs.asked is not None
         transcript = runs.transcripts[mode]
         transcript.key = transcript.key or self._keep(runs, transcript)
-        picture = self.pictures.get(runs.picture) if runs.picture else None
+        image = self.images.get(runs.image) if runs.image else None
         code = "" if transcript.running else code_html(runs.asked, transcript.policy, self.model)
-        address = f"pictures/{runs.picture}" if picture else ""
-        return answer_html(transcript, Shown(address, picture[1] if picture else (1, 1), code, len(runs.modes) == 1))
+        address = f"pictures/{runs.image}" if image else ""
+        return answer_html(transcript, Shown(address, image[1] if image else (1, 1), code, len(runs.modes) == 1))

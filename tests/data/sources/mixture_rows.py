@@ -9,15 +9,15 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from look_again.data.loaders import Source, load_rows
-from look_again.data.sample import BadRow, Row
+from look_again.data.loaders import Source, load_samples
+from look_again.data.sample import BadSample, Sample
 from look_again.scoring.grading import grade
 
 
-def load(loader: str, path: Path | str, **fields: Any) -> tuple[list[Row], dict[str, str]]:
+def load(loader: str, path: Path | str, **fields: Any) -> tuple[list[Sample], dict[str, str]]:
     """The good rows, and the reason of each bad one by id."""
-    skipped: list[BadRow] = []
-    rows = list(load_rows(Source(loader=loader, path=str(path), **fields), on_skip=skipped.append))
+    skipped: list[BadSample] = []
+    rows = list(load_samples(Source(loader=loader, path=str(path), **fields), on_skip=skipped.append))
     return rows, {bad.id: bad.reason for bad in skipped}
 
 
@@ -26,6 +26,6 @@ def table(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     parquet.write_table(pyarrow.Table.from_pylist(list(records)), path)
 
 
-def right(row: Row, answer: str) -> bool:
+def right(row: Sample, answer: str) -> bool:
     """Whether the accuracy reward's grader takes the answer; an unusable reference raises."""
     return grade([answer], [row.reference], [row.options or None], [row.id])[0]

@@ -34,12 +34,12 @@ def problem(**fields: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def write(tmp_path: Path, encoded):
-    def one(number: int | str, content: Any, split: str = "train", picture: bool = True) -> Path:
+    def one(number: int | str, content: Any, split: str = "train", image: bool = True) -> Path:
         folder = tmp_path / split / str(number)
         folder.mkdir(parents=True)
         if content is not None:
             (folder / "data.json").write_text(content if isinstance(content, str) else json.dumps(content))
-        if picture:
+        if image:
             (folder / "img_diagram.png").write_bytes(encoded(50, 40))
         return tmp_path
 
@@ -90,7 +90,7 @@ def test_bad_folders_are_named(write) -> None:
     write(4, problem(annotat_text=None, compact_text=None, problem_text=None))
     write(5, problem(choices="30, 40"))
     write(6, problem(answer=None))
-    folder = write(7, problem(), picture=False)
+    folder = write(7, problem(), image=False)
     rows, bad = load("geometry3k", folder)
     assert [row.id for row in rows] == ["geometry3k-7"]
     assert "img_diagram.png" in check_rows(rows, needs_response=False, progress=False)[1][0].reason
@@ -101,17 +101,17 @@ def test_bad_folders_are_named(write) -> None:
     assert "no reference answer" in bad["geometry3k-6"]
 
 
-def published(number: int | None, answer: str | None, picture: dict[str, Any] | None) -> dict[str, Any]:
-    images = [] if picture is None else [picture]
+def published(number: int | None, answer: str | None, image: dict[str, Any] | None) -> dict[str, Any]:
+    images = [] if image is None else [image]
     row = {"images": images, "problem": "<image>Find $x$.", "answer": answer, "choices": ["1", "2"]}
     return row if number is None else row | {"id": number, "ground_truth": "B"}
 
 
 def test_tables_of_the_hub(tmp_path: Path, encoded) -> None:
     """Asked openly, with and without the columns of newer versions; math-verify grades what is no number."""
-    picture = {"bytes": encoded(50, 40), "path": None}
-    rows = [published(7, "12 \\sqrt { 3 }", picture), published(8, "48", None), published(7, "1", picture)]
-    table(tmp_path / "new" / "data" / "train-00000-of-00001.parquet", [*rows, published(9, None, picture)])
+    image = {"bytes": encoded(50, 40), "path": None}
+    rows = [published(7, "12 \\sqrt { 3 }", image), published(8, "48", None), published(7, "1", image)]
+    table(tmp_path / "new" / "data" / "train-00000-of-00001.parquet", [*rows, published(9, None, image)])
     found, bad = load("geometry3k", tmp_path / "new")
     assert [(row.id, row.prompt, row.reference) for row in found] == [
         ("geometry3k-7", "Find $x$.", "12 \\sqrt { 3 }"),
@@ -120,7 +120,7 @@ def test_tables_of_the_hub(tmp_path: Path, encoded) -> None:
     assert "1 image placeholders for 0 images" in bad["geometry3k-8"]
     assert "no reference answer" in bad["geometry3k-9"]
     assert "occurs twice" in bad["geometry3k-7"]
-    table(tmp_path / "old" / "data" / "train-00000-of-00001.parquet", [published(None, "48", picture)])
+    table(tmp_path / "old" / "data" / "train-00000-of-00001.parquet", [published(None, "48", image)])
     assert load("geometry3k", tmp_path / "old")[0][0].id == "geometry3k-train-0"
 
 

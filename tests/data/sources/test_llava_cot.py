@@ -12,8 +12,8 @@ import pytest
 
 from look_again.data.checks import check_rows
 from look_again.data.image_files import image_size
-from look_again.data.loaders import Counts, Source, load_rows
-from look_again.data.sample import BadRow, RowError
+from look_again.data.loaders import Counts, Source, load_samples
+from look_again.data.sample import BadSample, SampleError
 
 FOUR = "<SUMMARY> s </SUMMARY>\n\n<CAPTION> c </CAPTION>\n\n<REASONING> r </REASONING>\n\n<CONCLUSION> 4 </CONCLUSION>"
 
@@ -53,7 +53,7 @@ def source(path: Path | str, **fields) -> Source:
 
 
 def test_rows_of_the_published_layout(folder: Path) -> None:
-    rows = {row.id: row for row in load_rows(source(folder))}
+    rows = {row.id: row for row in load_samples(source(folder))}
     assert list(rows) == ["sqa_1", "coco_2", "text_3", "lost_4", "open_5"]
     assert rows["sqa_1"].question == "Question of sqa_1?"
     assert rows["sqa_1"].response == FOUR
@@ -67,7 +67,7 @@ def test_rows_of_the_published_layout(folder: Path) -> None:
 
 def test_missing_picture_is_found_by_the_check_alone(folder: Path) -> None:
     """A loader that opened pictures would end 100,000 rows at the first one missing."""
-    good, bad = check_rows(load_rows(source(folder)), min_reflections=0, progress=False)
+    good, bad = check_rows(load_samples(source(folder)), min_reflections=0, progress=False)
     assert [row.id for row in good] == ["sqa_1", "coco_2", "text_3", "open_5"]
     assert [row.id for row in bad] == ["lost_4"]
     assert "coco/train2017/4.jpg" in bad[0].reason
@@ -77,7 +77,7 @@ def test_missing_picture_is_found_by_the_check_alone(folder: Path) -> None:
 def test_missing_picture_without_an_archive(folder: Path) -> None:
     for part in folder.glob("image.zip.part-*"):
         part.unlink()
-    good, bad = check_rows(load_rows(source(folder)), min_reflections=0, progress=False)
+    good, bad = check_rows(load_samples(source(folder)), min_reflections=0, progress=False)
     assert [row.id for row in good] == ["text_3", "open_5"]
     assert all("no such file" in row.reason for row in bad)
 
@@ -86,28 +86,28 @@ def test_counts(folder: Path, write_lines) -> None:
     with (folder / "train.jsonl").open("a") as file:
         file.write('{"id": "cut')
     counts, skipped = Counts(), []
-    rows = list(load_rows(source(folder, without_image="skip"), counts=counts, on_skip=skipped.append))
+    rows = list(load_samples(source(folder, without_image="skip"), counts=counts, on_skip=skipped.append))
     assert [row.id for row in rows] == ["sqa_1", "coco_2", "lost_4", "open_5"]
     assert counts == Counts(rows=4, without_image=1, skipped=1)
-    assert skipped == [BadRow("train.jsonl line 6", skipped[0].reason)]
+    assert skipped == [BadSample("train.jsonl line 6", skipped[0].reason)]
     counts = Counts()
-    assert len(list(load_rows(source(folder), counts=counts, on_skip=skipped.append))) == 5
+    assert len(list(load_samples(source(folder), counts=counts, on_skip=skipped.append))) == 5
     assert counts == Counts(rows=5, without_image=1, skipped=1)
 
 
 def test_repeated_ids_are_told_apart(tmp_path: Path, write_lines) -> None:
     """LLaVA's ids name pictures; refusing the second question about one would lose it."""
     write_lines(tmp_path / "train.jsonl", record("a"), record("b"), record("a"), record("a"))
-    assert [row.id for row in load_rows(source(tmp_path))] == ["a", "b", "a-2", "a-3"]
+    assert [row.id for row in load_samples(source(tmp_path))] == ["a", "b", "a-2", "a-3"]
 
 
 def test_several_turns_and_escapes_are_row_errors(tmp_path: Path, write_lines) -> None:
     write_lines(tmp_path / "train.jsonl", record("two", turns=2), record("out", "../../etc/x.png"), record("fine"))
-    skipped: list[BadRow] = []
-    assert [row.id for row in load_rows(source(tmp_path), on_skip=skipped.append)] == ["fine"]
+    skipped: list[BadSample] = []
+    assert [row.id for row in load_samples(source(tmp_path), on_skip=skipped.append)] == ["fine"]
     assert [row.id for row in skipped] == ["two", "out"]
-    with pytest.raises(RowError, match="row 'two': conversations has the turns"):
-        next(load_rows(source(tmp_path)))
+    with pytest.raises(SampleError, match="row 'two': conversations has the turns"):
+        next(load_samples(source(tmp_path)))
 
 
 def test_pictures_in_a_folder_elsewhere(tmp_path: Path, write_lines, encoded) -> None:
@@ -115,18 +115,18 @@ def test_pictures_in_a_folder_elsewhere(tmp_path: Path, write_lines, encoded) ->
     (tmp_path / "pictures" / "coco").mkdir(parents=True)
     (tmp_path / "pictures" / "coco" / "1.png").write_bytes(encoded(40, 20))
     images = str(tmp_path / "rows" / ".." / "pictures")
-    (row,) = load_rows(source(tmp_path / "rows", images=images))
+    (row,) = load_samples(source(tmp_path / "rows", images=images))
     assert row.images == (tmp_path / "pictures" / "coco" / "1.png",)
 
 
 def test_what_is_missing_is_said(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no test\.jsonl"):
-        next(load_rows(source(folder, split="test")))
+        next(load_samples(source(folder, split="test")))
     with pytest.raises(ValueError, match="neither a folder nor a hub name"):
-        next(load_rows(source(tmp_path / "gone")))
+        next(load_samples(source(tmp_path / "gone")))
     (folder / "image.zip.part-ab").unlink()
     with pytest.raises(ValueError, match="part-ab is missing"):
-        next(load_rows(source(folder)))
+        next(load_samples(source(folder)))
 
 
 def test_hub_name_is_downloaded_once_asked(folder: Path, monkeypatch) -> None:
@@ -137,11 +137,11 @@ def test_hub_name_is_downloaded_once_asked(folder: Path, monkeypatch) -> None:
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    assert next(load_rows(source("Xkev/LLaVA-CoT-100k"))).id == "sqa_1"
+    assert next(load_samples(source("Xkev/LLaVA-CoT-100k"))).id == "sqa_1"
     assert asked == [("Xkev/LLaVA-CoT-100k", {"repo_type": "dataset", "allow_patterns": ["train.jsonl", "image.zip*"]})]
 
 
 def test_hub_that_cannot_be_reached_is_one_error() -> None:
     """The tests run offline; the library's own message speaks of cached snapshots and names nothing."""
     with pytest.raises(ValueError, match="'no/such-set' is no folder here"):
-        next(load_rows(source("no/such-set")))
+        next(load_samples(source("no/such-set")))

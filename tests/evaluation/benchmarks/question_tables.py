@@ -11,7 +11,7 @@ import pyarrow
 from PIL import Image
 from pyarrow import parquet
 
-from look_again.data.sample import BadRow
+from look_again.data.sample import BadSample
 from look_again.evaluation.benchmark import Item, Load, Place, Reply, Score, Scores
 
 
@@ -37,7 +37,7 @@ def loaded(load: Load, path: Path | str, split: str, **fields: Any) -> tuple[lis
     """Items in order, and the reasons of bad rows by their ids."""
     found = list(load(Place(path=str(path), split=split, **fields)))
     items = [one for one in found if isinstance(one, Item)]
-    return items, {one.id: one.reason for one in found if isinstance(one, BadRow)}
+    return items, {one.id: one.reason for one in found if isinstance(one, BadSample)}
 
 
 def scored(score: Score, items: Sequence[Item], *texts: str) -> Scores:

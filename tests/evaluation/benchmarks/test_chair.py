@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import pytest
 
-from look_again.data.sample import BadRow
+from look_again.data.sample import BadSample
 from look_again.evaluation.benchmark import Item, Place, Reply, Scores
 from look_again.evaluation.benchmarks.chair import CHAIR, judge_caption, score
 from look_again.evaluation.benchmarks.chair_files import ordered, true_objects
@@ -228,10 +228,10 @@ def coco(tmp_path: Path, encoded) -> Path:
     return root
 
 
-def load(path: Path | str, split: str = "val2014", **fields: Any) -> tuple[dict[str, Item], list[BadRow]]:
+def load(path: Path | str, split: str = "val2014", **fields: Any) -> tuple[dict[str, Item], list[BadSample]]:
     found = list(CHAIR.load(Place(path=str(path), split=split, **fields)))
     items = [one for one in found if isinstance(one, Item)]
-    return {one.id: one for one in items}, [one for one in found if isinstance(one, BadRow)]
+    return {one.id: one for one in items}, [one for one in found if isinstance(one, BadSample)]
 
 
 def test_coco_layout(coco: Path) -> None:

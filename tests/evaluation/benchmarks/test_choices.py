@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from look_again.data.sample import RowError
+from look_again.data.sample import SampleError
 from look_again.evaluation.benchmark import Item, ItemScore, Reply
 from look_again.evaluation.benchmarks.choices import (
     accuracies,
@@ -127,10 +127,10 @@ def test_letter_of() -> None:
     """A reference that no reply can match, found only in the score."""
     assert letter_of(" B ", COLOURS, "r") == "B"
     for value, options in (("E", COLOURS), ("b", COLOURS), (1, COLOURS), (None, COLOURS), ("?", COLOURS)):
-        with pytest.raises(RowError, match=r"row 'r': answer is .*one of the letters A to D"):
+        with pytest.raises(SampleError, match=r"row 'r': answer is .*one of the letters A to D"):
             letter_of(value, options, "r")
     for options in (["red"], ["x"] * 11):
-        with pytest.raises(RowError, match="options: 2 to 10"):
+        with pytest.raises(SampleError, match="options: 2 to 10"):
             letter_of("A", options, "r")
 
 

@@ -10,7 +10,7 @@ import datasets
 import pytest
 
 from look_again.data.image_files import image_size
-from look_again.data.sample import RowError
+from look_again.data.sample import SampleError
 from look_again.evaluation.benchmarks.circular import score
 from look_again.evaluation.benchmarks.mmbench import MMBENCH, TABLE, load, rotated
 from look_again.evaluation.benchmarks.tsv import read_tsv
@@ -92,7 +92,7 @@ def test_bad_lines_of_a_tsv(tmp_path: Path, text: str, name: str, reason: str) -
     """A broken line that ends the table, or takes all others with it."""
     (tmp_path / "t.tsv").write_text(text)
     found = list(read_tsv(tmp_path / "t.tsv"))
-    (error,) = (one for one in found if isinstance(one, RowError))
+    (error,) = (one for one in found if isinstance(one, SampleError))
     assert error.row_id == name
     assert reason in error.reason
     assert {"a": "4", "b": "5"} in found

@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import pytest
 
-from look_again.data.sample import BadRow
+from look_again.data.sample import BadSample
 from look_again.evaluation.benchmark import Item, Place, Reply
 from look_again.evaluation.benchmarks.mme import MME, official_reading, score
 from look_again.evaluation.benchmarks.mme_files import PART_OF, PARTS
@@ -159,9 +159,9 @@ def write(tmp_path: Path, encoded) -> Write:
 QUESTIONS = "Is this a cat? Please answer yes or no.\tYes\nIs this a dog? Please answer yes or no.\tNo\n\n"
 
 
-def load(path: Path | str, split: str = "all", **fields: Any) -> tuple[list[Item], list[BadRow]]:
+def load(path: Path | str, split: str = "all", **fields: Any) -> tuple[list[Item], list[BadSample]]:
     found = list(MME.load(Place(path=str(path), split=split, **fields)))
-    return [one for one in found if isinstance(one, Item)], [one for one in found if isinstance(one, BadRow)]
+    return [one for one in found if isinstance(one, Item)], [one for one in found if isinstance(one, BadSample)]
 
 
 def test_both_forms_of_a_subtask(tmp_path: Path, write: Write) -> None:

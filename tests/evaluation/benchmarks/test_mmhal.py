@@ -11,7 +11,7 @@ import datasets
 import huggingface_hub
 import pytest
 
-from look_again.data.sample import BadRow
+from look_again.data.sample import BadSample
 from look_again.evaluation.benchmark import Item, Place, Reply
 from look_again.evaluation.benchmarks.mmhal import MMHAL, REMINDER, TRIES, judge_prompt, read_rating, rubric, score
 from look_again.evaluation.benchmarks.mmhal_files import QUESTION_TYPES
@@ -187,9 +187,9 @@ def mmhal(tmp_path: Path, encoded) -> Path:
     return root
 
 
-def load(path: Path | str, **fields: Any) -> tuple[list[Item], list[BadRow]]:
+def load(path: Path | str, **fields: Any) -> tuple[list[Item], list[BadSample]]:
     found = list(MMHAL.load(Place(path=str(path), split="test", **fields)))
-    return [one for one in found if isinstance(one, Item)], [one for one in found if isinstance(one, BadRow)]
+    return [one for one in found if isinstance(one, Item)], [one for one in found if isinstance(one, BadSample)]
 
 
 def test_repository_layout(mmhal: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import pytest
 
-from look_again.data.sample import BadRow
+from look_again.data.sample import BadSample
 from look_again.evaluation.benchmark import Item, Place, Reply
 from look_again.evaluation.benchmarks.pope import POPE, confusion, official_reading, score
 
@@ -156,9 +156,9 @@ def pope(tmp_path: Path, write_lines, encoded) -> Path:
     return tmp_path
 
 
-def load(path: Path | str, split: str = "all", **fields: Any) -> tuple[list[Item], list[BadRow]]:
+def load(path: Path | str, split: str = "all", **fields: Any) -> tuple[list[Item], list[BadSample]]:
     found = list(POPE.load(Place(path=str(path), split=split, **fields)))
-    return [one for one in found if isinstance(one, Item)], [one for one in found if isinstance(one, BadRow)]
+    return [one for one in found if isinstance(one, Item)], [one for one in found if isinstance(one, BadSample)]
 
 
 def test_official_files(pope: Path) -> None:

@@ -12,19 +12,19 @@ from PIL import Image
 
 from look_again.data.image_files import open_image
 from look_again.data.loaders import Source
-from look_again.data.sample import BadRow, Row
-from look_again.pipeline.contents import content_of, picture_bytes, row_of, sendable
+from look_again.data.sample import BadSample, Sample
+from look_again.pipeline.contents import content_of, image_bytes, row_of, sendable
 from look_again.pipeline.intake import add_rows, add_source
 from look_again.pipeline.ledger.items import Item, Outcome, Place, counts, pending, result_ops, results
 from look_again.pipeline.ledger.ledger import Ledger, LedgerError, LedgerFullError
-from look_again.tabletop.loader import tabletop_rows
+from look_again.tabletop.loader import tabletop_samples
 
 FIRST = Place("distil", "v1")
 SECOND = Place("verify", "v1", "distil")
 
 
-def text_rows(n: int) -> list[Row]:
-    return [Row(id=f"r{i}", question=f"What is {i}?", reference=str(i), source="test") for i in range(n)]
+def text_rows(n: int) -> list[Sample]:
+    return [Sample(id=f"r{i}", question=f"What is {i}?", reference=str(i), source="test") for i in range(n)]
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_refused_rows_stay_with_their_reason(ledger, tmp_path):
     """A lost row would make the counts of a build a mystery."""
     good, *_ = text_rows(1)
     gone = replace(good, id="gone", images=(tmp_path / "gone.png",))
-    rows = [good, good, gone, replace(good, id="mute", question=" "), BadRow("line 7", "not JSON")]
+    rows = [good, good, gone, replace(good, id="mute", question=" "), BadSample("line 7", "not JSON")]
     intake = add_rows(ledger, rows, "here")
     assert (intake.new, intake.refused) == (5, 4)
     reasons = dict(ledger.read("SELECT id || position, reason FROM rows WHERE verdict = 'refused'"))
@@ -61,7 +61,9 @@ def test_refused_rows_stay_with_their_reason(ledger, tmp_path):
 
 def test_half_a_surrogate_pair_in_a_row_is_no_end(ledger):
     """One odd character among 40,000 rows must not keep the others out."""
-    assert add_rows(ledger, [Row(id="\ud83d", question="What \ud83d?", source="test"), *text_rows(1)], "here").new == 2
+    assert (
+        add_rows(ledger, [Sample(id="\ud83d", question="What \ud83d?", source="test"), *text_rows(1)], "here").new == 2
+    )
     assert [item.row.question for item in pending(ledger, FIRST)] == ["What ??", "What is 0?"]
 
 
@@ -85,11 +87,11 @@ def test_a_file_with_broken_lines_is_read_once(ledger, write_lines, tmp_path):
 def test_pictures_of_every_kind_come_back(ledger, encoded, tmp_path):
     """A row that streams from the ledger shows the pictures that it came in with."""
     (tmp_path / "a.jpg").write_bytes(encoded(30, 20, "JPEG"))
-    (made,) = tabletop_rows("train", 3, [5])
+    (made,) = tabletop_samples("train", 3, [5])
     images = (tmp_path / "a.jpg", encoded(), Image.new("RGB", (9, 9), "red"), *made.images)
     row = replace(made, images=images)
     back = row_of(json.loads(json.dumps(content_of(row, ledger.folder))), ledger.folder)
-    assert [picture_bytes(image) for image in back.images] == [picture_bytes(image) for image in images]
+    assert [image_bytes(image) for image in back.images] == [image_bytes(image) for image in images]
     assert replace(back, images=images) == row
 
 

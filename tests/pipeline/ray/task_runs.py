@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from look_again.clients.openai import Endpoint, InProcessTransport
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.pipeline.chat_client import Chat
 from look_again.pipeline.endpoint_pool import Line
 from look_again.pipeline.engine import Stage, open_desk, run_stage
@@ -29,8 +29,8 @@ ENDPOINT = Endpoint(
 )
 
 
-def rows(n: int) -> list[Row]:
-    return [Row(id=f"r{i}", question=f"{i}?", reference=str(i), source="test") for i in range(n)]
+def rows(n: int) -> list[Sample]:
+    return [Sample(id=f"r{i}", question=f"{i}?", reference=str(i), source="test") for i in range(n)]
 
 
 async def answer(body, headers):

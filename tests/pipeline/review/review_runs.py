@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.pipeline.engine import Stage, open_desk, run_stages
 from look_again.pipeline.intake import add_rows
 from look_again.pipeline.ledger.items import Outcome, Place
@@ -20,12 +20,12 @@ VERDICTS = [
 ]
 
 
-def rows_of(count: int, **fields: Any) -> list[Row]:
-    return [Row(**{"id": f"r{i}", "question": f"Q{i}?", "source": "test", **fields}) for i in range(count)]
+def rows_of(count: int, **fields: Any) -> list[Sample]:
+    return [Sample(**{"id": f"r{i}", "question": f"Q{i}?", "source": "test", **fields}) for i in range(count)]
 
 
 def prepare(
-    ledger: Ledger, text: str, rows: Sequence[Row] = (), *, before: str | None = None, version: str = "v"
+    ledger: Ledger, text: str, rows: Sequence[Sample] = (), *, before: str | None = None, version: str = "v"
 ) -> Stage:
     """Rows that wait for people with `text` as their response; `before`: what a writer replaced by it."""
 

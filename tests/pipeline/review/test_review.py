@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.pipeline.engine import Stage, open_desk, run_stages
 from look_again.pipeline.intake import add_rows
 from look_again.pipeline.ledger.items import Outcome, Place, counts, results
@@ -32,7 +32,7 @@ def prepare(ledger: Ledger, text: str, rows: int = 10, which: str = "all", versi
 
     before = Stage(Place("before", version), work=said, later=(review.NAME,))
     people = review.stage(ledger, "before", which=which)
-    add_rows(ledger, [Row(id=f"r{i}", question="Q?", source="test") for i in range(rows)], "here")
+    add_rows(ledger, [Sample(id=f"r{i}", question="Q?", source="test") for i in range(rows)], "here")
 
     async def go():
         async with open_desk(ledger, [], "test") as desk:

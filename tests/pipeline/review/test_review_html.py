@@ -15,9 +15,9 @@ from look_again.pipeline.review.review_html import (
     badges_css,
     chooser_html,
     done_html,
+    images_html,
     keys_html,
     left_html,
-    pictures_html,
     question_html,
     right_html,
     turn_html,
@@ -178,12 +178,12 @@ def test_options_are_lettered_and_the_reference_is_spelled_out():
 
 
 def test_pictures_are_inside_the_page_and_a_lost_one_says_so(tmp_path):
-    shown = pictures_html([Image.new("RGB", (30, 30)), Image.new("RGB", (30, 40))])
+    shown = images_html([Image.new("RGB", (30, 30)), Image.new("RGB", (30, 40))])
     assert shown.count('src="data:image/png;base64,') == 2
     assert 'alt="picture 2 of 2"' in shown
-    assert "picture 1 cannot be shown" in pictures_html([tmp_path / "<gone>.png"])
-    assert "<gone>" not in pictures_html([tmp_path / "<gone>.png"])
-    assert "no picture" in pictures_html([])
+    assert "picture 1 cannot be shown" in images_html([tmp_path / "<gone>.png"])
+    assert "<gone>" not in images_html([tmp_path / "<gone>.png"])
+    assert "no picture" in images_html([])
 
 
 def test_nothing_that_a_row_says_becomes_html(tmp_path, response):

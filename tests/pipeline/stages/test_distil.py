@@ -13,7 +13,7 @@ from look_again.pipeline.ledger.items import pending
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.pipeline.run_config import Distillation
 from look_again.pipeline.stages import distil
-from look_again.tabletop.loader import tabletop_rows
+from look_again.tabletop.loader import tabletop_samples
 from look_again.tabletop.tiny import build_image_processor
 
 
@@ -39,7 +39,7 @@ def answers(ledger: Ledger) -> list[tuple]:
 
 
 def test_a_damaged_picture_costs_its_row_alone(checkpoint, tmp_path, encoded):
-    good = list(tabletop_rows("test", 1, range(3)))
+    good = list(tabletop_samples("test", 1, range(3)))
     cut = encoded(90, 90)
     rows = [*good[:2], replace(good[2], id="cut", images=(cut[: len(cut) // 2],)), good[2]]
     stage = distil.local_stage(Distillation(checkpoint=checkpoint, max_new_tokens=4, batch=4, device="cpu"))
@@ -57,7 +57,7 @@ def test_sampled_answers_are_the_same_after_an_interruption(checkpoint, tmp_path
     found = []
     for name, stops in (("whole", False), ("cut", True)):
         with Ledger(tmp_path / name) as ledger:
-            add_rows(ledger, tabletop_rows("test", 1, range(4)), "here")
+            add_rows(ledger, tabletop_samples("test", 1, range(4)), "here")
             run(ledger, distil.local_stage(given))
             if stops:
                 ledger.apply([("DELETE FROM results WHERE (n, sample) > (2, 0)", ())])

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from look_again.clients.openai import Reply
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.pipeline.endpoint_pool import EndpointDownError
 from look_again.pipeline.engine import RowProblem, attempt
 from look_again.pipeline.ledger.items import Item, Outcome
@@ -20,7 +20,7 @@ from look_again.text.grammar import parse
 
 PLAIN = "<SUMMARY>s</SUMMARY>\n<CAPTION>c</CAPTION>\n<REASONING>r</REASONING>\n<CONCLUSION>4</CONCLUSION>"
 LOOKED = PLAIN.replace("<CONCLUSION>", "<REFLECTION>I look: it holds.</REFLECTION>\n<CONCLUSION>")
-ROW = Row(id="r", question="How many?", reference="4", response=PLAIN, source="test")
+ROW = Sample(id="r", question="How many?", reference="4", response=PLAIN, source="test")
 ITEM = Item(1, 0, ROW, {}, "i")
 CORRECT = json.dumps({"answer": "correct", "reasoning": "correct", "reason": "fine"})
 INCORRECT = json.dumps({"answer": "incorrect", "reasoning": "correct", "reason": "it is 4"})
@@ -33,7 +33,7 @@ class Chat:
     def __init__(self, item: Item, **replies) -> None:
         self.item, self.replies, self.asked = item, replies, []
 
-    async def ask(self, endpoint, system, user, pictures=(), *, ask=0, prompt="", **options) -> Reply:
+    async def ask(self, endpoint, system, user, images=(), *, ask=0, prompt="", **options) -> Reply:
         self.asked.append((endpoint, user, ask))
         given = self.replies[endpoint]
         reply = given[min(ask, len(given) - 1)] if isinstance(given, list) else given

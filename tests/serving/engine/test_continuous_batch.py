@@ -14,7 +14,7 @@ import torch
 from look_again.core.families import family_of
 from look_again.core.generate import LookAgainDecoding, Token
 from look_again.core.reattention import Reattention
-from look_again.core.sequence import Row
+from look_again.core.sequence import DecodedSequence
 from look_again.core.trigger import Trigger
 from look_again.model import Sampling
 from look_again.serving.backend import BackendEvent, Ended, Started
@@ -298,7 +298,7 @@ def test_nothing_is_left_of_rows_that_ended(model, batch, prompts):
         sizes.append((batch.runner.cache.allocated_slots, len(batch.runner.builders)))
     assert sizes == [(0, 0)] * 5
     gc.collect()
-    assert not [thing for thing in gc.get_objects() if type(thing) is Row]
+    assert not [thing for thing in gc.get_objects() if type(thing) is DecodedSequence]
 
 
 def test_a_long_row_gives_its_memory_back_when_it_leaves(model, batch, prompts):

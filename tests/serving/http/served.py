@@ -163,7 +163,7 @@ def running(
         assert not thread.is_alive(), "the server does not end"
 
 
-def picture(format: str = "PNG", size: tuple[int, int] = (60, 40), **options: Any) -> bytes:
+def image(format: str = "PNG", size: tuple[int, int] = (60, 40), **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, "teal").save(buffer, format, **options)
     return buffer.getvalue()
@@ -174,7 +174,7 @@ def data_url(data: bytes, media: str = "image/png") -> str:
 
 
 def image_part(data: bytes | None = None, **fields: Any) -> dict[str, Any]:
-    url = data_url(picture() if data is None else data)
+    url = data_url(image() if data is None else data)
     return {"type": "image_url", "image_url": {"url": url, **fields}}
 
 

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from look_again.serving.http.errors import ApiError
-from look_again.serving.http.image_parts import LOW_PIXELS, ImageReference, data_of, picture_of, scaled_down
+from look_again.serving.http.image_parts import LOW_PIXELS, ImageReference, data_of, decode_image, scaled_down
 from tests.serving.http.served import data_url, picture
 
 
 def load(data, media="image/png", *, low=False, max_bytes=10**6, max_pixels=10**6):
     reference = ImageReference(data if isinstance(data, str) else data_url(data, media), low, "here")
-    return picture_of(reference, data_of(reference, max_bytes), max_bytes, max_pixels)
+    return decode_image(reference, data_of(reference, max_bytes), max_bytes, max_pixels)
 
 
 def refused(data, **limits):

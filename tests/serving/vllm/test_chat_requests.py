@@ -7,7 +7,7 @@ from PIL import Image
 
 from look_again.core.prefill import Start
 from look_again.core.reattention import Reattention
-from look_again.core.sequence import Row
+from look_again.core.sequence import DecodedSequence
 from look_again.core.slots import SlotBuilder, spans_of
 from look_again.core.trigger import Trigger
 from look_again.model import Sampling
@@ -46,18 +46,18 @@ def row_of(light, job, said):
     )
     builder.add_prompt(prompt.token_ids, spans)
     trigger = Trigger.of(checkpoint.tokenizer)
-    row = Row(Start(builder, spans, spans, None), job.policy, trigger, budget=100, max_context=4096)
+    row = DecodedSequence(Start(builder, spans, spans, None), job.policy, trigger, budget=100, max_context=4096)
     for token in said:
         row.append(token, lambda: pytest.fail("nothing is ranked"))
     return row
 
 
 def test_a_first_request_is_the_conversation(light, job):
-    picture, server = Picture(job.images[0]), Server("http://a", model="m")
-    request = by_chat(light[0], job, row_of(light, job, []), [picture], server)
+    image, server = Picture(job.images[0]), Server("http://a", model="m")
+    request = by_chat(light[0], job, row_of(light, job, []), [image], server)
     (message,) = request.body["messages"]
     assert message["content"] == [
-        {"type": "image_url", "image_url": {"url": picture.url}, "uuid": picture.uuid},
+        {"type": "image_url", "image_url": {"url": image.url}, "uuid": image.uuid},
         {"type": "text", "text": "What?"},
     ]
     assert "continue_final_message" not in request.body
@@ -66,19 +66,19 @@ def test_a_first_request_is_the_conversation(light, job):
 
 def test_the_image_stands_between_what_was_said_and_the_tag(light, job):
     """Would catch delimiters sent as text beside those of the template, and a tag before its image."""
-    tokenizer, picture, server = light[0].tokenizer, Picture(job.images[0]), Server("http://a")
-    server.learn([picture.uuid])
+    tokenizer, image, server = light[0].tokenizer, Picture(job.images[0]), Server("http://a")
+    server.learn([image.uuid])
     said = [532, *tokenizer(" the ball").input_ids]
-    request = by_chat(light[0], job, row_of(light, job, [*said, TAG, 539]), [picture], server)
+    request = by_chat(light[0], job, row_of(light, job, [*said, TAG, 539]), [image], server)
     answer = request.body["messages"][-1]["content"]
     assert answer == [
         {"type": "text", "text": "<SUMMARY> the ball"},
-        {"type": "image_url", "image_url": {"url": None}, "uuid": picture.uuid},
+        {"type": "image_url", "image_url": {"url": None}, "uuid": image.uuid},
         {"type": "text", "text": "<REFLECTION></REFLECTION>"},
     ]
     assert request.body["continue_final_message"] is True
     assert request.body["add_generation_prompt"] is False
-    assert request.uuids == {picture.uuid}
+    assert request.uuids == {image.uuid}
 
 
 def test_an_answer_may_be_tokenised_anew_but_not_the_prompt(light, job):

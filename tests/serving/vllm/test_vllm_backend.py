@@ -43,7 +43,7 @@ def loaded():
     return load_checkpoint(None, device="cpu", dtype="float32")
 
 
-def picture(colour: str = "red") -> Image.Image:
+def image(colour: str = "red") -> Image.Image:
     return Image.new("RGB", (168, 168), colour)
 
 
@@ -51,7 +51,7 @@ def job(policy=COPY, images=1, text="What?", new=100, conversation="c", **sampli
     content = [{"type": "image"}] * images + [{"type": "text", "text": text}]
     return Job(
         messages=[{"role": "user", "content": content}],
-        images=[picture(colour) for colour in ("red", "blue")[:images]],
+        images=[image(colour) for colour in ("red", "blue")[:images]],
         policy=policy,
         sampling=Sampling(max_new_tokens=new, **sampling),
         conversation=conversation,
@@ -154,7 +154,7 @@ def test_two_images_go_back_in_order(light):
 
 def test_a_picture_that_would_be_scaled_again_is_left_to_the_server(light):
     """Would catch an image scaled twice where the processor's bounds leave a size no room."""
-    fake, wide = FakeVllm(ANSWER, expand_to=28), picture().resize((224, 140))
+    fake, wide = FakeVllm(ANSWER, expand_to=28), image().resize((224, 140))
     run(light, replace(job(COPY), images=[wide]), a=fake)
     data = fake.requests[0]["content_parts"][0]["url"].split(",")[1]
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == wide.size
@@ -162,7 +162,7 @@ def test_a_picture_that_would_be_scaled_again_is_left_to_the_server(light):
 
 def test_with_a_model_its_features_stand_for_such_a_picture(loaded):
     """Would catch other pixels than the processor here makes."""
-    fake, wide = FakeVllm(ANSWER, log_prob=log_prob(loaded)), picture().resize((224, 140))
+    fake, wide = FakeVllm(ANSWER, log_prob=log_prob(loaded)), image().resize((224, 140))
     assert tokens(run({"checkpoint": loaded}, replace(job(COPY), images=[wide]), a=fake)) == ANSWER
     first, second, _ = fake.requests
     assert [(shape, grid) for shape, grid, _ in items_of(first)] == [((28, 160), (1, 8, 14))]

@@ -23,7 +23,7 @@ from look_again.data.hub_datasets import read_data_set
 from look_again.data.readers import read_json
 from look_again.data.records import Record
 from look_again.data.references import question_rows
-from look_again.data.sample import Row, RowError
+from look_again.data.sample import Sample, SampleError
 
 if TYPE_CHECKING:
     from look_again.data.loaders import Source
@@ -32,7 +32,7 @@ DIAGRAM = "img_diagram.png"
 TEXTS = ("annotat_text", "compact_text", "problem_text")
 
 
-def geometry3k_rows(source: Source) -> Iterator[Row | RowError]:
+def geometry3k_samples(source: Source) -> Iterator[Sample | SampleError]:
     """Rows of a split; bad records as RowErrors. ValueError where no layout is found."""
     folder = source.place / {"validation": "val"}.get(source.split, source.split)
     if any(folder.glob("*/data.json")):
@@ -43,11 +43,11 @@ def geometry3k_rows(source: Source) -> Iterator[Row | RowError]:
     return question_rows(records, _published, source="geometry3k", split=source.split, base=base)
 
 
-def _folders(split: Path) -> Iterator[Record | RowError]:
+def _folders(split: Path) -> Iterator[Record | SampleError]:
     problems = (path for path in split.iterdir() if path.is_dir())
     for folder in sorted(problems, key=lambda path: (len(path.name), path.name)):
         record = read_json(folder / "data.json", f"geometry3k-{folder.name}")
-        yield record if isinstance(record, RowError) else {**record, "id": folder.name}
+        yield record if isinstance(record, SampleError) else {**record, "id": folder.name}
 
 
 def _original(record: Record, row_id: str) -> Record:

@@ -22,7 +22,7 @@ from look_again.data.hub_datasets import read_configurations
 from look_again.data.readers import read_json
 from look_again.data.records import Record
 from look_again.data.references import question_rows
-from look_again.data.sample import Row, RowError
+from look_again.data.sample import Sample, SampleError
 from look_again.scoring.grading import boxed
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|([^\s{}$]+))")
 
 
-def math_rows(source: Source) -> Iterator[Row | RowError]:
+def math_samples(source: Source) -> Iterator[Sample | SampleError]:
     """Rows of the folder or hub set; records without a boxed answer as RowErrors. ValueError where there is neither."""
     folder = source.place / source.split
-    records: Iterator[Record | RowError]
+    records: Iterator[Record | SampleError]
     if any(folder.glob("*/*.json")):
         records = _files(folder, source.name)
     else:
@@ -43,20 +43,20 @@ def math_rows(source: Source) -> Iterator[Row | RowError]:
     return question_rows(records, _shape, source="math", split=source.split, base=None, needs_image=False)
 
 
-def _files(folder: Path, subject: str | None) -> Iterator[Record | RowError]:
+def _files(folder: Path, subject: str | None) -> Iterator[Record | SampleError]:
     subjects = sorted(path.name for path in folder.iterdir() if path.is_dir())
     if subject is not None and subject not in subjects:
         raise ValueError(f"{folder} has no subject {subject!r}: it has {', '.join(subjects)}")
     for name in subjects if subject is None else [subject]:
         for file in sorted((folder / name).glob("*.json"), key=lambda path: (len(path.stem), path.stem)):
             record = read_json(file, f"math-{folder.name}-{name}-{file.stem}")
-            yield record if isinstance(record, RowError) else {**record, "id": f"{folder.name}-{name}-{file.stem}"}
+            yield record if isinstance(record, SampleError) else {**record, "id": f"{folder.name}-{name}-{file.stem}"}
 
 
 def _shape(record: Record, row_id: str) -> Record:
     answer = last_boxed(text_of(record.get("solution"), row_id, "solution"))
     if not answer:
-        raise RowError(row_id, r"the solution has no \boxed{} answer that closes")
+        raise SampleError(row_id, r"the solution has no \boxed{} answer that closes")
     return {"question": text_of(record.get("problem"), row_id, "problem"), "reference": answer}
 
 

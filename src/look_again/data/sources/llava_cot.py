@@ -1,7 +1,7 @@
 """LLaVA-CoT-100k in its published layout; the paper draws its cold-start and distillation questions from it.
 
-A folder holds `train.jsonl` with `{id, image, conversations}` and the pictures, unpacked or in `image.zip.part-aa`, … .
-Its responses have SUMMARY, CAPTION, REASONING and CONCLUSION and no REFLECTION. Ids of LLaVA's files name a picture
+A folder holds `train.jsonl` with `{id, image, conversations}` and the images, unpacked or in `image.zip.part-aa`, … .
+Its responses have SUMMARY, CAPTION, REASONING and CONCLUSION and no REFLECTION. Ids of LLaVA's files name an image
 rather than a row, so a repeated one is told apart ("x", "x-2", "x-3" in file order) instead of refused.
 """
 
@@ -16,18 +16,18 @@ from pathlib import Path
 from look_again.data.hub_datasets import folder_of
 from look_again.data.image_files import ImageSource
 from look_again.data.readers import read_jsonl
-from look_again.data.records import rows_from_records
-from look_again.data.sample import Row, RowError
+from look_again.data.records import samples_from_records
+from look_again.data.sample import Sample, SampleError
 from look_again.data.zips import FOLDERS, ZipMember, parts_of
 
 ARCHIVE = "image.zip"
 
 
-def llava_cot_rows(path: str, split: str = "train", *, images: Path | None = None) -> Iterator[Row | RowError]:
+def llava_cot_samples(path: str, split: str = "train", *, images: Path | None = None) -> Iterator[Sample | SampleError]:
     """Rows of the folder `path`, or of the hub data set of that name; bad records as RowErrors.
 
-    Pictures lie under `images` (None: the same folder), else in the archive beside the rows. One that is in neither
-    is found when the row is checked. Rows without a picture are text rows.
+    Images lie under `images` (None: the same folder), else in the archive beside the rows. One that is in neither
+    is found when the row is checked. Rows without an image are text rows.
 
     Raises ValueError when there is no such folder or hub data set, no `<split>.jsonl` in it, or a hole in the archive.
     """
@@ -37,15 +37,17 @@ def llava_cot_rows(path: str, split: str = "train", *, images: Path | None = Non
         raise ValueError(f"{folder} has no {file.name}: LLaVA-CoT-100k has the split train, in train.jsonl")
     unpacked = Path(os.path.abspath(images or folder))
     archive = folder.absolute() / ARCHIVE if parts_of(folder / ARCHIVE) else None
-    rows = rows_from_records(read_jsonl(file), source="llava-cot", split=split, base=unpacked)
+    rows = samples_from_records(read_jsonl(file), source="llava-cot", split=split, base=unpacked)
     return _finished(rows, unpacked, archive)
 
 
-def _finished(rows: Iterator[Row | RowError], unpacked: Path, archive: Path | None) -> Iterator[Row | RowError]:
-    """The rows with their pictures found and their ids told apart."""
+def _finished(
+    rows: Iterator[Sample | SampleError], unpacked: Path, archive: Path | None
+) -> Iterator[Sample | SampleError]:
+    """The rows with their images found and their ids told apart."""
     times: Counter[str] = Counter()
     for row in rows:
-        if isinstance(row, Row):
+        if isinstance(row, Sample):
             times[row.id] += 1
             row_id = row.id if times[row.id] == 1 else f"{row.id}-{times[row.id]}"
             row = replace(row, id=row_id, images=tuple(_found(image, unpacked, archive) for image in row.images))

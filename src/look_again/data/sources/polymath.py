@@ -1,6 +1,6 @@
 """PolyMATH (Gupta et al., 2024), the multimodal one: screenshots of examination questions with options.
 
-Layout read: one folder per split, `<split>/metadata.csv` beside its pictures, as in the hub set him1411/polymath (its
+Layout read: one folder per split, `<split>/metadata.csv` beside its images, as in the hub set him1411/polymath (its
 card names the splits; `image`, `category`, `answer_option`, `final_answer_range`, `final_answer` are its columns) and
 under `data/` in the authors' repository github.com/kevinscaria/PolyMATH, whose files have the header `file_name,
 question_text, answer_option, category, final_answer_range, contains_diagram, diagram_description, final_answer`. Not to
@@ -9,8 +9,8 @@ repository's could not be checked.
 
 `train` is made here: `test` without the rows of `testmini` and `testmini_img`, told by their file names.
 
-A row's question is `question_text`, which was read off the picture; where that failed ("None", "Question could be
-extracted from image") the row asks for the question in the picture. `answer_option` is one text, such as "(1) 6 (2) 8".
+A row's question is `question_text`, which was read off the image; where that failed ("None", "Question could be
+extracted from image") the row asks for the question in the image. `answer_option` is one text, such as "(1) 6 (2) 8".
 With a text for each label they become options, and `final_answer`, a letter or a number from 1, becomes the letter of
 its place. Where the options are drawn only, the question shows the labels, and the reference is the label.
 `diagram_description`, written by a model for those who cannot see, is left out.
@@ -29,7 +29,7 @@ from look_again.data.hub_datasets import folder_of
 from look_again.data.readers import read_csv
 from look_again.data.records import Record
 from look_again.data.references import INLINE, question_rows, split_choices
-from look_again.data.sample import Row, RowError
+from look_again.data.sample import Sample, SampleError
 
 if TYPE_CHECKING:
     from look_again.data.loaders import Source
@@ -41,7 +41,7 @@ ASK = "Answer the question in the image."
 UNREAD = ("", "none", "question could be extracted from image", "answer could be extracted from image")
 
 
-def polymath_rows(source: Source) -> Iterator[Row | RowError]:
+def polymath_samples(source: Source) -> Iterator[Sample | SampleError]:
     """Rows of a split; bad records as RowErrors. ValueError where there is no such folder, table or column."""
     made = source.split == "train"
     split = "test" if made else source.split
@@ -49,7 +49,7 @@ def polymath_rows(source: Source) -> Iterator[Row | RowError]:
     folder = folder_of(source.path, patterns, example="him1411/polymath")
     held_out = {name for other in HELD_OUT if made for name in _names(_table(folder, other))}
     table = _table(folder, split)
-    records = (record for record in _records(table) if isinstance(record, RowError) or record["id"] not in held_out)
+    records = (record for record in _records(table) if isinstance(record, SampleError) or record["id"] not in held_out)
     base = source.base(table.parent)
     return question_rows(records, _shape, source="polymath", split=source.split, base=base)
 
@@ -61,25 +61,27 @@ def _table(folder: Path, split: str) -> Path:
     raise ValueError(f"no table of {split}: looked for {' and '.join(map(str, tables))}")
 
 
-def _records(table: Path) -> Iterator[Record | RowError]:
-    """With an id from the picture's name, which is unique in the whole set."""
+def _records(table: Path) -> Iterator[Record | SampleError]:
+    """With an id from the image's name, which is unique in the whole set."""
     for record in read_csv(table, COLUMNS):
-        yield record if isinstance(record, RowError) else {**record, "id": Path(record["file_name"] or "").stem}
+        yield record if isinstance(record, SampleError) else {**record, "id": Path(record["file_name"] or "").stem}
 
 
 def _names(table: Path) -> Iterator[str]:
-    return (record["id"] for record in _records(table) if not isinstance(record, RowError))
+    return (record["id"] for record in _records(table) if not isinstance(record, SampleError))
 
 
 def _shape(record: Record, row_id: str) -> Record:
     asked, shown = _read(record["question_text"]) or ASK, _read(record["answer_option"])
     answer = (record["final_answer"] or "").strip().upper()
     if not re.fullmatch(r"[A-J]|[1-9]", answer):
-        raise RowError(row_id, f"final_answer is {short(record['final_answer'])}: one letter or one number is needed")
+        raise SampleError(
+            row_id, f"final_answer is {short(record['final_answer'])}: one letter or one number is needed"
+        )
     place = int(answer) - 1 if answer.isdigit() else ascii_uppercase.index(answer)
     choices = split_choices(shown, INLINE)
     if choices and place >= len(choices.texts):
-        raise RowError(
+        raise SampleError(
             row_id, f"final_answer is {answer!r}, and there are {len(choices.texts)} options: {short(shown)}"
         )
     shaped = {"question": asked, "image": record["file_name"]}

@@ -1,4 +1,4 @@
-"""CHAIR: which objects of a description are not in the picture, and how many of those that are it finds.
+"""CHAIR: which objects of a description are not in the image, and how many of those that are it finds.
 
 CHAIR_i is the share of object mentions that are hallucinated, CHAIR_s the share of captions with at least one, recall
 the share of true objects that are mentioned; all are sums over the set, as in Rohrbach et al. (EMNLP 2018) and later
@@ -32,7 +32,7 @@ _BETWEEN_SECTIONS = "\n|\n"  # a mark that keeps the words of two sections apart
 
 @dataclass(frozen=True)
 class Judged:
-    """One caption against its picture. mentions, hallucinated: classes in order, with repeats. found, true: counts."""
+    """One caption against its image. mentions, hallucinated: classes in order, with repeats. found, true: counts."""
 
     words: int
     mentions: tuple[str, ...]
@@ -52,7 +52,7 @@ class Judged:
 
 
 def judge_caption(text: str, truth: Sequence[str]) -> Judged:
-    """What `text` says, against the classes that are in the picture; tags of the response format are not read."""
+    """What `text` says, against the classes that are in the image; tags of the response format are not read."""
     if "<" in text:
         text = _BETWEEN_SECTIONS.join(part for part in split_at_tags(text) if part not in TAG_TOKENS)
     caption = read_caption(text)
@@ -78,7 +78,7 @@ def summarise(captions: Sequence[Judged]) -> dict[str, float | int | None]:
 
 
 def score(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None = None) -> Scores:
-    """CHAIR of the replies; subsets by how many classes the picture holds.
+    """CHAIR of the replies; subsets by how many classes the image holds.
 
     An item's points are 1 for a caption without hallucination; `hallucinated` in its facts is the 0 or 1 of CHAIR_s.
     """

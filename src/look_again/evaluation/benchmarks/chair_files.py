@@ -1,8 +1,8 @@
-"""The pictures that CHAIR describes: COCO 2014's annotation files, or a table of pictures with their objects.
+"""The images that CHAIR describes: COCO 2014's annotation files, or a table of images with their objects.
 
 The paper takes 5,000 images of train2014 and does not say which. Here the images of a split stand in one fixed order (a
 hash of seed and id), of which the first 5,000 are taken, or `limit`: the 500 of `limit=500` are among them everywhere,
-and one whose picture is missing is a bad row and not replaced. The hub's table is that of lmms-eval, from val2014.
+and one whose image is missing is a bad row and not replaced. The hub's table is that of lmms-eval, from val2014.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 
 from look_again.data.fields import short
 from look_again.data.image_files import ImageSource
-from look_again.data.sample import BadRow, RowError
+from look_again.data.sample import BadSample, SampleError
 from look_again.evaluation.benchmark import Item, Place
 from look_again.evaluation.benchmarks.chair_words import read_caption, vocabulary
-from look_again.evaluation.benchmarks.image_folders import picture_folders, picture_in, picture_of
+from look_again.evaluation.benchmarks.image_folders import image_folders, image_in, record_image
 from look_again.evaluation.benchmarks.layouts import Record, check_split, items_of, local_path, read_tables, row_id
 
 HUB = "tsunghanwu/mscoco_chair"
@@ -42,10 +42,10 @@ class Annotations:
     captions: Mapping[int, Collection[str]]
 
 
-def load(place: Place) -> Iterator[Item | BadRow]:
+def load(place: Place) -> Iterator[Item | BadSample]:
     """Items of COCO 2014 in its own layout, or of a table with the columns question_id, image and gt_object.
 
-    A folder holds annotations/instances_<split>.json and captions_<split>.json, and the pictures in <split>/, unless
+    A folder holds annotations/instances_<split>.json and captions_<split>.json, and the images in <split>/, unless
     `place.images` does. ValueError for another layout, damaged annotations, and train2014 from a table.
     """
     check_split(place, "CHAIR", SPLITS)
@@ -85,12 +85,12 @@ def ordered(images: Iterable[Record]) -> list[Record]:
 
 
 def true_objects(instances: Collection[str], captions: Collection[str]) -> list[str]:
-    """The classes in a picture: annotated, or mentioned in a reference caption; sorted."""
+    """The classes in an image: annotated, or mentioned in a reference caption; sorted."""
     return sorted(set(instances).union(*(read_caption(caption).objects for caption in captions)))
 
 
 def size_group(truth: Sequence[str]) -> str:
-    """How many classes a picture holds, in the three groups that results are told apart by."""
+    """How many classes an image holds, in the three groups that results are told apart by."""
     return "0-1" if len(truth) < 2 else "2-3" if len(truth) < 4 else "4 or more"
 
 
@@ -118,9 +118,9 @@ def _without_outline(record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _coco_items(place: Place, path: Path, folder: Path) -> Iterator[Item | BadRow]:
+def _coco_items(place: Place, path: Path, folder: Path) -> Iterator[Item | BadSample]:
     at = folder.parent if folder.name == "annotations" else path
-    folders = picture_folders(place, at, place.split, f"images/{place.split}", "images")
+    folders = image_folders(place, at, place.split, f"images/{place.split}", "images")
     known = read_annotations(folder, place.split)
     chosen = ordered(known.images)[: place.limit or IMAGES]
     yield from items_of(chosen, partial(_coco_item, known=known, folders=folders))
@@ -128,12 +128,12 @@ def _coco_items(place: Place, path: Path, folder: Path) -> Iterator[Item | BadRo
 
 def _coco_item(image: Record, index: int, *, known: Annotations, folders: Sequence[Path]) -> Item:
     name = Path(image["file_name"]).stem
-    picture = picture_in(folders, image["file_name"], name)
+    picture = image_in(folders, image["file_name"], name)
     truth = true_objects(known.instances.get(image["id"], ()), known.captions.get(image["id"], ()))
     return _item(name, picture, truth, image["id"])
 
 
-def _table_items(place: Place) -> Iterator[Item | BadRow]:
+def _table_items(place: Place) -> Iterator[Item | BadSample]:
     looked_for = f"nor annotations/instances_{place.split}.json beside captions_{place.split}.json"
     if place.split != SPLITS[0]:
         raise ValueError(f"{place.path} has no {place.split}: a table is of {SPLITS[0]}, {looked_for}")
@@ -148,8 +148,8 @@ def _table_item(record: Record, index: int) -> Item:
     name = row_id(record, "question_id", index)
     truth, classes = record["gt_object"], _classes()
     if not isinstance(truth, list) or not all(isinstance(one, str) and one in classes for one in truth):
-        raise RowError(name, f"gt_object is {short(truth)}: a list of COCO's class names is needed")
-    return _item(name, picture_of(record, name), sorted(set(truth)), name)
+        raise SampleError(name, f"gt_object is {short(truth)}: a list of COCO's class names is needed")
+    return _item(name, record_image(record, name), sorted(set(truth)), name)
 
 
 def _item(name: str, picture: ImageSource, truth: list[str], image_id: int | str) -> Item:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from string import ascii_letters, ascii_uppercase
 
 from look_again.data.fields import short
-from look_again.data.sample import RowError
+from look_again.data.sample import SampleError
 from look_again.evaluation.benchmark import JSON, Item, ItemScore, Reply, Scores
 from look_again.scoring.extraction import LETTERS, extract
 from look_again.scoring.grading import boxed
@@ -41,12 +41,12 @@ _REFUSALS = (  # phrases of known APIs, by which VLMEvalKit tells that no option
 
 
 def letter_of(value: object, options: Sequence[str], row_id: str) -> str:
-    """The answer's letter; RowError unless it is the capital of one of `options`, and for more than ten of those."""
+    """The answer's letter; SampleError unless it is the capital of one of `options`, and for more than ten of those."""
     if not 1 < len(options) <= len(LETTERS):
-        raise RowError(row_id, f"{len(options)} options: 2 to {len(LETTERS)} can be told apart by letters")
+        raise SampleError(row_id, f"{len(options)} options: 2 to {len(LETTERS)} can be told apart by letters")
     known = LETTERS[: len(options)]
     if not isinstance(value, str) or len(value.strip()) != 1 or value.strip() not in known:
-        raise RowError(row_id, f"answer is {short(value)}: one of the letters {known[0]} to {known[-1]} is needed")
+        raise SampleError(row_id, f"answer is {short(value)}: one of the letters {known[0]} to {known[-1]} is needed")
     return value.strip()
 
 

@@ -1,7 +1,7 @@
 """Tables of questions: where they lie, on the hub or as published, and how a row becomes an item.
 
-The paper names benchmarks and no files. Pictures are checked by their headers as each row is read, so a missing one is
-a `BadRow` before anything is asked; a place in a layout that is not known is an error that says what was looked for.
+The paper names benchmarks and no files. Images are checked by their headers as each row is read, so a missing one is
+a `BadSample` before anything is asked; a place in a layout that is not known is an error that says what was looked for.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from look_again.data.checks import Needs, check_row
+from look_again.data.checks import Needs, check_sample
 from look_again.data.fields import short, text_of
 from look_again.data.hub_datasets import read_hub
 from look_again.data.readers import read_parquet
-from look_again.data.sample import BadRow, Row, RowError
+from look_again.data.sample import BadSample, Sample, SampleError
 from look_again.evaluation.benchmark import JSON, Item, Place
 
 Record = Mapping[str, Any]
@@ -82,11 +82,11 @@ def unknown_layout(path: Path, split: str, looked_for: Sequence[str]) -> ValueEr
     return ValueError(f"{path} has no rows of {split} in a known layout: looked for {', '.join(looked_for)}")
 
 
-def with_columns(records: Iterable[Record | RowError], columns: Sequence[str], name: str) -> Iterator[Any]:
+def with_columns(records: Iterable[Record | SampleError], columns: Sequence[str], name: str) -> Iterator[Any]:
     """The records; ValueError at the first one unless it has all of `columns`. RowErrors pass."""
     checked = False
     for record in records:
-        if not checked and not isinstance(record, RowError):
+        if not checked and not isinstance(record, SampleError):
             if missing := [column for column in columns if column not in record]:
                 have = ", ".join(map(str, record))[:200]
                 raise ValueError(
@@ -97,14 +97,14 @@ def with_columns(records: Iterable[Record | RowError], columns: Sequence[str], n
 
 
 def items_of(
-    records: Iterable[Record | RowError], make: Callable[[Record, int], Item], limit: int | None = None
-) -> Iterator[Item | BadRow]:
+    records: Iterable[Record | SampleError], make: Callable[[Record, int], Item], limit: int | None = None
+) -> Iterator[Item | BadSample]:
     """What `make` makes of each record and its number, up to `limit` items; RowErrors and repeated ids as BadRows."""
     seen: set[str] = set()
     for index, record in enumerate(records):
         found = _made(record, index, make)
         if isinstance(found, Item) and found.id in seen:
-            found = BadRow(found.id, "this id occurs twice: the same row again, or two files of one split")
+            found = BadSample(found.id, "this id occurs twice: the same row again, or two files of one split")
         elif isinstance(found, Item):
             seen.add(found.id)
         yield found
@@ -112,23 +112,23 @@ def items_of(
             return
 
 
-def _made(record: Record | RowError, index: int, make: Callable[[Record, int], Item]) -> Item | BadRow:
+def _made(record: Record | SampleError, index: int, make: Callable[[Record, int], Item]) -> Item | BadSample:
     try:
-        if isinstance(record, RowError):
+        if isinstance(record, SampleError):
             raise record
         return make(record, index)
-    except RowError as error:
-        return BadRow(error.row_id or f"row {index}", error.reason)
+    except SampleError as error:
+        return BadSample(error.row_id or f"row {index}", error.reason)
 
 
-def item_of(row: Row, instruction: str, *, reference: JSON = None, **facts: JSON) -> Item:
+def item_of(row: Sample, instruction: str, *, reference: JSON = None, **facts: JSON) -> Item:
     """The row as an item: its question and options, then the instruction on a line of its own.
 
-    reference: in place of the row's. facts: beside `options`, the row's texts. RowError, with all reasons in one, for
-    a row without question, answer or picture, and for pictures that are missing or whose header cannot be read.
+    reference: in place of the row's. facts: beside `options`, the row's texts. SampleError, with all reasons, for
+    a row without question, answer or image, and for images that are missing or whose header cannot be read.
     """
-    if reasons := check_row(row, _NEEDS):
-        raise RowError(row.id, "; ".join(reasons))
+    if reasons := check_sample(row, _NEEDS):
+        raise SampleError(row.id, "; ".join(reasons))
     return Item(
         id=row.id,
         images=row.images,
@@ -139,10 +139,10 @@ def item_of(row: Row, instruction: str, *, reference: JSON = None, **facts: JSON
 
 
 def row_id(record: Record, column: str, index: int) -> str:
-    """The id in `column` as text; RowError, naming the record's number, where it is neither text nor whole number."""
+    """The id in `column` as text; SampleError, naming the record, where it is neither text nor whole number."""
     value = record.get(column)
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise RowError(f"row {index}", f"{column} is {short(value)}: a text or a whole number is needed")
+        raise SampleError(f"row {index}", f"{column} is {short(value)}: a text or a whole number is needed")
     return text_of(str(value), f"row {index}", column)
 
 

@@ -1,4 +1,4 @@
-r"""MathVision (MATH-V): competition problems about one picture each, with options or with a free-form answer.
+r"""MathVision (MATH-V): competition problems about one image each, with options or with a free-form answer.
 
 The paper reports test, and trains on MathVision too; a model trained on `train` of this project's loader is to be
 evaluated on testmini alone (`look_again.data.splits`). The official score takes the answer from `\boxed{…}` or behind
@@ -15,8 +15,8 @@ from string import ascii_uppercase
 from look_again.data.fields import image_of, option_texts, reference_text, text_of
 from look_again.data.image_files import ImageSource
 from look_again.data.readers import read_jsonl
-from look_again.data.sample import BadRow, Row
-from look_again.data.sources.mathvision import readable, with_named_pictures
+from look_again.data.sample import BadSample, Sample
+from look_again.data.sources.mathvision import readable, with_named_images
 from look_again.data.zips import ZipMember
 from look_again.evaluation.benchmark import Benchmark, Item, ItemScore, Judge, Place, Reply, Scores
 from look_again.evaluation.benchmarks.choices import LETTER_INSTRUCTION, STRICT_RULE, letter_of, scores_of
@@ -49,12 +49,12 @@ _COLUMNS = ("id", "question", "options", "answer", "image")
 _ARCHIVE = "images.zip"
 
 
-def load(place: Place) -> Iterator[Item | BadRow]:
+def load(place: Place) -> Iterator[Item | BadSample]:
     """The items of a split: the hub's, a table's, or those of the authors' repository.
 
     A folder holds `<split>-….parquet`, or the same in `data`, or `<split>.jsonl` or `data/<split>.jsonl` beside
     `images/` or `images.zip`; a file is Parquet or JSON lines. Marks such as `<image2>`, which name a part of the one
-    picture, become "(image 2)" within a sentence and go outside of any. ValueError for other layouts.
+    image, become "(image 2)" within a sentence and go outside of any. ValueError for other layouts.
     """
     check_split(place, "MathVision", SPLITS)
     lines = _lines_file(place)
@@ -79,11 +79,11 @@ def _lines_file(place: Place) -> Path | None:
 
 def _item(record: Record, index: int, base: Path | None) -> Item:
     name = row_id(record, "id", index)
-    options = tuple(with_named_pictures(text) for text in option_texts(record.get("options"), name))
+    options = tuple(with_named_images(text) for text in option_texts(record.get("options"), name))
     answer = reference_text(record.get("answer"), bool(options), name, "answer")
-    row = Row(
+    row = Sample(
         id=name,
-        images=(_picture(record, name, base),),
+        images=(_image(record, name, base),),
         question=readable(text_of(record.get("question"), name, "question")),
         options=options,
         reference=letter_of(answer, options, name) if options else usable_answer(answer.strip(), name),
@@ -93,8 +93,8 @@ def _item(record: Record, index: int, base: Path | None) -> Item:
     return item_of(row, LETTER_INSTRUCTION if options else INSTRUCTION, **groups)
 
 
-def _picture(record: Record, name: str, base: Path | None) -> ImageSource:
-    """A table's decoded picture; else the file "images/4.jpg" or "4.jpg" in `base`, or a member of its `images.zip`."""
+def _image(record: Record, name: str, base: Path | None) -> ImageSource:
+    """A table's decoded image; else the file "images/4.jpg" or "4.jpg" in `base`, or a member of its `images.zip`."""
     if record.get("decoded_image") is not None:
         return image_of(record["decoded_image"], name, "decoded_image", None)
     image = image_of(record.get("image"), name, "image", base)

@@ -16,7 +16,7 @@ from typing import Any
 
 from look_again.data.fields import image_of, short, text_of
 from look_again.data.image_files import ImageSource
-from look_again.data.sample import BadRow, Row, RowError
+from look_again.data.sample import BadSample, Sample, SampleError
 from look_again.evaluation.benchmark import Benchmark, Item, Place
 from look_again.evaluation.benchmarks.choices import LETTER_INSTRUCTION, letter_of
 from look_again.evaluation.benchmarks.circular import score
@@ -34,7 +34,7 @@ from look_again.evaluation.benchmarks.tsv import read_tsv
 TABLE = "MMBench_DEV_EN_V11.tsv"
 SPLITS = ("dev",)
 COPY_OFFSET = 1_000_000  # between the indices of a question's copies
-MAX_REFERENCE = 64  # characters; a longer text in the column image is a picture, a shorter one names another row
+MAX_REFERENCE = 64  # characters; a longer text in the column image is an image, a shorter one names another row
 
 _COLUMNS = ("index", "question", "A", "B", "answer", "image")
 _CONFIGURATIONS = {"lmms-lab/MMBench": "en"}
@@ -43,18 +43,18 @@ _MISSING = ("", "nan")  # what stands for no value in tables written as text; "N
 Copies = dict[int, Record]  # number of the copy, 0 for the question itself -> row
 
 
-def load(place: Place) -> Iterator[Item | BadRow]:
+def load(place: Place) -> Iterator[Item | BadSample]:
     """The items, all copies of a question one after the other; `place.limit` counts questions.
 
     Read from a `.tsv` or Parquet file, a folder with `MMBench_DEV_EN_V11.tsv` or `dev-….parquet` (also in `data` or
     `en`), or the hub. A bad row takes its question's other copies with it, since a part of them has no score; each is a
-    BadRow. The whole table is read before the first item, as copies may stand anywhere. ValueError for other layouts.
+    BadSample. The whole table is read before the first item: copies may stand anywhere. ValueError for other layouts.
     """
     check_split(place, "MMBench", SPLITS, " (the answers of test are withheld)")
     return _items(*_records(place), place.limit)
 
 
-def _records(place: Place) -> tuple[Iterator[Record | RowError], str]:
+def _records(place: Place) -> tuple[Iterator[Record | SampleError], str]:
     """The rows, and what to call their table."""
     path = local_path(place)
     table = path / TABLE if path is not None and path.is_dir() else path
@@ -68,47 +68,49 @@ def _records(place: Place) -> tuple[Iterator[Record | RowError], str]:
     return records, place.path if path is None else path.name
 
 
-def _items(records: Iterable[Record | RowError], table: str, limit: int | None) -> Iterator[Item | BadRow]:
+def _items(records: Iterable[Record | SampleError], table: str, limit: int | None) -> Iterator[Item | BadSample]:
     questions: dict[int, Copies] = {}
     for number, record in enumerate(records):
         try:
             _add(questions, record, number)
-        except RowError as error:
-            yield BadRow(error.row_id or f"row {number}", error.reason)
+        except SampleError as error:
+            yield BadSample(error.row_id or f"row {number}", error.reason)
     copied = any(max(copies) for copies in questions.values())
     for question in islice(questions, limit):
         yield from _question(question, questions, table, copied)
 
 
-def _add(questions: dict[int, Copies], record: Record | RowError, number: int) -> None:
-    if isinstance(record, RowError):
+def _add(questions: dict[int, Copies], record: Record | SampleError, number: int) -> None:
+    if isinstance(record, SampleError):
         raise record
     try:
         index = int(record["index"])
     except (TypeError, ValueError, OverflowError) as error:
-        raise RowError(f"row {number}", f"index is {short(record['index'])}: a whole number is needed") from error
+        raise SampleError(f"row {number}", f"index is {short(record['index'])}: a whole number is needed") from error
     copies = questions.setdefault(index % COPY_OFFSET, {})
     if index // COPY_OFFSET in copies:
-        raise RowError(str(index), "this index occurs twice: each copy of a question has its own")
+        raise SampleError(str(index), "this index occurs twice: each copy of a question has its own")
     copies[index // COPY_OFFSET] = record
 
 
-def _question(question: int, questions: Mapping[int, Copies], table: str, copied: bool) -> list[Item | BadRow]:
-    """All items of a question, or a BadRow for each of its rows."""
+def _question(question: int, questions: Mapping[int, Copies], table: str, copied: bool) -> list[Item | BadSample]:
+    """All items of a question, or a BadSample for each of its rows."""
     copies = questions[question]
     rows = [_row(question, copy) for copy in sorted(copies)]
     if sorted(copies) != list(range(len(copies))):
-        return [BadRow(row, f"of the copies of {question}, only {', '.join(rows)} are there") for row in rows]
-    made: list[Item | BadRow] = []
+        return [BadSample(row, f"of the copies of {question}, only {', '.join(rows)} are there") for row in rows]
+    made: list[Item | BadSample] = []
     decoded: dict[str, bytes] = {}
     try:
         copies = copies if copied else rotated(copies[0], rows[0])
         for copy in sorted(copies):
-            image = _picture(copies[copy].get("image"), questions, decoded, _row(question, copy))
+            image = _image(copies[copy].get("image"), questions, decoded, _row(question, copy))
             facts = {"question": str(question), "copy": copy, "copies": len(copies), "table": table}
             made.append(_item(copies[copy], _row(question, copy), image, **facts))
-    except RowError as error:
-        return [BadRow(row, error.reason if row == error.row_id else f"another copy is bad: {error}") for row in rows]
+    except SampleError as error:
+        return [
+            BadSample(row, error.reason if row == error.row_id else f"another copy is bad: {error}") for row in rows
+        ]
     return made
 
 
@@ -119,7 +121,7 @@ def _row(question: int, copy: int) -> str:
 def rotated(record: Record, row: str) -> Copies:
     """A question's copies, one per option: in copy k each option stands k places further on, the last ones first.
 
-    RowError for options with a gap and for an answer that is none of them.
+    SampleError for options with a gap and for an answer that is none of them.
     """
     options = lettered_options(record, row)
     answer = ascii_uppercase.index(letter_of(record.get("answer"), options, row))
@@ -132,13 +134,13 @@ def rotated(record: Record, row: str) -> Copies:
 
 
 def lettered_options(record: Record, row: str) -> tuple[str, ...]:
-    """The texts in the columns A, B, … up to the last that has one; RowError where one before it has none."""
+    """The texts in the columns A, B, … up to the last that has one; SampleError where one before it has none."""
     cells = [record.get(letter) for letter in ascii_uppercase if letter in record]
     texts = ["" if _missing(cell) else str(cell).strip() for cell in cells]
     while texts and not texts[-1]:
         texts.pop()
     if "" in texts:
-        raise RowError(row, f"option {ascii_uppercase[texts.index('')]} is missing between others")
+        raise SampleError(row, f"option {ascii_uppercase[texts.index('')]} is missing between others")
     return tuple(texts)
 
 
@@ -150,7 +152,7 @@ def _item(record: Record, row: str, image: ImageSource, **facts: Any) -> Item:
     options = lettered_options(record, row)
     question = text_of(record.get("question"), row, "question")
     hint = record.get("hint")
-    made = Row(
+    made = Sample(
         id=row,
         images=(image,),
         question=question if _missing(hint) or hint == "None" else f"{hint}\n{question}",
@@ -162,8 +164,8 @@ def _item(record: Record, row: str, image: ImageSource, **facts: Any) -> Item:
     return item_of(made, LETTER_INSTRUCTION, **groups, **facts)
 
 
-def _picture(value: object, questions: Mapping[int, Copies], decoded: dict[str, bytes], row: str) -> ImageSource:
-    """The picture in a cell: base64, the index of the row that has it, or what Parquet holds; `decoded` once each."""
+def _image(value: object, questions: Mapping[int, Copies], decoded: dict[str, bytes], row: str) -> ImageSource:
+    """The image in a cell: base64, the index of the row that has it, or what Parquet holds; `decoded` once each."""
     if isinstance(value, str) and len(value) <= MAX_REFERENCE:
         value = _referred(value, questions, row)
     if not isinstance(value, str):
@@ -172,7 +174,7 @@ def _picture(value: object, questions: Mapping[int, Copies], decoded: dict[str, 
         try:
             decoded[value] = base64.b64decode(value, validate=True)
         except binascii.Error as error:
-            raise RowError(row, f"image is {short(value)}: not base64 ({error})") from error
+            raise SampleError(row, f"image is {short(value)}: not base64 ({error})") from error
     return decoded[value]
 
 
@@ -181,7 +183,7 @@ def _referred(value: str, questions: Mapping[int, Copies], row: str) -> object:
         copy, question = divmod(int(value), COPY_OFFSET)
         return questions[question][copy]["image"]
     except (ValueError, KeyError) as error:
-        raise RowError(row, f"image is {short(value)}: neither base64 nor the index of a row that has it") from error
+        raise SampleError(row, f"image is {short(value)}: neither base64 nor the index of a row that has it") from error
 
 
 MMBENCH = Benchmark(

@@ -1,10 +1,10 @@
-"""MME: yes or no, asked twice of every picture, once with each answer, in 14 subtasks (Fu et al., 2023).
+"""MME: yes or no, asked twice of every image, once with each answer, in 14 subtasks (Fu et al., 2023).
 
-A subtask scores 100 x accuracy over questions + 100 x accuracy+ over pictures, the share with both questions right; ten
+A subtask scores 100 x accuracy over questions + 100 x accuracy+ over images, the share with both questions right; ten
 subtasks sum up to perception, four to cognition, at most 2000 and 800. The paper reports the sum of all.
 
 The official rule looks for "yes", then for "no", in the first four characters, so "Not sure" is a no; anything else is
-wrong. The strict score reads the reply as the accuracy reward does. A picture of which only one question was asked has
+wrong. The strict score reads the reply as the accuracy reward does. An image of which only one question was asked has
 an accuracy and no accuracy+, and is counted.
 """
 
@@ -60,7 +60,7 @@ def score(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None =
 def summarise(asked: Asked) -> Metrics:
     """One subtask: accuracy and accuracy_plus (shares), score (of 200), the same strictly, and counts.
 
-    None where nothing, or no picture with both its questions, was asked.
+    None where nothing, or no image with both its questions, was asked.
     """
     pairs: dict[str, list[ItemScore]] = defaultdict(list)
     for item, one in asked:

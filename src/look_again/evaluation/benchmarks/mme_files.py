@@ -1,7 +1,7 @@
-"""MME's questions: a folder per subtask with two questions a picture, as published, or the hub's table.
+"""MME's questions: a folder per subtask with two questions an image, as published, or the hub's table.
 
-Five subtasks keep pictures in images/ and questions in questions_answers_YN/, the others both side by side; any subtask
-is read in either form. A question file has two lines of question, tab, Yes or No, and the name of its picture.
+Five subtasks keep images in images/ and questions in questions_answers_YN/, the others both side by side; any subtask
+is read in either form. A question file has two lines of question, tab, Yes or No, and the name of its image.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from look_again.data.fields import short
-from look_again.data.sample import BadRow, RowError
+from look_again.data.sample import BadSample, SampleError
 from look_again.evaluation.benchmark import Item, Place
-from look_again.evaluation.benchmarks.image_folders import picture_of, question_of, yes_or_no
+from look_again.evaluation.benchmarks.image_folders import question_of, record_image, yes_or_no
 from look_again.evaluation.benchmarks.layouts import Record, check_split, items_of, local_path, read_tables, row_id
 
 HUB = "lmms-lab/MME"
@@ -42,11 +42,11 @@ _COLUMNS = ("question_id", "image", "question", "answer", "category")
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-def load(place: Place) -> Iterator[Item | BadRow]:
-    """The items of the split's subtasks, one subtask after the other, the two questions of a picture side by side.
+def load(place: Place) -> Iterator[Item | BadSample]:
+    """The items of the split's subtasks, one subtask after the other, the two questions of an image side by side.
 
     A folder holds a folder per subtask, itself or in one of the folders that the release unpacks to; a table has the
-    columns of lmms-lab/MME. Pictures lie beside the questions, or in `place.images`/<subtask>. ValueError for another
+    columns of lmms-lab/MME. Images lie beside the questions, or in `place.images`/<subtask>. ValueError for another
     layout; a subtask without a folder is a bad row.
     """
     check_split(place, "MME", SPLITS)
@@ -66,25 +66,25 @@ def load(place: Place) -> Iterator[Item | BadRow]:
 
 
 def read_questions(file: Path, row_id: str) -> list[tuple[str, str]]:
-    """(question, answer) of the two lines of a question file; RowError when there are not two."""
+    """(question, answer) of the two lines of a question file; SampleError when there are not two."""
     try:
         lines = [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise RowError(row_id, f"{file} cannot be read: {error}") from error
+        raise SampleError(row_id, f"{file} cannot be read: {error}") from error
     split = [line.rpartition("\t") for line in lines]
     if len(split) != 2 or not all(tab for _, tab, _ in split):
-        raise RowError(row_id, f"{file.name} has {len(lines)} lines: two of question, tab, Yes or No are needed")
+        raise SampleError(row_id, f"{file.name} has {len(lines)} lines: two of question, tab, Yes or No are needed")
     return [(question, answer) for question, _, answer in split]
 
 
-def _folder_records(root: Path, images: Path, subtasks: Sequence[str]) -> Iterator[Record | RowError]:
+def _folder_records(root: Path, images: Path, subtasks: Sequence[str]) -> Iterator[Record | SampleError]:
     """Records with the columns of the table; for a bad question file one error stands for both questions."""
     for subtask in subtasks:
         folder = _within(root / subtask, "questions_answers_YN")
         files = sorted(folder.glob("*.txt"))
         if not files:
-            yield RowError(subtask, f"no questions of {subtask}: looked for {folder}/*.txt")
-        pictures = _pictures(_within(images / subtask, "images"))
+            yield SampleError(subtask, f"no questions of {subtask}: looked for {folder}/*.txt")
+        pictures = _images(_within(images / subtask, "images"))
         for file in files:
             yield from _file_records(file, subtask, pictures)
 
@@ -93,29 +93,29 @@ def _within(folder: Path, name: str) -> Path:
     return folder / name if (folder / name).is_dir() else folder
 
 
-def _pictures(folder: Path) -> dict[str, Path]:
-    """Stem -> picture."""
+def _images(folder: Path) -> dict[str, Path]:
+    """Stem -> image."""
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     return {file.stem: file for file in files if file.suffix.lower() in _SUFFIXES}
 
 
-def _file_records(file: Path, subtask: str, pictures: Mapping[str, Path]) -> list[Record | RowError]:
+def _file_records(file: Path, subtask: str, pictures: Mapping[str, Path]) -> list[Record | SampleError]:
     name = f"{subtask}/{file.stem}"
     try:
         questions = read_questions(file, name)
-    except RowError as error:
+    except SampleError as error:
         return [error]
-    if (picture := pictures.get(file.stem)) is None:
-        return [RowError(name, f"the picture of {file} is missing: {file.stem}{' or '.join(_SUFFIXES)} is needed")]
-    shared = {"question_id": f"{subtask}/{picture.name}", "image": picture, "category": subtask}
+    if (image := pictures.get(file.stem)) is None:
+        return [SampleError(name, f"the picture of {file} is missing: {file.stem}{' or '.join(_SUFFIXES)} is needed")]
+    shared = {"question_id": f"{subtask}/{image.name}", "image": image, "category": subtask}
     return [shared | {"question": question, "answer": answer} for question, answer in questions]
 
 
-def _numbered(records: Iterable[Record | RowError]) -> Iterator[Record | RowError]:
-    """The records with their number among the questions of their picture, from 1."""
+def _numbered(records: Iterable[Record | SampleError]) -> Iterator[Record | SampleError]:
+    """The records with their number among the questions of their image, from 1."""
     times: Counter[object] = Counter()
     for record in records:
-        if isinstance(record, RowError):
+        if isinstance(record, SampleError):
             yield record
             continue
         times[str(record["question_id"])] += 1
@@ -123,14 +123,14 @@ def _numbered(records: Iterable[Record | RowError]) -> Iterator[Record | RowErro
 
 
 def _item(record: Record, index: int) -> Item:
-    picture = row_id(record, "question_id", index)
-    name = f"{picture}#{record['number']}"
+    image = row_id(record, "question_id", index)
+    name = f"{image}#{record['number']}"
     if (subtask := record["category"]) not in PART_OF:
-        raise RowError(name, f"category is {short(subtask)}: use one of {', '.join(PART_OF)}")
+        raise SampleError(name, f"category is {short(subtask)}: use one of {', '.join(PART_OF)}")
     return Item(
         id=name,
         prompt=question_of(record, "question", name),
         reference=yes_or_no(record["answer"], name, "answer"),
-        images=(picture_of(record, name),),
-        facts={"subtask": subtask, "part": PART_OF[subtask], "picture": picture},
+        images=(record_image(record, name),),
+        facts={"subtask": subtask, "part": PART_OF[subtask], "picture": image},
     )

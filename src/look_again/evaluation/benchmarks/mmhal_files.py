@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from look_again.data.fields import short, text_of
 from look_again.data.hub_datasets import folder_of
 from look_again.data.image_files import ImageSource
-from look_again.data.sample import BadRow, RowError
+from look_again.data.sample import BadSample, SampleError
 from look_again.evaluation.benchmark import Item, Place
-from look_again.evaluation.benchmarks.image_folders import picture_folders, picture_in, picture_of, question_of
+from look_again.evaluation.benchmarks.image_folders import image_folders, image_in, question_of, record_image
 from look_again.evaluation.benchmarks.layouts import Record, check_split, items_of, local_path, read_tables
 
 HUB = "Shengcao1006/MMHal-Bench"
@@ -37,10 +37,10 @@ QUESTION_TYPES = (  # in the order in which the file repeats them
 _COLUMNS = ("image", "image_content", "question", "gt_answer")
 
 
-def load(place: Place) -> Iterator[Item | BadRow]:
+def load(place: Place) -> Iterator[Item | BadSample]:
     """The items of a response_template.json, a folder or hub repository with one, or a table with its columns.
 
-    Pictures lie in `place.images`, or beside the file in images/, under the last part of `image_src`; in a table in the
+    Images lie in `place.images`, or beside the file in images/, under the last part of `image_src`; in a table in the
     column image. ValueError for another layout.
     """
     check_split(place, "MMHal-Bench", SPLITS)
@@ -49,8 +49,8 @@ def load(place: Place) -> Iterator[Item | BadRow]:
         path = folder_of(place.path, [TEMPLATE, "images/*"], example=HUB)
     file = path / TEMPLATE if path.is_dir() else path
     if file.is_file() and file.suffix == ".json":
-        folders = picture_folders(place, file.parent, "images")
-        make = partial(_item, picture=partial(_file_picture, folders=folders))
+        folders = image_folders(place, file.parent, "images")
+        make = partial(_item, image=partial(_file_image, folders=folders))
         return items_of(_file_records(file), make, place.limit)
     try:
         return items_of(read_tables(place, _COLUMNS), _item, place.limit)
@@ -58,7 +58,7 @@ def load(place: Place) -> Iterator[Item | BadRow]:
         raise ValueError(f"{error}; nor is there {TEMPLATE}") from error
 
 
-def _file_records(file: Path) -> Iterator[Record | RowError]:
+def _file_records(file: Path) -> Iterator[Record | SampleError]:
     """The records of the template. ValueError when it cannot be read or is no JSON list."""
     try:
         records = json.loads(file.read_bytes())
@@ -67,19 +67,19 @@ def _file_records(file: Path) -> Iterator[Record | RowError]:
     if not isinstance(records, list):
         raise ValueError(f"{file} is a JSON {type(records).__name__}: looked for a list of questions")
     for index, record in enumerate(records):
-        yield record if isinstance(record, dict) else RowError(str(index), f"{short(record)} is no question")
+        yield record if isinstance(record, dict) else SampleError(str(index), f"{short(record)} is no question")
 
 
-def _file_picture(record: Record, name: str, folders: list[Path]) -> ImageSource:
+def _file_image(record: Record, name: str, folders: list[Path]) -> ImageSource:
     source = question_of(record, "image_src", name)
-    return picture_in(folders, urlsplit(source).path.rpartition("/")[2] or source, name)
+    return image_in(folders, urlsplit(source).path.rpartition("/")[2] or source, name)
 
 
-def _item(record: Record, index: int, picture: Callable[[Record, str], ImageSource] = picture_of) -> Item:
+def _item(record: Record, index: int, image: Callable[[Record, str], ImageSource] = record_image) -> Item:
     name = str(index)
     contents = record.get("image_content")
     if not isinstance(contents, list):
-        raise RowError(name, f"image_content is {short(contents)}: a list of texts is needed")
+        raise SampleError(name, f"image_content is {short(contents)}: a list of texts is needed")
     facts = {
         "question_type": _question_type(record.get("question_type"), index),
         "image_content": [text_of(text, name, "image_content") for text in contents],
@@ -88,7 +88,7 @@ def _item(record: Record, index: int, picture: Callable[[Record, str], ImageSour
         id=name,
         prompt=question_of(record, "question", name),
         reference=question_of(record, "gt_answer", name),
-        images=(picture(record, name),),
+        images=(image(record, name),),
         facts=facts,
     )
 
@@ -98,5 +98,5 @@ def _question_type(value: object, index: int) -> str:
     if value is None:
         return QUESTION_TYPES[index % len(QUESTION_TYPES)]
     if value not in QUESTION_TYPES:
-        raise RowError(str(index), f"question_type is {short(value)}: use one of {', '.join(QUESTION_TYPES)}")
+        raise SampleError(str(index), f"question_type is {short(value)}: use one of {', '.join(QUESTION_TYPES)}")
     return str(value)

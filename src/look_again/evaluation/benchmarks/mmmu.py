@@ -1,8 +1,8 @@
-"""MMMU: college questions of 30 subjects in six disciplines, most with options, some open, with up to seven pictures.
+"""MMMU: college questions of 30 subjects in six disciplines, most with options, some open, with up to seven images.
 
 The paper reports it and no protocol. Items and score follow MMMU's own repository; where its parser finds no letter it
-guesses one at random, here always the same one per item, and the count of guesses is a metric. Pictures come before
-the question, so `<image 2>` in its text becomes "[image 2]", the second picture shown.
+guesses one at random, here always the same one per item, and the count of guesses is a metric. Images come before
+the question, so `<image 2>` in its text becomes "[image 2]", the second image shown.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from look_again.data.fields import image_of, option_texts, short, text_of
 from look_again.data.hub_datasets import read_hub
 from look_again.data.image_files import ImageSource
 from look_again.data.readers import read_parquet
-from look_again.data.sample import BadRow, Row, RowError
+from look_again.data.sample import BadSample, Sample, SampleError
 from look_again.evaluation.benchmark import Benchmark, Item, ItemScore, Judge, Place, Reply, Scores
 from look_again.evaluation.benchmarks.choices import (
     LETTER_INSTRUCTION,
@@ -81,7 +81,7 @@ _LIST = re.compile(r"\[\s*['\"].*\]", re.DOTALL)
 _SUBJECT = re.compile(r"[a-z]+_(.+)_\d+")
 
 
-def load(place: Place) -> Iterator[Item | BadRow]:
+def load(place: Place) -> Iterator[Item | BadSample]:
     """The items of a split, subject by subject: the hub's configurations, or a local copy.
 
     A local copy is one Parquet file, a folder per subject with `<split>-….parquet`, or such files in the folder or its
@@ -117,19 +117,19 @@ def _item(record: Record, index: int) -> Item:
 
 
 def choice_item(record: Record, name: str, options: Sequence[str]) -> Item:
-    """The item of a record of MMMU or MMMU-Pro with options. RowError for an answer that is none of them."""
+    """The item of a record of MMMU or MMMU-Pro with options. SampleError for an answer that is none of them."""
     answer = letter_of(record.get("answer"), options, name)
     row = marked_row(record, name, options, answer)
     return item_of(row, LETTER_INSTRUCTION, question_type="multiple-choice", **groups_of(record, name))
 
 
 def listed_options(value: object, name: str) -> tuple[str, ...]:
-    """Options from the text of a Python list, as MMMU's tables hold them, or from a list; RowError for other things."""
+    """Options from the text of a Python list, as MMMU's tables hold them, or from a list; SampleError otherwise."""
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value) if len(value) <= MAX_LITERAL else value
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-            raise RowError(name, f"options is {short(value)}: not the text of a list ({error})") from error
+            raise SampleError(name, f"options is {short(value)}: not the text of a list ({error})") from error
     return option_texts(value, name)
 
 
@@ -140,11 +140,11 @@ def groups_of(record: Record, name: str) -> dict[str, str]:
     return {"subject": subject, "discipline": DISCIPLINE_OF.get(subject, "unknown")}
 
 
-def marked_row(record: Record, name: str, options: Sequence[str], answer: str) -> Row:
-    """The row with the pictures that question or options mark, in order, and the marks numbered as they are shown.
+def marked_row(record: Record, name: str, options: Sequence[str], answer: str) -> Sample:
+    """The row with the images that question or options mark, in order, and the marks numbered as they are shown.
 
-    Pictures without a mark are left out, as MMMU's harness does: they belong to the explanation of the answer. A row
-    without any mark shows all of them. RowError for a mark without its picture.
+    Images without a mark are left out, as MMMU's harness does: they belong to the explanation of the answer. A row
+    without any mark shows all of them. SampleError for a mark without its image.
     """
     question = text_of(record.get("question"), name, "question")
     numbers = sorted({int(number) for text in (question, *options) for number in _MARK.findall(text)})
@@ -154,8 +154,8 @@ def marked_row(record: Record, name: str, options: Sequence[str], answer: str) -
     def shown(text: str) -> str:
         return _MARK.sub(lambda mark: f"[image {places[str(int(mark[1]))]}]", text)
 
-    images = tuple(_picture(record, number, name) for number in numbers)
-    return Row(
+    images = tuple(_image(record, number, name) for number in numbers)
+    return Sample(
         id=name,
         images=images,
         question=shown(question),
@@ -165,10 +165,10 @@ def marked_row(record: Record, name: str, options: Sequence[str], answer: str) -
     )
 
 
-def _picture(record: Record, number: int, name: str) -> ImageSource:
+def _image(record: Record, number: int, name: str) -> ImageSource:
     field = f"image_{number}"
     if record.get(field) is None:
-        raise RowError(name, f"the text marks <image {number}>, and {field} is missing")
+        raise SampleError(name, f"the text marks <image {number}>, and {field} is missing")
     return image_of(record[field], name, field, None)
 
 
@@ -176,7 +176,7 @@ def _open_answers(value: object, name: str) -> list[str]:
     """The accepted answers: the text, or the texts of a list that is written out as text."""
     text = text_of(value, name, "answer").strip()
     if text in ("", "?"):
-        raise RowError(name, f"answer is {short(text)}: withheld; use the split validation or dev")
+        raise SampleError(name, f"answer is {short(text)}: withheld; use the split validation or dev")
     answers = listed_options(text, name) if _LIST.fullmatch(text) else (text,)
     return [usable_answer(answer, name) for answer in answers]
 

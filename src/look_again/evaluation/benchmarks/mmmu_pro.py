@@ -1,4 +1,4 @@
-"""MMMU-Pro: MMMU's questions with ten options, and the same as a picture of question and options alone.
+"""MMMU-Pro: MMMU's questions with ten options, and the same as an image of question and options alone.
 
 The paper reports one number and does not say which part or prompt; both parts are here. Items and score follow the
 repository of MMMU-Pro, which reads the letter behind the last "Answer:" before it does what MMMU does.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from string import ascii_uppercase
 
 from look_again.data.fields import image_of
-from look_again.data.sample import BadRow, Row
+from look_again.data.sample import BadSample, Sample
 from look_again.evaluation.benchmark import Benchmark, Item, Judge, Place, Reply, Scores
 from look_again.evaluation.benchmarks.choices import STRICT_RULE, guess, letter_of, mmmu_letter, score_choice, scores_of
 from look_again.evaluation.benchmarks.layouts import Record, check_split, item_of, items_of, read_tables, row_id
@@ -55,7 +55,7 @@ def score(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None =
     return scores_of(items, scores, ("discipline", "subject"), notes, guessed=guessed)
 
 
-def load_standard(place: Place) -> Iterator[Item | BadRow]:
+def load_standard(place: Place) -> Iterator[Item | BadSample]:
     """The items with ten options: the hub's configuration, one Parquet file, or a folder.
 
     A folder holds `standard (10 options)/test-….parquet`, or such files itself. ValueError for none of these.
@@ -63,12 +63,12 @@ def load_standard(place: Place) -> Iterator[Item | BadRow]:
     return _load(place, STANDARD, _standard_item)
 
 
-def load_vision(place: Place) -> Iterator[Item | BadRow]:
-    """The items that are a picture alone: as `load_standard`, with the folder `vision`."""
+def load_vision(place: Place) -> Iterator[Item | BadSample]:
+    """The items that are an image alone: as `load_standard`, with the folder `vision`."""
     return _load(place, VISION, _vision_item)
 
 
-def _load(place: Place, configuration: str, make: Callable[[Record, int], Item]) -> Iterator[Item | BadRow]:
+def _load(place: Place, configuration: str, make: Callable[[Record, int], Item]) -> Iterator[Item | BadSample]:
     check_split(place, "MMMU-Pro", SPLITS)
     folders = (configuration, "", "data")
     records = read_tables(place, _COLUMNS[configuration], folders=folders, configuration=configuration)
@@ -81,10 +81,10 @@ def _standard_item(record: Record, index: int) -> Item:
 
 
 def _vision_item(record: Record, index: int) -> Item:
-    """Its options are in the picture alone; the scorer needs their texts."""
+    """Its options are in the image alone; the scorer needs their texts."""
     name = row_id(record, "id", index)
     options = listed_options(record.get("options"), name)
-    row = Row(
+    row = Sample(
         id=name,
         images=(image_of(record.get("image"), name, "image", None),),
         question=VISION_QUESTION,

@@ -1,4 +1,4 @@
-"""MMStar: 1,500 questions that need their picture, in six categories of three subcategories each.
+"""MMStar: 1,500 questions that need their image, in six categories of three subcategories each.
 
 The paper reports it and no protocol. The questions carry their options in their text; the official score reads one
 character at a fixed place of the reply, so that "A cat" is A. The strict one reads the answer.
@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from look_again.data.fields import image_of, text_of
-from look_again.data.sample import BadRow, Row
+from look_again.data.sample import BadSample, Sample
 from look_again.evaluation.benchmark import Benchmark, Item, ItemScore, Judge, Place, Reply, Scores
 from look_again.evaluation.benchmarks.choices import (
     LETTER_INSTRUCTION,
@@ -33,7 +33,7 @@ _UNKNOWN = ("", "", "", "")  # four options whose texts could not be read; lette
 _OPTION = re.compile(r"(?:\A|[,;\s])\s*\(?([A-J])[:.)]\s")
 
 
-def load(place: Place) -> Iterator[Item | BadRow]:
+def load(place: Place) -> Iterator[Item | BadSample]:
     """The items: the hub's, one Parquet file, or a folder with `mmstar.parquet` or `val-….parquet`.
 
     ValueError for none of these.
@@ -46,7 +46,7 @@ def _item(record: Record, index: int) -> Item:
     name = row_id(record, "index", index)
     question = text_of(record.get("question"), name, "question")
     options = options_within(question) or _UNKNOWN
-    row = Row(
+    row = Sample(
         id=name,
         images=(image_of(record.get("image"), name, "image", None),),
         question=question.strip(),

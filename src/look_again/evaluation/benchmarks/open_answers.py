@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from look_again.data.sample import RowError
+from look_again.data.sample import SampleError
 from look_again.scoring.extraction import extract, kind_of
 from look_again.scoring.grading import boxed
 
@@ -70,11 +70,11 @@ def _forms(text: str) -> list[str | float]:
 
 
 def usable_answer(text: str, row_id: str) -> str:
-    """The reference itself; RowError where nothing but marks is left of it, so that no reply could be right."""
+    """The reference itself; SampleError where nothing but marks is left of it, so that no reply could be right."""
     try:
         kind_of(text)
     except ValueError as error:
-        raise RowError(row_id, f"answer: {error}") from error
+        raise SampleError(row_id, f"answer: {error}") from error
     return text
 
 

@@ -1,4 +1,4 @@
-"""POPE: is this object in the picture, yes or no; half of the objects are not (Li et al., EMNLP 2023).
+"""POPE: is this object in the image, yes or no; half of the objects are not (Li et al., EMNLP 2023).
 
 The official rule reads the first sentence: the word "no" or "not" in it means no, and everything else means yes. So
 silence and "I cannot tell" are a yes. The strict score reads a reply as the accuracy reward does, or not at all, and an
@@ -16,13 +16,13 @@ from pathlib import Path
 from look_again.data.fields import short
 from look_again.data.image_files import ImageSource
 from look_again.data.readers import read_jsonl
-from look_again.data.sample import BadRow, RowError
+from look_again.data.sample import BadSample, SampleError
 from look_again.evaluation.benchmark import Benchmark, Item, ItemScore, Judge, Place, Reply, Scores
 from look_again.evaluation.benchmarks.image_folders import (
-    picture_folders,
-    picture_in,
-    picture_of,
+    image_folders,
+    image_in,
     question_of,
+    record_image,
     share,
     yes_no_score,
     yes_or_no,
@@ -45,10 +45,10 @@ _COLUMNS = ("question_id", "question", "answer", "image", "category")
 _FOLDERS = ("", "coco", "output/coco")  # where in a folder the official files may lie
 
 
-def load(place: Place) -> Iterator[Item | BadRow]:
+def load(place: Place) -> Iterator[Item | BadSample]:
     """Items of coco_pope_<split>.json, a folder's or one such file, or of a table as lmms-lab/POPE on the hub.
 
-    The split "all" is random, popular and adversarial, one after the other. Pictures of the official files lie in
+    The split "all" is random, popular and adversarial, one after the other. Images of the official files lie in
     `place.images`, or beside them in val2014/ or images/. ValueError for another layout.
     """
     check_split(place, "POPE", SPLITS)
@@ -56,8 +56,8 @@ def load(place: Place) -> Iterator[Item | BadRow]:
     path = local_path(place)
     files = {} if path is None else _files(path, kinds)
     if path is not None and files:
-        folders = picture_folders(place, path if path.is_dir() else path.parent, "val2014", "images")
-        make = partial(_item, picture=partial(_file_picture, folders=folders))
+        folders = image_folders(place, path if path.is_dir() else path.parent, "val2014", "images")
+        make = partial(_item, image=partial(_file_image, folders=folders))
         return items_of(_file_records(files), make, place.limit)
     try:
         records = read_tables(replace(place, split="test"), _COLUMNS)
@@ -118,31 +118,31 @@ def _files(path: Path, kinds: Sequence[str]) -> dict[str, Path]:
     return {kind: found[kind] for kind in kinds} if len(found) == len(kinds) else {}
 
 
-def _file_records(files: Mapping[str, Path]) -> Iterator[Record | RowError]:
+def _file_records(files: Mapping[str, Path]) -> Iterator[Record | SampleError]:
     """The lines of the official files under the names of the table's columns."""
     for kind, path in files.items():
         for record in read_jsonl(path):
-            if isinstance(record, RowError):
+            if isinstance(record, SampleError):
                 yield record
                 continue
             renamed = {"question": record.get("text"), "answer": record.get("label"), "category": kind}
             yield {**record, **renamed}
 
 
-def _file_picture(record: Record, name: str, folders: Sequence[Path]) -> ImageSource:
-    return picture_in(folders, question_of(record, "image", name), name)
+def _file_image(record: Record, name: str, folders: Sequence[Path]) -> ImageSource:
+    return image_in(folders, question_of(record, "image", name), name)
 
 
-def _item(record: Record, index: int, picture: Callable[[Record, str], ImageSource] = picture_of) -> Item:
+def _item(record: Record, index: int, image: Callable[[Record, str], ImageSource] = record_image) -> Item:
     kind = record["category"]
     if kind not in KINDS:
-        raise RowError(f"row {index}", f"category is {short(kind)}: use one of {', '.join(KINDS)}")
+        raise SampleError(f"row {index}", f"category is {short(kind)}: use one of {', '.join(KINDS)}")
     name = f"{kind}-{row_id(record, 'question_id', index)}"
     return Item(
         id=name,
         prompt=f"{question_of(record, 'question', name)} {REQUEST}",
         reference=yes_or_no(record["answer"], name, "answer"),
-        images=(picture(record, name),),
+        images=(image(record, name),),
         facts={"category": kind},
     )
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.pipeline.contents import as_text, digest_of, row_of, storable
 from look_again.pipeline.ledger.ledger import Ledger, Op
 
@@ -56,7 +56,7 @@ class Item:
 
     n: int
     sample: int
-    row: Row
+    row: Sample
     output: dict[str, Any]
     input: str
 

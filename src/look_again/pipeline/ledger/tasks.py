@@ -62,7 +62,7 @@ class Task:
         return {(item["n"], item["sample"]): item["input"] for item in self.items}
 
     def read_items(self) -> Iterator[Item]:
-        """The items. Pictures are read where the run has them."""
+        """The items. Images are read where the run has them."""
         for item in self.items:
             row = row_of(item["content"], Path())
             yield Item(item["n"], item["sample"], row, item["output"], item["input"])

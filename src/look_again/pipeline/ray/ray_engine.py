@@ -1,7 +1,7 @@
 """The same stages under Ray Data, over as many workers and nodes as there are.
 
 The driver has the ledger: it cuts what a stage has to do into tasks, gives their names to a pool of actors, and brings
-each finished shard in. Workers see the folder of tasks and shards and the rows' pictures, which every node must have
+each finished shard in. Workers see the folder of tasks and shards and the rows' images, which every node must have
 under the same path, and the endpoints' keys in their own environment; never the ledger. When a worker is killed Ray
 gives its task to another, which goes on from its journal. The paper names no such thing.
 """

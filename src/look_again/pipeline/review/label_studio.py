@@ -1,7 +1,7 @@
 """Rows under review as Label Studio's JSON, and the decisions that come back from it.
 
 A task carries the row, its sample and the hash of what is shown, so that a decision about an answer that has changed
-since is refused. Pictures are inside the file, as data URLs: nothing has to be hosted. A decision that comes back goes
+since is refused. Images are inside the file, as data URLs: nothing has to be hosted. A decision that comes back goes
 through the same checks as one on the page. The paper names no tool for its people; this one is widely used.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.images import ImageError
 from look_again.pipeline.contents import sendable
 from look_again.pipeline.ledger.items import PAGE
@@ -76,7 +76,7 @@ def task_of(view: View) -> dict[str, Any]:
     data = {
         "row": item.row.id, "n": item.n, "sample": item.sample, "input": item.input,
         "question": item.row.prompt, "reference": item.row.reference, "response": item.response or "",
-        "verdicts": (view.panel or {}).get("verdicts", []), "pictures": _pictures(item.row),
+        "verdicts": (view.panel or {}).get("verdicts", []), "pictures": _images(item.row),
         "html": f"<style>{STYLE}</style>{question_html(item.row)}{sections_html(item.response)}{verdicts_html(view)}",
     }  # fmt: skip
     return {"data": data, "annotations": [_annotation(view.decision)] if view.decision else []}
@@ -190,8 +190,8 @@ def _views(ledger: Ledger) -> Iterator[View]:
             yield view_of(ledger, shown_item(ledger, n, sample))
 
 
-def _pictures(row: Row) -> list[str]:
-    """A row's pictures as data URLs; one that cannot be read is left out, as the row's verdict is another stage's."""
+def _images(row: Sample) -> list[str]:
+    """A row's images as data URLs; one that cannot be read is left out, as the row's verdict is another stage's."""
     found = []
     for image in row.images:
         try:

@@ -1,6 +1,6 @@
 """What a reviewer sees, as pieces of HTML: pure functions of a turn, every word of a row escaped.
 
-As the paper's people did ("The pipeline", 4), they see picture, question, reference and response; ours see the panel's
+As the paper's people did ("The pipeline", 4), they see image, question, reference and response; ours see the panel's
 verdicts and what a rewrite replaced as well.
 """
 
@@ -14,14 +14,14 @@ from typing import Any
 from urllib.parse import quote
 
 from look_again.data.image_files import ImageSource
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.images import ImageError
 from look_again.pipeline.contents import sendable
 from look_again.pipeline.review.response_text import escape, grammar_html, problems_html, sections_html
 from look_again.pipeline.review.review import Decision
 from look_again.pipeline.review.session import DECIDED, Turn, View
 
-MAX_PIXELS = 1_500_000  # of a picture on the page
+MAX_PIXELS = 1_500_000  # of an image on the page
 KEYS_OF_BUTTONS = {"accept": "a", "reject": "r", "edit": "e", "undo": "u", "earlier": "←", "later": "→",
                    "save": "Ctrl Enter", "leave": "Esc"}  # fmt: skip
 OTHER_KEYS = (("n", "writes a note"), ("Esc", "leaves it"), ("↑ ↓", "scroll"))
@@ -63,8 +63,8 @@ def _word(decision: Decision) -> str:
 
 
 def left_html(turn: Turn) -> str:
-    """What is asked about what: pictures, question, reference."""
-    return "" if turn.view is None else pictures_html(turn.view.item.row.images) + question_html(turn.view.item.row)
+    """What is asked about what: images, question, reference."""
+    return "" if turn.view is None else images_html(turn.view.item.row.images) + question_html(turn.view.item.row)
 
 
 def right_html(turn: Turn) -> str:
@@ -101,15 +101,15 @@ def done_html(turn: Turn) -> str:
     )
 
 
-def pictures_html(images: Sequence[ImageSource]) -> str:
-    """A row's pictures inside the page; one that cannot be read says so."""
+def images_html(images: Sequence[ImageSource]) -> str:
+    """A row's images inside the page; one that cannot be read says so."""
     if not images:
         return '<p class="la-none">no picture</p>'
-    shown = [_picture_html(image, number, len(images)) for number, image in enumerate(images, start=1)]
+    shown = [_image_html(image, number, len(images)) for number, image in enumerate(images, start=1)]
     return f'<div class="la-pictures">{"".join(shown)}</div>'
 
 
-def _picture_html(image: ImageSource, number: int, count: int) -> str:
+def _image_html(image: ImageSource, number: int, count: int) -> str:
     try:
         kind, data = sendable(image, MAX_PIXELS)
     except ImageError as error:
@@ -118,7 +118,7 @@ def _picture_html(image: ImageSource, number: int, count: int) -> str:
     return f'<img alt="{alt}" src="data:{kind};base64,{base64.b64encode(data).decode()}">'
 
 
-def question_html(row: Row) -> str:
+def question_html(row: Sample) -> str:
     """The question, its options and the reference."""
     options = "".join(f"<li>{escape(text)}</li>" for text in row.options)
     listed = f'<ol class="la-options" type="A">{options}</ol>' if options else ""
@@ -131,7 +131,7 @@ def question_html(row: Row) -> str:
     )
 
 
-def _option(row: Row) -> str:
+def _option(row: Sample) -> str:
     """The text of the option that the reference names by its letter."""
     at = ascii_uppercase.find(row.reference or "-")
     return f" ({escape(row.options[at])})" if len(row.reference or "") == 1 and 0 <= at < len(row.options) else ""

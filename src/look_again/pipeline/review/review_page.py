@@ -48,7 +48,7 @@ class Parts:
     def values(self, turn: Turn, before: str) -> dict[Any, Any]:
         """A turn as new values of the components; `before`: the row that was shown, "" for none.
 
-        Of a row that stays, picture and note are left alone, and after a refused edit the editor.
+        Of a row that stays, image and note are left alone, and after a refused edit the editor.
         """
         import gradio as gr
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from look_again.clients.openai import Reply
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.pipeline.chat_client import Chat
 from look_again.pipeline.engine import RowProblem
 from look_again.pipeline.stages.prompt_files import Prompt
@@ -92,7 +92,7 @@ def read_object(text: str) -> dict[str, Any]:
     return value
 
 
-def agrees(answer: str | None, row: Row) -> bool | None:
+def agrees(answer: str | None, row: Sample) -> bool | None:
     """Whether an answer agrees with the row's reference; None where the row has none that can be graded."""
     if not (row.reference or "").strip():
         return None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from look_again.images import ImageError
 from look_again.pipeline.chat_client import Chat
-from look_again.pipeline.contents import as_text, digest_of, picture_bytes
+from look_again.pipeline.contents import as_text, digest_of, image_bytes
 from look_again.pipeline.engine import Stage, Work
 from look_again.pipeline.ledger.items import Item, Outcome, Place
 from look_again.pipeline.stages.chat_stage import agrees, ask_until, faults, is_refusal
@@ -91,7 +91,7 @@ class Decoder:
         requests: dict[int, Request] = {}
         for at, item in enumerate(items):
             try:
-                requests[at] = Request([picture_bytes(image) for image in item.row.images], item.row.prompt)
+                requests[at] = Request([image_bytes(image) for image in item.row.images], item.row.prompt)
             except ImageError as error:
                 outcomes[at] = Outcome.bad(str(error))
         seed = int(digest_of(f"{items[0].input}/{items[0].sample}")[:12], 16) if given.temperature else None
@@ -105,7 +105,7 @@ class Decoder:
 def _answers(
     model: LookAgain, requests: list[Request], policy: Reattention, sampling: Sampling
 ) -> list[Answer | ValueError]:
-    """The answers; where the model refuses a request (a damaged picture, too long), its error in that place."""
+    """The answers; where the model refuses a request (a damaged image, too long), its error in that place."""
     try:
         return list(model.ask_batch(requests, reattention=policy, sampling=sampling))
     except ValueError as error:

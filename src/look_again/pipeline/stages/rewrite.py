@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from look_again.data.sample import Row
+from look_again.data.sample import Sample
 from look_again.pipeline.chat_client import Chat
 from look_again.pipeline.contents import as_text, digest_of
 from look_again.pipeline.engine import Stage, Work
@@ -56,7 +56,7 @@ def objections(output: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def checked(row: Row) -> Callable[[str], str]:
+def checked(row: Sample) -> Callable[[str], str]:
     """Reads a rewrite: in the grammar and, where it is known, with the reference's answer. Else UnusableReplyError."""
 
     def read(text: str) -> str:

@@ -23,7 +23,7 @@ from look_again.core.families import family_of
 from look_again.core.open_runner import OpenRunner
 from look_again.core.prefill import start_one
 from look_again.core.reattention import Reattention
-from look_again.core.sequence import Row
+from look_again.core.sequence import DecodedSequence
 from look_again.core.trigger import Trigger
 from look_again.model import Sampling
 from look_again.serving.backend import BackendEvent, Ended, Started
@@ -43,7 +43,7 @@ class Listener(Protocol):
 class Seat:
     """A running answer. sampler: None is greedy. looked: it feeds a chunk next. logits: (1, W) of a chunk just fed."""
 
-    row: Row
+    row: DecodedSequence
     sampler: Sampler | None
     listener: Listener
     looked: bool = False
@@ -71,7 +71,7 @@ class ContinuousBatch:
     def join(self, prompt: Prompt, policy: Reattention, sampling: Sampling, listener: Listener) -> Seat:
         """Prefill a row and give it its first token. Where the prefill raises, the other rows are as they were."""
         start = start_one(self.model, policy, prompt.token_ids, prompt.pixels)
-        row = Row(start, policy, self.trigger, budget=sampling.max_new_tokens, max_context=self.max_context)
+        row = DecodedSequence(start, policy, self.trigger, budget=sampling.max_new_tokens, max_context=self.max_context)
         seat = Seat(row, Sampler.of(sampling, self.runner.device), listener)
         layers = policy.layers_of(self.num_layers) if policy.needs_scores else ()
         self.seats.append(seat)
@@ -183,7 +183,7 @@ def _stop_ids(eos: int | Sequence[int] | None) -> frozenset[int]:
     return frozenset([eos] if isinstance(eos, int) else eos)
 
 
-def _ended(row: Row) -> Ended:
+def _ended(row: DecodedSequence) -> Ended:
     return Ended(
         reason=row.finish_reason or "",
         reflections=tuple(row.reflections),

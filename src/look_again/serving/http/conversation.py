@@ -1,4 +1,4 @@
-"""OpenAI's messages as the project's: texts and pictures in their order, images apart, by reference."""
+"""OpenAI's messages as the project's: texts and images in their order, images apart, by reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image parts of a request as pictures, within the server's limits.
+"""Image parts of a request as images, within the server's limits.
 
 The bytes decide what a file is, not the media type that was declared. Only formats that OpenAI's interface knows are
 decoded: the fewer parsers untrusted bytes reach, the better.
@@ -64,7 +64,7 @@ def too_many_bytes(reference: ImageReference, max_bytes: int) -> ApiError:
     return invalid(f"the image has more than {max_bytes} bytes", reference.param, "image_too_large")
 
 
-def picture_of(reference: ImageReference, data: bytes, max_bytes: int, max_pixels: int) -> Picture:
+def decode_image(reference: ImageReference, data: bytes, max_bytes: int, max_pixels: int) -> Picture:
     """Decode an image. ApiError 400 for anything that is not one; sizes are checked before pixels are decoded."""
     if not (data.startswith(_BEGINNINGS) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")):
         raise invalid("the image is neither PNG, JPEG, WebP nor GIF", reference.param, "invalid_image")
@@ -78,7 +78,7 @@ def picture_of(reference: ImageReference, data: bytes, max_bytes: int, max_pixel
 
 
 def _animated(data: bytes) -> bool:
-    """Of data whose first picture was decoded before. A JPEG with further pictures, as phones make, is none."""
+    """Of data whose first image was decoded before. A JPEG with further images, as phones make, is none."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.format in ("GIF", "WEBP", "PNG") and bool(getattr(image, "is_animated", False))
@@ -87,7 +87,7 @@ def _animated(data: bytes) -> bool:
 
 
 def scaled_down(image: Image.Image, max_pixels: int) -> Image.Image:
-    """The picture with at most `max_pixels` pixels and its sides in proportion, each at least one pixel long."""
+    """The image with at most `max_pixels` pixels and its sides in proportion, each at least one pixel long."""
     width, height = image.size
     if width * height <= max_pixels:
         return image

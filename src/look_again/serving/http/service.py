@@ -20,7 +20,7 @@ from look_again.serving.http.conversation import conversation_of, key_of
 from look_again.serving.http.errors import ApiError, invalid, of_backend
 from look_again.serving.http.fields import chat_request
 from look_again.serving.http.image_fetching import ImageFetcher
-from look_again.serving.http.image_parts import ImageReference, Picture, data_of, picture_of
+from look_again.serving.http.image_parts import ImageReference, Picture, data_of, decode_image
 from look_again.serving.http.limits import Limits
 from look_again.serving.http.metrics import Metrics
 from look_again.serving.http.options import (
@@ -93,7 +93,7 @@ class Service:
         policy = policy_of(request, self.defaults)
         samplings = samplings_of(request, self.defaults, self.limits)
         messages, references = conversation_of(request.messages, self.limits)
-        pictures = await self._pictures(references)
+        pictures = await self._images(references)
         images = [picture.image for picture in pictures]
         key = await self._in_thread(lambda: key_of(request.messages))
         jobs = [Job(messages=messages, images=images, policy=policy, sampling=s, conversation=key) for s in samplings]
@@ -131,7 +131,7 @@ class Service:
             known = of_backend(error, started=False, upstream=self.backend.name == "vllm")
             raise known or error from error
 
-    async def _pictures(self, references: Sequence[ImageReference]) -> list[Picture]:
+    async def _images(self, references: Sequence[ImageReference]) -> list[Picture]:
         """One after the other, as the pixels of all together are bounded."""
         pictures: list[Picture] = []
         left = self.limits.pixels
@@ -139,15 +139,15 @@ class Service:
             if left < 1:
                 message = f"the images together have more than {self.limits.pixels} pixels"
                 raise invalid(message, reference.param, "image_too_large")
-            pictures.append(await self._picture(reference, left))
+            pictures.append(await self._image(reference, left))
             left -= pictures[-1].pixels
         return pictures
 
-    async def _picture(self, reference: ImageReference, max_pixels: int) -> Picture:
+    async def _image(self, reference: ImageReference, max_pixels: int) -> Picture:
         limit = self.limits.image_bytes
         data = await self.fetcher.fetch(reference) if reference.remote else None
         return await self._in_thread(
-            lambda: picture_of(reference, data_of(reference, limit) if data is None else data, limit, max_pixels)
+            lambda: decode_image(reference, data_of(reference, limit) if data is None else data, limit, max_pixels)
         )
 
     async def _in_thread(self, work: Callable[[], T]) -> T:

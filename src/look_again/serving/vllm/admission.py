@@ -1,6 +1,6 @@
 """Whether a vLLM server is one to send answers to: before the first request and whenever it comes back.
 
-A server of another checkpoint answers without an error, so it is asked to read a small prompt with a picture: what it
+A server of another checkpoint answers without an error, so it is asked to read a small prompt with an image: what it
 says it read must be what was sent and, where the model is loaded here, the logarithm of its first token's probability
 must be about the model's own. The paper serves nothing.
 """
@@ -22,7 +22,7 @@ from look_again.core.families import family_of
 from look_again.core.prefill import Start, start_one
 from look_again.core.reattention import Reattention
 from look_again.core.runner import Runner
-from look_again.core.sequence import Row
+from look_again.core.sequence import DecodedSequence
 from look_again.core.slots import SlotBuilder, spans_of
 from look_again.core.trigger import Trigger
 from look_again.loading import Checkpoint, LoadError, default_checkpoint, load_tokenizer, was_trained
@@ -33,7 +33,7 @@ from look_again.serving.vllm.answer import SAME_CHECKPOINT
 from look_again.serving.vllm.chat_requests import by_chat
 from look_again.serving.vllm.server import Server, ServerRefusalError
 from look_again.serving.vllm.servers import Servers
-from look_again.serving.vllm.token_requests import by_uuid, pictures_of, same_prompt, sampling_params, tokens_of
+from look_again.serving.vllm.token_requests import by_uuid, images_of, same_prompt, sampling_params, tokens_of
 from look_again.text.tags import prepare_tokenizer
 
 PROBE_TIMEOUT_S = 60.0
@@ -116,7 +116,7 @@ class Admission:
 
     async def _probe(self, servers: Servers, server: Server) -> None:
         row = self._row()
-        pictures = pictures_of(self.checkpoint.image_processor, self.job.images, self.prompt.pixels)
+        pictures = images_of(self.checkpoint.image_processor, self.job.images, self.prompt.pixels)
         request = (
             by_chat(self.checkpoint, self.job, row, pictures, server) if server.chat else by_uuid(row, pictures, ())
         )
@@ -141,9 +141,9 @@ class Admission:
     def job(self) -> Job:
         text = {"type": "text", "text": "What is shown?"}
         messages = [{"role": "user", "content": [{"type": "image"}, text]}]
-        picture = Image.effect_mandelbrot((112, 112), (-2, -1.5, 1, 1.5), 50).convert("RGB")
+        image = Image.effect_mandelbrot((112, 112), (-2, -1.5, 1, 1.5), 50).convert("RGB")
         policy = Reattention(mode="text")
-        return Job(messages=messages, images=[picture], policy=policy, sampling=Sampling(max_new_tokens=1))
+        return Job(messages=messages, images=[image], policy=policy, sampling=Sampling(max_new_tokens=1))
 
     @cached_property
     def prompt(self) -> Any:
@@ -157,12 +157,14 @@ class Admission:
             logits = Runner(self.checkpoint.model, [start.builder], [start.features]).prefill()[0]
         return torch.log_softmax(logits.float(), dim=-1)
 
-    def _row(self) -> Row:
+    def _row(self) -> DecodedSequence:
         family, spans = self.checkpoint.family, spans_of(self.prompt.grids)
         builder = SlotBuilder(family, family.vision_tokens(self.served.config))
         builder.add_prompt(self.prompt.token_ids, spans)
         trigger = Trigger.of(self.checkpoint.tokenizer)
-        return Row(Start(builder, spans, spans, None), self.job.policy, trigger, budget=1, max_context=2**31)
+        return DecodedSequence(
+            Start(builder, spans, spans, None), self.job.policy, trigger, budget=1, max_context=2**31
+        )
 
 
 async def _whole(servers: Servers, server: Server, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:

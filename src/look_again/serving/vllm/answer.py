@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from look_again.core.sequence import Row
+from look_again.core.sequence import DecodedSequence
 from look_again.loading import Checkpoint
 from look_again.serving.backend import BackendError, BackendEvent, BusyError, Ended, Job, RefusedError, Started
 from look_again.serving.prompt import Prompt
@@ -77,10 +77,16 @@ class VllmAnswer:
     """The requests of one job. ranker: None without a local model."""
 
     def __init__(
-        self, shared: Shared, job: Job, prompt: Prompt, row: Row, pictures: Sequence[Picture], ranker: Ranker | None
+        self,
+        shared: Shared,
+        job: Job,
+        prompt: Prompt,
+        row: DecodedSequence,
+        images: Sequence[Picture],
+        ranker: Ranker | None,
     ) -> None:
         self.shared, self.job, self.prompt, self.row = shared, job, prompt, row
-        self.pictures, self.ranker = pictures, ranker
+        self.images, self.ranker = images, ranker
         self.server: Server | None = None
         self.losses: Counter[str] = Counter()
         self.legs: list[Leg] = []
@@ -109,13 +115,13 @@ class VllmAnswer:
     async def _request(self, server: Server) -> Request:
         """The sequence so far."""
         if server.chat:
-            return by_chat(self.shared.checkpoint, self.job, self.row, self.pictures, server)
+            return by_chat(self.shared.checkpoint, self.job, self.row, self.images, server)
         ranker, merge = self.ranker, self.shared.merge
-        kept = all(picture.kept for picture in self.pictures)  # else the server would make other pixels of them
+        kept = all(image.kept for image in self.images)  # else the server would make other pixels of them
         if all(show.chosen is None for show in shows_of(self.row)) and (kept or ranker is None):
-            return by_uuid(self.row, self.pictures, server.known)
+            return by_uuid(self.row, self.images, server.known)
         assert ranker is not None, "rows were chosen, so there is a model"
-        return await self.shared.on_model(lambda: by_features(self.row, self.pictures, ranker.table(), merge))
+        return await self.shared.on_model(lambda: by_features(self.row, self.images, ranker.table(), merge))
 
     async def _leg(self, server: Server, request: Request) -> AsyncGenerator[BackendEvent, None]:
         """One request, up to where the sequence has to be sent anew."""
@@ -170,7 +176,7 @@ class VllmAnswer:
             return False
         if not same_prompt(request, read, self.row):
             raise BackendError(f"{server.name} read another prompt than it was sent: {SAME_CHECKPOINT}")
-        server.learn([picture.uuid for picture in self.pictures])
+        server.learn([image.uuid for image in self.images])
         return True
 
     async def _take(self, token: int) -> tuple[list[BackendEvent], bool]:
@@ -201,7 +207,7 @@ class VllmAnswer:
     async def _recover(self, server: Server, request: Request, error: Exception, untouched: bool) -> None:
         """Make ready to go on after a request that failed, `untouched` if it brought no token. Raises where it cannot.
 
-        A picture that the server no longer has is sent again; what is the server's own fault may go elsewhere.
+        An image that the server no longer has is sent again; what is the server's own fault may go elsewhere.
         """
         if isinstance(error, BusyError):
             if not self.started:

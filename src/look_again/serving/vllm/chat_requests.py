@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from look_again.core.sequence import Row
+from look_again.core.sequence import DecodedSequence
 from look_again.core.slots import Provenance
 from look_again.loading import Checkpoint
 from look_again.serving.backend import BackendError, Job, RefusedError
@@ -36,7 +36,9 @@ def check_texts(tokenizer: Any, messages: Sequence[Message]) -> None:
                 )
 
 
-def by_chat(checkpoint: Checkpoint, job: Job, row: Row, pictures: Sequence[Picture], server: Server) -> Request:
+def by_chat(
+    checkpoint: Checkpoint, job: Job, row: DecodedSequence, pictures: Sequence[Picture], server: Server
+) -> Request:
     """The conversation and the answer so far, to be gone on with. BackendError where that ends in half a character."""
     images = iter(pictures)
     messages = [_message(message, images, server) for message in job.messages]
@@ -55,24 +57,24 @@ def _message(message: Message, images: Any, server: Server) -> dict[str, Any]:
     content = message["content"]
     if not isinstance(content, str):
         content = [
-            _picture(next(images), server) if part["type"] == "image" else {"type": "text", "text": part["text"]}
+            _image(next(images), server) if part["type"] == "image" else {"type": "text", "text": part["text"]}
             for part in content
         ]
     return {"role": message["role"], "content": content}
 
 
-def _picture(picture: Picture, server: Server) -> dict[str, Any]:
+def _image(picture: Picture, server: Server) -> dict[str, Any]:
     url = None if picture.uuid in server.known else picture.url
     return {"type": "image_url", "image_url": {"url": url}, "uuid": picture.uuid}
 
 
-def _answer(tokenizer: Any, row: Row, pictures: Sequence[Picture], server: Server) -> list[dict[str, Any]]:
+def _answer(tokenizer: Any, row: DecodedSequence, pictures: Sequence[Picture], server: Server) -> list[dict[str, Any]]:
     """The answer so far as content parts: texts and, between them, the images that were put back."""
     place = sum(provenance == Provenance.PROMPT for provenance in row.builder.provenance)
     parts = list[dict[str, Any]]()
     for show in [show for show in shows_of(row) if show.offset >= place]:
         parts += _text(tokenizer, row.builder.token_ids[place : show.offset - 1])  # its delimiters are the template's
-        parts.append(_picture(pictures[show.image], server))
+        parts.append(_image(pictures[show.image], server))
         place = show.offset + show.length + 1
     return parts + _text(tokenizer, row.builder.token_ids[place:])
 

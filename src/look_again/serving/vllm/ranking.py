@@ -12,7 +12,7 @@ import torch
 from look_again.core.attention import recorded_attention
 from look_again.core.prefill import encode
 from look_again.core.runner import Runner
-from look_again.core.sequence import Row
+from look_again.core.sequence import DecodedSequence
 from look_again.loading import Checkpoint
 from look_again.serving.prompt import Prompt
 
@@ -35,7 +35,7 @@ class Ranker:
         return self._table
 
     @torch.no_grad()
-    def scores(self, row: Row) -> torch.Tensor:
+    def scores(self, row: DecodedSequence) -> torch.Tensor:
         """The ranking of the row's V visual rows so far, (V,)."""
         model, policy = self.checkpoint.model, row.policy
         with recorded_attention(model):

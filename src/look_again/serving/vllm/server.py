@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 log = logging.getLogger(__name__)
 
-KNOWN_UUIDS = 50_000  # remembered per server; a forgotten picture is sent again
+KNOWN_UUIDS = 50_000  # remembered per server; a forgotten image is sent again
 
 
 class LostServerError(Exception):
@@ -35,7 +35,7 @@ def check_url(url: str) -> str:
 
 @dataclass
 class Server:
-    """One server. up: it may get requests. why: it does not. known: uuids of pictures whose bytes it has had.
+    """One server. up: it may get requests. why: it does not. known: uuids of images whose bytes it has had.
 
     name: for clients, who are not told the URL. model: the name of the model there. max_context: its tokens. chat: it
     takes no token ids, so it is asked by chat.
@@ -53,7 +53,7 @@ class Server:
     streams: set[asyncio.Task[None]] = field(default_factory=set)
 
     def learn(self, uuids: Collection[str]) -> None:
-        """It has the bytes of these pictures."""
+        """It has the bytes of these images."""
         for uuid in uuids:
             self.known[uuid] = None
             self.known.move_to_end(uuid)

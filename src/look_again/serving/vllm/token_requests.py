@@ -22,7 +22,7 @@ from PIL import Image
 
 from look_again.core.families import Grid
 from look_again.core.reattention import split_by_image
-from look_again.core.sequence import Row
+from look_again.core.sequence import DecodedSequence
 from look_again.core.slots import Provenance
 from look_again.images import data_url
 from look_again.model import Sampling
@@ -44,7 +44,7 @@ class Picture:
 
     @cached_property
     def uuid(self) -> str:
-        """Of the pixels: equal pictures are one to the server, whoever sends them."""
+        """Of the pixels: equal images are one to the server, whoever sends them."""
         named = hashlib.sha256(f"{self.image.width}x{self.image.height}:".encode())
         named.update(self.image.tobytes())
         return named.hexdigest()
@@ -66,7 +66,7 @@ class Show:
 
 @dataclass(frozen=True)
 class Request:
-    """A request without its sampling parameters. uuids: of pictures sent without their bytes.
+    """A request without its sampling parameters. uuids: of images sent without their bytes.
 
     chat: it is one of the chat endpoint, whose parameters lie among its fields and which makes tokens of texts itself.
     """
@@ -82,8 +82,8 @@ class Request:
         return {**self.body, **asked, **(params if self.chat else {"sampling_params": params})}
 
 
-def pictures_of(processor: Any, images: Sequence[Image.Image], pixels: Mapping[str, torch.Tensor]) -> list[Picture]:
-    """Pictures scaled as the processor scaled them to make `pixels` of them."""
+def images_of(processor: Any, images: Sequence[Image.Image], pixels: Mapping[str, torch.Tensor]) -> list[Picture]:
+    """Images scaled as the processor scaled them to make `pixels` of them."""
     pictures = []
     for image, grid in zip(images, pixels["image_grid_thw"].tolist() if images else (), strict=True):
         size = (grid[2] * processor.patch_size, grid[1] * processor.patch_size)
@@ -93,7 +93,7 @@ def pictures_of(processor: Any, images: Sequence[Image.Image], pixels: Mapping[s
     return pictures
 
 
-def shows_of(row: Row) -> list[Show]:
+def shows_of(row: DecodedSequence) -> list[Show]:
     """The runs of visual rows in a row's sequence, in order: the prompt's images, then what was put back."""
     wanted: list[tuple[int, int, tuple[int, ...] | None]] = [(i, s.count, None) for i, s in enumerate(row.spans)]
     for reflection in row.reflections:
@@ -108,8 +108,8 @@ def shows_of(row: Row) -> list[Show]:
     return shows
 
 
-def by_uuid(row: Row, pictures: Sequence[Picture], known: Collection[str]) -> Request:
-    """With one image token per picture, which the server expands. `known`: uuids whose bytes need not travel."""
+def by_uuid(row: DecodedSequence, pictures: Sequence[Picture], known: Collection[str]) -> Request:
+    """With one image token per image, which the server expands. `known`: uuids whose bytes need not travel."""
     ids, place, parts = list[int](), 0, list[dict[str, Any]]()
     for show in shows_of(row):
         picture = pictures[show.image]
@@ -122,7 +122,7 @@ def by_uuid(row: Row, pictures: Sequence[Picture], known: Collection[str]) -> Re
     return Request(GENERATE, body, frozenset(part["uuid"] for part in parts if not part["url"]))
 
 
-def by_features(row: Row, pictures: Sequence[Picture], table: torch.Tensor, merge: int) -> Request:
+def by_features(row: DecodedSequence, pictures: Sequence[Picture], table: torch.Tensor, merge: int) -> Request:
     """With features (V, hidden) of ours for every run of visual rows: nothing here can be unknown to the server.
 
     The prompt's images keep their uuids, so caches that hold them serve them. merge: patches that the vision tower
@@ -198,7 +198,7 @@ def leg_seed(seed: int, leg: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{leg}".encode()).digest()[:8]) >> 1
 
 
-def same_prompt(request: Request, read: Sequence[int], row: Row) -> bool:
+def same_prompt(request: Request, read: Sequence[int], row: DecodedSequence) -> bool:
     """Whether a server read what a row holds. A chat endpoint makes tokens of the answer so far anew, perhaps others:
     then the prompt has to be the same, and the number of visual rows."""
     ids, image = row.builder.token_ids, row.builder.tokens.image

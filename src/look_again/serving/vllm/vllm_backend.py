@@ -20,7 +20,7 @@ from typing import Any
 
 from look_again.core.prefill import Start
 from look_again.core.reattention import Reattention
-from look_again.core.sequence import Row
+from look_again.core.sequence import DecodedSequence
 from look_again.core.slots import SlotBuilder, spans_of
 from look_again.core.trigger import Trigger
 from look_again.loading import Checkpoint
@@ -31,7 +31,7 @@ from look_again.serving.vllm.answer import Leg, Shared, VllmAnswer
 from look_again.serving.vllm.chat_requests import check_texts
 from look_again.serving.vllm.ranking import Ranker
 from look_again.serving.vllm.servers import Servers
-from look_again.serving.vllm.token_requests import Picture, pictures_of
+from look_again.serving.vllm.token_requests import Picture, images_of
 
 MAX_TEMPERATURE = 2.0  # of vLLM
 USE_TRANSFORMERS = "ask the transformers backend for it"
@@ -164,18 +164,18 @@ class VllmBackend:
 
     def _read(self, job: Job) -> tuple[Prompt, list[Picture]]:
         prompt = prompt_of(self.checkpoint, job, self.served.config, self.max_context)
-        pictures = pictures_of(self.checkpoint.image_processor, job.images, prompt.pixels)
-        for picture in pictures:  # here, so that the event loop need not
-            if not all(picture.uuid in server.known for server in self._servers.all if server.up):
-                _ = picture.url
+        pictures = images_of(self.checkpoint.image_processor, job.images, prompt.pixels)
+        for image in pictures:  # here, so that the event loop need not
+            if not all(image.uuid in server.known for server in self._servers.all if server.up):
+                _ = image.url
         return prompt, pictures
 
-    def _row(self, job: Job, prompt: Prompt) -> Row:
+    def _row(self, job: Job, prompt: Prompt) -> DecodedSequence:
         family, spans = self.checkpoint.family, spans_of(prompt.grids)
         builder = SlotBuilder(family, family.vision_tokens(self.served.config))
         builder.add_prompt(prompt.token_ids, spans)
         start, budget = Start(builder, spans, spans, None), job.sampling.max_new_tokens
-        return Row(start, job.policy, self._trigger, budget=budget, max_context=self.max_context)
+        return DecodedSequence(start, job.policy, self._trigger, budget=budget, max_context=self.max_context)
 
 
 def check_policy(policy: Reattention, checkpoint: Checkpoint, chat: bool) -> None:
