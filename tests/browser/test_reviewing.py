@@ -1,6 +1,6 @@
 """The review page in a real Chromium: what people do with it, with keys, in two windows, over reloads and restarts.
 
-pip install -e . -r tests/browser/requirements.txt && python -m pytest browser
+pip install -e . -r tests/browser/requirements.txt && python -m pytest tests/browser
 
 Without Chromium every test fails; $CHROMIUM may name it.
 """
