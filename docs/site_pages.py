@@ -1,8 +1,8 @@
 """The hook of `mkdocs build`: pages of the site whose files lie outside `docs/`, and links that hold in both places.
 
-Every Markdown file of the repository links to other files by their path in the repository, so that it can be read where it
-lies. On the site, a link to a Markdown file becomes a link to its page, and a link to any other file outside `docs/` becomes
-a link to a copy of that file. A link that leads nowhere is left as it is, and `mkdocs build --strict` refuses it.
+Every Markdown file of the repository links to other files by their path in the repository, so that it can be read where
+it lies. On the site, a link to a Markdown file becomes a link to its page, and a link to any other file outside `docs/`
+becomes a link to a copy of that file. A link that leads nowhere stays, and `mkdocs build --strict` refuses it.
 """
 
 from __future__ import annotations
