@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from look_again.commands.main import main
-from look_again.evaluation.benchmark import Item
+from look_again.evaluation.benchmark import BenchmarkItem
 from look_again.evaluation.endpoint_subject import Endpoint, EndpointJudge, EndpointSubject
 from look_again.evaluation.run import means
 from look_again.evaluation.run_folder import RunFolder, whole_lines
@@ -98,7 +98,7 @@ def endpoint(server, **changed) -> Endpoint:
 
 def test_answers_come_back_to_their_items(server):
     """Would catch replies mixed up between parallel requests, and an item asked although it is done."""
-    items = [Item(id=f"q{i}", prompt=f"question {i} tags" if i % 2 else f"question {i}") for i in range(12)]
+    items = [BenchmarkItem(id=f"q{i}", prompt=f"question {i} tags" if i % 2 else f"question {i}") for i in range(12)]
     outputs = dict(EndpointSubject(endpoint(server), concurrency=4).answers(items, {"q0", "q5"}))
     assert set(outputs) == set(range(12)) - {0, 5}
     assert outputs[2].text == "2 noitseuq"
@@ -110,7 +110,7 @@ def test_answers_come_back_to_their_items(server):
 
 def test_a_picture_travels_as_a_data_url_before_the_text(server):
     image = Image.effect_noise((20, 10), 80).convert("RGB")
-    dict(EndpointSubject(endpoint(server)).answers([Item(id="a", images=(image,), prompt="what?")], ()))
+    dict(EndpointSubject(endpoint(server)).answers([BenchmarkItem(id="a", images=(image,), prompt="what?")], ()))
     shown, text = server.bodies[0]["messages"][0]["content"]
     head, data = shown["image_url"]["url"].split(",")
     assert head == "data:image/png;base64"
@@ -122,7 +122,7 @@ def test_a_picture_travels_as_a_data_url_before_the_text(server):
 def test_fields_of_the_request_can_be_added_and_taken_out(server):
     """Some endpoints refuse max_tokens or a temperature of 0."""
     changed = endpoint(server, request={"max_tokens": None, "max_completion_tokens": 9, "seed": 1})
-    dict(EndpointSubject(changed).answers([Item(id="a", prompt="what?")], ()))
+    dict(EndpointSubject(changed).answers([BenchmarkItem(id="a", prompt="what?")], ()))
     assert {"max_completion_tokens": 9, "seed": 1}.items() <= server.bodies[0].items()
     assert "max_tokens" not in server.bodies[0]
     assert changed.settings["request"] == {
@@ -133,9 +133,9 @@ def test_fields_of_the_request_can_be_added_and_taken_out(server):
 def test_what_fails_for_a_while_is_tried_again_and_what_is_refused_is_counted(server, tmp_path):
     """Would catch a run that ends at one bad question, or a busy moment that becomes a wrong answer."""
     items = [
-        Item(id="a", prompt="busy once"),
-        Item(id="b", prompt="bad question"),
-        Item(id="c", prompt="what?", images=(tmp_path / "gone.png",)),
+        BenchmarkItem(id="a", prompt="busy once"),
+        BenchmarkItem(id="b", prompt="bad question"),
+        BenchmarkItem(id="c", prompt="what?", images=(tmp_path / "gone.png",)),
     ]
     outputs = dict(EndpointSubject(endpoint(server)).answers(items, ()))
     assert outputs[0].text == "ecno ysub"
@@ -145,7 +145,7 @@ def test_what_fails_for_a_while_is_tried_again_and_what_is_refused_is_counted(se
 
 def test_half_a_surrogate_pair_is_kept_as_a_question_mark(server, tmp_path):
     """Would catch a reply, or a refusal, that no file can hold and that ends the run at that item every time."""
-    items = [Item(id="a", prompt="surrogate"), Item(id="b", prompt="bad question")]
+    items = [BenchmarkItem(id="a", prompt="surrogate"), BenchmarkItem(id="b", prompt="bad question")]
     with RunFolder(tmp_path, {}) as folder:
         for index, output in EndpointSubject(endpoint(server)).answers(items, ()):
             folder.add(items[index].id, output)
@@ -157,7 +157,7 @@ def test_half_a_surrogate_pair_is_kept_as_a_question_mark(server, tmp_path):
 
 def test_counts_that_the_endpoint_leaves_empty_are_left_out(server):
     """Would catch a null among the tokens, which ends the run when lengths are added up."""
-    items = [Item(id="a", prompt="uncounted"), Item(id="b", prompt="what?")]
+    items = [BenchmarkItem(id="a", prompt="uncounted"), BenchmarkItem(id="b", prompt="what?")]
     outputs = dict(EndpointSubject(endpoint(server)).answers(items, ()))
     assert (outputs[0].text, outputs[0].tokens) == ("detnuocnu", {})
     assert means(outputs[index].tokens for index in range(2)).keys() == {"prompt", "sampled"}
@@ -166,14 +166,14 @@ def test_counts_that_the_endpoint_leaves_empty_are_left_out(server):
 def test_an_endpoint_that_is_down_ends_the_run(server):
     """Would catch an outage scored as wrong answers."""
     with pytest.raises(ConnectionError, match="busy"):
-        dict(EndpointSubject(endpoint(server, retries=0)).answers([Item(id="a", prompt="down")], ()))
+        dict(EndpointSubject(endpoint(server, retries=0)).answers([BenchmarkItem(id="a", prompt="down")], ()))
     subject = EndpointSubject(endpoint(server, base_url=server.url.removesuffix("/v1")))
     with pytest.raises(ConnectionError, match="lack /v1"):
-        dict(subject.answers([Item(id="a", prompt="what?")], ()))
+        dict(subject.answers([BenchmarkItem(id="a", prompt="what?")], ()))
 
 
 def test_the_key_comes_from_the_environment_and_is_written_nowhere(server, monkeypatch):
-    item = Item(id="a", prompt="what?")
+    item = BenchmarkItem(id="a", prompt="what?")
     dict(EndpointSubject(endpoint(server)).answers([item], ()))
     monkeypatch.setenv("LOOK_AGAIN_API_KEY", "s3cret")
     subject = EndpointSubject(endpoint(server, base_url=server.url.replace("//", "//user:s3cret@")))
@@ -184,7 +184,9 @@ def test_the_key_comes_from_the_environment_and_is_written_nowhere(server, monke
 
 def test_a_continued_response_is_no_question_for_an_endpoint(server):
     with pytest.raises(ValueError, match="needs a checkpoint"):
-        dict(EndpointSubject(endpoint(server)).answers([Item(id="a", prompt="?", facts={PREFIX_FACT: "<"})], ()))
+        dict(
+            EndpointSubject(endpoint(server)).answers([BenchmarkItem(id="a", prompt="?", facts={PREFIX_FACT: "<"})], ())
+        )
 
 
 def test_a_judge_replies_or_raises_an_os_error(server):

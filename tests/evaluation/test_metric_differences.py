@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from look_again.evaluation.benchmark import Item, Reply
+from look_again.evaluation.benchmark import BenchmarkItem, ModelReply
 from look_again.evaluation.benchmarks import chair, mme, pope
 from look_again.evaluation.metric_differences import METRICS, metric_differences, metric_value
 from look_again.evaluation.run import item_line
@@ -23,7 +23,7 @@ def lines(items, scores):
 def pope_run(n, seed, wrong):
     draw = random.Random(seed)
     items = [
-        Item(
+        BenchmarkItem(
             id=str(i),
             prompt="?",
             reference="yes" if i % 2 else "no",
@@ -32,31 +32,31 @@ def pope_run(n, seed, wrong):
         for i in range(n)
     ]
     said = [{"yes": "no", "no": "yes"}[item.reference] if draw.random() < wrong else item.reference for item in items]
-    return items, pope.score(items, [Reply(one) for one in said])
+    return items, pope.score(items, [ModelReply(one) for one in said])
 
 
 def mme_run(n, seed, wrong):
     draw = random.Random(seed)
     items = [
-        Item(
+        BenchmarkItem(
             id=f"{subtask}{i}",
             prompt="?",
             reference="yes" if i % 2 else "no",
-            facts={"subtask": subtask, "picture": f"{subtask}/{i // 2}"},
+            facts={"subtask": subtask, "image_id": f"{subtask}/{i // 2}"},
         )
         for subtask in ("count", "OCR", "code_reasoning")
         for i in range(n + (subtask == "OCR"))  # one picture of OCR has one question
     ]
     said = [{"yes": "No", "no": "Yes"}[item.reference] if draw.random() < wrong else item.reference for item in items]
-    return items, mme.score(items, [Reply(one) for one in said])
+    return items, mme.score(items, [ModelReply(one) for one in said])
 
 
 def chair_run(n, seed, wrong):
     draw = random.Random(seed)
-    items = [Item(id=str(i), prompt="?", reference=sorted(draw.sample(WORDS, 2))) for i in range(n)]
+    items = [BenchmarkItem(id=str(i), prompt="?", reference=sorted(draw.sample(WORDS, 2))) for i in range(n)]
     draw = random.Random(seed + wrong)
     said = [" ".join(f"A {word}." for word in draw.sample(WORDS, draw.randint(0, 3))) for _ in items]
-    return items, chair.score(items, [Reply(one) for one in said])
+    return items, chair.score(items, [ModelReply(one) for one in said])
 
 
 @pytest.mark.parametrize(("benchmark", "run"), [("pope", pope_run), ("mme", mme_run), ("chair", chair_run)])
@@ -75,9 +75,10 @@ def test_the_same_answers_do_not_differ():
 
 def test_f1_by_hand():
     """Half of 20 yes are said: F1 is 2 x 10 / (20 + 10) against 1. Of two questions there is no interval."""
-    items = [Item(id=str(i), prompt="?", reference="yes", facts={"category": "random"}) for i in range(20)]
+    items = [BenchmarkItem(id=str(i), prompt="?", reference="yes", facts={"category": "random"}) for i in range(20)]
     half, all_of_them = (
-        lines(items, pope.score(items, [Reply(word) for word in said])) for said in (["yes", "no"] * 10, ["yes"] * 20)
+        lines(items, pope.score(items, [ModelReply(word) for word in said]))
+        for said in (["yes", "no"] * 10, ["yes"] * 20)
     )
     made = metric_differences("pope", half, all_of_them)["f1"]
     assert (made["base"], made["other"], made["difference"]) == (pytest.approx(2 / 3), 1, pytest.approx(1 / 3))
@@ -115,7 +116,7 @@ def test_what_was_not_asked_is_in_neither():
 
 
 def test_undefined_metrics_and_other_benchmarks_have_none():
-    items = [Item(id="a", prompt="?", reference=["cat"])]
-    silent = lines(items, chair.score(items, [Reply("")]))
+    items = [BenchmarkItem(id="a", prompt="?", reference=["cat"])]
+    silent = lines(items, chair.score(items, [ModelReply("")]))
     assert set(metric_differences("chair", silent, silent)) == {"recall"}
     assert metric_differences("mmstar", silent, silent) == {}

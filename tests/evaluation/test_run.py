@@ -9,18 +9,20 @@ import pytest
 
 from look_again.data.sample import BadSample
 from look_again.evaluation import registry as table
-from look_again.evaluation.benchmark import Benchmark, Item, ItemScore, Place, Scores
+from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation, ItemScore, Scores
 from look_again.evaluation.run import digest_of, load_items, run_benchmark
 from look_again.evaluation.run_folder import remembered, whole_lines
 from look_again.evaluation.subjects import Output
 
 
-def load(place: Place) -> Iterator[Item | BadSample]:
-    for index in range(place.limit or 6):
-        if place.split == "with-bad" and index == 2:
+def load(location: DataLocation) -> Iterator[BenchmarkItem | BadSample]:
+    for index in range(location.limit or 6):
+        if location.split == "with-bad" and index == 2:
             yield BadSample("q2", "the picture is missing")
         else:
-            yield Item(id=f"q{index}", prompt=f"{index} + 1?", reference=index + 1, facts={"kind": "eo"[index % 2]})
+            yield BenchmarkItem(
+                id=f"q{index}", prompt=f"{index} + 1?", reference=index + 1, facts={"kind": "eo"[index % 2]}
+            )
 
 
 def score(items, replies, judge=None) -> Scores:
@@ -39,7 +41,7 @@ FAKE = Benchmark(name="fake", hub="here", splits=("all", "with-bad"), load=load,
 JUDGED = Benchmark(
     name="judged", hub="here", splits=("all",), load=load, score=score, primary="accuracy", needs_judge=True
 )
-PLACE = Place(path="here", split="all")
+PLACE = DataLocation(path="here", split="all")
 
 
 class Fake:
@@ -69,7 +71,7 @@ def without_times(result: dict) -> dict:
 
 
 def test_a_result_holds_every_answer_and_its_score(tmp_path):
-    result = run_benchmark(FAKE, Place(path="here", split="with-bad"), Fake(), tmp_path / "run")
+    result = run_benchmark(FAKE, DataLocation(path="here", split="with-bad"), Fake(), tmp_path / "run")
     assert result == json.loads((tmp_path / "run" / "result.json").read_text())
     assert [item["id"] for item in result["items"]] == ["q0", "q1", "q3", "q4", "q5"]
     assert [item["official"] for item in result["items"]] == [1.0, 1.0, 0.0, 0.0, 0.0]  # "with-bad" moves the index
@@ -137,7 +139,7 @@ def test_another_run_in_the_same_folder_is_refused_by_name(tmp_path):
     run_benchmark(FAKE, PLACE, Fake(), tmp_path)
     for place, subject, named in (
         (PLACE, Fake(mode="text"), "subject.mode was None, now 'text'"),
-        (Place(path="here", split="all", limit=3), Fake(), "place.limit was None, now 3"),
+        (DataLocation(path="here", split="all", limit=3), Fake(), "place.limit was None, now 3"),
     ):
         with pytest.raises(ValueError, match=named):
             run_benchmark(FAKE, place, subject, tmp_path)
@@ -156,19 +158,19 @@ def test_no_items_and_repeated_ids_are_refused():
     with pytest.raises(ValueError, match="6 ids repeat, the first is 'q0'"):
         load_items(twice, PLACE)
     with pytest.raises(ValueError, match="known: all, with-bad"):
-        load_items(FAKE, Place(path="here", split="some"))
+        load_items(FAKE, DataLocation(path="here", split="some"))
 
 
 def test_the_digest_tells_items_apart():
-    item = Item(id="a", prompt="p", reference=1)
+    item = BenchmarkItem(id="a", prompt="p", reference=1)
     others = [
-        Item(id="b", prompt="p", reference=1),
-        Item(id="a", prompt="q", reference=1),
-        Item(id="a", prompt="p", reference=2),
-        Item(id="a", prompt="p", reference=1, images=(b"x",)),
+        BenchmarkItem(id="b", prompt="p", reference=1),
+        BenchmarkItem(id="a", prompt="q", reference=1),
+        BenchmarkItem(id="a", prompt="p", reference=2),
+        BenchmarkItem(id="a", prompt="p", reference=1, images=(b"x",)),
     ]
     assert len({digest_of(one) for one in [item, *others]}) == 5
-    assert digest_of(Item(id="a", prompt="p", reference=1, facts={"kind": "e"})) == digest_of(item)
+    assert digest_of(BenchmarkItem(id="a", prompt="p", reference=1, facts={"kind": "e"})) == digest_of(item)
 
 
 def test_a_judges_replies_are_paid_for_once(tmp_path):

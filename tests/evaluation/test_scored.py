@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from look_again.commands.main import main
-from look_again.evaluation.benchmark import Item, Place, Scores
+from look_again.evaluation.benchmark import BenchmarkItem, DataLocation, Scores
 from look_again.evaluation.benchmarks.chair import CHAIR
 from look_again.evaluation.benchmarks.mmhal import MMHAL
 from look_again.evaluation.benchmarks.pope import POPE
@@ -23,8 +23,8 @@ from tests.evaluation.test_all_benchmarks_end_to_end import CASES
 REFUSED = Output(error="refused")
 
 
-def asked(references: list[Any], **facts: Any) -> list[Item]:
-    return [Item(id=str(i), prompt=f"{i}?", reference=r, facts=facts) for i, r in enumerate(references)]
+def asked(references: list[Any], **facts: Any) -> list[BenchmarkItem]:
+    return [BenchmarkItem(id=str(i), prompt=f"{i}?", reference=r, facts=facts) for i, r in enumerate(references)]
 
 
 def test_pope_by_hand(tmp_path: Path) -> None:
@@ -74,8 +74,8 @@ def test_a_benchmark_of_which_nothing_was_asked_has_no_official_score(name: str,
     if case.write is not None:
         case.write(tmp_path / "data")
     split = case.arguments[1] if "--split" in case.arguments else found.splits[0]
-    place = Place(path=str(tmp_path / "data") if case.write else "seed=0", split=split, limit=4)
-    items = [item for item in found.load(place) if isinstance(item, Item)]
+    location = DataLocation(path=str(tmp_path / "data") if case.write else "seed=0", split=split, limit=4)
+    items = [item for item in found.load(location) if isinstance(item, BenchmarkItem)]
 
     def scores(outputs: list[Output]) -> Scores:
         return score_run(found, items, outputs, lambda prompt: "Rating: 3", tmp_path / "judge.jsonl")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from look_again.core.families import family_of
 from look_again.core.reattention import Reattention
-from look_again.evaluation.benchmark import Item
+from look_again.evaluation.benchmark import BenchmarkItem
 from look_again.evaluation.subjects import (
     PREFIX_FACT,
     LocalSubject,
@@ -34,11 +34,13 @@ def looker(model, tokenizer):
 def items():
     pictures = [Image.effect_noise(size, 90).convert("RGB") for size in ((84, 56), (112, 84), (56, 56))]
     return [
-        Item(id="0", images=(pictures[0],), prompt="How many?", facts={PREFIX_FACT: PREFIX}),
-        Item(id="1", images=(pictures[1],), prompt="Is there a red ball?"),
-        Item(id="2", images=(pictures[2], pictures[0]), prompt="Compare both.", facts={PREFIX_FACT: "<REFLECTION>"}),
-        Item(id="3", prompt="Two and two?", facts={PREFIX_FACT: "<REFLECTION>"}),
-        Item(id="4", images=(pictures[1],), prompt="Where is it, and why?"),
+        BenchmarkItem(id="0", images=(pictures[0],), prompt="How many?", facts={PREFIX_FACT: PREFIX}),
+        BenchmarkItem(id="1", images=(pictures[1],), prompt="Is there a red ball?"),
+        BenchmarkItem(
+            id="2", images=(pictures[2], pictures[0]), prompt="Compare both.", facts={PREFIX_FACT: "<REFLECTION>"}
+        ),
+        BenchmarkItem(id="3", prompt="Two and two?", facts={PREFIX_FACT: "<REFLECTION>"}),
+        BenchmarkItem(id="4", images=(pictures[1],), prompt="Where is it, and why?"),
     ]
 
 
@@ -78,8 +80,8 @@ def test_a_bad_item_costs_only_itself(looker, items, tmp_path):
     """Would catch a run that stops, or neighbours that are lost, at a missing picture or a question without end."""
     bad = [
         items[1],
-        Item(id="gone", images=(tmp_path / "gone.png",), prompt="What is here?"),
-        Item(id="long", images=items[1].images, prompt="x" * 30_000),
+        BenchmarkItem(id="gone", images=(tmp_path / "gone.png",), prompt="What is here?"),
+        BenchmarkItem(id="long", images=items[1].images, prompt="x" * 30_000),
         items[4],
     ]
     outputs = dict(subject(looker, 4).answers(bad, ()))
@@ -93,7 +95,7 @@ def test_a_bad_item_costs_only_itself(looker, items, tmp_path):
 def test_wrong_images_are_another_items_and_shared_by_none(items):
     """Would catch a control that shows the right picture, as when neighbours ask about the same one."""
     a, b = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
-    shared = [Item(id=str(i), images=(a if i < 3 else b,), prompt="?") for i in range(5)]
+    shared = [BenchmarkItem(id=str(i), images=(a if i < 3 else b,), prompt="?") for i in range(5)]
     assert [wrong_images(shared, i)[0] for i in range(5)] == [b, b, b, a, a]
     assert [len(wrong_images(items, i)) for i in range(5)] == [1, 1, 2, 0, 1]
     with pytest.raises(NotPossibleError, match="of 3, none has one that item '0' does not show"):
@@ -105,7 +107,7 @@ def test_a_control_that_is_not_possible_fails_before_anything_is_asked(looker, m
     a, b = (Image.new("RGB", (84, 56), colour) for colour in ("red", "blue"))
     shown = [(a,), (b,), (a, b)]
     monkeypatch.setattr(looker, "ask_batch", None)
-    items = [Item(id=str(i), images=pictures, prompt="?") for i, pictures in enumerate(shown)]
+    items = [BenchmarkItem(id=str(i), images=pictures, prompt="?") for i, pictures in enumerate(shown)]
     answers = subject(looker, 1, control="wrong-image").answers(items, ())
     with pytest.raises(NotPossibleError, match="item '2'"):
         next(answers)
@@ -113,7 +115,7 @@ def test_a_control_that_is_not_possible_fails_before_anything_is_asked(looker, m
 
 def test_wrong_images_are_spread_over_the_list():
     """Would catch all items shown the same wrong picture."""
-    items = [Item(id=str(i), images=(Image.new("RGB", (8, 8), (i, 0, 0)),), prompt="?") for i in range(10)]
+    items = [BenchmarkItem(id=str(i), images=(Image.new("RGB", (8, 8), (i, 0, 0)),), prompt="?") for i in range(10)]
     used = Counter(wrong_images(items, i)[0].getpixel((0, 0)) for i in range(10))
     assert set(used.values()) == {1}
 

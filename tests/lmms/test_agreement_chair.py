@@ -13,7 +13,7 @@ import nltk
 import pytest
 from lmms_eval.tasks.coco_cap_chair import utils as chair
 
-from look_again.evaluation.benchmark import Item, Reply
+from look_again.evaluation.benchmark import BenchmarkItem, ModelReply
 from look_again.evaluation.benchmarks.chair import score
 from look_again.evaluation.benchmarks.chair_words import read_caption, vocabulary
 
@@ -118,8 +118,8 @@ def rows() -> tuple[list[tuple[str, list[str]]], list[dict]]:
 def test_the_sums_are_equal() -> None:
     """Mentions counted once each, captions instead of mentions, or a mean of recalls instead of one."""
     made, kept = rows()
-    items = [Item(id=str(at), prompt="?", reference=truth) for at, (_, truth) in enumerate(made)]
-    ours = score(items, [Reply(caption) for caption, _ in made]).metrics
+    items = [BenchmarkItem(id=str(at), prompt="?", reference=truth) for at, (_, truth) in enumerate(made)]
+    ours = score(items, [ModelReply(caption) for caption, _ in made]).metrics
     theirs = {name: getattr(chair, f"coco_cap_chair_aggregate_results_{name}")(kept) for name in chair.CHAIR_METRICS}
     assert {name: 100 * (ours[name] or 0) for name in theirs} == pytest.approx(theirs)
     assert all(0 < value < 100 for value in theirs.values())
@@ -128,5 +128,5 @@ def test_the_sums_are_equal() -> None:
 def test_nothing_mentioned() -> None:
     with pytest.raises(ZeroDivisionError):
         chair.coco_cap_chair_aggregate_results_chair_i([{"answer": ["dog"], "pred": []}])
-    ours = score([Item(id="0", prompt="?", reference=["dog"])], [Reply("Sky.")]).metrics
+    ours = score([BenchmarkItem(id="0", prompt="?", reference=["dog"])], [ModelReply("Sky.")]).metrics
     assert (ours["chair_i"], ours["chair_s"], ours["without_objects"]) == (None, 0, 1)

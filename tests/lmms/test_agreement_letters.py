@@ -20,9 +20,9 @@ from lmms_eval.tasks.mmmu import utils as mmmu
 from lmms_eval.tasks.mmmu_pro import utils as mmmu_pro
 from lmms_eval.tasks.mmstar.utils import mmstar_aggregate_results, mmstar_process_results
 
-from look_again.evaluation.benchmark import Item, Reply, Scores
+from look_again.evaluation.benchmark import BenchmarkItem, ModelReply, Scores
 from look_again.evaluation.benchmarks.choices import matched_letter, mmmu_letter
-from look_again.evaluation.benchmarks.circular import score as mmbench_score
+from look_again.evaluation.benchmarks.mmbench import score as mmbench_score
 from look_again.evaluation.benchmarks.mmmu import score as mmmu_score
 from look_again.evaluation.benchmarks.mmmu_pro import mmmu_pro_letter
 from look_again.evaluation.benchmarks.mmstar import mmstar_letter
@@ -83,7 +83,7 @@ def test_mmmu_accuracy_is_equal() -> None:
     docs = [mmmu_doc(at, answer, options) for at, (_, answer, options) in enumerate(rows)]
     found = [mmmu.mmmu_process_results(doc, [text])["mmmu_acc"] for doc, (text, *_) in zip(docs, rows, strict=True)]
     items = [
-        Item(
+        BenchmarkItem(
             id=doc["id"],
             prompt="?",
             reference=answer if options else [answer],
@@ -96,7 +96,7 @@ def test_mmmu_accuracy_is_equal() -> None:
         )
         for doc, (_, answer, options) in zip(docs, rows, strict=True)
     ]
-    ours = mmmu_score(items, [Reply(text) for text, *_ in rows])
+    ours = mmmu_score(items, [ModelReply(text) for text, *_ in rows])
     assert ours.metrics["guessed"] == 0
     assert ours.metrics["accuracy"] == pytest.approx(mmmu.mmmu_aggregate_results(found), abs=1e-5)
 
@@ -176,7 +176,7 @@ def test_mmstars_average_is_equal() -> None:
     docs = [{"index": at, "answer": a, "category": "math", "l2_category": g} for at, (g, a, _) in enumerate(rows)]
     found = [mmstar_process_results(doc, [text])["average"] for doc, (*_, text) in zip(docs, rows, strict=True)]
     items = [
-        Item(
+        BenchmarkItem(
             id=str(at),
             prompt="?",
             reference=answer,
@@ -184,7 +184,7 @@ def test_mmstars_average_is_equal() -> None:
         )
         for at, (group, answer, _) in enumerate(rows)
     ]
-    ours = mmstar_score(items, [Reply(text) for *_, text in rows])
+    ours = mmstar_score(items, [ModelReply(text) for *_, text in rows])
     assert ours.metrics["l2_average"] == pytest.approx(mmstar_aggregate_results(found))
     assert ours.metrics["l2_average"] != ours.metrics["accuracy"]
 
@@ -205,7 +205,7 @@ def mmbench_theirs(rows: Sequence[tuple[int, str, str]]) -> float:
 def mmbench_ours(rows: Sequence[tuple[int, str, str]]) -> Scores:
     copies = max(at // 1_000_000 for at, *_ in rows) + 1
     items = [
-        Item(
+        BenchmarkItem(
             id=str(at),
             prompt="?",
             reference=answer,
@@ -221,7 +221,7 @@ def mmbench_ours(rows: Sequence[tuple[int, str, str]]) -> Scores:
         )
         for at, answer, _ in rows
     ]
-    return mmbench_score(items, [Reply(text) for *_, text in rows])
+    return mmbench_score(items, [ModelReply(text) for *_, text in rows])
 
 
 MMBENCH_REPLIES = ["A", "B.", "(C)", "D", "The answer is B", "blue", "It must be the green one.", "C) green"]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from look_again.evaluation.benchmark import Item, Reply
+from look_again.evaluation.benchmark import BenchmarkItem, ModelReply
 from look_again.evaluation.benchmarks.mathvision import score
 
 PROGRAM = """
@@ -97,10 +97,10 @@ def theirs(latex2sympy2: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 def ours(rows: list[tuple[str, str, tuple[str, ...]]]) -> tuple[list[bool], float]:
     facts = {"subject": "algebra", "level": "1"}
     items = [
-        Item(id=str(at), prompt="?", reference=answer, facts=facts | {"options": list(options)})
+        BenchmarkItem(id=str(at), prompt="?", reference=answer, facts=facts | {"options": list(options)})
         for at, (_, answer, options) in enumerate(rows)
     ]
-    found = score(items, [Reply(text) for text, *_ in rows])
+    found = score(items, [ModelReply(text) for text, *_ in rows])
     accuracy = found.metrics["accuracy"]
     assert accuracy is not None
     return [one.official == 1 for one in found.items], accuracy

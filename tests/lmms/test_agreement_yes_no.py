@@ -14,7 +14,7 @@ import pytest
 from lmms_eval.tasks.mme.utils import mme_aggregate_results, mme_process_results, parse_pred_ans
 from lmms_eval.tasks.pope import utils as pope
 
-from look_again.evaluation.benchmark import Item, Reply
+from look_again.evaluation.benchmark import BenchmarkItem, ModelReply
 from look_again.evaluation.benchmarks.mme import official_reading as mme_reading
 from look_again.evaluation.benchmarks.mme import score as mme_score
 from look_again.evaluation.benchmarks.pope import KINDS
@@ -37,10 +37,10 @@ def pope_theirs(rows: list[Row]) -> dict[str, float]:
 def pope_ours(rows: list[Row]) -> dict[str, dict[str, float | int | None]]:
     """Of the means ("mean"), and of each split."""
     items = [
-        Item(id=str(at), prompt="?", reference=reference, facts={"category": kind})
+        BenchmarkItem(id=str(at), prompt="?", reference=reference, facts={"category": kind})
         for at, (kind, reference, _) in enumerate(rows)
     ]
-    found = pope_score(items, [Reply(reply) for *_, reply in rows])
+    found = pope_score(items, [ModelReply(reply) for *_, reply in rows])
     return {"mean": dict(found.metrics)} | {name.partition("/")[2]: dict(part) for name, part in found.subsets.items()}
 
 
@@ -135,10 +135,12 @@ def mme_theirs(rows: list[tuple[str, str, str, str]]) -> dict[str, float]:
 
 def mme_ours(rows: list[tuple[str, str, str, str]]) -> dict[str, float | int | None]:
     items = [
-        Item(id=str(at), prompt="?", reference=reference.lower(), facts={"subtask": subtask, "picture": image})
+        BenchmarkItem(
+            id=str(at), prompt="?", reference=reference.lower(), facts={"subtask": subtask, "image_id": image}
+        )
         for at, (subtask, image, reference, _) in enumerate(rows)
     ]
-    return dict(mme_score(items, [Reply(reply) for *_, reply in rows]).metrics)
+    return dict(mme_score(items, [ModelReply(reply) for *_, reply in rows]).metrics)
 
 
 def test_mme_sums_are_equal() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import look_again
-from look_again.evaluation.benchmark import Item, Place, Reply
+from look_again.evaluation.benchmark import BenchmarkItem, DataLocation, ModelReply
 from look_again.evaluation.registry import benchmark
 from look_again.model import Sampling
 from tests.lmms.local_rows import TABLES, YES_OR_NO, image, tabletop, write_rows, write_task
@@ -98,9 +98,9 @@ def test_what_is_scored_is_the_conclusion_of_the_same_answer(run: Path, model: A
 def test_both_score_the_same_table_and_replies_alike(tables: Mapping[str, Path], run: Path, task: str) -> None:
     """One table read by both, one set of replies, one score; the tests of agreement have the differences in rules."""
     ours = benchmark(OURS[task])
-    items = list(ours.load(Place(path=str(tables[task]), split=ours.splits[0])))
-    assert all(isinstance(item, Item) for item in items)
-    found = ours.score(items, [Reply(text) for text in replies(run, task)], None)
+    items = list(ours.load(DataLocation(path=str(tables[task]), split=ours.splits[0])))
+    assert all(isinstance(item, BenchmarkItem) for item in items)
+    found = ours.score(items, [ModelReply(text) for text in replies(run, task)], None)
     expected = {name: found.metrics[metric] for name, metric in METRICS[task].items()}
     assert scores(run, task) == pytest.approx(expected, abs=1e-5)
 

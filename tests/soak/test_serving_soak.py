@@ -20,7 +20,7 @@ import httpx
 
 from look_again.core.generate import Reflection, Reinsertion, Token
 from look_again.core.reattention import Reattention
-from look_again.evaluation.benchmark import Place
+from look_again.evaluation.benchmark import DataLocation
 from look_again.images import load_image
 from look_again.loading import load_checkpoint
 from look_again.model import Sampling
@@ -86,7 +86,7 @@ class Account:
 
 
 def questions() -> list[Question]:
-    items = load_free(Place(path="seed=3", split="test", images=None, limit=QUESTIONS))
+    items = load_free(DataLocation(path="seed=3", split="test", images=None, limit=QUESTIONS))
     return [Question(item.prompt, item.images[0].read(), POLICIES[i % 3]) for i, item in enumerate(items)]
 
 

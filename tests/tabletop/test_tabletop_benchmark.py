@@ -9,7 +9,7 @@ import pytest
 
 import look_again
 from look_again.core.reattention import Reattention
-from look_again.evaluation.benchmark import Item, Place, Reply
+from look_again.evaluation.benchmark import BenchmarkItem, DataLocation, ModelReply
 from look_again.evaluation.subjects import PREFIX_FACT, LocalSubject
 from look_again.tabletop.evaluate import EvalConfig, evaluate
 from look_again.tabletop.render import render
@@ -23,7 +23,7 @@ from look_again.tabletop.tabletop_benchmark import (
 )
 from look_again.text.grammar import parse
 
-PLACE = Place(path="seed=0", split="test", limit=8)
+PLACE = DataLocation(path="seed=0", split="test", limit=8)
 
 
 def test_the_figures_are_those_of_the_command():
@@ -44,15 +44,15 @@ def test_the_figures_are_those_of_the_command():
     assert {kind: mended[f"mended_{kind}"] for kind in before["planted"]["per_kind"]} == before["planted"]["per_kind"]
 
 
-def said(item: Item, conclusion: str, *, tagged: bool = True) -> Reply:
+def said(item: BenchmarkItem, conclusion: str, *, tagged: bool = True) -> ModelReply:
     text = f"<CAPTION>none</CAPTION><CONCLUSION>{conclusion}</CONCLUSION>" if tagged else conclusion
-    return Reply(text, parse(text).conclusion)
+    return ModelReply(text, parse(text).conclusion)
 
 
 def test_only_a_conclusion_answers_in_the_format():
     """Would catch an answer read out of unfinished reasoning; a model without tags is read whole."""
-    item = Item(id="a", prompt="?", reference="3", facts={"kind": "count", "objects": [["a1", "red", "ball"]]})
-    replies = [said(item, "3"), said(item, "3", tagged=False), Reply("<REASONING> so 3"), Reply("")]
+    item = BenchmarkItem(id="a", prompt="?", reference="3", facts={"kind": "count", "objects": [["a1", "red", "ball"]]})
+    replies = [said(item, "3"), said(item, "3", tagged=False), ModelReply("<REASONING> so 3"), ModelReply("")]
     scores = score_free([item] * 4, replies).items
     assert [(s.official, s.strict, s.extracted, s.unparsed) for s in scores] == [
         (1.0, 1.0, "3", False),
@@ -64,9 +64,9 @@ def test_only_a_conclusion_answers_in_the_format():
 
 def test_each_list_is_scored_for_itself():
     """By hand: one of two listed objects is wrong, the one real object is recalled; nothing listed is no share."""
-    item = Item(id="a", prompt="?", reference="1", facts={"kind": "count", "objects": [["a1", "red", "ball"]]})
+    item = BenchmarkItem(id="a", prompt="?", reference="1", facts={"kind": "count", "objects": [["a1", "red", "ball"]]})
     text = "<CAPTION> a1 red ball, b2 blue cube</CAPTION><REFLECTION> nothing</REFLECTION>"
-    facts = score_free([item], [Reply(text)]).items[0].facts
+    facts = score_free([item], [ModelReply(text)]).items[0].facts
     assert facts == {"caption_hallucinated": 0.5, "reflection_hallucinated": None, "reflection_recall": 0.0}
 
 
@@ -77,8 +77,8 @@ def test_mended_shares_by_hand():
         "objects": [["a1", "red", "ball"]],
         "mistakes": [{"kind": "colour", "place": "a1"}, {"kind": "object", "place": "c3"}],
     }
-    item = Item(id="a", prompt="?", reference="1", facts=facts)
-    reply = Reply("<REFLECTION> a1 green ball</REFLECTION><CONCLUSION>1</CONCLUSION>", "1")
+    item = BenchmarkItem(id="a", prompt="?", reference="1", facts=facts)
+    reply = ModelReply("<REFLECTION> a1 green ball</REFLECTION><CONCLUSION>1</CONCLUSION>", "1")
     scores = score_planted([item], [reply])
     assert scores.items[0].facts == {"mistakes": 2, "mended": 1, "mended_share": 0.5}
     assert scores.metrics["mended_colour"] == 0.0

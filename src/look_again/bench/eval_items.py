@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from look_again.evaluation.benchmark import Item, Place, Reply
+from look_again.evaluation.benchmark import BenchmarkItem, DataLocation, ModelReply
 from look_again.evaluation.benchmarks.chair_words import vocabulary
 from look_again.evaluation.benchmarks.pope import KINDS
 from look_again.evaluation.registry import BENCHMARKS, benchmark
@@ -62,7 +62,7 @@ def _mmbench(at: int) -> Asked:
 
 
 def _mme(at: int) -> Asked:
-    return ("yes", "no")[at % 2], {"subtask": "count", "picture": f"count/{at // 2}.jpg"}, _YES_NO
+    return ("yes", "no")[at % 2], {"subtask": "count", "image_id": f"count/{at // 2}.jpg"}, _YES_NO
 
 
 def _mmhal(at: int) -> Asked:
@@ -82,7 +82,7 @@ ASKED: dict[str, Callable[[int], Asked]] = {
 }
 
 
-def made(name: str, n: int, seed: int = 0) -> tuple[list[Item], list[Reply]]:
+def made(name: str, n: int, seed: int = 0) -> tuple[list[BenchmarkItem], list[ModelReply]]:
     """n items of a benchmark (fewer of "tabletop-planted") and a reply to each. ValueError for an unknown name."""
     if name not in BENCHMARKS:
         benchmark(name)
@@ -93,13 +93,13 @@ def made(name: str, n: int, seed: int = 0) -> tuple[list[Item], list[Reply]]:
         return captioned(n, rng)
     asked = [ASKED[name](at) for at in range(n)]
     items = [
-        Item(id=str(at), prompt="What is it?", reference=reference, facts=_GROUPS | facts)
+        BenchmarkItem(id=str(at), prompt="What is it?", reference=reference, facts=_GROUPS | facts)
         for at, (reference, facts, _) in enumerate(asked)
     ]
     return items, [_reply(conclusions[at % len(conclusions)], rng) for at, (*_, conclusions) in enumerate(asked)]
 
 
-def captioned(n: int, rng: random.Random) -> tuple[list[Item], list[Reply]]:
+def captioned(n: int, rng: random.Random) -> tuple[list[BenchmarkItem], list[ModelReply]]:
     """Images with two to four classes of objects, and captions of `CAPTION_WORDS` words, a tenth of them objects.
 
     Every other caption may also mention objects that are not there.
@@ -111,8 +111,8 @@ def captioned(n: int, rng: random.Random) -> tuple[list[Item], list[Reply]]:
         truth = rng.sample(classes, rng.randint(2, 4))
         named = [*truth, *rng.sample(classes, 2)] if at % 2 else truth
         words = [word for word, name in class_of.items() if name in named]
-        items.append(Item(id=str(at), prompt="Describe it.", reference=truth))
-        replies.append(Reply(_prose(rng, CAPTION_WORDS, words)))
+        items.append(BenchmarkItem(id=str(at), prompt="Describe it.", reference=truth))
+        replies.append(ModelReply(_prose(rng, CAPTION_WORDS, words)))
     return items, replies
 
 
@@ -122,18 +122,18 @@ def _prose(rng: random.Random, words: int, objects: Sequence[str] = ()) -> str:
     return ". ".join(" ".join(chosen[start : start + 12]) for start in range(0, words, 12)) + "."
 
 
-def _reply(conclusion: str, rng: random.Random) -> Reply:
+def _reply(conclusion: str, rng: random.Random) -> ModelReply:
     """A whole response that ends in the CONCLUSION."""
     contents = {tag: _prose(rng, SECTION_WORDS) for tag in TAGS} | {"CONCLUSION": conclusion}
-    return Reply("".join(f"{open_tag(tag)}{contents[tag]}{close_tag(tag)}" for tag in TAGS), conclusion)
+    return ModelReply("".join(f"{open_tag(tag)}{contents[tag]}{close_tag(tag)}" for tag in TAGS), conclusion)
 
 
-def _tabletop(name: str, n: int) -> tuple[list[Item], list[Reply]]:
+def _tabletop(name: str, n: int) -> tuple[list[BenchmarkItem], list[ModelReply]]:
     """Rows of the stream, answered as its oracle answers them."""
-    found = benchmark(name).load(Place(path="seed=0", split="test", limit=n))
-    items = [item for item in found if isinstance(item, Item)]
+    found = benchmark(name).load(DataLocation(path="seed=0", split="test", limit=n))
+    items = [item for item in found if isinstance(item, BenchmarkItem)]
     replies = []
     for item in items:
         row = make_row("test", 0, int(item.id.rpartition("-")[2]), reflections=1, error_rate=PLANTED_RATE)
-        replies.append(Reply(row.written.text, parse(row.written.text).conclusion))
+        replies.append(ModelReply(row.written.text, parse(row.written.text).conclusion))
     return items, replies

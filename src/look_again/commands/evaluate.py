@@ -86,11 +86,11 @@ def _names(args: argparse.Namespace) -> list[str]:
 
 
 def _place(args: argparse.Namespace, benchmark: Any) -> Any:
-    from look_again.evaluation.benchmark import Place
+    from look_again.evaluation.benchmark import DataLocation
 
     default = f"seed={args.seed}" if benchmark.name.startswith("tabletop") else benchmark.hub
     split = args.split or benchmark.splits[0]
-    return Place(path=args.path or default, split=split, images=args.images, limit=args.limit)
+    return DataLocation(path=args.path or default, split=split, images=args.images, limit=args.limit)
 
 
 def _subject(args: argparse.Namespace, model: Any, policy: Any, benchmark: Any) -> Any:

@@ -18,7 +18,7 @@ JSON = Any  # what json.dumps takes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
+class BenchmarkItem:
     """One question. id: unique within the run. prompt: all text the model is given, options included.
 
     images: shown before the prompt, in order. reference: what the scorer compares with, a JSON value. facts: JSON
@@ -33,7 +33,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Reply:
+class ModelReply:
     """What the model under test said. conclusion: its CONCLUSION; None where it wrote none, `text` is all there is."""
 
     text: str
@@ -77,7 +77,7 @@ class Scores:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class DataLocation:
     """Where a benchmark's files are. path: a local folder or file in the official layout, or a hub name.
 
     split: one of the benchmark's. images: a folder for images that are not beside the table. limit: first n items.
@@ -90,8 +90,10 @@ class Place:
 
 
 Judge = Callable[[str], str]  # a prompt -> a reply; raises OSError or TimeoutError where no reply could be had
-Load = Callable[[Place], Iterator[Item | BadSample]]  # ValueError, saying what it looked for, for an unknown layout
-Score = Callable[[Sequence[Item], Sequence[Reply], Judge | None], Scores]
+Load = Callable[
+    [DataLocation], Iterator[BenchmarkItem | BadSample]
+]  # ValueError, saying what it looked for, for an unknown layout
+Score = Callable[[Sequence[BenchmarkItem], Sequence[ModelReply], Judge | None], Scores]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,3 +114,8 @@ class Benchmark:
     paired: str = "official"
     needs_judge: bool = False
     max_new_tokens: int = 2048
+
+
+def share(part: float, whole: float) -> float | None:
+    """part / whole; None where there is nothing to divide by."""
+    return part / whole if whole else None

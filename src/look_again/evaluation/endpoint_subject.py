@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from look_again.data.image_files import open_image
-from look_again.evaluation.benchmark import JSON, Item
+from look_again.evaluation.benchmark import JSON, BenchmarkItem
 from look_again.evaluation.subjects import PREFIX_FACT, Output
 from look_again.extras import require
 from look_again.images import ImageError, data_url
@@ -114,7 +114,7 @@ class EndpointSubject:
     def settings(self) -> dict[str, JSON]:
         return self.endpoint.settings
 
-    def answers(self, items: Sequence[Item], done: Collection[str]) -> Iterator[tuple[int, Output]]:
+    def answers(self, items: Sequence[BenchmarkItem], done: Collection[str]) -> Iterator[tuple[int, Output]]:
         """In the order in which they come. ConnectionError or TimeoutError once the endpoint is given up."""
         if any(PREFIX_FACT in item.facts for item in items):
             raise ValueError("an endpoint cannot be made to continue a response; this benchmark needs a checkpoint")
@@ -126,7 +126,7 @@ class EndpointSubject:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _ask(self, item: Item) -> Output:
+    def _ask(self, item: BenchmarkItem) -> Output:
         started = time.perf_counter()
         try:
             content: list[dict[str, JSON]] = [

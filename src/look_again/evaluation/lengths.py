@@ -17,10 +17,10 @@ from look_again.scoring.statistics import MIN_VALUES
 GROUPS = 5
 METRICS = chair_metrics("whole_")
 
-Item = Mapping[str, Any]  # of a run's result.json
+BenchmarkItem = Mapping[str, Any]  # of a run's result.json
 
 
-def against_length(items: Sequence[Item], groups: int = GROUPS) -> list[dict[str, Any]]:
+def against_length(items: Sequence[BenchmarkItem], groups: int = GROUPS) -> list[dict[str, Any]]:
     """Per group: n, mean, least and most tokens, and of chair_i and recall [value, its bootstrap 95% interval].
 
     Empty for runs that judged no captions, or tell of no tokens. Fewer groups where they would hold too few answers.
@@ -32,12 +32,12 @@ def against_length(items: Sequence[Item], groups: int = GROUPS) -> list[dict[str
     return [_summary(ordered[low:high]) for low, high in itertools.pairwise(edges)]
 
 
-def _summary(group: Sequence[Item]) -> dict[str, Any]:
+def _summary(group: Sequence[BenchmarkItem]) -> dict[str, Any]:
     tokens = list(map(_tokens, group))
     made = {name: metric_interval(metric, group) for name, metric in METRICS.items()}
     ends = {"tokens_from": tokens[0], "tokens_to": tokens[-1]}
     return {"n": len(group), "tokens": sum(tokens) / len(tokens), **ends, **made}
 
 
-def _tokens(item: Item) -> int:
+def _tokens(item: BenchmarkItem) -> int:
     return int(item["tokens"].get("sampled") or 0)

@@ -22,7 +22,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from look_again.core.reattention import Reattention
-from look_again.evaluation.benchmark import Benchmark, Item
+from look_again.evaluation.benchmark import Benchmark, BenchmarkItem
 from look_again.evaluation.subjects import LocalSubject, Output
 from look_again.model import load
 
@@ -119,11 +119,11 @@ def groups(requests: Sequence[Instance], least: int) -> list[Group]:
     return list(found.items())
 
 
-def item_of(request: Instance, documents: Mapping[str, Any]) -> Item:
+def item_of(request: Instance, documents: Mapping[str, Any]) -> BenchmarkItem:
     """A request as a question of ours. documents: task -> split -> rows, as lmms-eval keeps them."""
     _, doc_to_messages, _, doc_id, task, split = request.args
     images, prompt = question_of(doc_to_messages(documents[task][split][doc_id]), task)
-    return Item(id=f"{task}/{doc_id}", images=tuple(images), prompt=prompt)
+    return BenchmarkItem(id=f"{task}/{doc_id}", images=tuple(images), prompt=prompt)
 
 
 def question_of(messages: Sequence[Mapping[str, Any]], task: str) -> tuple[list[Any], str]:

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from look_again.evaluation.benchmarks.mme_files import PARTS
+from look_again.evaluation.benchmarks.mme import PARTS
 from look_again.scoring.statistics import MIN_VALUES
 
 RESAMPLES = 2_000
 _DRAWN_AT_ONCE = 4_000_000  # numbers, some 32 MB
 
-Item = Mapping[str, Any]  # of a run's result.json
+ResultItem = Mapping[str, Any]  # of a run's result.json
 Sums = Mapping[str, np.ndarray]  # feature -> its sum over the units of each draw (N,); 0 of one that nothing has
 
 
@@ -34,13 +34,15 @@ class Metric:
     unit: the key of what is drawn as one. stratum: units are drawn within theirs, so that none is ever empty.
     """
 
-    features: Callable[[Sequence[Item]], Mapping[str, float]]
+    features: Callable[[Sequence[ResultItem]], Mapping[str, float]]
     value: Callable[[Sums], np.ndarray]
-    unit: Callable[[Item], str] = lambda item: item["id"]
-    stratum: Callable[[Item], str] = lambda item: ""
+    unit: Callable[[ResultItem], str] = lambda item: item["id"]
+    stratum: Callable[[ResultItem], str] = lambda item: ""
 
 
-def metric_differences(benchmark: str, base: Sequence[Item], other: Sequence[Item], seed: int = 0) -> dict[str, Any]:
+def metric_differences(
+    benchmark: str, base: Sequence[ResultItem], other: Sequence[ResultItem], seed: int = 0
+) -> dict[str, Any]:
     """Of each metric of this benchmark that is no mean: base, other, difference (other - base), interval, units.
 
     Items that one of the runs could not ask are left out of both. Empty for other benchmarks. The runs are over the
@@ -53,19 +55,21 @@ def metric_differences(benchmark: str, base: Sequence[Item], other: Sequence[Ite
     return {name: one for name, one in made.items() if one["difference"] is not None}
 
 
-def metric_value(metric: Metric, items: Sequence[Item]) -> float:
+def metric_value(metric: Metric, items: Sequence[ResultItem]) -> float:
     """The metric of all items, each once; nan where it is undefined."""
     return _Table.of(metric, items).value
 
 
-def metric_interval(metric: Metric, items: Sequence[Item], seed: int = 0) -> tuple[float | None, list[float] | None]:
+def metric_interval(
+    metric: Metric, items: Sequence[ResultItem], seed: int = 0
+) -> tuple[float | None, list[float] | None]:
     """A metric of items that were asked, and its bootstrap interval; None where it, or that of a draw, is undefined."""
     table = _Table.of(metric, items)
     values = [table.drawn(counts) for counts in _draws(table.strata, seed)]
     return _number(table.value), _interval(np.concatenate(values), len(table.features))
 
 
-def _difference(metric: Metric, pairs: Sequence[tuple[Item, Item]], seed: int) -> dict[str, Any]:
+def _difference(metric: Metric, pairs: Sequence[tuple[ResultItem, ResultItem]], seed: int) -> dict[str, Any]:
     base, other = (_Table.of(metric, items) for items in zip(*pairs, strict=True))
     gaps = [other.drawn(counts) - base.drawn(counts) for counts in _draws(base.strata, seed)]
     return {
@@ -87,8 +91,8 @@ class _Table:
     strata: Sequence[np.ndarray]
 
     @classmethod
-    def of(cls, metric: Metric, items: Sequence[Item]) -> _Table:
-        units: dict[str, list[Item]] = defaultdict(list)
+    def of(cls, metric: Metric, items: Sequence[ResultItem]) -> _Table:
+        units: dict[str, list[ResultItem]] = defaultdict(list)
         for item in items:
             units[metric.unit(item)].append(item)
         strata: dict[str, list[int]] = defaultdict(list)
@@ -141,7 +145,7 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def _pope_features(unit: Sequence[Item]) -> dict[str, float]:
+def _pope_features(unit: Sequence[ResultItem]) -> dict[str, float]:
     [item] = unit
     kind, true, said = (
         item["facts"]["category"],
@@ -160,7 +164,7 @@ def _f1(sums: Sums) -> np.ndarray:
 def chair_metrics(prefix: str = "") -> dict[str, Metric]:
     """CHAIR_i and recall: of what is scored, or with prefix "whole_" of all that was said."""
 
-    def features(unit: Sequence[Item]) -> dict[str, float]:
+    def features(unit: Sequence[ResultItem]) -> dict[str, float]:
         [item] = unit
         mentions, wrong, found, true = (
             item["score_facts"][f"{prefix}{name}"] for name in ("mentions", "hallucinations", "found", "true")
@@ -173,7 +177,7 @@ def chair_metrics(prefix: str = "") -> dict[str, Metric]:
     }
 
 
-def _mme_features(unit: Sequence[Item]) -> dict[str, float]:
+def _mme_features(unit: Sequence[ResultItem]) -> dict[str, float]:
     subtask, right = unit[0]["facts"]["subtask"], sum(item["official"] == 1 for item in unit)
     made = {"asked": len(unit), "right": right}
     if len(unit) == 2:
@@ -199,7 +203,7 @@ def _mme(*parts: str) -> Metric:
     return Metric(
         features=_mme_features,
         value=_mme_sum(parts),
-        unit=lambda item: f"{item['facts']['subtask']}/{item['facts']['picture']}",
+        unit=lambda item: f"{item['facts']['subtask']}/{item['facts']['image_id']}",
         stratum=lambda item: item["facts"]["subtask"],
     )
 

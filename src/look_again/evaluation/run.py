@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from look_again.data.sample import BadSample
-from look_again.evaluation.benchmark import JSON, Benchmark, Item, ItemScore, Judge, Place, Scores
+from look_again.evaluation.benchmark import JSON, Benchmark, BenchmarkItem, DataLocation, ItemScore, Judge, Scores
 from look_again.evaluation.run_folder import JUDGED, RunFolder
 from look_again.evaluation.scored import score_run
 from look_again.evaluation.subjects import PREFIX_FACT, Output, Subject
@@ -28,7 +28,7 @@ PACKAGES = ("look-again-vlm", "torch", "transformers", "tokenizers", "numpy", "p
 
 
 def run_benchmark(
-    benchmark: Benchmark, place: Place, subject: Subject, out: Path, *, judge: Judge | None = None
+    benchmark: Benchmark, location: DataLocation, subject: Subject, out: Path, *, judge: Judge | None = None
 ) -> dict[str, Any]:
     """Ask and score every item, resuming what `out` holds of the same run; returns what `result.json` holds.
 
@@ -36,8 +36,8 @@ def run_benchmark(
     """
     if benchmark.needs_judge and judge is None:
         raise ValueError(f"{benchmark.name} is scored by a judge: give --judge-url and --judge-model")
-    items, bad_rows = load_items(benchmark, place)
-    config = config_of(benchmark, place, items, subject, judge)
+    items, bad_rows = load_items(benchmark, location)
+    config = config_of(benchmark, location, items, subject, judge)
     with RunFolder(out, config) as folder:
         with tqdm(total=len(items), initial=len(folder.done), desc=f"{benchmark.name} {out.parent.name}") as progress:
             for index, output in subject.answers(items, folder.done):
@@ -52,44 +52,44 @@ def run_benchmark(
     return result
 
 
-def load_items(benchmark: Benchmark, place: Place) -> tuple[list[Item], list[BadSample]]:
+def load_items(benchmark: Benchmark, location: DataLocation) -> tuple[list[BenchmarkItem], list[BadSample]]:
     """The items and the rows that were left out. ValueError for no items and for ids that repeat."""
-    if place.split not in benchmark.splits:
-        raise ValueError(f"{benchmark.name} has no split {place.split!r}; known: {', '.join(benchmark.splits)}")
-    items: list[Item] = []
+    if location.split not in benchmark.splits:
+        raise ValueError(f"{benchmark.name} has no split {location.split!r}; known: {', '.join(benchmark.splits)}")
+    items: list[BenchmarkItem] = []
     bad_rows: list[BadSample] = []
-    for row in benchmark.load(place):
+    for row in benchmark.load(location):
         if isinstance(row, BadSample):
             bad_rows.append(row)
         else:
             items.append(row)
     if not items:
         reasons = "".join(f"; {row.id}: {row.reason}" for row in bad_rows[:3])
-        raise ValueError(f"{place.path} gives no items of {benchmark.name}, {len(bad_rows)} bad rows{reasons}")
+        raise ValueError(f"{location.path} gives no items of {benchmark.name}, {len(bad_rows)} bad rows{reasons}")
     repeated = [id for id, count in Counter(item.id for item in items).items() if count > 1]
     if repeated:
-        raise ValueError(f"{place.path}: {len(repeated)} ids repeat, the first is {repeated[0]!r}")
+        raise ValueError(f"{location.path}: {len(repeated)} ids repeat, the first is {repeated[0]!r}")
     return items, bad_rows
 
 
-def digest_of(item: Item) -> str:
+def digest_of(item: BenchmarkItem) -> str:
     """What tells whether two runs asked the same, 16 hexadecimals: of id, prompt, number of images, reference."""
     parts = [item.id, item.prompt, item.facts.get(PREFIX_FACT), len(item.images), item.reference]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def config_of(
-    benchmark: Benchmark, place: Place, items: Sequence[Item], subject: Subject, judge: Judge | None
+    benchmark: Benchmark, location: DataLocation, items: Sequence[BenchmarkItem], subject: Subject, judge: Judge | None
 ) -> dict[str, JSON]:
     """Everything that determines the result."""
     digests = "".join(map(digest_of, items))
     return {
         "benchmark": benchmark.name,
         "place": {
-            "path": str(place.path),
-            "split": place.split,
-            "images": None if place.images is None else str(place.images),
-            "limit": place.limit,
+            "path": str(location.path),
+            "split": location.split,
+            "images": None if location.images is None else str(location.images),
+            "limit": location.limit,
         },
         "items": {"n": len(items), "digest": hashlib.sha256(digests.encode()).hexdigest()[:16]},
         "subject": dict(subject.settings),
@@ -112,7 +112,7 @@ def versions() -> dict[str, str | None]:
 def assemble(
     benchmark: Benchmark,
     config: Mapping[str, JSON],
-    items: Sequence[Item],
+    items: Sequence[BenchmarkItem],
     outputs: Sequence[Output],
     scores: Scores,
     bad_rows: Sequence[BadSample],
@@ -148,7 +148,7 @@ def assemble(
     }
 
 
-def item_line(item: Item, output: Output, score: ItemScore) -> dict[str, JSON]:
+def item_line(item: BenchmarkItem, output: Output, score: ItemScore) -> dict[str, JSON]:
     """One item with its answer and score."""
     return {
         "id": item.id,

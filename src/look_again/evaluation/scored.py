@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from look_again.evaluation.benchmark import Benchmark, Item, ItemScore, Judge, Scores
+from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, ItemScore, Judge, Scores
 from look_again.evaluation.run_folder import remembered
 from look_again.evaluation.subjects import Output
 
@@ -21,7 +21,7 @@ Metrics = Mapping[str, float | int | None]
 
 
 def score_run(
-    benchmark: Benchmark, items: Sequence[Item], outputs: Sequence[Output], judge: Judge | None, judged: Path
+    benchmark: Benchmark, items: Sequence[BenchmarkItem], outputs: Sequence[Output], judge: Judge | None, judged: Path
 ) -> Scores:
     """The scores of every item, and the metrics of the run. judged: the file that keeps what the judge says.
 

@@ -17,7 +17,7 @@ from PIL import Image
 from look_again.answers import Answer
 from look_again.core.reattention import Reattention
 from look_again.data.image_files import ImageSource, open_image
-from look_again.evaluation.benchmark import JSON, Item, Reply
+from look_again.evaluation.benchmark import JSON, BenchmarkItem, ModelReply
 from look_again.evaluation.fingerprint import fingerprint
 from look_again.images import ImageError
 from look_again.model import LookAgain, Request, Sampling
@@ -49,8 +49,8 @@ class Output:
     seconds: float = 0.0
 
     @property
-    def reply(self) -> Reply:
-        return Reply(self.text, self.conclusion)
+    def reply(self) -> ModelReply:
+        return ModelReply(self.text, self.conclusion)
 
 
 class Subject(Protocol):
@@ -60,7 +60,7 @@ class Subject(Protocol):
     @property
     def settings(self) -> Mapping[str, JSON]: ...
 
-    def answers(self, items: Sequence[Item], done: Collection[str]) -> Iterator[tuple[int, Output]]: ...
+    def answers(self, items: Sequence[BenchmarkItem], done: Collection[str]) -> Iterator[tuple[int, Output]]: ...
 
 
 class LocalSubject:
@@ -90,7 +90,7 @@ class LocalSubject:
             "reattention": asdict(self.policy),
         }
 
-    def answers(self, items: Sequence[Item], done: Collection[str]) -> Iterator[tuple[int, Output]]:
+    def answers(self, items: Sequence[BenchmarkItem], done: Collection[str]) -> Iterator[tuple[int, Output]]:
         """Batches are those of an undisturbed run: one that is partly done is decoded whole.
 
         NotPossibleError, before anything is asked, where the wrong-image control has no other image for an item.
@@ -105,7 +105,7 @@ class LocalSubject:
                 outputs = dict(zip(part, self._batch(items, part), strict=True))
                 yield from ((index, outputs[index]) for index in wanted)
 
-    def _batch(self, items: Sequence[Item], part: Sequence[int]) -> list[Output]:
+    def _batch(self, items: Sequence[BenchmarkItem], part: Sequence[int]) -> list[Output]:
         asked: dict[int, Request] = {}
         outputs: dict[int, Output] = {}
         for index in part:
@@ -128,7 +128,7 @@ class LocalSubject:
         seconds = (time.perf_counter() - started) / max(1, len(asked))
         return {index: output_of(answer, seconds) for index, answer in zip(asked, answers, strict=True)}
 
-    def _request(self, items: Sequence[Item], index: int) -> Request:
+    def _request(self, items: Sequence[BenchmarkItem], index: int) -> Request:
         item = items[index]
         control = wrong_images(items, index) if self.policy.control == "wrong-image" else ()
         return Request(_opened(item.images), item.prompt, _opened(control), str(item.facts.get(PREFIX_FACT, "")))
@@ -151,7 +151,7 @@ def output_of(answer: Answer, seconds: float) -> Output:
     )
 
 
-def wrong_images(items: Sequence[Item], index: int) -> tuple[ImageSource, ...]:
+def wrong_images(items: Sequence[BenchmarkItem], index: int) -> tuple[ImageSource, ...]:
     """Images of another item, as many as this one has: of the first, from half the list on, that shares none with it.
 
     They depend on the list of items alone. NotPossibleError where every other item shares an image with this one.

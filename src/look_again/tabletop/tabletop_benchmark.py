@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from io import BytesIO
 
 from look_again.data.image_files import LazyImage
-from look_again.evaluation.benchmark import JSON, Benchmark, Item, ItemScore, Judge, Place, Reply, Scores
+from look_again.evaluation.benchmark import (
+    JSON,
+    Benchmark,
+    BenchmarkItem,
+    DataLocation,
+    ItemScore,
+    Judge,
+    ModelReply,
+    Scores,
+)
 from look_again.evaluation.benchmarks.choices import accuracies, by_group
 from look_again.evaluation.subjects import PREFIX_FACT
 from look_again.scoring.extraction import extract, kind_of, score
@@ -55,32 +64,32 @@ def stream_of(path: str) -> tuple[int, str | None]:
     return int(found[1]), found[2]
 
 
-def load_free(place: Place) -> Iterator[Item]:
-    """The questions of a stream; 200 unless `place.limit` says otherwise."""
-    seed, length = stream_of(place.path)
-    for index in range(DEFAULT_ROWS if place.limit is None else place.limit):
-        row = _row(place.split, seed, index, length)
-        yield _item(row, TabletopImage(place.split, seed, index), {})
+def load_free(location: DataLocation) -> Iterator[BenchmarkItem]:
+    """The questions of a stream; 200 unless `location.limit` says otherwise."""
+    seed, length = stream_of(location.path)
+    for index in range(DEFAULT_ROWS if location.limit is None else location.limit):
+        row = _row(location.split, seed, index, length)
+        yield _item(row, TabletopImage(location.split, seed, index), {})
 
 
-def load_planted(place: Place) -> Iterator[Item]:
+def load_planted(location: DataLocation) -> Iterator[BenchmarkItem]:
     """Those of the questions whose response has a planted mistake, with that response up to its last reflection."""
-    seed, length = stream_of(place.path)
-    for index in range(DEFAULT_ROWS if place.limit is None else place.limit):
-        row = _row(place.split, seed, index, length)
+    seed, length = stream_of(location.path)
+    for index in range(DEFAULT_ROWS if location.limit is None else location.limit):
+        row = _row(location.split, seed, index, length)
         if row.written.mistakes:
             mistakes = [{"kind": mistake.kind, "place": mistake.place} for mistake in row.written.mistakes]
             facts = {PREFIX_FACT: planted_prefix(row), "mistakes": mistakes}
-            yield _item(row, TabletopImage(place.split, seed, index), facts)
+            yield _item(row, TabletopImage(location.split, seed, index), facts)
 
 
-def _item(row: TabletopRow, image: TabletopImage, facts: Mapping[str, JSON]) -> Item:
+def _item(row: TabletopRow, image: TabletopImage, facts: Mapping[str, JSON]) -> BenchmarkItem:
     things = [[thing.place, thing.colour, thing.shape] for thing in row.scene.things]
     known = {"kind": row.question.kind, "length": row.length, "objects": things}
-    return Item(id=row.id, images=(image,), prompt=row.prompt, reference=row.answer, facts=known | dict(facts))
+    return BenchmarkItem(id=row.id, images=(image,), prompt=row.prompt, reference=row.answer, facts=known | dict(facts))
 
 
-def score_free(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None = None) -> Scores:
+def score_free(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: Judge | None = None) -> Scores:
     """Exact answers, and what CAPTION and the last REFLECTION list: hallucinated and recalled shares of objects."""
     scores = [_answer_score(item, reply, _listed(item, reply)) for item, reply in zip(items, replies, strict=True)]
     parsed = [parse(reply.text) for reply in replies]
@@ -102,7 +111,7 @@ def score_free(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | N
     )
 
 
-def score_planted(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None = None) -> Scores:
+def score_planted(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: Judge | None = None) -> Scores:
     """The share of planted mistakes that the last reflection mends, per kind of mistake, and the answers after it."""
     scores = []
     for item, reply in zip(items, replies, strict=True):
@@ -124,7 +133,7 @@ def score_planted(items: Sequence[Item], replies: Sequence[Reply], judge: Judge 
     )
 
 
-def _answer_score(item: Item, reply: Reply, facts: Mapping[str, JSON] | None = None) -> ItemScore:
+def _answer_score(item: BenchmarkItem, reply: ModelReply, facts: Mapping[str, JSON] | None = None) -> ItemScore:
     """Official and strict agree: nothing for a response in the format whose CONCLUSION is missing."""
     tagged = any(tag in reply.text for tag in TAG_TOKENS)
     answer = "" if tagged and reply.conclusion is None else reply.final
@@ -133,7 +142,7 @@ def _answer_score(item: Item, reply: Reply, facts: Mapping[str, JSON] | None = N
     return ItemScore(official=right, strict=right, extracted=read, unparsed=read is None, facts=facts or {})
 
 
-def _listed(item: Item, reply: Reply) -> dict[str, float | int | None]:
+def _listed(item: BenchmarkItem, reply: ModelReply) -> dict[str, float | int | None]:
     """What one reply's lists get wrong and recall, None where it lists nothing."""
     caption, reflection = (list_quality([(_scene(item), _section(reply, tag))]) for tag in ("CAPTION", "REFLECTION"))
     return {
@@ -143,12 +152,12 @@ def _listed(item: Item, reply: Reply) -> dict[str, float | int | None]:
     }
 
 
-def _mended(item: Item, reflection: str) -> list[bool]:
+def _mended(item: BenchmarkItem, reflection: str) -> list[bool]:
     planted = [Mistake(m["kind"], m["place"], Thing(m["place"], "", "")) for m in item.facts["mistakes"]]
     return [is_mended(mistake, _scene(item), reflection) for mistake in planted]
 
 
-def _mended_per_kind(items: Sequence[Item], replies: Sequence[Reply]) -> dict[str, float]:
+def _mended_per_kind(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply]) -> dict[str, float]:
     per_kind: dict[str, list[bool]] = {}
     for item, reply in zip(items, replies, strict=True):
         for mistake, done in zip(item.facts["mistakes"], _mended(item, _section(reply, "REFLECTION")), strict=True):
@@ -156,11 +165,11 @@ def _mended_per_kind(items: Sequence[Item], replies: Sequence[Reply]) -> dict[st
     return {f"mended_{kind}": sum(done) / len(done) for kind, done in sorted(per_kind.items())}
 
 
-def _scene(item: Item) -> Scene:
+def _scene(item: BenchmarkItem) -> Scene:
     return Scene(tuple(Thing(*words) for words in item.facts["objects"]))
 
 
-def _section(reply: Reply, tag: str) -> str:
+def _section(reply: ModelReply, tag: str) -> str:
     section = parse(reply.text).get(tag)
     return section.text if section else ""
 

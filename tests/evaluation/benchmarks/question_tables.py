@@ -12,7 +12,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from look_again.data.sample import BadSample
-from look_again.evaluation.benchmark import Item, Load, Place, Reply, Score, Scores
+from look_again.evaluation.benchmark import BenchmarkItem, DataLocation, Load, ModelReply, Score, Scores
 
 
 def png(width: int = 8, height: int = 6) -> bytes:
@@ -33,12 +33,12 @@ def write_table(path: Path, *records: dict[str, Any]) -> Path:
     return path
 
 
-def loaded(load: Load, path: Path | str, split: str, **fields: Any) -> tuple[list[Item], dict[str, str]]:
+def loaded(load: Load, path: Path | str, split: str, **fields: Any) -> tuple[list[BenchmarkItem], dict[str, str]]:
     """Items in order, and the reasons of bad rows by their ids."""
-    found = list(load(Place(path=str(path), split=split, **fields)))
-    items = [one for one in found if isinstance(one, Item)]
+    found = list(load(DataLocation(path=str(path), split=split, **fields)))
+    items = [one for one in found if isinstance(one, BenchmarkItem)]
     return items, {one.id: one.reason for one in found if isinstance(one, BadSample)}
 
 
-def scored(score: Score, items: Sequence[Item], *texts: str) -> Scores:
-    return score(items, [Reply(text) for text in texts], None)
+def scored(score: Score, items: Sequence[BenchmarkItem], *texts: str) -> Scores:
+    return score(items, [ModelReply(text) for text in texts], None)

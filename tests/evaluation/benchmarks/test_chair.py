@@ -11,9 +11,8 @@ import datasets
 import pytest
 
 from look_again.data.sample import BadSample
-from look_again.evaluation.benchmark import Item, Place, Reply, Scores
-from look_again.evaluation.benchmarks.chair import CHAIR, judge_caption, score
-from look_again.evaluation.benchmarks.chair_files import ordered, true_objects
+from look_again.evaluation.benchmark import BenchmarkItem, DataLocation, ModelReply, Scores
+from look_again.evaluation.benchmarks.chair import CHAIR, judge_caption, ordered, score, true_objects
 from look_again.evaluation.benchmarks.chair_words import read_caption, vocabulary
 
 CAPTIONS = [
@@ -105,18 +104,18 @@ def test_every_class_is_found_by_its_name_and_plural() -> None:
 # Scores
 
 
-def item(name: str, *truth: str) -> Item:
-    return Item(id=name, prompt="Describe.", reference=sorted(truth))
+def item(name: str, *truth: str) -> BenchmarkItem:
+    return BenchmarkItem(id=name, prompt="Describe.", reference=sorted(truth))
 
 
 def test_shares_worked_by_hand() -> None:
     """Mentions, not kinds, are counted in CHAIR_i; captions in CHAIR_s; kinds in recall; all as sums over the set."""
     items = [item("a", "dog", "person"), item("b", "cat", "couch", "tv"), item("c", "bus"), item("d")]
     replies = [
-        Reply("A dog, a dog and a cat with a man."),  # 4 mentions, 1 invented; finds both
-        Reply("Two cats and a kitten."),  # 2 mentions, none invented; finds 1 of 3
-        Reply("A quiet street."),  # no object; finds 0 of 1
-        Reply("A fork and a spoon"),  # 2 mentions, both invented; nothing to find
+        ModelReply("A dog, a dog and a cat with a man."),  # 4 mentions, 1 invented; finds both
+        ModelReply("Two cats and a kitten."),  # 2 mentions, none invented; finds 1 of 3
+        ModelReply("A quiet street."),  # no object; finds 0 of 1
+        ModelReply("A fork and a spoon"),  # 2 mentions, both invented; nothing to find
     ]
     found = score(items, replies)
     assert found.metrics["chair_i"] == 3 / 8
@@ -136,7 +135,7 @@ def test_shares_worked_by_hand() -> None:
 def test_conclusion_and_whole_answer_stand_side_by_side() -> None:
     """The paper scores CONCLUSION alone: what the reasoning invents must count in whole_… and not in the others."""
     text = "<CAPTION>A cat on a hot</CAPTION><REASONING>dog and a bus</REASONING><CONCLUSION>A dog.</CONCLUSION>"
-    found = score([item("a", "dog")], [Reply(text, "A dog.")]).metrics
+    found = score([item("a", "dog")], [ModelReply(text, "A dog.")]).metrics
     assert (found["chair_i"], found["chair_s"], found["words"]) == (0, 0, 2)
     assert found["whole_chair_i"] == 2 / 4  # cat and bus; "hot" and "dog" stand in two sections
     assert found["whole_chair_s"] == 1
@@ -145,14 +144,14 @@ def test_conclusion_and_whole_answer_stand_side_by_side() -> None:
 
 
 def test_without_a_conclusion_the_whole_text_is_scored_and_counted() -> None:
-    found = score([item("a", "dog")], [Reply("A dog and a cat.")]).metrics
+    found = score([item("a", "dog")], [ModelReply("A dog and a cat.")]).metrics
     assert found["chair_i"] == found["whole_chair_i"] == 1 / 2
     assert found["without_conclusion"] == 1
 
 
 def test_empty_captions_are_counted_and_divide_nothing() -> None:
     """Officially an empty caption is free of hallucination, which rewards silence; strictly it fails."""
-    found = score([item("a", "dog"), item("b", "cat")], [Reply(""), Reply("x", "  ")])
+    found = score([item("a", "dog"), item("b", "cat")], [ModelReply(""), ModelReply("x", "  ")])
     metrics = found.metrics
     assert metrics["chair_i"] is None
     assert metrics["chair_s"] == 0
@@ -168,11 +167,11 @@ def test_nothing_at_all_is_undefined_not_an_error() -> None:
 
 
 def test_a_picture_without_objects_has_no_recall() -> None:
-    assert score([item("a")], [Reply("A dog.")]).metrics["recall"] is None
+    assert score([item("a")], [ModelReply("A dog.")]).metrics["recall"] is None
 
 
 def test_the_benchmark_pairs_what_its_primary_metric_averages() -> None:
-    found: Scores = score([item("a", "dog")] * 3, [Reply("cat"), Reply("dog"), Reply("")])
+    found: Scores = score([item("a", "dog")] * 3, [ModelReply("cat"), ModelReply("dog"), ModelReply("")])
     facts = [one.facts[CHAIR.paired] for one in found.items]
     assert sum(facts) / len(facts) == found.metrics[CHAIR.primary]
 
@@ -228,9 +227,9 @@ def coco(tmp_path: Path, encoded) -> Path:
     return root
 
 
-def load(path: Path | str, split: str = "val2014", **fields: Any) -> tuple[dict[str, Item], list[BadSample]]:
-    found = list(CHAIR.load(Place(path=str(path), split=split, **fields)))
-    items = [one for one in found if isinstance(one, Item)]
+def load(path: Path | str, split: str = "val2014", **fields: Any) -> tuple[dict[str, BenchmarkItem], list[BadSample]]:
+    found = list(CHAIR.load(DataLocation(path=str(path), split=split, **fields)))
+    items = [one for one in found if isinstance(one, BenchmarkItem)]
     return {one.id: one for one in items}, [one for one in found if isinstance(one, BadSample)]
 
 

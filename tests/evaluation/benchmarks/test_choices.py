@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from look_again.data.sample import SampleError
-from look_again.evaluation.benchmark import Item, ItemScore, Reply
+from look_again.evaluation.benchmark import BenchmarkItem, ItemScore, ModelReply
 from look_again.evaluation.benchmarks.choices import (
     accuracies,
     by_group,
@@ -134,16 +134,16 @@ def test_letter_of() -> None:
             letter_of("A", options, "r")
 
 
-def item(name: str, reference: str, **facts: str) -> Item:
-    return Item(id=name, prompt="Q?", reference=reference, facts={"options": COLOURS, **facts})
+def item(name: str, reference: str, **facts: str) -> BenchmarkItem:
+    return BenchmarkItem(id=name, prompt="Q?", reference=reference, facts={"options": COLOURS, **facts})
 
 
 def test_score_choice_counts_the_unparsed() -> None:
     """No answer as right, or as wrong but unseen; the CONCLUSION passed over for a letter in the reasoning."""
-    one = score_choice(item("1", "B"), Reply("A A A", conclusion="B"), "A", guessed=False)
+    one = score_choice(item("1", "B"), ModelReply("A A A", conclusion="B"), "A", guessed=False)
     assert (one.official, one.strict, one.extracted, one.unparsed) == (0.0, 1.0, "B", False)
     assert one.facts == {"official_answer": "A", "guessed": False}
-    none = score_choice(item("2", "B"), Reply("B", conclusion=""), "B")
+    none = score_choice(item("2", "B"), ModelReply("B", conclusion=""), "B")
     assert (none.official, none.strict, none.extracted, none.unparsed) == (1.0, 0.0, None, True)
 
 

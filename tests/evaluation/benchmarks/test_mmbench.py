@@ -11,9 +11,8 @@ import pytest
 
 from look_again.data.image_files import image_size
 from look_again.data.sample import SampleError
-from look_again.evaluation.benchmarks.circular import score
-from look_again.evaluation.benchmarks.mmbench import MMBENCH, TABLE, load, rotated
-from look_again.evaluation.benchmarks.tsv import read_tsv
+from look_again.evaluation.benchmarks.mmbench import MMBENCH, TABLE, load, rotated, score
+from look_again.evaluation.files.tsv import read_tsv
 from tests.evaluation.benchmarks.question_tables import cell, loaded, png, scored, write_table
 
 COLUMNS = (

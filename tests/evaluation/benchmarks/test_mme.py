@@ -10,9 +10,8 @@ import datasets
 import pytest
 
 from look_again.data.sample import BadSample
-from look_again.evaluation.benchmark import Item, Place, Reply
-from look_again.evaluation.benchmarks.mme import MME, official_reading, score
-from look_again.evaluation.benchmarks.mme_files import PART_OF, PARTS
+from look_again.evaluation.benchmark import BenchmarkItem, DataLocation, ModelReply
+from look_again.evaluation.benchmarks.mme import MME, PART_OF, PARTS, official_reading, score
 
 
 @pytest.mark.parametrize(
@@ -38,13 +37,15 @@ def test_official_rule(reply: str, official: str | None) -> None:
     assert official_reading(reply) == official
 
 
-def asked(*rows: tuple[str, str, str, str]) -> tuple[list[Item], list[Reply]]:
+def asked(*rows: tuple[str, str, str, str]) -> tuple[list[BenchmarkItem], list[ModelReply]]:
     """Rows of subtask, picture, reference, reply."""
     items = [
-        Item(id=str(i), prompt="?", reference=reference, facts={"subtask": subtask, "picture": f"{subtask}/{picture}"})
+        BenchmarkItem(
+            id=str(i), prompt="?", reference=reference, facts={"subtask": subtask, "image_id": f"{subtask}/{picture}"}
+        )
         for i, (subtask, picture, reference, _) in enumerate(rows)
     ]
-    return items, [Reply(reply) for *_, reply in rows]
+    return items, [ModelReply(reply) for *_, reply in rows]
 
 
 def test_accuracy_plus_by_hand() -> None:
@@ -159,9 +160,11 @@ def write(tmp_path: Path, encoded) -> Write:
 QUESTIONS = "Is this a cat? Please answer yes or no.\tYes\nIs this a dog? Please answer yes or no.\tNo\n\n"
 
 
-def load(path: Path | str, split: str = "all", **fields: Any) -> tuple[list[Item], list[BadSample]]:
-    found = list(MME.load(Place(path=str(path), split=split, **fields)))
-    return [one for one in found if isinstance(one, Item)], [one for one in found if isinstance(one, BadSample)]
+def load(path: Path | str, split: str = "all", **fields: Any) -> tuple[list[BenchmarkItem], list[BadSample]]:
+    found = list(MME.load(DataLocation(path=str(path), split=split, **fields)))
+    return [one for one in found if isinstance(one, BenchmarkItem)], [
+        one for one in found if isinstance(one, BadSample)
+    ]
 
 
 def test_both_forms_of_a_subtask(tmp_path: Path, write: Write) -> None:
@@ -176,7 +179,7 @@ def test_both_forms_of_a_subtask(tmp_path: Path, write: Write) -> None:
     ]
     assert [one.reference for one in items] == ["yes", "no"] * 2
     assert items[0].prompt == "Is this a cat? Please answer yes or no."
-    assert items[2].facts == {"subtask": "code_reasoning", "part": "cognition", "picture": "code_reasoning/0020.png"}
+    assert items[2].facts == {"subtask": "code_reasoning", "part": "cognition", "image_id": "code_reasoning/0020.png"}
     release = tmp_path / "MME_Benchmark_release_version" / "MME_Benchmark"
     assert items[0].images == (release / "artwork" / "images" / "14777.jpg",)
     assert len(bad) == 12  # the subtasks that are not there
@@ -263,7 +266,7 @@ def test_table_in_a_folder(tmp_path: Path, encoded) -> None:
     table(encoded).to_parquet(tmp_path / "data" / "test-00000-of-00004.parquet")
     items, bad = load(tmp_path)
     assert [one.id for one in items] == ["code_reasoning/0020.png#1", "code_reasoning/0020.png#2"]
-    assert items[0].facts["picture"] == items[1].facts["picture"]
+    assert items[0].facts["image_id"] == items[1].facts["image_id"]
     assert [row.id for row in bad] == ["count/1.png#1", "odd/1.png#1"]
     assert [row.id for row in load(tmp_path, "count")[1]] == ["count/1.png#1", "odd/1.png#1"]
 

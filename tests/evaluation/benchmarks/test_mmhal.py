@@ -12,9 +12,17 @@ import huggingface_hub
 import pytest
 
 from look_again.data.sample import BadSample
-from look_again.evaluation.benchmark import Item, Place, Reply
-from look_again.evaluation.benchmarks.mmhal import MMHAL, REMINDER, TRIES, judge_prompt, read_rating, rubric, score
-from look_again.evaluation.benchmarks.mmhal_files import QUESTION_TYPES
+from look_again.evaluation.benchmark import BenchmarkItem, DataLocation, ModelReply
+from look_again.evaluation.benchmarks.mmhal import (
+    MMHAL,
+    QUESTION_TYPES,
+    REMINDER,
+    TRIES,
+    judge_prompt,
+    read_rating,
+    rubric,
+    score,
+)
 from look_again.evaluation.compare import paired_difference
 
 
@@ -45,8 +53,8 @@ def test_ratings_as_they_are_read(reply: str, rating: int | None) -> None:
     assert read_rating(reply) == rating
 
 
-def item(kind: str = "attribute", **facts: Any) -> Item:
-    return Item(
+def item(kind: str = "attribute", **facts: Any) -> BenchmarkItem:
+    return BenchmarkItem(
         id="0",
         prompt="What colour is the hydrant cap?",
         reference="Yellow.",
@@ -81,7 +89,7 @@ def test_rates_by_hand() -> None:
     """Ratings 6, 3, 2 and 0: mean 11/4; below 3 are two of four."""
     items = [item("attribute"), item("attribute"), item("counting"), item("other")]
     judge = Script(["Rating: 6", "Rating: 3", "Rating: 2", "Rating: 0"])
-    found = score(items, [Reply("Yellow")] * 4, judge)
+    found = score(items, [ModelReply("Yellow")] * 4, judge)
     assert found.metrics["score"] == found.metrics["strict_score"] == found.metrics["judged_score"] == 11 / 4
     assert found.metrics["hallucination_rate"] == 2 / 4
     assert found.subsets["question_type/attribute"]["score"] == 9 / 2
@@ -94,7 +102,7 @@ def test_rates_by_hand() -> None:
 
 def test_nonsense_is_asked_again_with_a_reminder() -> None:
     judge = Script(["Good answer!", "Rating: 3 or rating: 5", "Rating: 5"])
-    found = score([item()], [Reply("Yellow")], judge)
+    found = score([item()], [ModelReply("Yellow")], judge)
     assert found.metrics["score"] == 5
     assert (found.metrics["unjudged"], found.items[0].facts["judge_tries"]) == (0, 3)
     assert REMINDER not in judge.prompts[0]
@@ -104,7 +112,7 @@ def test_nonsense_is_asked_again_with_a_reminder() -> None:
 def test_a_judge_that_stays_with_nonsense_leaves_the_answer_unjudged() -> None:
     """Officially 0 and a hallucination; the count and judged_… show that it is the judge's failure."""
     judge = Script(["Rating: 4", *["Nice."] * TRIES])
-    found = score([item(), item()], [Reply("Yellow")] * 2, judge)
+    found = score([item(), item()], [ModelReply("Yellow")] * 2, judge)
     assert found.metrics["unjudged"] == 1
     assert (found.metrics["score"], found.metrics["hallucination_rate"]) == (2, 1 / 2)
     assert (found.metrics["judged_score"], found.metrics["judged_hallucination_rate"]) == (4, 0)
@@ -117,7 +125,7 @@ def test_a_judge_that_stays_with_nonsense_leaves_the_answer_unjudged() -> None:
 def test_an_unjudged_answer_is_left_out_of_pairs() -> None:
     """The same answers, the judge down for half of one run: a 0 would make a difference that no answer made."""
     judges = [Script(["Rating: 4", last]) for last in ("Rating: 4", OSError("down"))]
-    both = [score([item()] * 2, [Reply("Yellow")] * 2, judge) for judge in judges]
+    both = [score([item()] * 2, [ModelReply("Yellow")] * 2, judge) for judge in judges]
     for field in ("official", "strict", MMHAL.paired, "hallucinated"):
         values = [[getattr(one, field, one.facts.get(field)) for one in found.items] for found in both]
         made = paired_difference(*values)
@@ -126,7 +134,7 @@ def test_an_unjudged_answer_is_left_out_of_pairs() -> None:
 
 def test_a_judge_that_cannot_be_reached_ends_no_run() -> None:
     judge = Script([TimeoutError("too slow"), "Rating: 4"])
-    found = score([item(), item()], [Reply("Yellow")] * 2, judge)
+    found = score([item(), item()], [ModelReply("Yellow")] * 2, judge)
     assert found.metrics["unjudged"] == 1
     assert found.items[0].facts["judge_said"] == "no reply: too slow"
     assert found.metrics["judged_score"] == 4
@@ -134,7 +142,7 @@ def test_a_judge_that_cannot_be_reached_ends_no_run() -> None:
 
 def test_without_any_verdict_there_is_no_score() -> None:
     """A judge that was down all along must not look like a model that always hallucinates."""
-    found = score([item()], [Reply("Yellow")], Script([ConnectionError("down")]))
+    found = score([item()], [ModelReply("Yellow")], Script([ConnectionError("down")]))
     assert found.metrics["score"] is None
     assert found.metrics["hallucination_rate"] is None
     assert found.metrics["unjudged"] == 1
@@ -142,7 +150,7 @@ def test_without_any_verdict_there_is_no_score() -> None:
 
 def test_an_empty_answer_is_nothing_strictly() -> None:
     """Saying nothing is "no hallucination" to a judge: 3 of 6 for silence."""
-    found = score([item()], [Reply("x", "")], Script(["Rating: 3"]))
+    found = score([item()], [ModelReply("x", "")], Script(["Rating: 3"]))
     assert (found.metrics["score"], found.metrics["strict_score"]) == (3, 0)
     assert (found.metrics["hallucination_rate"], found.metrics["strict_hallucination_rate"]) == (0, 1)
     assert found.metrics["unparsed"] == 1
@@ -150,14 +158,14 @@ def test_an_empty_answer_is_nothing_strictly() -> None:
 
 def test_the_conclusion_is_what_is_judged() -> None:
     judge = Script(["Rating: 5"])
-    score([item()], [Reply("<REASONING>Maybe red</REASONING><CONCLUSION>Yellow</CONCLUSION>", "Yellow")], judge)
+    score([item()], [ModelReply("<REASONING>Maybe red</REASONING><CONCLUSION>Yellow</CONCLUSION>", "Yellow")], judge)
     assert "Maybe red" not in judge.prompts[0]
 
 
 def test_a_judge_is_needed() -> None:
     assert MMHAL.needs_judge
     with pytest.raises(ValueError, match="scored by a judge"):
-        score([item()], [Reply("Yellow")], None)
+        score([item()], [ModelReply("Yellow")], None)
 
 
 # Files
@@ -187,9 +195,11 @@ def mmhal(tmp_path: Path, encoded) -> Path:
     return root
 
 
-def load(path: Path | str, **fields: Any) -> tuple[list[Item], list[BadSample]]:
-    found = list(MMHAL.load(Place(path=str(path), split="test", **fields)))
-    return [one for one in found if isinstance(one, Item)], [one for one in found if isinstance(one, BadSample)]
+def load(path: Path | str, **fields: Any) -> tuple[list[BenchmarkItem], list[BadSample]]:
+    found = list(MMHAL.load(DataLocation(path=str(path), split="test", **fields)))
+    return [one for one in found if isinstance(one, BenchmarkItem)], [
+        one for one in found if isinstance(one, BadSample)
+    ]
 
 
 def test_repository_layout(mmhal: Path) -> None:

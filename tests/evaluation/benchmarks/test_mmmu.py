@@ -10,7 +10,7 @@ import datasets
 import pytest
 
 from look_again.data.image_files import image_size
-from look_again.evaluation.benchmark import Item
+from look_again.evaluation.benchmark import BenchmarkItem
 from look_again.evaluation.benchmarks.mmmu import DISCIPLINES, MMMU, SUBJECTS, load, score
 from look_again.evaluation.benchmarks.open_answers import mmmu_open, read_answer, same_answer
 from tests.evaluation.benchmarks.question_tables import cell, loaded, png, scored, write_table
@@ -35,7 +35,7 @@ def row(name: str = "validation_Accounting_1", **fields: Any) -> dict[str, Any]:
     } | fields
 
 
-def one(folder: Path, **fields: Any) -> tuple[list[Item], dict[str, str]]:
+def one(folder: Path, **fields: Any) -> tuple[list[BenchmarkItem], dict[str, str]]:
     write_table(folder / "validation.parquet", row(**fields))
     return loaded(load, folder, "validation")
 

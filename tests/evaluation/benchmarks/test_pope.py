@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from look_again.data.sample import BadSample
-from look_again.evaluation.benchmark import Item, Place, Reply
+from look_again.evaluation.benchmark import BenchmarkItem, DataLocation, ModelReply
 from look_again.evaluation.benchmarks.pope import POPE, confusion, official_reading, score
 
 REPLIES = [  # reply, officially, strictly
@@ -39,8 +39,8 @@ REPLIES = [  # reply, officially, strictly
 @pytest.mark.parametrize(("reply", "official", "strict"), REPLIES, ids=[reply or "empty" for reply, _, _ in REPLIES])
 def test_how_replies_are_read(reply: str, official: str, strict: str | None) -> None:
     """The official rule is kept with its quirks, or scores would not compare; the strict one guesses nothing."""
-    item = Item(id="a", prompt="?", reference="yes", facts={"category": "random"})
-    (one,) = score([item], [Reply(reply)]).items
+    item = BenchmarkItem(id="a", prompt="?", reference="yes", facts={"category": "random"})
+    (one,) = score([item], [ModelReply(reply)]).items
     assert official_reading(reply) == one.facts["official_answer"] == official
     assert one.extracted == strict
     assert (one.official, one.strict) == (float(official == "yes"), float(strict == "yes"))
@@ -49,8 +49,8 @@ def test_how_replies_are_read(reply: str, official: str, strict: str | None) -> 
 
 def test_the_conclusion_is_what_is_read() -> None:
     """Reasoning is full of "no" and "not"; read as a whole it would make nearly every answer a no."""
-    item = Item(id="a", prompt="?", reference="yes", facts={"category": "random"})
-    found = score([item], [Reply("<REASONING>It is not far.</REASONING><CONCLUSION>Yes</CONCLUSION>", "Yes")])
+    item = BenchmarkItem(id="a", prompt="?", reference="yes", facts={"category": "random"})
+    found = score([item], [ModelReply("<REASONING>It is not far.</REASONING><CONCLUSION>Yes</CONCLUSION>", "Yes")])
     assert found.metrics["accuracy"] == found.metrics["strict_accuracy"] == 1
 
 
@@ -82,14 +82,14 @@ def test_nothing_is_divided_by_zero(answers: list, undefined: list[str], f1: flo
     assert found["f1"] == f1
 
 
-def questions(**kinds: list[str]) -> tuple[list[Item], list[Reply]]:
+def questions(**kinds: list[str]) -> tuple[list[BenchmarkItem], list[ModelReply]]:
     """Per kind, texts such as "yes:No" of reference and reply."""
     pairs = [(kind, *text.split(":")) for kind, texts in kinds.items() for text in texts]
     items = [
-        Item(id=f"{kind}-{i}", prompt="?", reference=reference, facts={"category": kind})
+        BenchmarkItem(id=f"{kind}-{i}", prompt="?", reference=reference, facts={"category": kind})
         for i, (kind, reference, _) in enumerate(pairs)
     ]
-    return items, [Reply(reply) for _, _, reply in pairs]
+    return items, [ModelReply(reply) for _, _, reply in pairs]
 
 
 def test_f1_is_the_mean_of_the_splits() -> None:
@@ -156,9 +156,11 @@ def pope(tmp_path: Path, write_lines, encoded) -> Path:
     return tmp_path
 
 
-def load(path: Path | str, split: str = "all", **fields: Any) -> tuple[list[Item], list[BadSample]]:
-    found = list(POPE.load(Place(path=str(path), split=split, **fields)))
-    return [one for one in found if isinstance(one, Item)], [one for one in found if isinstance(one, BadSample)]
+def load(path: Path | str, split: str = "all", **fields: Any) -> tuple[list[BenchmarkItem], list[BadSample]]:
+    found = list(POPE.load(DataLocation(path=str(path), split=split, **fields)))
+    return [one for one in found if isinstance(one, BenchmarkItem)], [
+        one for one in found if isinstance(one, BadSample)
+    ]
 
 
 def test_official_files(pope: Path) -> None:

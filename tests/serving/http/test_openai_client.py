@@ -9,7 +9,7 @@ import openai
 import pytest
 from PIL import Image
 
-from look_again.evaluation.benchmark import Place
+from look_again.evaluation.benchmark import DataLocation
 from look_again.loading import load_checkpoint
 from look_again.model import LookAgain, Sampling
 from look_again.serving.engine.transformers_backend import TransformersBackend
@@ -21,7 +21,7 @@ from tests.serving.http.served import ANSWER, FakeBackend, data_url, image, runn
 @pytest.fixture(scope="module")
 def question():
     """A Tabletop question and the bytes of its picture."""
-    [item] = load_free(Place(path="seed=1", split="test", images=None, limit=1))
+    [item] = load_free(DataLocation(path="seed=1", split="test", images=None, limit=1))
     return item.prompt, item.images[0].read()
 
 

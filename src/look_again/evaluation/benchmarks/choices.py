@@ -15,7 +15,7 @@ from string import ascii_letters, ascii_uppercase
 
 from look_again.data.fields import short
 from look_again.data.sample import SampleError
-from look_again.evaluation.benchmark import JSON, Item, ItemScore, Reply, Scores
+from look_again.evaluation.benchmark import JSON, BenchmarkItem, ItemScore, ModelReply, Scores
 from look_again.scoring.extraction import LETTERS, extract
 from look_again.scoring.grading import boxed
 
@@ -120,7 +120,7 @@ def matched_letter(text: str, options: Sequence[str]) -> str | None:
     return quoted[0] if len(quoted) == 1 else None
 
 
-def score_choice(item: Item, reply: Reply, official: str | None, **facts: JSON) -> ItemScore:
+def score_choice(item: BenchmarkItem, reply: ModelReply, official: str | None, **facts: JSON) -> ItemScore:
     """Points for the official reading, and for the strict one of the final answer against `item.facts["options"]`."""
     found = strict_letter(reply.final, item.facts["options"])
     return ItemScore(
@@ -148,7 +148,7 @@ def mean(values: Sequence[float]) -> float | None:
 
 
 def by_group(
-    items: Sequence[Item],
+    items: Sequence[BenchmarkItem],
     scores: Sequence[ItemScore],
     facts: Sequence[str],
     measure: Callable[[Sequence[ItemScore]], Metrics] = accuracies,
@@ -163,7 +163,7 @@ def by_group(
 
 
 def scores_of(
-    items: Sequence[Item],
+    items: Sequence[BenchmarkItem],
     scores: Sequence[ItemScore],
     facts: Sequence[str],
     notes: Mapping[str, str],

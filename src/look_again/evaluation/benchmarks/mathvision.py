@@ -18,19 +18,8 @@ from look_again.data.readers import read_jsonl
 from look_again.data.sample import BadSample, Sample
 from look_again.data.sources.mathvision import readable, with_named_images
 from look_again.data.zips import ZipMember
-from look_again.evaluation.benchmark import Benchmark, Item, ItemScore, Judge, Place, Reply, Scores
+from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation, ItemScore, Judge, ModelReply, Scores
 from look_again.evaluation.benchmarks.choices import LETTER_INSTRUCTION, STRICT_RULE, letter_of, scores_of
-from look_again.evaluation.benchmarks.layouts import (
-    Record,
-    check_split,
-    item_of,
-    items_of,
-    label,
-    local_path,
-    read_tables,
-    row_id,
-    with_columns,
-)
 from look_again.evaluation.benchmarks.mathvision_answers import (
     official_answer,
     official_match,
@@ -39,6 +28,17 @@ from look_again.evaluation.benchmarks.mathvision_answers import (
     strict_match,
 )
 from look_again.evaluation.benchmarks.open_answers import usable_answer
+from look_again.evaluation.files.layouts import (
+    Record,
+    build_item,
+    build_items,
+    check_split,
+    label,
+    local_path,
+    read_tables,
+    row_id,
+    with_columns,
+)
 
 SPLITS = ("test", "testmini")
 INSTRUCTION = "Give the final answer as a number or an expression, without its unit."
@@ -49,35 +49,37 @@ _COLUMNS = ("id", "question", "options", "answer", "image")
 _ARCHIVE = "images.zip"
 
 
-def load(place: Place) -> Iterator[Item | BadSample]:
+def load(location: DataLocation) -> Iterator[BenchmarkItem | BadSample]:
     """The items of a split: the hub's, a table's, or those of the authors' repository.
 
     A folder holds `<split>-….parquet`, or the same in `data`, or `<split>.jsonl` or `data/<split>.jsonl` beside
     `images/` or `images.zip`; a file is Parquet or JSON lines. Marks such as `<image2>`, which name a part of the one
     image, become "(image 2)" within a sentence and go outside of any. ValueError for other layouts.
     """
-    check_split(place, "MathVision", SPLITS)
-    lines = _lines_file(place)
+    check_split(location, "MathVision", SPLITS)
+    lines = _lines_file(location)
     if lines is None:
         try:
-            return items_of(read_tables(place, _COLUMNS), lambda record, index: _item(record, index, None), place.limit)
+            return build_items(
+                read_tables(location, _COLUMNS), lambda record, index: _item(record, index, None), location.limit
+            )
         except ValueError as error:
-            raise ValueError(f"{error}; and {place.split}.jsonl, data/{place.split}.jsonl") from error
+            raise ValueError(f"{error}; and {location.split}.jsonl, data/{location.split}.jsonl") from error
     beside = lines.parent.parent if lines.parent.name == "data" else lines.parent
-    base = (place.images or beside).expanduser()
+    base = (location.images or beside).expanduser()
     records = with_columns(read_jsonl(lines), _COLUMNS, str(lines))
-    return items_of(records, lambda record, index: _item(record, index, base), place.limit)
+    return build_items(records, lambda record, index: _item(record, index, base), location.limit)
 
 
-def _lines_file(place: Place) -> Path | None:
-    path = local_path(place)
+def _lines_file(location: DataLocation) -> Path | None:
+    path = local_path(location)
     if path is None:
         return None
-    candidates = (path, path / f"{place.split}.jsonl", path / "data" / f"{place.split}.jsonl")
+    candidates = (path, path / f"{location.split}.jsonl", path / "data" / f"{location.split}.jsonl")
     return next((file for file in candidates if file.suffix == ".jsonl" and file.is_file()), None)
 
 
-def _item(record: Record, index: int, base: Path | None) -> Item:
+def _item(record: Record, index: int, base: Path | None) -> BenchmarkItem:
     name = row_id(record, "id", index)
     options = tuple(with_named_images(text) for text in option_texts(record.get("options"), name))
     answer = reference_text(record.get("answer"), bool(options), name, "answer")
@@ -90,7 +92,7 @@ def _item(record: Record, index: int, base: Path | None) -> Item:
         source="mathvision",
     )
     groups = {"subject": label(record, "subject"), "level": str(record.get("level") or "unknown")}
-    return item_of(row, LETTER_INSTRUCTION if options else INSTRUCTION, **groups)
+    return build_item(row, LETTER_INSTRUCTION if options else INSTRUCTION, **groups)
 
 
 def _image(record: Record, name: str, base: Path | None) -> ImageSource:
@@ -106,7 +108,7 @@ def _image(record: Record, name: str, base: Path | None) -> ImageSource:
     return ZipMember(archive, str(record["image"])) if archive.is_file() else image
 
 
-def score(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None = None) -> Scores:
+def score(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: Judge | None = None) -> Scores:
     """Accuracies of the whole, per subject and per level. No judge is asked.
 
     MissingExtraError without math-verify, whatever the replies are.
@@ -133,7 +135,7 @@ def score(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None =
     return scores_of(items, scores, ("subject", "level"), notes)
 
 
-def _targets(item: Item) -> list[str]:
+def _targets(item: BenchmarkItem) -> list[str]:
     """What the official rule takes for right: the letter and the text of its option, or the answer."""
     options = item.facts["options"]
     return [item.reference, options[ascii_uppercase.index(item.reference)]] if options else [item.reference]

@@ -1,15 +1,20 @@
 """MMBench V1.1, English: each question asked once per option, with the options moved on by one place each time.
 
-The paper reports "MMBench V1.1 EN" and no protocol; CircularEval is the benchmark's own. A table holds the copies of
-question 7 as the rows 1000007, 2000007, …; one without any copies gets them here. What is published with answers is
-the split dev, as `MMBench_DEV_EN_V11.tsv`; copies on the hub are of V1.0, so the results name their table.
+The paper reports "MMBench V1.1 EN" as one number and no protocol; CircularEval is the benchmark's own: a question is
+right when every copy of it is. A table holds the copies of question 7 as the rows 1000007, 2000007, …; a table without
+any copies gets them here. What is published with answers is the split dev, as `MMBench_DEV_EN_V11.tsv`; copies on the
+hub are of V1.0, so the results name their table.
+
+The official score reads replies as VLMEvalKit does without a judge, the strict one as elsewhere; a question of which
+not all copies were asked, as in a part of a run, has no score and is counted.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from string import ascii_uppercase
 from typing import Any
@@ -17,19 +22,26 @@ from typing import Any
 from look_again.data.fields import image_of, short, text_of
 from look_again.data.image_files import ImageSource
 from look_again.data.sample import BadSample, Sample, SampleError
-from look_again.evaluation.benchmark import Benchmark, Item, Place
-from look_again.evaluation.benchmarks.choices import LETTER_INSTRUCTION, letter_of
-from look_again.evaluation.benchmarks.circular import score
-from look_again.evaluation.benchmarks.layouts import (
+from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation, ItemScore, Judge, ModelReply, Scores
+from look_again.evaluation.benchmarks.choices import (
+    LETTER_INSTRUCTION,
+    STRICT_RULE,
+    Metrics,
+    letter_of,
+    matched_letter,
+    mean,
+    score_choice,
+)
+from look_again.evaluation.files.layouts import (
     Record,
+    build_item,
     check_split,
-    item_of,
     label,
     local_path,
     read_tables,
     with_columns,
 )
-from look_again.evaluation.benchmarks.tsv import read_tsv
+from look_again.evaluation.files.tsv import read_tsv
 
 TABLE = "MMBench_DEV_EN_V11.tsv"
 SPLITS = ("dev",)
@@ -42,33 +54,37 @@ _MISSING = ("", "nan")  # what stands for no value in tables written as text; "N
 
 Copies = dict[int, Record]  # number of the copy, 0 for the question itself -> row
 
+UNKNOWN_VERSION = "not told by the table's name; copies on the hub are of V1.0, which has other questions than V1.1"
 
-def load(place: Place) -> Iterator[Item | BadSample]:
-    """The items, all copies of a question one after the other; `place.limit` counts questions.
+
+def load(location: DataLocation) -> Iterator[BenchmarkItem | BadSample]:
+    """The items, all copies of a question one after the other; `location.limit` counts questions.
 
     Read from a `.tsv` or Parquet file, a folder with `MMBench_DEV_EN_V11.tsv` or `dev-….parquet` (also in `data` or
     `en`), or the hub. A bad row takes its question's other copies with it, since a part of them has no score; each is a
     BadSample. The whole table is read before the first item: copies may stand anywhere. ValueError for other layouts.
     """
-    check_split(place, "MMBench", SPLITS, " (the answers of test are withheld)")
-    return _items(*_records(place), place.limit)
+    check_split(location, "MMBench", SPLITS, " (the answers of test are withheld)")
+    return _items(*_records(location), location.limit)
 
 
-def _records(place: Place) -> tuple[Iterator[Record | SampleError], str]:
+def _records(location: DataLocation) -> tuple[Iterator[Record | SampleError], str]:
     """The rows, and what to call their table."""
-    path = local_path(place)
+    path = local_path(location)
     table = path / TABLE if path is not None and path.is_dir() else path
     if table is not None and table.suffix == ".tsv" and table.is_file():
         return with_columns(read_tsv(table), _COLUMNS, str(table)), table.name
     try:
-        configuration = _CONFIGURATIONS.get(place.path)
-        records = read_tables(place, _COLUMNS, folders=("", "data", "en"), configuration=configuration)
+        configuration = _CONFIGURATIONS.get(location.path)
+        records = read_tables(location, _COLUMNS, folders=("", "data", "en"), configuration=configuration)
     except ValueError as error:
         raise ValueError(f"{error}; and {TABLE}") from error
-    return records, place.path if path is None else path.name
+    return records, location.path if path is None else path.name
 
 
-def _items(records: Iterable[Record | SampleError], table: str, limit: int | None) -> Iterator[Item | BadSample]:
+def _items(
+    records: Iterable[Record | SampleError], table: str, limit: int | None
+) -> Iterator[BenchmarkItem | BadSample]:
     questions: dict[int, Copies] = {}
     for number, record in enumerate(records):
         try:
@@ -93,13 +109,15 @@ def _add(questions: dict[int, Copies], record: Record | SampleError, number: int
     copies[index // COPY_OFFSET] = record
 
 
-def _question(question: int, questions: Mapping[int, Copies], table: str, copied: bool) -> list[Item | BadSample]:
+def _question(
+    question: int, questions: Mapping[int, Copies], table: str, copied: bool
+) -> list[BenchmarkItem | BadSample]:
     """All items of a question, or a BadSample for each of its rows."""
     copies = questions[question]
     rows = [_row(question, copy) for copy in sorted(copies)]
     if sorted(copies) != list(range(len(copies))):
         return [BadSample(row, f"of the copies of {question}, only {', '.join(rows)} are there") for row in rows]
-    made: list[Item | BadSample] = []
+    made: list[BenchmarkItem | BadSample] = []
     decoded: dict[str, bytes] = {}
     try:
         copies = copies if copied else rotated(copies[0], rows[0])
@@ -148,7 +166,7 @@ def _missing(cell: object) -> bool:
     return cell is None or cell != cell or str(cell).strip().lower() in _MISSING
 
 
-def _item(record: Record, row: str, image: ImageSource, **facts: Any) -> Item:
+def _item(record: Record, row: str, image: ImageSource, **facts: Any) -> BenchmarkItem:
     options = lettered_options(record, row)
     question = text_of(record.get("question"), row, "question")
     hint = record.get("hint")
@@ -161,7 +179,7 @@ def _item(record: Record, row: str, image: ImageSource, **facts: Any) -> Item:
         source="mmbench",
     )
     groups = {"category": label(record, "category"), "l2_category": label(record, "l2-category", "L2-category")}
-    return item_of(made, LETTER_INSTRUCTION, **groups, **facts)
+    return build_item(made, LETTER_INSTRUCTION, **groups, **facts)
 
 
 def _image(value: object, questions: Mapping[int, Copies], decoded: dict[str, bytes], row: str) -> ImageSource:
@@ -184,6 +202,95 @@ def _referred(value: str, questions: Mapping[int, Copies], row: str) -> object:
         return questions[question][copy]["image"]
     except (ValueError, KeyError) as error:
         raise SampleError(row, f"image is {short(value)}: neither base64 nor the index of a row that has it") from error
+
+
+@dataclass(frozen=True)
+class CircularQuestion:
+    """A question's copies. first: place of its unrotated item, complete: whether all copies were asked."""
+
+    first: int
+    members: tuple[int, ...]
+    complete: bool
+
+
+def score(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: Judge | None = None) -> Scores:
+    """Circular accuracies of the whole, per category and subcategory; no judge is asked.
+
+    Items of `question` belong together, `copies` says how many there are. ItemScore: points of the copy; `circular`
+    and `strict_circular` of the question, 0 or 1, among the facts of its first item, None elsewhere.
+    """
+    scores = [
+        score_choice(item, reply, matched_letter(reply.final, item.facts["options"]))
+        for item, reply in zip(items, replies, strict=True)
+    ]
+    questions = grouped(items)
+    scores = _with_circular(scores, questions)
+    tables = sorted({str(item.facts["table"]) for item in items})
+    notes = {
+        "official": "CircularEval with VLMEvalKit's matching_util.py and no judge: a reply it cannot match is wrong",
+        "strict": STRICT_RULE,
+        "table": ", ".join(tables),
+        "version": "V1.1" if all("V11" in table for table in tables) else UNKNOWN_VERSION,
+    }
+    return Scores(
+        items=scores, metrics=circular(questions, scores), subsets=_subsets(items, questions, scores), notes=notes
+    )
+
+
+def _with_circular(scores: Sequence[ItemScore], questions: Sequence[CircularQuestion]) -> list[ItemScore]:
+    """The scores, with the question's points among the facts of its first copy, None among those of all others."""
+    points: dict[int, dict[str, int]] = {}
+    for question in questions:
+        if question.complete:
+            points[question.first] = {
+                "circular": int(all(scores[member].official for member in question.members)),
+                "strict_circular": int(all(scores[member].strict for member in question.members)),
+            }
+    undefined = dict.fromkeys(("circular", "strict_circular"))
+    return [replace(one, facts={**one.facts, **points.get(at, undefined)}) for at, one in enumerate(scores)]
+
+
+def grouped(items: Sequence[BenchmarkItem]) -> list[CircularQuestion]:
+    """The questions, in order of appearance."""
+    members: dict[str, list[int]] = {}
+    for at, item in enumerate(items):
+        members.setdefault(item.facts["question"], []).append(at)
+    return [
+        CircularQuestion(
+            first=min(group, key=lambda at: items[at].facts["copy"]),
+            members=tuple(group),
+            complete=len(group) == items[group[0]].facts["copies"],
+        )
+        for group in members.values()
+    ]
+
+
+def circular(questions: Sequence[CircularQuestion], scores: Sequence[ItemScore]) -> Metrics:
+    """circular_accuracy and strict_circular_accuracy over complete questions; first_accuracy of unrotated copies.
+
+    Also counts: questions, incomplete (without a score), items and unparsed (copies).
+    """
+    asked = [scores[member] for question in questions for member in question.members]
+    firsts = [scores[question.first] for question in questions if question.complete]
+    return {
+        "circular_accuracy": mean([first.facts["circular"] for first in firsts]),
+        "strict_circular_accuracy": mean([first.facts["strict_circular"] for first in firsts]),
+        "first_accuracy": mean([first.official or 0.0 for first in firsts]),
+        "questions": len(questions),
+        "incomplete": len(questions) - len(firsts),
+        "items": len(asked),
+        "unparsed": sum(one.unparsed for one in asked),
+    }
+
+
+def _subsets(
+    items: Sequence[BenchmarkItem], questions: Sequence[CircularQuestion], scores: Sequence[ItemScore]
+) -> dict[str, Metrics]:
+    groups: dict[str, list[CircularQuestion]] = {}
+    for fact in ("l2_category", "category"):
+        for question in sorted(questions, key=lambda question: str(items[question.first].facts[fact])):
+            groups.setdefault(f"{fact}/{items[question.first].facts[fact]}", []).append(question)
+    return {name: circular(group, scores) for name, group in groups.items()}
 
 
 MMBENCH = Benchmark(

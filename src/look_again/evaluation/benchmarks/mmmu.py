@@ -17,7 +17,7 @@ from look_again.data.hub_datasets import read_hub
 from look_again.data.image_files import ImageSource
 from look_again.data.readers import read_parquet
 from look_again.data.sample import BadSample, Sample, SampleError
-from look_again.evaluation.benchmark import Benchmark, Item, ItemScore, Judge, Place, Reply, Scores
+from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation, ItemScore, Judge, ModelReply, Scores
 from look_again.evaluation.benchmarks.choices import (
     LETTER_INSTRUCTION,
     STRICT_RULE,
@@ -27,24 +27,24 @@ from look_again.evaluation.benchmarks.choices import (
     score_choice,
     scores_of,
 )
-from look_again.evaluation.benchmarks.layouts import (
-    Record,
-    check_split,
-    item_of,
-    items_of,
-    label,
-    local_path,
-    read_tables,
-    row_id,
-    split_tables,
-    with_columns,
-)
 from look_again.evaluation.benchmarks.open_answers import (
     OPEN_INSTRUCTION,
     mmmu_open,
     read_answer,
     same_answer,
     usable_answer,
+)
+from look_again.evaluation.files.layouts import (
+    Record,
+    build_item,
+    build_items,
+    check_split,
+    label,
+    local_path,
+    read_tables,
+    row_id,
+    split_tables,
+    with_columns,
 )
 
 DISCIPLINES = {
@@ -81,31 +81,31 @@ _LIST = re.compile(r"\[\s*['\"].*\]", re.DOTALL)
 _SUBJECT = re.compile(r"[a-z]+_(.+)_\d+")
 
 
-def load(place: Place) -> Iterator[Item | BadSample]:
+def load(location: DataLocation) -> Iterator[BenchmarkItem | BadSample]:
     """The items of a split, subject by subject: the hub's configurations, or a local copy.
 
     A local copy is one Parquet file, a folder per subject with `<split>-….parquet`, or such files in the folder or its
     `data`. ValueError for none of these and for the split test, whose answers are withheld.
     """
-    check_split(place, "MMMU", SPLITS, " (the answers of test are withheld)")
-    return items_of(_records(place), _item, place.limit)
+    check_split(location, "MMMU", SPLITS, " (the answers of test are withheld)")
+    return build_items(_records(location), _item, location.limit)
 
 
-def _records(place: Place) -> Iterator[Record]:
-    path = local_path(place)
+def _records(location: DataLocation) -> Iterator[Record]:
+    path = local_path(location)
     if path is None:
-        parts = (read_hub(place.path, place.split, subject) for subject in SUBJECTS)
-        return with_columns(chain.from_iterable(parts), _COLUMNS, place.path)
-    tables = [table for subject in SUBJECTS for table in split_tables(path / subject, place.split)]
+        parts = (read_hub(location.path, location.split, subject) for subject in SUBJECTS)
+        return with_columns(chain.from_iterable(parts), _COLUMNS, location.path)
+    tables = [table for subject in SUBJECTS for table in split_tables(path / subject, location.split)]
     if tables:
         return with_columns(chain.from_iterable(map(read_parquet, tables)), _COLUMNS, str(path))
     try:
-        return read_tables(place, _COLUMNS)
+        return read_tables(location, _COLUMNS)
     except ValueError as error:
         raise ValueError(f"{error}; and folders {SUBJECTS[0]} to {SUBJECTS[-1]} with such tables") from error
 
 
-def _item(record: Record, index: int) -> Item:
+def _item(record: Record, index: int) -> BenchmarkItem:
     name = row_id(record, "id", index)
     options = listed_options(record.get("options"), name)
     asked = record.get("question_type") or ("multiple-choice" if options else "open")
@@ -113,14 +113,14 @@ def _item(record: Record, index: int) -> Item:
         return choice_item(record, name, options)
     answers = _open_answers(record.get("answer"), name)
     row = marked_row(record, name, (), answers[0])
-    return item_of(row, OPEN_INSTRUCTION, reference=answers, question_type="open", **groups_of(record, name))
+    return build_item(row, OPEN_INSTRUCTION, reference=answers, question_type="open", **parse_groups(record, name))
 
 
-def choice_item(record: Record, name: str, options: Sequence[str]) -> Item:
+def choice_item(record: Record, name: str, options: Sequence[str]) -> BenchmarkItem:
     """The item of a record of MMMU or MMMU-Pro with options. SampleError for an answer that is none of them."""
     answer = letter_of(record.get("answer"), options, name)
     row = marked_row(record, name, options, answer)
-    return item_of(row, LETTER_INSTRUCTION, question_type="multiple-choice", **groups_of(record, name))
+    return build_item(row, LETTER_INSTRUCTION, question_type="multiple-choice", **parse_groups(record, name))
 
 
 def listed_options(value: object, name: str) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ def listed_options(value: object, name: str) -> tuple[str, ...]:
     return option_texts(value, name)
 
 
-def groups_of(record: Record, name: str) -> dict[str, str]:
+def parse_groups(record: Record, name: str) -> dict[str, str]:
     """subject, from its column or from the id "validation_Art_Theory_1", and discipline."""
     found = _SUBJECT.fullmatch(name)
     subject = found[1] if found else label(record, "subject")
@@ -181,7 +181,7 @@ def _open_answers(value: object, name: str) -> list[str]:
     return [usable_answer(answer, name) for answer in answers]
 
 
-def score(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None = None) -> Scores:
+def score(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: Judge | None = None) -> Scores:
     """Accuracies of the whole, per subject and per discipline. No judge is asked."""
     scores = [_score(item, reply) for item, reply in zip(items, replies, strict=True)]
     subjects = {item.facts["subject"] for item in items}
@@ -194,7 +194,7 @@ def score(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None =
     return scores_of(items, scores, ("discipline", "subject", "question_type"), notes, guessed=guessed)
 
 
-def _score(item: Item, reply: Reply) -> ItemScore:
+def _score(item: BenchmarkItem, reply: ModelReply) -> ItemScore:
     if item.facts["question_type"] == "open":
         return _score_open(item, reply)
     found = mmmu_letter(reply.final, item.facts["options"])
@@ -202,7 +202,7 @@ def _score(item: Item, reply: Reply) -> ItemScore:
     return score_choice(item, reply, official, guessed=found is None)
 
 
-def _score_open(item: Item, reply: Reply) -> ItemScore:
+def _score_open(item: BenchmarkItem, reply: ModelReply) -> ItemScore:
     readings = [(read_answer(reply.final, answer), answer) for answer in item.reference]
     found = [reading for reading, _ in readings if reading is not None]
     right = any(reading is not None and same_answer(reading, answer) for reading, answer in readings)

@@ -11,10 +11,10 @@ from string import ascii_uppercase
 
 from look_again.data.fields import image_of
 from look_again.data.sample import BadSample, Sample
-from look_again.evaluation.benchmark import Benchmark, Item, Judge, Place, Reply, Scores
+from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation, Judge, ModelReply, Scores
 from look_again.evaluation.benchmarks.choices import STRICT_RULE, guess, letter_of, mmmu_letter, score_choice, scores_of
-from look_again.evaluation.benchmarks.layouts import Record, check_split, item_of, items_of, read_tables, row_id
-from look_again.evaluation.benchmarks.mmmu import choice_item, groups_of, listed_options
+from look_again.evaluation.benchmarks.mmmu import choice_item, listed_options, parse_groups
+from look_again.evaluation.files.layouts import Record, build_item, build_items, check_split, read_tables, row_id
 
 STANDARD = "standard (10 options)"
 VISION = "vision"
@@ -40,7 +40,7 @@ def mmmu_pro_letter(text: str, options: Sequence[str]) -> str | None:
     return named[0] if len(named) == 1 else mmmu_letter(text, options)
 
 
-def score(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None = None) -> Scores:
+def score(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: Judge | None = None) -> Scores:
     """Accuracies of the whole, per subject and per discipline. No judge is asked."""
     scores = []
     for item, reply in zip(items, replies, strict=True):
@@ -55,32 +55,34 @@ def score(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None =
     return scores_of(items, scores, ("discipline", "subject"), notes, guessed=guessed)
 
 
-def load_standard(place: Place) -> Iterator[Item | BadSample]:
+def load_standard(location: DataLocation) -> Iterator[BenchmarkItem | BadSample]:
     """The items with ten options: the hub's configuration, one Parquet file, or a folder.
 
     A folder holds `standard (10 options)/test-….parquet`, or such files itself. ValueError for none of these.
     """
-    return _load(place, STANDARD, _standard_item)
+    return _load(location, STANDARD, _standard_item)
 
 
-def load_vision(place: Place) -> Iterator[Item | BadSample]:
+def load_vision(location: DataLocation) -> Iterator[BenchmarkItem | BadSample]:
     """The items that are an image alone: as `load_standard`, with the folder `vision`."""
-    return _load(place, VISION, _vision_item)
+    return _load(location, VISION, _vision_item)
 
 
-def _load(place: Place, configuration: str, make: Callable[[Record, int], Item]) -> Iterator[Item | BadSample]:
-    check_split(place, "MMMU-Pro", SPLITS)
+def _load(
+    location: DataLocation, configuration: str, make: Callable[[Record, int], BenchmarkItem]
+) -> Iterator[BenchmarkItem | BadSample]:
+    check_split(location, "MMMU-Pro", SPLITS)
     folders = (configuration, "", "data")
-    records = read_tables(place, _COLUMNS[configuration], folders=folders, configuration=configuration)
-    return items_of(records, make, place.limit)
+    records = read_tables(location, _COLUMNS[configuration], folders=folders, configuration=configuration)
+    return build_items(records, make, location.limit)
 
 
-def _standard_item(record: Record, index: int) -> Item:
+def _standard_item(record: Record, index: int) -> BenchmarkItem:
     name = row_id(record, "id", index)
     return choice_item(record, name, listed_options(record.get("options"), name))
 
 
-def _vision_item(record: Record, index: int) -> Item:
+def _vision_item(record: Record, index: int) -> BenchmarkItem:
     """Its options are in the image alone; the scorer needs their texts."""
     name = row_id(record, "id", index)
     options = listed_options(record.get("options"), name)
@@ -91,7 +93,7 @@ def _vision_item(record: Record, index: int) -> Item:
         reference=letter_of(record.get("answer"), options, name),
         source="mmmu-pro",
     )
-    return item_of(row, VISION_INSTRUCTION, options=list(options), **groups_of(record, name))
+    return build_item(row, VISION_INSTRUCTION, options=list(options), **parse_groups(record, name))
 
 
 MMMU_PRO = Benchmark(

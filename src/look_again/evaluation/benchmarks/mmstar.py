@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from look_again.data.fields import image_of, text_of
 from look_again.data.sample import BadSample, Sample
-from look_again.evaluation.benchmark import Benchmark, Item, ItemScore, Judge, Place, Reply, Scores
+from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation, ItemScore, Judge, ModelReply, Scores
 from look_again.evaluation.benchmarks.choices import (
     LETTER_INSTRUCTION,
     STRICT_RULE,
@@ -21,7 +21,7 @@ from look_again.evaluation.benchmarks.choices import (
     score_choice,
     scores_of,
 )
-from look_again.evaluation.benchmarks.layouts import Record, check_split, item_of, items_of, label, read_tables, row_id
+from look_again.evaluation.files.layouts import Record, build_item, build_items, check_split, label, read_tables, row_id
 from look_again.scoring.extraction import LETTERS
 
 SPLITS = ("val",)
@@ -33,16 +33,16 @@ _UNKNOWN = ("", "", "", "")  # four options whose texts could not be read; lette
 _OPTION = re.compile(r"(?:\A|[,;\s])\s*\(?([A-J])[:.)]\s")
 
 
-def load(place: Place) -> Iterator[Item | BadSample]:
+def load(location: DataLocation) -> Iterator[BenchmarkItem | BadSample]:
     """The items: the hub's, one Parquet file, or a folder with `mmstar.parquet` or `val-….parquet`.
 
     ValueError for none of these.
     """
-    check_split(place, "MMStar", SPLITS)
-    return items_of(read_tables(place, _COLUMNS, tables=("mmstar.parquet",)), _item, place.limit)
+    check_split(location, "MMStar", SPLITS)
+    return build_items(read_tables(location, _COLUMNS, tables=("mmstar.parquet",)), _item, location.limit)
 
 
-def _item(record: Record, index: int) -> Item:
+def _item(record: Record, index: int) -> BenchmarkItem:
     name = row_id(record, "index", index)
     question = text_of(record.get("question"), name, "question")
     options = options_within(question) or _UNKNOWN
@@ -54,7 +54,7 @@ def _item(record: Record, index: int) -> Item:
         source="mmstar",
     )
     groups = {"category": label(record, "category"), "l2_category": label(record, "l2_category")}
-    return item_of(row, LETTER_INSTRUCTION, options=list(options), **groups)
+    return build_item(row, LETTER_INSTRUCTION, options=list(options), **groups)
 
 
 def options_within(question: str) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ def mmstar_letter(text: str, options: Sequence[str]) -> str | None:
     return letter if letter and letter in LETTERS[: len(options)] else None
 
 
-def score(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None = None) -> Scores:
+def score(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: Judge | None = None) -> Scores:
     """Accuracies of the whole, per category and subcategory; `l2_average` is the mean over the subcategories."""
     scores = [
         score_choice(item, reply, mmstar_letter(reply.final, item.facts["options"]))
@@ -95,7 +95,7 @@ def score(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None =
     return scores_of(items, scores, ("category", "l2_category"), notes, l2_average=_l2_average(items, scores))
 
 
-def _l2_average(items: Sequence[Item], scores: Sequence[ItemScore]) -> float | None:
+def _l2_average(items: Sequence[BenchmarkItem], scores: Sequence[ItemScore]) -> float | None:
     groups: dict[str, list[float]] = defaultdict(list)
     for item, one in zip(items, scores, strict=True):
         groups[item.facts["l2_category"]].append(one.official or 0.0)

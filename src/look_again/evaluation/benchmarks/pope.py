@@ -17,17 +17,19 @@ from look_again.data.fields import short
 from look_again.data.image_files import ImageSource
 from look_again.data.readers import read_jsonl
 from look_again.data.sample import BadSample, SampleError
-from look_again.evaluation.benchmark import Benchmark, Item, ItemScore, Judge, Place, Reply, Scores
-from look_again.evaluation.benchmarks.image_folders import (
-    image_folders,
-    image_in,
-    question_of,
-    record_image,
+from look_again.evaluation.benchmark import (
+    Benchmark,
+    BenchmarkItem,
+    DataLocation,
+    ItemScore,
+    Judge,
+    ModelReply,
+    Scores,
     share,
-    yes_no_score,
-    yes_or_no,
 )
-from look_again.evaluation.benchmarks.layouts import Record, check_split, items_of, local_path, read_tables, row_id
+from look_again.evaluation.benchmarks.yes_no import yes_no_score, yes_or_no
+from look_again.evaluation.files.image_folders import image_folders, image_in, parse_question, record_image
+from look_again.evaluation.files.layouts import Record, build_items, check_split, local_path, read_tables, row_id
 
 HUB = "lmms-lab/POPE"
 KINDS = ("random", "popular", "adversarial")
@@ -45,27 +47,27 @@ _COLUMNS = ("question_id", "question", "answer", "image", "category")
 _FOLDERS = ("", "coco", "output/coco")  # where in a folder the official files may lie
 
 
-def load(place: Place) -> Iterator[Item | BadSample]:
+def load(location: DataLocation) -> Iterator[BenchmarkItem | BadSample]:
     """Items of coco_pope_<split>.json, a folder's or one such file, or of a table as lmms-lab/POPE on the hub.
 
     The split "all" is random, popular and adversarial, one after the other. Images of the official files lie in
-    `place.images`, or beside them in val2014/ or images/. ValueError for another layout.
+    `location.images`, or beside them in val2014/ or images/. ValueError for another layout.
     """
-    check_split(place, "POPE", SPLITS)
-    kinds = KINDS if place.split == "all" else (place.split,)
-    path = local_path(place)
+    check_split(location, "POPE", SPLITS)
+    kinds = KINDS if location.split == "all" else (location.split,)
+    path = local_path(location)
     files = {} if path is None else _files(path, kinds)
     if path is not None and files:
-        folders = image_folders(place, path if path.is_dir() else path.parent, "val2014", "images")
+        folders = image_folders(location, path if path.is_dir() else path.parent, "val2014", "images")
         make = partial(_item, image=partial(_file_image, folders=folders))
-        return items_of(_file_records(files), make, place.limit)
+        return build_items(_file_records(files), make, location.limit)
     try:
-        records = read_tables(replace(place, split="test"), _COLUMNS)
+        records = read_tables(replace(location, split="test"), _COLUMNS)
     except ValueError as error:
         wanted = ", ".join(f"coco_pope_{kind}.json" for kind in kinds)
         raise ValueError(f"{error}; nor are there {wanted} in it, in coco/ or in output/coco/") from error
     left_out = set(KINDS).difference(kinds)
-    return items_of((r for r in records if r["category"] not in left_out), _item, place.limit)
+    return build_items((r for r in records if r["category"] not in left_out), _item, location.limit)
 
 
 def official_reading(text: str) -> str:
@@ -95,7 +97,7 @@ def confusion(pairs: Iterable[tuple[str, str]]) -> Metrics:
     }
 
 
-def score(items: Sequence[Item], replies: Sequence[Reply], judge: Judge | None = None) -> Scores:
+def score(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: Judge | None = None) -> Scores:
     """Per split; and of every share the mean over the splits that were asked."""
     scores = [
         yes_no_score(item.reference, reply.final, official_reading(reply.final))
@@ -130,24 +132,24 @@ def _file_records(files: Mapping[str, Path]) -> Iterator[Record | SampleError]:
 
 
 def _file_image(record: Record, name: str, folders: Sequence[Path]) -> ImageSource:
-    return image_in(folders, question_of(record, "image", name), name)
+    return image_in(folders, parse_question(record, "image", name), name)
 
 
-def _item(record: Record, index: int, image: Callable[[Record, str], ImageSource] = record_image) -> Item:
+def _item(record: Record, index: int, image: Callable[[Record, str], ImageSource] = record_image) -> BenchmarkItem:
     kind = record["category"]
     if kind not in KINDS:
         raise SampleError(f"row {index}", f"category is {short(kind)}: use one of {', '.join(KINDS)}")
     name = f"{kind}-{row_id(record, 'question_id', index)}"
-    return Item(
+    return BenchmarkItem(
         id=name,
-        prompt=f"{question_of(record, 'question', name)} {REQUEST}",
+        prompt=f"{parse_question(record, 'question', name)} {REQUEST}",
         reference=yes_or_no(record["answer"], name, "answer"),
         images=(image(record, name),),
         facts={"category": kind},
     )
 
 
-def _metrics(asked: Sequence[tuple[Item, ItemScore]]) -> Metrics:
+def _metrics(asked: Sequence[tuple[BenchmarkItem, ItemScore]]) -> Metrics:
     official = confusion((item.reference, str(one.facts["official_answer"])) for item, one in asked)
     strict = confusion((item.reference, one.extracted or _wrong(item.reference)) for item, one in asked)
     del strict["yes_ratio"]  # it would count answers that nobody gave

@@ -17,7 +17,7 @@ from look_again.data.fields import short, text_of
 from look_again.data.hub_datasets import read_hub
 from look_again.data.readers import read_parquet
 from look_again.data.sample import BadSample, Sample, SampleError
-from look_again.evaluation.benchmark import JSON, Item, Place
+from look_again.evaluation.benchmark import JSON, BenchmarkItem, DataLocation
 
 Record = Mapping[str, Any]
 
@@ -26,20 +26,20 @@ _SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` of datasets 
 _NEEDS = Needs(needs_response=False, needs_reference=True, needs_image=True)
 
 
-def check_split(place: Place, benchmark: str, splits: Sequence[str], hint: str = "") -> None:
+def check_split(location: DataLocation, benchmark: str, splits: Sequence[str], hint: str = "") -> None:
     """ValueError unless the place's split is one of `splits`."""
-    if place.split not in splits:
-        raise ValueError(f"split is {place.split!r}: {benchmark} has {', '.join(splits)}{hint}")
+    if location.split not in splits:
+        raise ValueError(f"split is {location.split!r}: {benchmark} has {', '.join(splits)}{hint}")
 
 
-def local_path(place: Place) -> Path | None:
+def local_path(location: DataLocation) -> Path | None:
     """The file or folder that the place names, None where it is a hub name; ValueError where it can be neither."""
-    path = Path(place.path).expanduser()
+    path = Path(location.path).expanduser()
     if path.exists():
         return path
-    if _HUB_NAME.fullmatch(place.path):
+    if _HUB_NAME.fullmatch(location.path):
         return None
-    raise ValueError(f"{place.path!r} is no file or folder here, and no hub name such as MMMU/MMMU")
+    raise ValueError(f"{location.path!r} is no file or folder here, and no hub name such as MMMU/MMMU")
 
 
 def split_tables(folder: Path, split: str) -> list[Path]:
@@ -49,7 +49,7 @@ def split_tables(folder: Path, split: str) -> list[Path]:
 
 
 def read_tables(
-    place: Place,
+    location: DataLocation,
     columns: Sequence[str],
     *,
     folders: Sequence[str] = ("", "data"),
@@ -62,19 +62,19 @@ def read_tables(
     to prefer. configuration: the hub's name of the part. Raises ValueError for none of these, for tables without
     `columns`, and what `read_hub` and `read_parquet` raise.
     """
-    path = local_path(place)
+    path = local_path(location)
     if path is None:
-        return with_columns(read_hub(place.path, place.split, configuration), columns, place.path)
+        return with_columns(read_hub(location.path, location.split, configuration), columns, location.path)
     if path.is_file():
         return with_columns(read_parquet(path), columns, str(path))
     named = [path / name for name in tables if (path / name).is_file()]
-    found = next(filter(None, (named, *(split_tables(path / folder, place.split) for folder in folders))), None)
+    found = next(filter(None, (named, *(split_tables(path / folder, location.split) for folder in folders))), None)
     if found:
         return with_columns(chain.from_iterable(map(read_parquet, found)), columns, str(path))
     if any((path / marker).is_file() for marker in _SAVED):
-        return with_columns(read_hub(str(path), place.split), columns, str(path))
-    parts = [f"{folder}/{place.split}*.parquet".lstrip("/") for folder in folders]
-    raise unknown_layout(path, place.split, [*tables, *parts, *_SAVED])
+        return with_columns(read_hub(str(path), location.split), columns, str(path))
+    parts = [f"{folder}/{location.split}*.parquet".lstrip("/") for folder in folders]
+    raise unknown_layout(path, location.split, [*tables, *parts, *_SAVED])
 
 
 def unknown_layout(path: Path, split: str, looked_for: Sequence[str]) -> ValueError:
@@ -96,23 +96,25 @@ def with_columns(records: Iterable[Record | SampleError], columns: Sequence[str]
         yield record
 
 
-def items_of(
-    records: Iterable[Record | SampleError], make: Callable[[Record, int], Item], limit: int | None = None
-) -> Iterator[Item | BadSample]:
+def build_items(
+    records: Iterable[Record | SampleError], make: Callable[[Record, int], BenchmarkItem], limit: int | None = None
+) -> Iterator[BenchmarkItem | BadSample]:
     """What `make` makes of each record and its number, up to `limit` items; RowErrors and repeated ids as BadRows."""
     seen: set[str] = set()
     for index, record in enumerate(records):
         found = _made(record, index, make)
-        if isinstance(found, Item) and found.id in seen:
+        if isinstance(found, BenchmarkItem) and found.id in seen:
             found = BadSample(found.id, "this id occurs twice: the same row again, or two files of one split")
-        elif isinstance(found, Item):
+        elif isinstance(found, BenchmarkItem):
             seen.add(found.id)
         yield found
         if len(seen) == limit:
             return
 
 
-def _made(record: Record | SampleError, index: int, make: Callable[[Record, int], Item]) -> Item | BadSample:
+def _made(
+    record: Record | SampleError, index: int, make: Callable[[Record, int], BenchmarkItem]
+) -> BenchmarkItem | BadSample:
     try:
         if isinstance(record, SampleError):
             raise record
@@ -121,7 +123,7 @@ def _made(record: Record | SampleError, index: int, make: Callable[[Record, int]
         return BadSample(error.row_id or f"row {index}", error.reason)
 
 
-def item_of(row: Sample, instruction: str, *, reference: JSON = None, **facts: JSON) -> Item:
+def build_item(row: Sample, instruction: str, *, reference: JSON = None, **facts: JSON) -> BenchmarkItem:
     """The row as an item: its question and options, then the instruction on a line of its own.
 
     reference: in place of the row's. facts: beside `options`, the row's texts. SampleError, with all reasons, for
@@ -129,7 +131,7 @@ def item_of(row: Sample, instruction: str, *, reference: JSON = None, **facts: J
     """
     if reasons := check_sample(row, _NEEDS):
         raise SampleError(row.id, "; ".join(reasons))
-    return Item(
+    return BenchmarkItem(
         id=row.id,
         images=row.images,
         prompt=f"{row.prompt}\n{instruction}",
