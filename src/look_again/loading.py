@@ -18,6 +18,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from look_again.core.families import Family, family_of
+from look_again.text.renderer import Renderer
 from look_again.text.tags import has_tags, prepare
 
 SIDE_FILE = "look_again.json"
@@ -40,6 +41,10 @@ class Checkpoint:
     family: Family
     trained: bool
     notes: tuple[str, ...] = ()
+
+    @property
+    def renderer(self) -> Renderer:
+        return Renderer(self.tokenizer, self.family.image_text, self.trained)
 
 
 def default_checkpoint() -> Path:

@@ -16,14 +16,15 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 
 from look_again.answers import Answer
 from look_again.core.generate import Event, LookAgainDecoding, LookAgainOutput
+from look_again.core.inputs import ImageInputs, left_padded, process_images, stack_pixels
 from look_again.core.reattention import Reattention
 from look_again.core.trigger import Trigger
 from look_again.images import load_image
 from look_again.loading import Checkpoint, load_checkpoint
 from look_again.streaming import Finished, LookedAgain, StreamItem, TextDelta, TextStream
-from look_again.text.chat import decode_text, encode_chat, left_padded
+from look_again.text.chat import decode_text
 from look_again.text.grammar import parse
-from look_again.text.instructions import messages_for
+from look_again.text.instructions import question_messages
 
 __all__ = ["Finished", "LookAgain", "LookedAgain", "Request", "Sampling", "StreamItem", "TextDelta", "load"]
 
@@ -202,45 +203,35 @@ class LookAgain:
         others = [
             load_image(other).resize(image.size) for image, other in zip(images, request.control_images, strict=False)
         ]
-        pixels, control = self._pixels(images), self._pixels(others)
-        grids = pixels["image_grid_thw"] if images else torch.empty(0, 3)
-        merged = [check.family.merged_grid(grid, check.model.config) for grid in grids]
-        ids = encode_chat(
-            check.tokenizer,
-            messages_for(request.question, len(images), trained=check.trained),
-            [t * h * w for t, h, w in merged],
-            image_token=check.family.image_text,
-        )
+        pixels, control = self._process(images), self._process(others)
+        messages = question_messages(request.question, len(images))
+        ids = check.renderer.render_prompt(messages, pixels.visual_token_counts)
         context = check.model.config.get_text_config().max_position_embeddings
         if len(ids) >= context:
             raise ValueError(f"the question and its images take {len(ids)} tokens; the model's context is {context}")
         prefix = check.tokenizer(request.prefix, add_special_tokens=False)["input_ids"] if request.prefix else []
         return _Encoded(ids, pixels, control, prefix)
 
-    def _pixels(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        return dict(self.checkpoint.image_processor(images=list(images), return_tensors="pt")) if images else {}
+    def _process(self, images: Sequence[Image.Image]) -> ImageInputs:
+        return process_images(self.checkpoint.image_processor, self.checkpoint.model.config, images)
 
     def _batch(self, rows: Sequence[_Encoded]) -> dict[str, torch.Tensor]:
         """Left-padded inputs of `generate`."""
         device = self.checkpoint.model.device
         batch = left_padded([row.ids for row in rows], self.checkpoint.tokenizer, device)
-        for prefix, parts in (
-            ("", [row.pixels for row in rows]),
-            ("control_", [row.control for row in rows]),
-        ):
-            shown = [part for part in parts if part]
-            if shown:
-                grid_name = "image_grid_thw" if not prefix else "control_grid_thw"
-                batch[f"{prefix}pixel_values"] = torch.cat([part["pixel_values"] for part in shown])
-                batch[grid_name] = torch.cat([part["image_grid_thw"] for part in shown])
+        batch |= stack_pixels([row.pixels for row in rows])
+        control = stack_pixels([row.control for row in rows])
+        if control:
+            batch["control_pixel_values"] = control["pixel_values"]
+            batch["control_grid_thw"] = control["image_grid_thw"]
         return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 @dataclass(frozen=True)
 class _Encoded:
     ids: list[int]
-    pixels: dict[str, torch.Tensor]
-    control: dict[str, torch.Tensor]
+    pixels: ImageInputs
+    control: ImageInputs
     prefix_ids: list[int]
 
 

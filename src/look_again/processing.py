@@ -1,7 +1,7 @@
 """A processor of images and text for libraries that want one object, where the family's own cannot be built.
 
 Qwen2.5-VL's processor class brings a video processor, which needs torchvision. This one has an image processor and a
-tokenizer. Unlike `encode_chat` it tokenises rendered strings, so what users write can become control tokens: it is for
+tokenizer. Unlike the renderer it tokenises rendered strings, so what users write can become control tokens: it is for
 training libraries that read data sets, not for answering users.
 """
 

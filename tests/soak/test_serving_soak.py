@@ -25,7 +25,7 @@ from look_again.images import load_image
 from look_again.loading import load_checkpoint
 from look_again.model import Sampling
 from look_again.serving.backend import BackendEvent, Job
-from look_again.serving.prompt import prompt_of
+from look_again.serving.prompt import build_prompt
 from look_again.serving.ties import same_but_for_ties
 from look_again.tabletop.tabletop_benchmark import load_free
 from look_again.text.chat import encode_response
@@ -178,7 +178,7 @@ def judge(account: Account) -> list[str]:
     for question, answer in account.different:
         messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question.text}]}]
         job = Job(messages=messages, images=[load_image(question.image)], policy=question.policy, sampling=Sampling())
-        prompt = prompt_of(checkpoint, job, checkpoint.model.config, 4096)
+        prompt = build_prompt(checkpoint, job, checkpoint.model.config, 4096)
         pair = [events_of(one, checkpoint) for one in (question.alone, answer)]
         if same_but_for_ties(checkpoint, prompt, question.policy, *pair):
             account.ties += 1

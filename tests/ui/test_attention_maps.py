@@ -15,7 +15,7 @@ from look_again.analysis.measured_answers import Question
 from look_again.core.generate import Token
 from look_again.model import LookAgain, Sampling, load
 from look_again.serving.engine.transformers_backend import TransformersBackend
-from look_again.serving.prompt import prompt_of
+from look_again.serving.prompt import build_prompt
 from look_again.ui.attention_maps import Looks, coded_maps, measure, payload, section_panels, slots_of
 from look_again.ui.examples import example_of
 from look_again.ui.question import Asked
@@ -55,7 +55,7 @@ def test_the_sequence_is_the_one_that_was_decoded(model, answered, mode):
     """A look one token too early or late, or rows of another, and every map after it would be wrong."""
     job, transcript = answered[mode]
     check, config = model.checkpoint, model.checkpoint.model.config
-    prompt = prompt_of(check, job, config, config.get_text_config().max_position_embeddings)
+    prompt = build_prompt(check, job, config, config.get_text_config().max_position_embeddings)
     made = slots_of(check.family, check.family.vision_tokens(config), prompt, transcript.decoded())
     answer = model.ask(IMAGE, QUESTION, reattention=transcript.policy, sampling=Sampling(max_new_tokens=400))
     if mode != "text":

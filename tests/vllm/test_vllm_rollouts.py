@@ -19,6 +19,7 @@ from PIL import Image
 
 from look_again.core.families import family_of
 from look_again.core.generate import LookAgainDecoding
+from look_again.core.inputs import left_padded
 from look_again.core.reattention import Reattention
 from look_again.core.trigger import Trigger
 from look_again.data.sample import Sample
@@ -27,7 +28,6 @@ from look_again.rl.rollouts import Rollout
 from look_again.rl.vllm_rollouts import VllmServer, stop_ids
 from look_again.tabletop.loader import row_of
 from look_again.tabletop.rows import make_row
-from look_again.text.chat import left_padded
 from look_again.training.batches import Codec, collate
 from look_again.training.module import Reattending
 from tests.vllm.vllm_server import vllm_server

@@ -43,7 +43,7 @@ from look_again.serving.vllm.vllm_backend import VllmBackend
 from look_again.tabletop.loader import tabletop_samples
 from look_again.text.chat import encode_text
 from look_again.text.grammar import open_tag
-from look_again.text.instructions import messages_for
+from look_again.text.instructions import question_messages
 from look_again.text.tags import tag_ids
 
 TARGETS = {"vllm_copy_over_plain": 0.8, "batched_over_single": 3.0}
@@ -151,7 +151,7 @@ def jobs_of(policy: Reattention, n: int, first: int, tokens: int) -> list[Job]:
     """Greedy answers to n questions of Tabletop from number `first` on, each about an image of its own."""
     return [
         Job(
-            messages=messages_for(row.question, len(row.images), trained=True),
+            messages=question_messages(row.question, len(row.images)),
             images=[open_image(image) for image in row.images],
             policy=policy,
             sampling=Sampling(max_new_tokens=tokens),

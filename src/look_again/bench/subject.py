@@ -17,11 +17,13 @@ import torch
 from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessor
 
 from look_again.core.families import family_of
+from look_again.core.inputs import process_images
 from look_again.core.trigger import Trigger
 from look_again.tabletop.render import render
 from look_again.tabletop.rows import make_row
 from look_again.tabletop.tiny import TinyConfig, build_image_processor, build_model, build_tokenizer
-from look_again.text.chat import encode_chat
+from look_again.text.instructions import question_messages
+from look_again.text.renderer import Renderer
 from look_again.training.large_shapes import PATCH_PIXELS, SPECIAL_IDS, TOKEN_PIXELS, LargeConfig
 
 PROMPT_TEXT = (12, 60)  # text tokens of the large shapes' prompts before and after the image; the latter vary
@@ -121,13 +123,11 @@ def large_model(large: LargeConfig, device: torch.device, dtype: torch.dtype) ->
 
 
 def _tabletop_prompt(tokenizer: Any, config: Any, index: int) -> Prompt:
-    family, row = family_of(config), make_row("train", 0, index)
-    picture = build_image_processor()(images=[render(row.scene)], return_tensors="pt")
-    frames, rows, columns = family.merged_grid(picture["image_grid_thw"][0], config)
-    content = [{"type": "image"}, {"type": "text", "text": row.prompt}]
-    messages = [{"role": "user", "content": content}]
-    ids = encode_chat(tokenizer, messages, [frames * rows * columns], image_token=family.image_text)
-    return Prompt(ids, picture["pixel_values"], picture["image_grid_thw"])
+    row = make_row("train", 0, index)
+    images = process_images(build_image_processor(), config, [render(row.scene)])
+    renderer = Renderer(tokenizer, family_of(config).image_text)
+    ids = renderer.render_prompt(question_messages(row.prompt, 1), images.visual_token_counts)
+    return Prompt(ids, images.tensors["pixel_values"], images.tensors["image_grid_thw"])
 
 
 def _random_prompt(large: LargeConfig, row: int, text_ids: int, generator: torch.Generator) -> Prompt:

@@ -97,6 +97,11 @@ class Reattention:
         chooses = self.mode == "route" or (self.control == "random-rows" and self.mode != "text")
         return -(-self.keep * visual_rows // 100) if chooses else visual_rows if self.inserts else 0
 
+    def slots_per_insertion(self, visual_token_counts: Sequence[int]) -> int:
+        """Most slots that one insertion takes, delimiters with it, from the visual tokens of each image."""
+        delimiters = 2 * self.delimiters * len(visual_token_counts)
+        return self.rows_of(sum(visual_token_counts)) + delimiters if self.inserts else 0
+
 
 def _check(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from look_again.core.generate import LookAgainDecoding
+from look_again.core.inputs import left_padded
 from look_again.core.reattention import Reattention
 from look_again.core.slots import Provenance
 from look_again.core.trigger import Trigger
 from look_again.data.sample import Sample
-from look_again.text.chat import decode_text, left_padded
+from look_again.text.chat import decode_text
 from look_again.training.batches import Codec, Item
 from look_again.training.example import Example
 from look_again.training.module import evaluating

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from jinja2 import TemplateError
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
@@ -226,16 +225,6 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], 
         raise ValueError(f"the chat template refuses these messages: {error}") from error
     assert isinstance(rendered, str)
     return rendered
-
-
-def left_padded(
-    prompts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: Any
-) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask` (B, longest) of prompts that all end in the last column."""
-    pad, longest = tokenizer.pad_token_id or 0, max(map(len, prompts))
-    ids = [[pad] * (longest - len(row)) + list(row) for row in prompts]
-    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in prompts]
-    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, parts: Sequence[str], texts: Sequence[str]) -> Iterator[int | str]:

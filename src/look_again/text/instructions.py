@@ -17,9 +17,8 @@ Answer in tagged sections, in this order and with nothing outside the tags:
 You may add further REFLECTION sections between the others whenever you doubt what you said about the image."""
 
 
-def messages_for(question: str, images: int, *, trained: bool) -> list[dict[str, Any]]:
-    """A conversation that shows `images` images and asks `question`; untrained models get the format as system text."""
+def question_messages(question: str, images: int) -> list[dict[str, Any]]:
+    """A conversation that shows `images` images and then asks `question`."""
     content: list[dict[str, str]] = [{"type": "image"} for _ in range(images)]
     content.append({"type": "text", "text": question})
-    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-    return messages if trained else [{"role": "system", "content": FORMAT_INSTRUCTIONS}, *messages]
+    return [{"role": "user", "content": content}]

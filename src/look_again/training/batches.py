@@ -10,18 +10,16 @@ from typing import Any
 
 import torch
 
-from look_again.core.families import Family, Grid, family_of
+from look_again.core.families import Family, family_of
+from look_again.core.inputs import PIXEL_NAMES, ImageInputs, count_visual_tokens, process_images
 from look_again.core.reattention import Reattention
 from look_again.data.image_files import open_image
 from look_again.data.sample import Sample
-from look_again.text.chat import encode_chat, encode_response
-from look_again.text.grammar import open_tag
-from look_again.text.instructions import messages_for
+from look_again.text.instructions import question_messages
+from look_again.text.renderer import Renderer
 from look_again.text.tags import tag_ids
 from look_again.training.example import Example
 from look_again.training.recipe import Stage
-
-IMAGES = ("pixel_values", "image_grid_thw")
 
 
 @dataclass
@@ -49,42 +47,33 @@ class Codec:
         """Of a model's configuration and a prepared tokenizer."""
         return cls(family_of(config), tokenizer, tag_ids(tokenizer), image_processor, config)
 
+    @property
+    def renderer(self) -> Renderer:
+        return Renderer(self.tokenizer, self.family.image_text)
+
     def item(self, row: Sample, policy: Reattention, *, learn_silent: bool = False) -> Item:
         """A row's images and example. Raises ImageError for an image that cannot be read."""
-        pictures = self.pictures(row)
-        grids = [self.family.merged_grid(grid, self.config) for grid in pictures.get("image_grid_thw", ())]
-        return Item(
-            pictures.get("pixel_values"),
-            pictures.get("image_grid_thw"),
-            self.example(row, grids, policy, learn_silent=learn_silent),
-        )
+        images = self.images(row)
+        messages = question_messages(row.prompt, len(images.grids))
+        prompt_ids = self.renderer.render_prompt(messages, images.visual_token_counts)
+        response = self.renderer.render_response(row.response or "", () if learn_silent else row.silent)
+        example = Example(prompt_ids, response.token_ids, images.grids, policy, response.silent)
+        return Item(images.tensors.get("pixel_values"), images.tensors.get("image_grid_thw"), example)
 
-    def pictures(self, row: Sample) -> dict[str, torch.Tensor]:
-        """pixel_values (patches, values) and image_grid_thw (images, 3); nothing for a row without images."""
-        if not row.images:
-            return {}
-        made = self.image_processor(images=[open_image(image) for image in row.images], return_tensors="pt")
-        return {name: made[name] for name in IMAGES}
-
-    def example(self, row: Sample, grids: list[Grid], policy: Reattention, *, learn_silent: bool = False) -> Example:
-        """The tokenised row, its response with the end-of-turn token."""
-        counts = [frames * rows * columns for frames, rows, columns in grids]
-        messages = messages_for(row.prompt, len(grids), trained=True)
-        prompt = encode_chat(self.tokenizer, messages, counts, image_token=self.family.image_text)
-        ids, spans = encode_response(self.tokenizer, row.response or "", self.tag_ids)
-        silent = [any(start < b and stop > a for a, b in row.silent) and not learn_silent for start, stop in spans]
-        return Example(prompt, [*ids, self.tokenizer.eos_token_id], grids, policy, [*silent, False])
+    def images(self, row: Sample) -> ImageInputs:
+        """The images of a row. Raises ImageError for one that cannot be read."""
+        return process_images(self.image_processor, self.config, [open_image(image) for image in row.images])
 
     def length(self, row: Sample, sizes: Sequence[tuple[int, int]], policy: Reattention) -> int:
         """Slots of a row, re-inserted ones with it, from its images' sizes (width, height) alone."""
-        merge = self.config.vision_config.spatial_merge_size**2
-        patches = [self.image_processor.get_number_of_image_patches(height, width, {}) for width, height in sizes]
-        grids: list[Grid] = [(1, 1, n // merge) for n in patches]
-        example = self.example(row, grids, policy)
-        looks = min(example.response_ids.count(self.tag_ids[open_tag("REFLECTION")]), policy.max_reinsertions)
-        visual = sum(columns for _, _, columns in grids)
-        look = policy.rows_of(visual) + 2 * policy.delimiters * len(grids) if policy.inserts else 0
-        return len(example.prompt_ids) + len(example.response_ids) + looks * look
+        counts = count_visual_tokens(self.image_processor, self.config, sizes)
+        return self.renderer.count_slots(
+            question_messages(row.prompt, len(counts)),
+            counts,
+            row.response or "",
+            slots_per_insertion=policy.slots_per_insertion(counts),
+            max_insertions=policy.max_reinsertions,
+        )
 
 
 def bounded(image_processor: Any, max_pixels: int | None) -> Any:
@@ -107,7 +96,7 @@ def collate(items: Sequence[Item]) -> dict[str, Any]:
     """Items of one step. `labels` (B, 1 + T) only lets the trainer count targets; their first column is empty."""
     batch: dict[str, Any] = {}
     if any(item.pixel_values is not None for item in items):
-        for name in IMAGES:
+        for name in PIXEL_NAMES:
             batch[name] = torch.cat([getattr(i, name) for i in items if getattr(i, name) is not None])
     if items[0].contents is not None:
         return batch | {"contents": torch.stack([i.contents for i in items if i.contents is not None])}

@@ -45,8 +45,8 @@ class TabletopDataset(Dataset):
         )
         row = row_of(made, "train")
         if self.stage.task == "vision":
-            pictures = self.codec.pictures(row)
-            return Item(pictures["pixel_values"], pictures["image_grid_thw"], contents=contents_of(made))
+            images = self.codec.images(row).tensors
+            return Item(images["pixel_values"], images["image_grid_thw"], contents=contents_of(made))
         row = _caption_alone(row) if self.stage.task == "captions" else row
         policy = policy_of(self.stage, self.seed, row.id)
         return self.codec.item(row, policy, learn_silent=self.stage.learn_mistakes)

@@ -27,7 +27,7 @@ from look_again.core.runner import encode_images
 from look_again.core.slots import Provenance, SlotBuilder, Slots, spans_of
 from look_again.loading import Checkpoint
 from look_again.serving.backend import Job
-from look_again.serving.prompt import Prompt, prompt_of
+from look_again.serving.prompt import Prompt, build_prompt
 from look_again.text.grammar import parse
 from look_again.ui.transcript import Decoded
 
@@ -71,7 +71,7 @@ def measure(checkpoint: Checkpoint, job: Job, decoded: Decoded) -> Looks:
     if len(job.images) != 1:
         raise ValueError("there is no image that the answer could have looked at")
     config = checkpoint.model.config
-    prompt = prompt_of(checkpoint, job, config, config.get_text_config().max_position_embeddings)
+    prompt = build_prompt(checkpoint, job, config, config.get_text_config().max_position_embeddings)
     tokens = checkpoint.family.vision_tokens(config)
     slots = slots_of(checkpoint.family, tokens, prompt, decoded)
     features = _features(checkpoint.model, prompt)

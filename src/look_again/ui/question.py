@@ -13,7 +13,7 @@ from look_again.core.reattention import Reattention
 from look_again.images import ImageError, load_image
 from look_again.model import MAX_QUESTION_CHARACTERS, Sampling
 from look_again.serving.backend import Job
-from look_again.text.instructions import messages_for
+from look_again.text.instructions import question_messages
 
 MODES = ("text", "copy", "route")
 MAX_BYTES = 32 * 2**20  # of an uploaded image
@@ -33,7 +33,7 @@ class Asked:
         """The same question under a policy."""
         images = [] if self.image is None else [self.image]
         return Job(
-            messages=messages_for(self.text, len(images), trained=True),  # a backend adds the format where it has to
+            messages=question_messages(self.text, len(images)),  # a backend adds the format where it has to
             images=images,
             policy=policy,
             sampling=self.sampling,

@@ -29,7 +29,7 @@ from look_again.serving.backend import (
     Started,
 )
 from look_again.serving.engine.transformers_backend import TransformersBackend
-from look_again.serving.prompt import prompt_of
+from look_again.serving.prompt import build_prompt
 from look_again.serving.ties import same_but_for_ties
 from look_again.tabletop.render import render
 from look_again.tabletop.rows import make_row
@@ -143,7 +143,7 @@ def test_mixed_requests_that_arrive_one_after_the_other_equal_ask():
     for job, row, events in zip(jobs, rows, together, strict=True):
         answer = look.ask(job.images[0], row.prompt, reattention=job.policy, sampling=job.sampling)
         expected = told(answer)
-        prompt = prompt_of(look.checkpoint, job, look.checkpoint.model.config, 4096)
+        prompt = build_prompt(look.checkpoint, job, look.checkpoint.model.config, 4096)
         assert same_but_for_ties(look.checkpoint, prompt, job.policy, events, expected)
         ended = events[-1]
         if tokens_of(events) == tokens_of(expected):

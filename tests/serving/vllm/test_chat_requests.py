@@ -12,7 +12,7 @@ from look_again.core.slots import SlotBuilder, spans_of
 from look_again.core.trigger import Trigger
 from look_again.model import Sampling
 from look_again.serving.backend import BackendError, Job, RefusedError
-from look_again.serving.prompt import prompt_of
+from look_again.serving.prompt import build_prompt
 from look_again.serving.vllm.admission import load_without_model
 from look_again.serving.vllm.chat_requests import by_chat, check_texts
 from look_again.serving.vllm.server import Server
@@ -39,7 +39,7 @@ def job():
 
 def row_of(light, job, said):
     checkpoint, served = light
-    prompt = prompt_of(checkpoint, job, served.config, 4096)
+    prompt = build_prompt(checkpoint, job, served.config, 4096)
     builder, spans = (
         SlotBuilder(checkpoint.family, checkpoint.family.vision_tokens(served.config)),
         spans_of(prompt.grids),

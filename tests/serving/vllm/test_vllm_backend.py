@@ -18,7 +18,7 @@ from look_again.model import Sampling
 from look_again.serving.backend import BackendError, BusyError, Ended, Job, RefusedError, Started
 from look_again.serving.http.options import Defaults
 from look_again.serving.http.service import Service
-from look_again.serving.prompt import prompt_of
+from look_again.serving.prompt import build_prompt
 from look_again.serving.vllm.admission import Admission, ServedModel, load_without_model
 from look_again.serving.vllm.token_requests import leg_seed
 from look_again.serving.vllm.vllm_backend import VllmBackend
@@ -476,7 +476,7 @@ def test_route_sends_features_of_the_rows_that_the_ranking_chose(loaded):
     asked = job(STRIP)
     events = run({"checkpoint": loaded}, asked, a=fake)
     assert tokens(events) == ANSWER
-    prompt = prompt_of(loaded, asked, loaded.model.config, 400)
+    prompt = build_prompt(loaded, asked, loaded.model.config, 400)
     first, second, third = fake.requests
     assert "content_parts" in first
     assert second["token_ids"] == [*prompt.token_ids, *ANSWER[:7], START, *[IMAGE] * 18, END, TAG]

@@ -15,7 +15,7 @@ from typing import TypeVar
 from look_again.loading import Checkpoint
 from look_again.serving.backend import BackendError, BackendEvent, BusyError, Ended, Job, RefusedError
 from look_again.serving.engine.scheduler import Engine, Ticket
-from look_again.serving.prompt import Prompt, prompt_of
+from look_again.serving.prompt import Prompt, build_prompt
 
 T = TypeVar("T")
 
@@ -149,7 +149,7 @@ class TransformersBackend:
         config = self.checkpoint.model.config
         max_context = config.get_text_config().max_position_embeddings
         try:
-            prompt = threads.submit(prompt_of, self.checkpoint, job, config, max_context)
+            prompt = threads.submit(build_prompt, self.checkpoint, job, config, max_context)
         except RuntimeError as error:  # shut down since
             raise BackendError("the transformers backend was closed") from error
         return await asyncio.wrap_future(prompt)

@@ -28,7 +28,7 @@ from look_again.core.trigger import Trigger
 from look_again.loading import Checkpoint, LoadError, default_checkpoint, load_tokenizer, was_trained
 from look_again.model import Sampling
 from look_again.serving.backend import BackendError, Job
-from look_again.serving.prompt import prompt_of
+from look_again.serving.prompt import build_prompt
 from look_again.serving.vllm.answer import SAME_CHECKPOINT
 from look_again.serving.vllm.chat_requests import by_chat
 from look_again.serving.vllm.server import Server, ServerRefusalError
@@ -147,7 +147,7 @@ class Admission:
 
     @cached_property
     def prompt(self) -> Any:
-        return prompt_of(self.checkpoint, self.job, self.served.config, 2**31)
+        return build_prompt(self.checkpoint, self.job, self.served.config, 2**31)
 
     @cached_property
     def log_probs(self) -> torch.Tensor:

@@ -17,7 +17,6 @@ from look_again.serving.backend import BackendError, Job, RefusedError
 from look_again.serving.vllm.server import Server
 from look_again.serving.vllm.token_requests import Picture, Request, shows_of
 from look_again.text.chat import Message
-from look_again.text.instructions import FORMAT_INSTRUCTIONS
 
 CHAT = "/v1/chat/completions"
 
@@ -41,9 +40,7 @@ def by_chat(
 ) -> Request:
     """The conversation and the answer so far, to be gone on with. BackendError where that ends in half a character."""
     images = iter(pictures)
-    messages = [_message(message, images, server) for message in job.messages]
-    if not checkpoint.trained:
-        messages.insert(0, {"role": "system", "content": FORMAT_INSTRUCTIONS})
+    messages = [_message(message, images, server) for message in checkpoint.renderer.add_instructions(job.messages)]
     answer = _answer(checkpoint.tokenizer, row, pictures, server)
     options: dict[str, Any] = {"model": server.model}
     if answer:

@@ -25,7 +25,7 @@ from look_again.core.slots import SlotBuilder, spans_of
 from look_again.core.trigger import Trigger
 from look_again.loading import Checkpoint
 from look_again.serving.backend import BackendError, BackendEvent, Job, RefusedError, T
-from look_again.serving.prompt import Prompt, prompt_of
+from look_again.serving.prompt import Prompt, build_prompt
 from look_again.serving.vllm.admission import Admission, ServedModel
 from look_again.serving.vllm.answer import Leg, Shared, VllmAnswer
 from look_again.serving.vllm.chat_requests import check_texts
@@ -163,7 +163,7 @@ class VllmBackend:
         self.on_leg(leg)
 
     def _read(self, job: Job) -> tuple[Prompt, list[Picture]]:
-        prompt = prompt_of(self.checkpoint, job, self.served.config, self.max_context)
+        prompt = build_prompt(self.checkpoint, job, self.served.config, self.max_context)
         pictures = images_of(self.checkpoint.image_processor, job.images, prompt.pixels)
         for image in pictures:  # here, so that the event loop need not
             if not all(image.uuid in server.known for server in self._servers.all if server.up):

@@ -1,0 +1,60 @@
+"""What a model takes: images as pixel tensors with their grids of visual tokens, and prompts padded to one width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from PIL import Image
+
+from look_again.core.families import Grid, family_of
+
+PIXEL_NAMES = ("pixel_values", "image_grid_thw")
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """The images of one prompt.
+
+    tensors: pixel_values (patches, values) and image_grid_thw (images, 3) in patches; empty without images. grids: of
+    visual tokens, one per image.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    grids: list[Grid]
+
+    @property
+    def visual_token_counts(self) -> list[int]:
+        return [prod(grid) for grid in self.grids]
+
+
+def process_images(image_processor: Any, config: Any, images: Sequence[Image.Image]) -> ImageInputs:
+    """RGB images as the vision tower takes them, in one pass of the image processor. config: of the model."""
+    if not images:
+        return ImageInputs({}, [])
+    features = image_processor(images=list(images), return_tensors="pt")
+    tensors = {name: features[name] for name in PIXEL_NAMES}
+    return ImageInputs(tensors, [family_of(config).merged_grid(grid, config) for grid in tensors["image_grid_thw"]])
+
+
+def stack_pixels(images: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
+    """The tensors of several prompts' images, in order; nothing where none has any."""
+    shown = [prompt.tensors for prompt in images if prompt.tensors]
+    return {name: torch.cat([tensors[name] for tensors in shown]) for name in PIXEL_NAMES} if shown else {}
+
+
+def count_visual_tokens(image_processor: Any, config: Any, sizes: Sequence[tuple[int, int]]) -> list[int]:
+    """Visual tokens of images from their sizes, (width, height) in pixels, alone."""
+    merge = config.vision_config.spatial_merge_size**2
+    return [image_processor.get_number_of_image_patches(height, width, {}) // merge for width, height in sizes]
+
+
+def left_padded(prompts: Sequence[Sequence[int]], tokenizer: Any, device: Any) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask` (B, longest) of prompts that all end in the last column."""
+    pad, longest = tokenizer.pad_token_id or 0, max(map(len, prompts))
+    ids = [[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}

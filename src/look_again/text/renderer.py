@@ -1,0 +1,80 @@
+"""Conversations and responses as token ids: what decoding starts from, what training learns from, and their length.
+
+The one place that turns messages and responses into ids, for answering, serving and training alike, so that a model is
+trained on exactly the prompt that it is later asked with. How user text is kept apart from control tokens is in `chat`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from look_again.text.chat import Message, encode_chat, encode_response
+from look_again.text.grammar import open_tag
+from look_again.text.instructions import FORMAT_INSTRUCTIONS
+from look_again.text.tags import tag_ids
+
+
+@dataclass(frozen=True)
+class RenderedResponse:
+    """A supervised response: one entry per token, the last of which is the end of turn.
+
+    spans: the characters of the text that each token stands for, as (start, stop). silent: whether the token is read
+    but must not be learned.
+    """
+
+    token_ids: list[int]
+    spans: list[tuple[int, int]]
+    silent: list[bool]
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """Renders for one checkpoint.
+
+    tokenizer: a fast tokenizer with a chat template. image_text: the token that its template writes for an image.
+    trained: the model writes the response format unprompted; others get the format instructions as system text.
+    """
+
+    tokenizer: Any
+    image_text: str
+    trained: bool = True
+
+    def add_instructions(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages, behind the format instructions where the model needs them."""
+        return [*([] if self.trained else [{"role": "system", "content": FORMAT_INSTRUCTIONS}]), *messages]
+
+    def render_prompt(self, messages: Sequence[Message], visual_token_counts: Sequence[int]) -> list[int]:
+        """Token ids of the generation prompt; image i's token stands there `visual_token_counts[i]` times.
+
+        Raises ValueError as `encode_chat` does.
+        """
+        messages = self.add_instructions(messages)
+        return encode_chat(self.tokenizer, messages, visual_token_counts, image_token=self.image_text)
+
+    def render_response(self, text: str, silent: Sequence[tuple[int, int]] = ()) -> RenderedResponse:
+        """A response with its end of turn. silent: stretches of characters, as (start, stop), that are not learned.
+
+        A token that shares a character with a silent stretch is silent. Raises MissingTagsError for a tokenizer without
+        the tags, and ValueError as `encode_text` does.
+        """
+        ids, spans = encode_response(self.tokenizer, text, tag_ids(self.tokenizer))
+        flags = [any(start < b and stop > a for a, b in silent) for start, stop in spans]
+        end = (len(text), len(text))
+        return RenderedResponse([*ids, self.tokenizer.eos_token_id], [*spans, end], [*flags, False])
+
+    def count_slots(
+        self,
+        messages: Sequence[Message],
+        visual_token_counts: Sequence[int],
+        response: str,
+        *,
+        slots_per_insertion: int = 0,
+        max_insertions: int = 0,
+    ) -> int:
+        """Slots of the whole sequence, by counts alone: prompt, response and what its reflections re-insert."""
+        response_ids = self.render_response(response).token_ids
+        reflections = response_ids.count(tag_ids(self.tokenizer)[open_tag("REFLECTION")])
+        prompt_slots = len(self.render_prompt(messages, visual_token_counts))
+        return prompt_slots + len(response_ids) + min(reflections, max_insertions) * slots_per_insertion
