@@ -9,8 +9,9 @@ import pytest
 
 from look_again.commands.main import main
 from look_again.data.loaders import Source, load_samples
-from look_again.pipeline.run_config import RunConfigError, load_run_config
+from look_again.pipeline.run_config import load_run_config
 from look_again.tabletop.demo import DemoConfig, adds_up, demo
+from look_again.yaml_config import ConfigError
 
 pytest.importorskip("pyarrow")
 RECIPE = """
@@ -129,7 +130,7 @@ def test_rows_of_an_evaluation_set_are_refused_or_dropped(recipe, tmp_path, caps
 def test_configurations_that_cannot_be(recipe, change, reason):
     path = Path(recipe())
     path.write_text(path.read_text().replace(*change))
-    with pytest.raises(RunConfigError) as caught:
+    with pytest.raises(ConfigError) as caught:
         load_run_config(path)
     assert reason in str(caught.value)
 

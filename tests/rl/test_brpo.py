@@ -16,7 +16,7 @@ from look_again.loading import default_checkpoint
 from look_again.rl import brpo as run
 from look_again.rl.recipe import BrpoConfig, load_brpo_config
 from look_again.rl.step import padded, questions_of_step
-from look_again.training.recipe import ConfigError
+from look_again.yaml_config import ConfigError
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from look_again.rl.brpo import SECONDS, Run
 from look_again.rl.brpo_plan import as_text, plan_brpo
 from look_again.rl.recipe import BrpoConfig
 from look_again.training.batches import collate
-from look_again.training.recipe import ConfigError, Hardware, Lora
+from look_again.training.recipe import Hardware, Lora
+from look_again.yaml_config import ConfigError
 
 SETTINGS = {
     "steps": 3,

@@ -22,7 +22,7 @@ from look_again.tabletop.tiny import TinyConfig, build_image_processor, build_mo
 from look_again.text.grammar import TAG_TOKENS
 from look_again.text.tags import tag_ids
 from look_again.training.batches import Codec
-from look_again.training.recipe import ConfigError, SftConfig, Stage, load_config
+from look_again.training.recipe import SftConfig, Stage, load_config
 from look_again.training.sft import (
     LogFile,
     last_complete_checkpoint,
@@ -32,6 +32,7 @@ from look_again.training.sft import (
     train,
 )
 from look_again.training.trainer import ReattentionTrainer
+from look_again.yaml_config import ConfigError
 
 ROOT = Path(__file__).parents[2] / "recipes"
 SFT = sorted(path for path in ROOT.glob("**/*.yaml") if path.parent.name != "engines" and path.stem != "brpo")

@@ -10,8 +10,9 @@ import pytest
 
 from look_again.commands.main import main
 from look_again.data.loaders import Source
-from look_again.training.recipe import ConfigError, Hardware, SftConfig, Stage, load_config
+from look_again.training.recipe import Hardware, SftConfig, Stage, load_config
 from look_again.training.sft_plan import as_text, plan
+from look_again.yaml_config import ConfigError
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

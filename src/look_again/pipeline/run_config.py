@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
-
-import yaml
 
 from look_again.clients.openai import Endpoint, InProcessTransport, OpenAITransport, Transport
 from look_again.data.loaders import Source
@@ -21,17 +17,13 @@ from look_again.pipeline.review import review
 from look_again.pipeline.stages import cold_start, distil, rewrite, verify
 from look_again.pipeline.stages.prompt_files import load_prompt
 from look_again.tabletop.endpoint import SCHEME, InProcess, conduct_of
+from look_again.yaml_config import build, read_yaml
 
-C = TypeVar("C")
 FLOWS = {
     "cold-start": (cold_start.NAME, review.NAME),
     "distilled": (distil.NAME, verify.NAME, rewrite.NAME, review.NAME),
 }
 ON_OVERLAP = ("refuse", "drop", "keep")
-
-
-class RunConfigError(ValueError):
-    """A configuration that cannot be used; the message says which key and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,43 +151,5 @@ def transport_of(endpoint: Endpoint) -> Transport:
 
 
 def load_run_config(path: str | Path) -> RunConfig:
-    """Read a configuration. RunConfigError for a missing file, bad YAML, unknown keys or values out of range."""
-    try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunConfigError(f"cannot read {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise RunConfigError(f"{path} is not YAML: {error}") from error
-    return make(RunConfig, raw, str(path))
-
-
-NESTED: dict[str, Any] = {
-    "sources": Source,
-    "evaluation": Source,
-    "endpoints": Endpoint,
-    "budget": Budget,
-    "distil": Distillation,
-    "panel": verify.Panel,
-    "build": BuildConfig,
-}
-
-
-def make(cls: type[C], values: Any, where: str) -> C:
-    """A dataclass from a mapping, its parts likewise. RunConfigError for unknown keys and values that it refuses."""
-    if not isinstance(values, Mapping):
-        raise RunConfigError(f"{where}: a mapping of keys to values is needed, not {values!r}")
-    known = {f.name for f in fields(typing.cast(Any, cls))}
-    if unknown := set(values) - known:
-        raise RunConfigError(f"{where}: unknown keys {sorted(unknown)}; known: {', '.join(sorted(known))}")
-    try:
-        return cls(**{name: _part(cls, name, value, where) for name, value in values.items()})
-    except (TypeError, ValueError) as error:
-        raise error if isinstance(error, RunConfigError) else RunConfigError(f"{where}: {error}") from error
-
-
-def _part(cls: type, name: str, value: Any, where: str) -> Any:
-    if cls is RunConfig and name in NESTED:
-        if isinstance(value, list):
-            return tuple(make(NESTED[name], part, f"{where}: {name}") for part in value)
-        return make(NESTED[name], value, f"{where}: {name}")
-    return tuple(value) if isinstance(value, list) else value
+    """Read a configuration. ConfigError for a missing file, bad YAML, unknown keys or values out of range."""
+    return build(RunConfig, read_yaml(path), str(path))

@@ -10,17 +10,8 @@ from look_again.core.reattention import Reattention
 from look_again.data.loaders import Source
 from look_again.rl.objective import Aggregation, Level
 from look_again.text.grammar import TAGS
-from look_again.training.recipe import (
-    TRAINED_MODES,
-    TRAINS,
-    ConfigError,
-    Hardware,
-    Lora,
-    Stage,
-    build,
-    read_recipe,
-    sources_of,
-)
+from look_again.training.recipe import TRAINED_MODES, TRAINS, Hardware, Lora, Stage
+from look_again.yaml_config import ConfigError, build, read_yaml
 
 ROLLOUTS = ("decoding", "vllm")
 REWARDS = ("format", "accuracy", "balance")
@@ -149,9 +140,4 @@ def _need(holds: bool, message: str) -> None:
 
 def load_brpo_config(path: str | Path) -> BrpoConfig:
     """Read a recipe. Raises ConfigError for a missing file, bad YAML, unknown keys or values out of range."""
-    values = read_recipe(path)
-    values["data"] = sources_of(values.get("data") or [], str(path))
-    for name, cls in (("lora", Lora), ("hardware", Hardware)):
-        if name in values:
-            values[name] = build(cls, values[name], f"{path}: {name}")
-    return build(BrpoConfig, values, str(path))
+    return build(BrpoConfig, {"data": None, **read_yaml(path, "recipe")}, str(path))

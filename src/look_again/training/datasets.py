@@ -19,7 +19,8 @@ from look_again.tabletop.rows import TabletopRow, make_row
 from look_again.tabletop.world import COLOURS, GRID_SIDE, PLACES, SHAPES
 from look_again.text.grammar import close_tag
 from look_again.training.batches import Codec, Item, policy_of
-from look_again.training.recipe import ConfigError, Stage
+from look_again.training.recipe import Stage
+from look_again.yaml_config import ConfigError
 
 SHOWN = 5  # rows that an error lists by name
 

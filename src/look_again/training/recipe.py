@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
-
-import yaml
 
 from look_again.data.loaders import Source
 from look_again.tabletop.oracle import LENGTHS
 from look_again.tabletop.rows import LENGTH_WEIGHTS
 from look_again.tabletop.tiny import TinyConfig
+from look_again.yaml_config import ConfigError, build, read_yaml
 
 TRAINED_MODES = ("text", "copy", "route")  # vision-only writes no reflection, so there is nothing to train
 TASKS = ("vision", "captions", "answers", "rows")
 TRAINS = ("all", "without_vision", "language_model", "lora")
 SCHEDULES = ("cosine_to_tenth", "cosine", "linear", "constant_with_warmup")
 ENGINES = ("single", "ddp", "fsdp2", "zero3")
-C = TypeVar("C")
-
-
-class ConfigError(ValueError):
-    """A training configuration that cannot be used; the message says which key and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,59 +172,6 @@ class SftConfig:
             raise ConfigError(f"a run needs stages with names of their own, not {names}")
 
 
-def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The keys of a recipe as they stand. Raises ConfigError for a missing file or bad YAML."""
-    try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"{path}: a recipe is a mapping of keys to values")
-    return dict(raw)
-
-
 def load_config(path: str | Path) -> SftConfig:
     """Read a recipe. Raises ConfigError for a missing file, bad YAML, unknown keys or values out of range."""
-    raw = read_recipe(path)
-    listed = raw.pop("stages", None) or []
-    if not isinstance(listed, list):
-        raise ConfigError(f"{path}: stages is a list, not {listed!r}")
-    parts = {
-        "stages": tuple(_stage(stage, f"{path}: stage") for stage in listed),
-        "tiny": build(TinyConfig, raw.pop("tiny", None) or {}, f"{path}: tiny"),
-        "hardware": build(Hardware, raw.pop("hardware", None) or {}, f"{path}: hardware"),
-    }
-    return build(SftConfig, {**raw, **parts}, str(path))
-
-
-def _stage(values: Any, where: str) -> Stage:
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}: a mapping of keys to values is needed, not {values!r}")
-    values = dict(values)
-    if isinstance(values.get("data"), list):
-        values["data"] = sources_of(values["data"], where)
-    if "lora" in values:
-        values["lora"] = build(Lora, values["lora"], f"{where}: lora")
-    return build(Stage, values, where)
-
-
-def sources_of(listed: Any, where: str) -> tuple[Source, ...]:
-    """The sources under a recipe's `data`. Raises ConfigError for anything but a list of mappings."""
-    if not isinstance(listed, list):
-        raise ConfigError(f"{where}: data is a list of sources, not {listed!r}")
-    return tuple(build(Source, source, f"{where}: data") for source in listed)
-
-
-def build(cls: type[C], values: Mapping[str, Any], where: str) -> C:
-    """A config dataclass from a mapping; lists become tuples where the field's default is one."""
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}: a mapping of keys to values is needed, not {values!r}")
-    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    if unknown := set(values) - known:
-        raise ConfigError(f"{where}: unknown keys {sorted(unknown)}; known: {', '.join(sorted(known))}")
-    try:
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {error}") from error
+    return build(SftConfig, {"stages": None, **read_yaml(path, "recipe")}, str(path))

@@ -32,10 +32,11 @@ from look_again.training.batches import Codec, bounded, collate
 from look_again.training.datasets import TabletopDataset, load_stage_samples
 from look_again.training.export import merged, write_checkpoint
 from look_again.training.module import Reattending
-from look_again.training.recipe import ConfigError, SftConfig, Stage
+from look_again.training.recipe import SftConfig, Stage
 from look_again.training.step_log import append_line, keep_lines
 from look_again.training.trainable import choose_trainable
 from look_again.training.trainer import ReattentionTrainer, Trainer, VisionProbe
+from look_again.yaml_config import ConfigError
 
 RECIPE_FILE = "recipe.json"
 # What may change between restarts.

@@ -20,7 +20,8 @@ from look_again.data.loaders import Source
 from look_again.tabletop.tiny import SPECIAL_TOKENS, TinyConfig, model_config_of
 from look_again.text.grammar import TAGS
 from look_again.training.large_shapes import KNOWN
-from look_again.training.recipe import ConfigError, Hardware, SftConfig, Stage
+from look_again.training.recipe import Hardware, SftConfig, Stage
+from look_again.yaml_config import ConfigError
 
 GB = 1e9
 RUNTIME_GB = 1.5  # the device's context, kernels and fragments
