@@ -77,7 +77,12 @@ def data_url(image: Image.Image, format: str = "PNG", **options: Any) -> str:
     """An image in a URL of its own: `data:image/png;base64,…`. options: of Pillow's writer of that format."""
     file = io.BytesIO()
     image.save(file, format, **options)
-    return f"data:image/{format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return encoded_data_url(f"image/{format.lower()}", file.getvalue())
+
+
+def encoded_data_url(media_type: str, data: bytes) -> str:
+    """An encoded file in a URL of its own."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
 def _describe(source: object) -> str:

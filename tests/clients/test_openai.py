@@ -6,10 +6,18 @@ import asyncio
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from look_again.clients.openai import Endpoint, OpenAITransport, RequestRefusedError
+from look_again.clients.openai import (
+    AttemptError,
+    BlockingClient,
+    Endpoint,
+    InProcessTransport,
+    OpenAITransport,
+    RequestRefusedError,
+)
 from look_again.pipeline.chat_client import Chat
 from look_again.pipeline.endpoint_pool import Line
 from look_again.pipeline.engine import open_desk
@@ -75,3 +83,30 @@ def test_models_and_health(url):
     assert names == ["tabletop-model", "tabletop-teacher", "tabletop-judge", "tabletop-writer"]
     assert httpx.get(url.replace("/v1", "/health")).json() == {"status": "ok"}
     assert httpx.post(f"{url}/chat/completions", content=b"{").status_code == 400
+
+
+def test_a_blocking_client_counts_its_attempts_and_keeps_its_threads_apart():
+    """Would catch replies mixed up between threads, one attempt too few, and time-outs that are not told apart."""
+    calls = []
+
+    async def server(body, headers):
+        text = body["messages"][0]["content"]
+        calls.append(text)
+        if text == "never":
+            await asyncio.sleep(30)
+        if text == "twice" and calls.count("twice") < 3:
+            return 503, {}, "busy"
+        return 200, {}, {"choices": [{"message": {"content": text[::-1]}}]}
+
+    endpoint = Endpoint(name="e", base_url="test:", model="m", attempts=3, backoff_s=0.001, timeout_s=0.2)
+    client = BlockingClient(endpoint, InProcessTransport(server))
+    with ThreadPoolExecutor(8) as pool:
+        texts = [f"text {i}" for i in range(40)]
+        replies = pool.map(lambda text: client.complete([{"role": "user", "content": text}]).text, texts)
+        assert list(replies) == [text[::-1] for text in texts]
+    assert client.complete([{"role": "user", "content": "twice"}]).text == "eciwt"
+    with pytest.raises(AttemptError, match=r"no reply within 0\.2 s") as error:
+        client.complete([{"role": "user", "content": "never"}])
+    assert error.value.timed_out
+    assert (calls.count("twice"), calls.count("never")) == (3, 3)
+    client.close()

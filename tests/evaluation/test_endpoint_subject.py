@@ -11,9 +11,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from PIL import Image
 
+from look_again.clients.openai import Endpoint
 from look_again.commands.main import main
 from look_again.evaluation.benchmark import BenchmarkItem
-from look_again.evaluation.endpoint_subject import Endpoint, EndpointJudge, EndpointSubject
+from look_again.evaluation.endpoint_subject import (
+    EndpointJudge,
+    EndpointSubject,
+    endpoint_settings,
+    greedy_endpoint,
+)
 from look_again.evaluation.run import means
 from look_again.evaluation.run_folder import RunFolder, whole_lines
 from look_again.evaluation.subjects import PREFIX_FACT
@@ -49,6 +55,10 @@ class Handler(BaseHTTPRequestHandler):
         for word, status, said in (("locked", 403, "no entry"), ("crowded", 429, "slower")):
             if word in text:
                 return self.send(status, {"error": {"message": said}})
+        if "quota" in text:
+            return self.send(200, {"error": {"message": "no quota"}})
+        if "parts" in text:
+            return self.send(200, {"choices": [{"message": {"content": [{"text": "x"}]}}]})
         if "bad" in text:
             return self.send(400, {"error": {"message": "too long \ud83d"}})
         said = f"<CAPTION>c</CAPTION><CONCLUSION>{text[::-1]}</CONCLUSION>" if "tags" in text else text[::-1]
@@ -93,7 +103,7 @@ def server(monkeypatch):
 
 
 def endpoint(server, **changed) -> Endpoint:
-    return Endpoint(**{"base_url": server.url, "model": "m", "max_new_tokens": 50, "retries": 1} | changed)
+    return greedy_endpoint(**{"base_url": server.url, "model": "m", "max_new_tokens": 50, "retries": 1} | changed)
 
 
 def test_answers_come_back_to_their_items(server):
@@ -125,7 +135,7 @@ def test_fields_of_the_request_can_be_added_and_taken_out(server):
     dict(EndpointSubject(changed).answers([BenchmarkItem(id="a", prompt="what?")], ()))
     assert {"max_completion_tokens": 9, "seed": 1}.items() <= server.bodies[0].items()
     assert "max_tokens" not in server.bodies[0]
-    assert changed.settings["request"] == {
+    assert endpoint_settings(changed)["request"] == {
         "model": "m", "temperature": 0.0, "max_completion_tokens": 9, "seed": 1, "messages": None,
     }  # fmt: skip
 
@@ -141,6 +151,18 @@ def test_what_fails_for_a_while_is_tried_again_and_what_is_refused_is_counted(se
     assert outputs[0].text == "ecno ysub"
     assert "too long" in outputs[1].error
     assert "gone.png" in outputs[2].error
+
+
+@pytest.mark.parametrize(("word", "shown"), [("quota", "no quota"), ("parts", "no chat completion")])
+def test_a_reply_of_another_shape_is_tried_again_and_then_the_items_error(server, word, shown):
+    """Would catch a run ended, or an item scored, by an error that comes with status 200."""
+    items = [BenchmarkItem(id="a", prompt=word), BenchmarkItem(id="b", prompt="what?")]
+    outputs = dict(EndpointSubject(endpoint(server)).answers(items, ()))
+    assert shown in outputs[0].error
+    assert outputs[1].text == "?tahw"
+    assert len(server.bodies) == 3
+    with pytest.raises(ConnectionError, match=shown):
+        EndpointJudge(endpoint(server, retries=0))(word)
 
 
 def test_half_a_surrogate_pair_is_kept_as_a_question_mark(server, tmp_path):
@@ -167,6 +189,14 @@ def test_an_endpoint_that_is_down_ends_the_run(server):
     """Would catch an outage scored as wrong answers."""
     with pytest.raises(ConnectionError, match="busy"):
         dict(EndpointSubject(endpoint(server, retries=0)).answers([BenchmarkItem(id="a", prompt="down")], ()))
+    shown = server.url.replace("//", "//user:s3cret@")
+    with pytest.raises(ConnectionError, match="busy") as error:
+        dict(
+            EndpointSubject(endpoint(server, retries=0, base_url=shown)).answers(
+                [BenchmarkItem(id="a", prompt="down")], ()
+            )
+        )
+    assert "s3cret" not in str(error.value)
     subject = EndpointSubject(endpoint(server, base_url=server.url.removesuffix("/v1")))
     with pytest.raises(ConnectionError, match="lack /v1"):
         dict(subject.answers([BenchmarkItem(id="a", prompt="what?")], ()))
@@ -210,9 +240,9 @@ def test_a_judge_that_is_too_busy_leaves_an_answer_unjudged(server):
 
 def test_a_bad_base_url_and_bad_fields_are_refused():
     with pytest.raises(ValueError, match="localhost:8000"):
-        Endpoint(base_url="localhost:8000/v1", model="m", max_new_tokens=5)
+        greedy_endpoint("localhost:8000/v1", "m", max_new_tokens=5)
     with pytest.raises(ValueError, match="JSON object"):
-        Endpoint(base_url="http://localhost", model="m", max_new_tokens=5, request=[1])
+        greedy_endpoint("http://localhost", "m", max_new_tokens=5, request=[1])
 
 
 def test_the_command_evaluates_an_endpoint(server, tmp_path, capsys):
@@ -224,7 +254,7 @@ def test_the_command_evaluates_an_endpoint(server, tmp_path, capsys):
     assert result["tabletop"]["counts"]["items"] == 3
     assert result["tabletop"]["metrics"]["accuracy"] == 0.0
     saved = json.loads((tmp_path / "tabletop" / "result.json").read_text())
-    assert saved["config"]["subject"] == endpoint(server, max_new_tokens=512).settings
+    assert saved["config"]["subject"] == endpoint_settings(endpoint(server, max_new_tokens=512))
     assert len(server.bodies) == 3
     assert main(argv) == 0
     assert len(server.bodies) == 3

@@ -17,8 +17,8 @@ from look_again.clients.openai import (
     Reply,
     RequestRefusedError,
     SetupError,
-    raise_for,
-    reply_of,
+    parse_reply,
+    raise_status_error,
     retry_after_s,
 )
 from look_again.data.sample import Sample
@@ -143,18 +143,18 @@ def test_statuses():
         (422, RequestRefusedError),
     ):
         with pytest.raises(error):
-            raise_for(status, "no", {})
+            raise_status_error(status, "no", {})
     for status in (401, 402, 403, 404):
         with pytest.raises(SetupError):
-            raise_for(status, "no", {})
+            raise_status_error(status, "no", {})
 
 
 def test_replies_of_odd_shape():
     refused = {"choices": [{"message": {"content": None, "refusal": "No."}, "finish_reason": "stop"}]}
-    assert reply_of(refused) == Reply("No.", "content_filter")
+    assert parse_reply(refused) == Reply("No.", "content_filter")
     for odd in (None, "x", [], {"choices": [{"message": {"content": ["x"]}}]}, {"error": "quota"}):
         with pytest.raises(AttemptError):
-            reply_of(odd)
+            parse_reply(odd)
 
 
 def test_half_a_surrogate_pair_does_not_end_the_run(ledger):

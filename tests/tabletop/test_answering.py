@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from look_again.pipeline.chat_client import messages
-from look_again.pipeline.contents import sendable
+from look_again.clients.openai import chat_messages
+from look_again.data.encoded_images import sendable
 from look_again.pipeline.stages.cold_start import with_reflection
 from look_again.pipeline.stages.prompt_files import load_prompt
 from look_again.tabletop.answering import COMMON_FAULTS, FAULTY_ATTEMPTS, Conduct, respond
@@ -24,7 +24,7 @@ def body(index: int, role: str, prompt: str | None = None, **fields: str) -> dic
     (row,) = tabletop_samples("test", 2, [index])
     given = {"question": row.question, "reference": row.reference or "", "objections": "", **fields}
     user = load_prompt(prompt).fill(given)[1] if prompt else row.question
-    return {"model": f"tabletop-{role}", "messages": messages("", user, [sendable(row.images[0])])}
+    return {"model": f"tabletop-{role}", "messages": chat_messages("", user, [sendable(row.images[0])])}
 
 
 def text(request: dict, conduct: Conduct = RIGHT, attempt: int = 0) -> str:

@@ -1,8 +1,9 @@
-"""Endpoints that answer chat requests, and the two ways of reaching one: over HTTP, or inside this process.
+"""The client of OpenAI-compatible chat endpoints: request bodies, attempts and their errors, replies.
 
-Any OpenAI-compatible server will do. The client's own retries are off: every attempt is written to the ledger before it
-goes out, so attempts have to be ours. A key comes from the environment and is in no file, ledger or message. The paper
-used four services and says nothing of how.
+Any OpenAI-compatible server will do. The library's own retries are off: the data engine writes every attempt to its
+ledger before it goes out, so attempts have to be ours (`try_attempts`). A key comes from the environment and is in no
+file, ledger or message. The core is asynchronous; `BlockingClient` is for threads. The paper used four services and
+says nothing of how.
 """
 
 from __future__ import annotations
@@ -10,17 +11,22 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import os
+import random
+import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol
+from urllib.parse import urlsplit, urlunsplit
 
 from look_again.extras import require
-from look_again.pipeline.contents import storable
+from look_again.images import encoded_data_url
+from look_again.text.unicode import storable
 
 TRY_AGAIN = (408, 409, 425, 429)  # and all from 500
-SETUP_FAULTS = (401, 402, 403, 404)  # not the row's fault: no other row would fare better
+SETUP_FAULTS = (401, 402, 403, 404)  # not the sample's fault: no other sample would fare better
 SHOWN = 300  # characters of a server's message
+NO_KEY = "none"  # what servers without keys are sent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +38,7 @@ class Endpoint:
     None for no limit. timeout_s: of one attempt. attempts: of one request; waits between them double from backoff_s to
     max_wait_s, half of it chance, and are at least what Retry-After says. max_tokens: of a reply, None leaves it to the
     server. max_pixels: larger images are scaled down. seed: send the number of the sample as `seed`. body: further
-    fields of every request, such as response_format.
+    fields of every request, such as response_format; None takes one of ours out.
 
     Raises ValueError for values out of range.
     """
@@ -71,10 +77,41 @@ class Endpoint:
     def key(self) -> str:
         """The key from the environment. ValueError when the variable is not set."""
         if self.key_env is None:
-            return "none"
+            return NO_KEY
         if not (key := os.environ.get(self.key_env)):
             raise ValueError(f"endpoint {self.name!r} takes its key from {self.key_env}, which is not set: export it")
         return key
+
+    @property
+    def address(self) -> str:
+        """The base URL without a user name and password, for messages and records."""
+        url = urlsplit(self.base_url)
+        return urlunsplit(url._replace(netloc=url.netloc.rpartition("@")[2]))
+
+    def fields(self, **options: Any) -> dict[str, Any]:
+        """The fields of a request beside model and messages; None takes a field out."""
+        fixed = {"max_tokens": self.max_tokens, "temperature": self.temperature, **self.body, **options}
+        return {name: value for name, value in fixed.items() if value is not None}
+
+    def request(self, messages: Any, **options: Any) -> dict[str, Any]:
+        """The body of a chat request."""
+        return {"model": self.model, "messages": messages, **self.fields(**options)}
+
+    def wait_s(self, attempt: int, requested: float | None) -> float:
+        """Seconds after the failed attempt number `attempt` (from 0): doubling, half of it chance; at least what the
+        server requested."""
+        wait = min(self.max_wait_s, self.backoff_s * 2**attempt) * (0.5 + random.random() / 2)
+        return max(wait, min(requested or 0.0, self.max_wait_s))
+
+
+def chat_messages(system: str, user: str, images: Sequence[tuple[str, bytes]]) -> list[dict[str, Any]]:
+    """A system message if there is one, and a user's: images (media type and file) as data URLs, then the text."""
+    content: list[dict[str, Any]] = [
+        {"type": "image_url", "image_url": {"url": encoded_data_url(media_type, data)}} for media_type, data in images
+    ]
+    content.append({"type": "text", "text": user})
+    head = [{"role": "system", "content": system}] if system else []
+    return [*head, {"role": "user", "content": content}]
 
 
 @dataclass(frozen=True)
@@ -91,9 +128,17 @@ class Reply:
 class AttemptError(ValueError):
     """An attempt without a reply that may go better the next time. wait_s: what the server asks for."""
 
-    def __init__(self, reason: str, wait_s: float | None = None) -> None:
+    def __init__(self, reason: str, wait_s: float | None = None, *, timed_out: bool = False) -> None:
         super().__init__(reason)
-        self.wait_s = wait_s
+        self.wait_s, self.timed_out = wait_s, timed_out
+
+
+class UnreadableReplyError(AttemptError):
+    """A reply of status 200 that is no chat completion. foreign: neither is it an error of such an endpoint."""
+
+    def __init__(self, reason: str, *, foreign: bool) -> None:
+        super().__init__(reason)
+        self.foreign = foreign
 
 
 class RequestRefusedError(ValueError):
@@ -113,59 +158,99 @@ class Transport(Protocol):
 
 
 class OpenAITransport:
-    """Through the `openai` client. MissingExtraError without it, ValueError without the endpoint's key."""
+    """Through the `openai` library. MissingExtraError without it, ValueError without the endpoint's key."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        require("openai", extra="data")
+    def __init__(self, endpoint: Endpoint, *, extra: str = "data") -> None:
+        require("openai", extra=extra)
         from openai import AsyncOpenAI
 
-        self.client = AsyncOpenAI(base_url=endpoint.base_url, api_key=endpoint.key(), max_retries=0)
+        self.client = AsyncOpenAI(
+            base_url=endpoint.base_url, api_key=endpoint.key(), max_retries=0, timeout=endpoint.timeout_s
+        )
 
     async def __call__(self, body: Mapping[str, Any], headers: Mapping[str, str], timeout_s: float) -> Reply:
         import openai
 
         try:
-            # The time-out of the client is that of each read: a server that trickles would hold it for ever.
+            # The time-out of the library is that of each read: a server that trickles would hold it for ever.
             async with asyncio.timeout(timeout_s):
                 answer = await self.client.post(
                     "/chat/completions", body=dict(body), cast_to=object, options={"headers": dict(headers)}
                 )
         except openai.APIStatusError as error:
-            raise_for(error.status_code, error.message, error.response.headers)
-        except (openai.APIError, TimeoutError, ValueError) as error:  # ValueError: a body that is not JSON
-            raise AttemptError(_reason(error, timeout_s)) from error
-        return reply_of(answer)
+            raise_status_error(error.status_code, _server_message(error), error.response.headers)
+        except (openai.APITimeoutError, TimeoutError) as error:
+            raise _time_out(timeout_s) from error
+        except (openai.APIError, ValueError) as error:  # ValueError: a body that is not JSON
+            raise AttemptError(f"no reply: {type(error).__name__}: {str(error)[:SHOWN]}") from error
+        return parse_reply(answer)
 
     async def close(self) -> None:
         await self.client.close()
 
 
-Answering = Callable[[Mapping[str, Any], Mapping[str, str]], Awaitable[tuple[int, Mapping[str, str], Any]]]
+ChatServer = Callable[[Mapping[str, Any], Mapping[str, str]], Awaitable[tuple[int, Mapping[str, str], Any]]]
 """A server as a function: body and headers to status, headers and body."""
 
 
 class InProcessTransport:
     """A server inside this process, for tests, benchmarks and the offline demonstration."""
 
-    def __init__(self, answering: Answering) -> None:
-        self.answering = answering
+    def __init__(self, server: ChatServer) -> None:
+        self.server = server
 
     async def __call__(self, body: Mapping[str, Any], headers: Mapping[str, str], timeout_s: float) -> Reply:
         try:
             async with asyncio.timeout(timeout_s):
-                status, said, answer = await self.answering(body, headers)
+                status, reply_headers, answer = await self.server(body, headers)
         except TimeoutError as error:
-            raise AttemptError(_reason(error, timeout_s)) from error
+            raise _time_out(timeout_s) from error
         if status >= 300:
-            raise_for(status, str(answer), said)
-        return reply_of(answer)
+            raise_status_error(status, str(answer), reply_headers)
+        return parse_reply(answer)
 
     async def close(self) -> None:
         return None
 
 
-def reply_of(answer: Any) -> Reply:
-    """A chat completion's first choice. AttemptError for what is none, or an error in a body of status 200."""
+async def try_attempts(endpoint: Endpoint, send: Callable[[int], Awaitable[Reply]]) -> Reply:
+    """The reply of the first attempt that gets one, with waits between them; `send` is given the attempt's number.
+
+    Raises the last AttemptError after `endpoint.attempts` of them, and at once whatever else `send` raises.
+    """
+    for attempt in range(endpoint.attempts - 1):
+        try:
+            return await send(attempt)
+        except AttemptError as error:
+            await asyncio.sleep(endpoint.wait_s(attempt, error.wait_s))
+    return await send(endpoint.attempts - 1)
+
+
+class BlockingClient:
+    """An endpoint for callers in threads. Requests run in an event loop in a thread of their own."""
+
+    def __init__(self, endpoint: Endpoint, transport: Transport) -> None:
+        self.endpoint, self.transport = endpoint, transport
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+
+    def complete(self, messages: Any) -> Reply:
+        """The reply to these messages, after `endpoint.attempts` attempts at most.
+
+        Raises AttemptError after the last of them, RequestRefusedError or SetupError.
+        """
+        body = self.endpoint.request(messages)
+        reply = try_attempts(self.endpoint, lambda attempt: self.transport(body, {}, self.endpoint.timeout_s))
+        return asyncio.run_coroutine_threadsafe(reply, self._loop).result()
+
+    def close(self) -> None:
+        """Close the connections and end the thread."""
+        asyncio.run_coroutine_threadsafe(self.transport.close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+def parse_reply(answer: Any) -> Reply:
+    """A chat completion's first choice. UnreadableReplyError for any other JSON, such as an error of status 200."""
     try:
         choice, usage = answer["choices"][0], answer.get("usage") or {}
         text = choice["message"].get("content") or ""
@@ -174,18 +259,20 @@ def reply_of(answer: Any) -> Reply:
             raise TypeError("content is no text")
         refusal = choice["message"].get("refusal")
         finish = "content_filter" if refusal and not text else str(choice.get("finish_reason") or "stop")
-        said, model = storable(text or str(refusal or "")), storable(str(answer.get("model") or ""))
-        return Reply(said, storable(finish), counts[0], counts[1], model)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise AttemptError(f"the reply is no chat completion: {str(answer)[:SHOWN]!r}") from error
+        model = storable(str(answer.get("model") or ""))
+        return Reply(storable(text or str(refusal or "")), storable(finish), counts[0], counts[1], model)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        foreign = not isinstance(answer, Mapping) or not {"choices", "error"} & set(answer)
+        reason = f"the reply is no chat completion: {str(answer)[:SHOWN]!r}"
+        raise UnreadableReplyError(reason, foreign=foreign) from error
 
 
-def raise_for(status: int, message: str, headers: Mapping[str, str]) -> NoReturn:
+def raise_status_error(status: int, message: str, headers: Mapping[str, str]) -> NoReturn:
     """The error that a status stands for."""
-    said = f"status {status}: {' '.join(message.split())[:SHOWN]}"
+    reason = f"status {status}: {' '.join(message.split())[:SHOWN]}"
     if status in TRY_AGAIN or status >= 500:
-        raise AttemptError(said, retry_after_s(headers))
-    raise SetupError(said) if status in SETUP_FAULTS else RequestRefusedError(said)
+        raise AttemptError(reason, retry_after_s(headers))
+    raise SetupError(reason) if status in SETUP_FAULTS else RequestRefusedError(reason)
 
 
 def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float | None:
@@ -203,7 +290,11 @@ def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float
     return max(0.0, until - (time.time() if now is None else now))
 
 
-def _reason(error: BaseException, timeout_s: float) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no reply within {timeout_s:g} s"
-    return f"no reply: {type(error).__name__}: {str(error)[:SHOWN]}"
+def _server_message(error: Any) -> str:
+    """What the server wrote: the message of its error, else all of its body."""
+    message = error.body.get("message") if isinstance(error.body, Mapping) else None
+    return message if isinstance(message, str) and message else str(error.message)
+
+
+def _time_out(timeout_s: float) -> AttemptError:
+    return AttemptError(f"no reply within {timeout_s:g} s", timed_out=True)

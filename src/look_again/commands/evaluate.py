@@ -97,10 +97,10 @@ def _subject(args: argparse.Namespace, model: Any, policy: Any, benchmark: Any) 
     """The model under test, with the benchmark's budget; `model` is None for an endpoint."""
     budget = args.max_new_tokens or benchmark.max_new_tokens
     if model is None:
-        from look_again.evaluation.endpoint_subject import Endpoint, EndpointSubject
+        from look_again.evaluation.endpoint_subject import EndpointSubject, greedy_endpoint
 
-        endpoint = Endpoint(
-            base_url=args.base_url, model=args.model, max_new_tokens=budget, retries=args.retries, request=args.request
+        endpoint = greedy_endpoint(
+            args.base_url, args.model, max_new_tokens=budget, retries=args.retries, request=args.request
         )
         return EndpointSubject(endpoint, concurrency=args.batch or BATCH)
     from look_again.evaluation.subjects import LocalSubject

@@ -26,14 +26,14 @@ def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
 
 def judge_of(args: argparse.Namespace) -> Any:
     """The endpoint that judges. ValueError where it is not named, or its fields are no JSON object."""
-    from look_again.evaluation.endpoint_subject import Endpoint, EndpointJudge
+    from look_again.evaluation.endpoint_subject import EndpointJudge, greedy_endpoint
 
     if not args.judge_url or not args.judge_model:
         raise ValueError("this benchmark is scored by a judge: give --judge-url and --judge-model")
     return EndpointJudge(
-        Endpoint(
-            base_url=args.judge_url,
-            model=args.judge_model,
+        greedy_endpoint(
+            args.judge_url,
+            args.judge_model,
             max_new_tokens=JUDGE_TOKENS,
             retries=args.retries,
             request=args.judge_request,

@@ -15,9 +15,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from look_again.data.encoded_images import sendable
 from look_again.data.sample import Sample
 from look_again.extras import require
-from look_again.pipeline.contents import digest_of, sendable
+from look_again.pipeline.contents import digest_of
 from look_again.pipeline.ledger.items import Item, Place, results
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.text.grammar import parse

@@ -6,8 +6,6 @@ model, everything that is sent, and the number of the ask. A reply that is in th
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,14 +16,18 @@ from look_again.clients.openai import (
     Reply,
     RequestRefusedError,
     SetupError,
+    chat_messages,
+    try_attempts,
 )
+from look_again.data.encoded_images import sendable
 from look_again.data.image_files import ImageSource
 from look_again.pipeline.budget import Budget, Purse, Spending
-from look_again.pipeline.contents import as_text, digest_of, sendable, storable
+from look_again.pipeline.contents import as_text, digest_of
 from look_again.pipeline.endpoint_pool import EndpointDownError, Line
 from look_again.pipeline.ledger.commit import Committer
 from look_again.pipeline.ledger.items import Item
 from look_again.pipeline.ledger.ledger import Ledger, Op
+from look_again.text.unicode import storable
 
 KEY_HEADER, ATTEMPT_HEADER = "Idempotency-Key", "X-Attempt"
 
@@ -63,10 +65,8 @@ class Desk:
         if (known := self.ledger.reply(key)) is not None:
             return Reply(**known)
         earlier = self.ledger.attempts(key)
-        wait: float | None = None
-        for attempt in range(line.endpoint.attempts):
-            if attempt:
-                await asyncio.sleep(line.wait_s(attempt - 1, wait))
+
+        async def send(attempt: int) -> Reply:
             async with line.open:
                 line.check_up()
                 await line.pace()
@@ -74,11 +74,16 @@ class Desk:
                 try:
                     return await self._send(line, body, key, about, earlier + attempt)
                 except AttemptError as error:
-                    wait, last = error.wait_s, error
-                    if wait:
-                        line.pause(wait)
-        line.note(answered=False)
-        raise EndpointDownError(f"{line.endpoint.name} gave no reply in {line.endpoint.attempts} attempts: {last}")
+                    if error.wait_s:
+                        line.pause(error.wait_s)
+                    raise
+
+        try:
+            return await try_attempts(line.endpoint, send)
+        except AttemptError as error:
+            line.note(answered=False)
+            reason = f"{line.endpoint.name} gave no reply in {line.endpoint.attempts} attempts: {error}"
+            raise EndpointDownError(reason) from error
 
     async def _send(self, line: Line, body: Mapping[str, Any], key: str, about: Sequence[Any], number: int) -> Reply:
         """One attempt, written down before and after. Raises AttemptError, RequestRefusedError or Halt."""
@@ -158,22 +163,9 @@ class Chat:
         end = line.endpoint
         shown = [sendable(image, end.max_pixels) for image in images]
         number = self.item.sample * 1000 + ask
-        fixed = {"max_tokens": end.max_tokens, "temperature": end.temperature, **end.body, **options}
-        fixed |= {"seed": number} if end.seed else {}
-        fields = {name: value for name, value in fixed.items() if value is not None}
+        fields = end.fields(**options | ({"seed": number} if end.seed else {}))
         sent = {"model": end.model, "system": system, "user": user, "pictures": [digest_of(data) for _, data in shown]}
         key = digest_of(as_text([self.stage, self.item.row.id, end.name, end.base_url, number, sent, fields]))
         about = (self.stage, self.item.n, self.item.sample, ask, end.name, end.model, prompt)
-        body = {"model": end.model, "messages": messages(system, user, shown), **fields}
+        body = {"model": end.model, "messages": chat_messages(system, user, shown), **fields}
         return await self.desk.ask(line, body, key, about)
-
-
-def messages(system: str, user: str, images: Sequence[tuple[str, bytes]]) -> list[dict[str, Any]]:
-    """A system message if there is one, and a user's: images as data URLs, then the text."""
-    content: list[dict[str, Any]] = [
-        {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{base64.b64encode(data).decode()}"}}
-        for kind, data in images
-    ]
-    content.append({"type": "text", "text": user})
-    head = [{"role": "system", "content": system}] if system else []
-    return [*head, {"role": "user", "content": content}]

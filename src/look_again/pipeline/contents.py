@@ -7,24 +7,21 @@ run's folder, called by the hash of its bytes. So a ledger of 40,000 rows stays 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from look_again.data.image_files import ImageSource, LazyImage, describe, image_size, open_image
+from look_again.data.encoded_images import image_bytes
+from look_again.data.image_files import ImageSource
 from look_again.data.sample import Sample
 from look_again.data.zips import ZipMember
-from look_again.images import ImageError
 from look_again.tabletop.loader import SceneImage
 from look_again.tabletop.world import Scene, Thing
+from look_again.text.unicode import storable
 
 IMAGES = "pictures"  # folder of images that have no file of their own
-AS_THEY_ARE = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif"}  # what chat endpoints read
 
 
 def content_of(row: Sample, folder: Path) -> dict[str, Any]:
@@ -46,50 +43,9 @@ def as_text(value: Any) -> str:
     return storable(json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")))
 
 
-def storable(text: str) -> str:
-    """The text with "?" for halves of surrogate pairs, which JSON can spell and no file or ledger can hold."""
-    return text.encode("utf-8", "replace").decode()
-
-
 def digest_of(text: str | bytes) -> str:
     """Hexadecimal, 32 digits."""
     return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()[:32]
-
-
-def image_bytes(source: ImageSource) -> bytes:
-    """The encoded file of an image. ImageError when it cannot be read or lies outside the bounds of `image_size`."""
-    image_size(source)
-    if isinstance(source, Image.Image):
-        file = io.BytesIO()
-        source.convert("RGB").save(file, "PNG")
-        return file.getvalue()
-    try:
-        return (
-            source
-            if isinstance(source, bytes)
-            else source.read()
-            if isinstance(source, LazyImage)
-            else source.read_bytes()
-        )
-    except OSError as error:
-        raise ImageError(f"{describe(source)} cannot be read: {error.strerror or error}") from error
-
-
-def sendable(source: ImageSource, max_pixels: int | None = None) -> tuple[str, bytes]:
-    """Media type and file of an image, as endpoints take it: PNG, JPEG and GIF as they are, others and those of more
-    than `max_pixels` as an RGB PNG. ImageError as above."""
-    data = image_bytes(source)
-    kind = next((name for magic, name in AS_THEY_ARE.items() if data.startswith(magic)), None)
-    width, height = image_size(data)
-    if kind and (max_pixels is None or width * height <= max_pixels):
-        return f"image/{kind}", data
-    image = open_image(data)
-    if max_pixels is not None and width * height > max_pixels:
-        scale = (max_pixels / (width * height)) ** 0.5
-        image = image.resize((max(1, int(width * scale)), max(1, int(height * scale))), Image.Resampling.BICUBIC)
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return "image/png", file.getvalue()
 
 
 def _named(image: ImageSource, folder: Path) -> dict[str, Any]:

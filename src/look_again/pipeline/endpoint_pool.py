@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 
 from look_again.clients.openai import Endpoint, Transport
@@ -45,9 +44,3 @@ class Line:
         self.failures = 0 if answered else self.failures + 1
         if self.failures >= DOWN_AFTER:
             self.down_until = time.monotonic() + DOWN_S
-
-    def wait_s(self, attempt: int, asked: float | None) -> float:
-        """Before the attempt after number `attempt` (from 0): doubling, half of it chance; at least what was asked."""
-        end = self.endpoint
-        wait = min(end.max_wait_s, end.backoff_s * 2**attempt) * (0.5 + random.random() / 2)
-        return max(wait, min(asked or 0.0, end.max_wait_s))

@@ -13,8 +13,9 @@ from look_again.data.checks import Needs, check_sample
 from look_again.data.loaders import Source, load_samples
 from look_again.data.sample import BadSample, Sample
 from look_again.images import ImageError
-from look_again.pipeline.contents import as_text, content_of, digest_of, storable
+from look_again.pipeline.contents import as_text, content_of, digest_of
 from look_again.pipeline.ledger.ledger import Ledger, LedgerError, Op
+from look_again.text.unicode import storable
 
 BATCH_ROWS = 500  # of a transaction
 NEEDS = Needs(needs_response=False, min_reflections=0)

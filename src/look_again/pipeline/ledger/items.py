@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from look_again.data.sample import Sample
-from look_again.pipeline.contents import as_text, digest_of, row_of, storable
+from look_again.pipeline.contents import as_text, digest_of, row_of
 from look_again.pipeline.ledger.ledger import Ledger, Op
+from look_again.text.unicode import storable
 
 OK, BAD, WAITING = "ok", "bad", "waiting"
 PAGE = 200  # items read at once

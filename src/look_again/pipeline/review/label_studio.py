@@ -15,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from look_again.data.encoded_images import sendable
 from look_again.data.sample import Sample
 from look_again.images import ImageError
-from look_again.pipeline.contents import sendable
 from look_again.pipeline.ledger.items import PAGE
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.pipeline.review.response_text import sections_html

@@ -13,10 +13,10 @@ from string import ascii_uppercase
 from typing import Any
 from urllib.parse import quote
 
+from look_again.data.encoded_images import sendable
 from look_again.data.image_files import ImageSource
 from look_again.data.sample import Sample
 from look_again.images import ImageError
-from look_again.pipeline.contents import sendable
 from look_again.pipeline.review.response_text import escape, grammar_html, problems_html, sections_html
 from look_again.pipeline.review.review import Decision
 from look_again.pipeline.review.session import DECIDED, Turn, View

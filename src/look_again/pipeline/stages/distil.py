@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from look_again.data.encoded_images import image_bytes
 from look_again.images import ImageError
 from look_again.pipeline.chat_client import Chat
-from look_again.pipeline.contents import as_text, digest_of, image_bytes
+from look_again.pipeline.contents import as_text, digest_of
 from look_again.pipeline.engine import Stage, Work
 from look_again.pipeline.ledger.items import Item, Outcome, Place
 from look_again.pipeline.stages.chat_stage import agrees, ask_until, faults, is_refusal
