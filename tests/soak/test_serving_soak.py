@@ -26,9 +26,9 @@ from look_again.loading import load_checkpoint
 from look_again.model import Sampling
 from look_again.serving.backend import BackendEvent, Job
 from look_again.serving.prompt import build_prompt
-from look_again.serving.ties import same_but_for_ties
 from look_again.tabletop.tabletop_benchmark import load_free
 from look_again.text.chat import encode_response
+from tests.serving.ties import same_but_for_ties
 from tests.soak.fuzz_corpus import data_url
 from tests.soak.served_command import Served, look_again_server
 

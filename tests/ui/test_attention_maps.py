@@ -13,13 +13,14 @@ import look_again.ui.attention_maps as looks_module
 from look_again.analysis.analyses import heatmap
 from look_again.analysis.measured_answers import Question
 from look_again.core.generate import Token
+from look_again.core.slots import Slots
 from look_again.model import LookAgain, Sampling, load
 from look_again.serving.engine.transformers_backend import TransformersBackend
-from look_again.serving.prompt import build_prompt
-from look_again.ui.attention_maps import Looks, coded_maps, measure, payload, section_panels, slots_of
+from look_again.ui.attention_maps import Looks, coded_maps, measure, payload, section_panels
 from look_again.ui.examples import example_of
 from look_again.ui.question import Asked
 from look_again.ui.transcript import Decoded, TokenTexts, Transcript, policy_of
+from tests.conftest import same_slots
 
 IMAGE, QUESTION = example_of("0/0")  # thinks at length: two reflections
 
@@ -53,18 +54,12 @@ def answered(model):
 @pytest.mark.parametrize("mode", ["text", "copy", "route"])
 def test_the_sequence_is_the_one_that_was_decoded(model, answered, mode):
     """A look one token too early or late, or rows of another, and every map after it would be wrong."""
-    job, transcript = answered[mode]
-    check, config = model.checkpoint, model.checkpoint.model.config
-    prompt = build_prompt(check, job, config, config.get_text_config().max_position_embeddings)
-    made = slots_of(check.family, check.family.vision_tokens(config), prompt, transcript.decoded())
+    _, transcript = answered[mode]
+    decoded = transcript.decoded().slots()
     answer = model.ask(IMAGE, QUESTION, reattention=transcript.policy, sampling=Sampling(max_new_tokens=400))
     if mode != "text":
         assert len(transcript.looks) >= 2
-    for name in ("token_ids", "rows", "provenance", "positions"):
-        assert torch.equal(getattr(made, name), getattr(answer.slots, name)), name
-    wrong = Decoded((1,), (False,), (), transcript.policy, len(prompt.token_ids) + 1)
-    with pytest.raises(ValueError, match="the answer follows"):
-        slots_of(check.family, check.family.vision_tokens(config), prompt, wrong)
+    assert same_slots(decoded, answer.slots)
 
 
 @pytest.mark.parametrize("layer", [None, 3])
@@ -90,6 +85,10 @@ def test_sections_are_those_of_the_analysis(model, answered, layer, monkeypatch)
         )
 
 
+def unread() -> Slots:
+    raise AssertionError("nothing is measured here")
+
+
 def small(values: list[list[float]]) -> Looks:
     tokens = torch.tensor([values])
     return Looks(
@@ -100,7 +99,7 @@ def small(values: list[list[float]]) -> Looks:
 def test_a_payload_holds_the_maps():
     """By hand: two tokens, one a tag of its section; the section's map is their mean."""
     text, ends = "<SUMMARY>a", [9, 10]
-    decoded = Decoded((5, 6), (False, False), (), policy_of("copy", 50), 3)
+    decoded = Decoded((5, 6), (), unread)
     made = payload(small([[0.2, 0.0, 0.1], [0.0, 0.4, 0.1]]), text, ends, decoded, None)
     assert made["texts"] == ["<SUMMARY>", "a"]
     assert made["section_of"] == [0, 0]
@@ -120,7 +119,7 @@ def test_a_sink_does_not_wash_out_the_rest():
 
 
 def test_layers_that_are_not_there_are_refused():
-    decoded = Decoded((5,), (False,), (), policy_of("copy", 50), 3)
+    decoded = Decoded((5,), (), unread)
     for layer in (-1, 1):
         with pytest.raises(ValueError, match="layer is mean or a number from 0 to 0"):
             payload(small([[1.0, 0.0]]), "a", [1], decoded, layer)
@@ -129,14 +128,16 @@ def test_layers_that_are_not_there_are_refused():
 def test_without_a_picture_there_is_nothing_to_measure(model):
     job = Asked(None, QUESTION, Sampling()).job(policy_of("copy", 50))
     with pytest.raises(ValueError, match="no image"):
-        measure(model.checkpoint, job, Decoded((5,), (False,), (), policy_of("copy", 50), 3))
+        measure(model.checkpoint, job, Decoded((5,), (), unread))
 
 
 def test_an_answer_that_was_stopped_can_be_read(model, answered):
     job, whole = answered["copy"]
     cut = Transcript(whole.policy, TokenTexts(model.checkpoint.tokenizer))
-    cut.prompt_tokens, cut.status = whole.prompt_tokens, "writing"
+    cut.slots, cut.status = whole.slots, "writing"
     for token_id in whole.texts.ids[:12]:
         cut.take(Token(0, token_id))
     cut.stop()
-    assert measure(model.checkpoint, job, cut.decoded()).tokens.shape[1] == 12
+    looks, all_looks = (measure(model.checkpoint, job, part.decoded()) for part in (cut, whole))
+    assert looks.tokens.shape[1] == 12
+    torch.testing.assert_close(looks.tokens, all_looks.tokens[:, :12])

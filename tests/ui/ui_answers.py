@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from look_again.core.families import Grid
+from look_again.core.families import FAMILIES, Grid, VisionTokens
 from look_again.core.generate import Reflection, Reinsertion, Token
+from look_again.core.slots import SlotBuilder
 from look_again.loading import default_checkpoint, load_tokenizer
 from look_again.serving.backend import BackendEvent, Ended, Job, Started
 from look_again.text.chat import encode_response
@@ -31,7 +32,7 @@ def ids_of(text: str) -> list[int]:
 def events_of(text: str, rows: Sequence[int] = (0, 4, 5), mode: str = "route") -> list[BackendEvent]:
     """A backend's events for a response that looks at `rows` before its reflections, and then ends."""
     opening = tag_ids(TOKENIZER)["<REFLECTION>"]
-    events: list[BackendEvent] = [Started(20, 6)]
+    events: list[BackendEvent] = [Started(20, 6, SlotBuilder(FAMILIES["qwen2_5_vl"], VisionTokens(0, 1, 2, 3)).build)]
     reflections = []
     for at, token_id in enumerate(ids_of(text)):
         if token_id == opening:

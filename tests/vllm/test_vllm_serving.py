@@ -27,11 +27,11 @@ from look_again.model import Sampling
 from look_again.serving.backend import Backend, BackendError, BackendEvent, Ended, Job
 from look_again.serving.engine.transformers_backend import TransformersBackend
 from look_again.serving.prompt import build_prompt
-from look_again.serving.ties import TOLERANCE, parting
 from look_again.serving.vllm.answer import Leg
 from look_again.serving.vllm.vllm_backend import VllmBackend
 from look_again.tabletop.loader import tabletop_samples
 from look_again.text.instructions import question_messages
+from tests.serving.ties import TOLERANCE, parting
 from tests.vllm.vllm_server import vllm_server
 
 QUESTIONS, ROUTE_QUESTIONS = 50, 20

@@ -7,13 +7,14 @@ stream is made of them in one place, whichever backend wrote them. The paper ser
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from PIL import Image
 
 from look_again.core.generate import Reflection, Reinsertion, Token
 from look_again.core.reattention import Reattention
+from look_again.core.slots import Slots
 from look_again.loading import Checkpoint
 from look_again.model import Sampling
 from look_again.text.chat import Message
@@ -38,10 +39,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Started:
-    """Event: the prompt was read. Tokens of the prompt, its visual ones included, and those alone."""
+    """Event: the prompt was read. Tokens of the prompt, its visual ones included, and those alone.
+
+    slots: reads the sequence as it is decoded, at the end the whole answer, also of one that was stopped. Call it in
+    `Backend.borrow` or after Ended, when the sequence stands still. None where a backend has no sequence.
+    """
 
     prompt_tokens: int
     visual_tokens: int
+    slots: Callable[[], Slots] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

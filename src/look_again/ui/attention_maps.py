@@ -1,9 +1,9 @@
 """What every token of an answer looked at, measured in the very sequence that was decoded, for the page to draw.
 
-The sequence is put together again from the prompt and what the backend reported, and read once, teacher-forced, as
-`analyze heatmap` does; so the numbers are exact and the same whichever backend decoded. A token's map is the attention
-that its query pays to each place of the image, as a share of all it pays, mean over heads: the place's row in the
-prompt and every row that was put back added up. Which layers the paper's figure 5 shows is not said: all are kept.
+The sequence that the backend decoded is read once, teacher-forced, as `analyze heatmap` does; so the numbers are exact
+and the same whichever backend decoded. A token's map is the attention that its query pays to each place of the image,
+as a share of all it pays, mean over heads: the place's row in the prompt and every row that was put back added up.
+Which layers the paper's figure 5 shows is not said: all are kept.
 
 Legend: N response tokens, L layers, V places of the image, S sections, K visual slots.
 """
@@ -21,13 +21,11 @@ from look_again.analysis import heatmap as maps
 from look_again.analysis.reading import Finished, read
 from look_again.analysis.shares import prompt_text_slots, response_slots
 from look_again.analysis.token_sections import sections_of_tokens
-from look_again.core.families import Family, VisionTokens
-from look_again.core.reattention import reinsert, split_by_image
-from look_again.core.runner import encode_images
-from look_again.core.slots import Provenance, SlotBuilder, Slots, spans_of
+from look_again.core.inputs import ImageInputs, process_images
+from look_again.core.prefill import encode
+from look_again.core.slots import Slots
 from look_again.loading import Checkpoint
 from look_again.serving.backend import Job
-from look_again.serving.prompt import Prompt, build_prompt
 from look_again.text.grammar import parse
 from look_again.ui.transcript import Decoded
 
@@ -52,31 +50,16 @@ class Looks:
         return 4 * sum(part.numel() for part in (self.prompt, self.tokens, self.original, self.reinserted))
 
 
-def slots_of(family: Family, tokens: VisionTokens, prompt: Prompt, decoded: Decoded) -> Slots:
-    """The sequence as the model read it in the end. ValueError where prompt and answer do not belong together."""
-    if len(prompt.token_ids) != decoded.prompt_tokens:
-        raise ValueError(f"the prompt has {len(prompt.token_ids)} tokens; the answer follows {decoded.prompt_tokens}")
-    builder, spans = SlotBuilder(family, tokens), spans_of(prompt.grids)
-    builder.add_prompt(prompt.token_ids, spans)
-    looks = {look.at: look for look in decoded.looks}
-    for at, (token_id, forced) in enumerate(zip(decoded.ids, decoded.forced, strict=True)):
-        if at in looks:
-            reinsert(builder, decoded.policy, split_by_image(looks[at].rows, spans))
-        builder.add_token(token_id, Provenance.FORCED if forced else Provenance.SAMPLED)
-    return builder.build()
-
-
 def measure(checkpoint: Checkpoint, job: Job, decoded: Decoded) -> Looks:
     """Read the sequence of an answer to a job about one image. ValueError for a job without an image."""
     if len(job.images) != 1:
         raise ValueError("there is no image that the answer could have looked at")
     config = checkpoint.model.config
-    prompt = build_prompt(checkpoint, job, config, config.get_text_config().max_position_embeddings)
-    tokens = checkpoint.family.vision_tokens(config)
-    slots = slots_of(checkpoint.family, tokens, prompt, decoded)
-    features = _features(checkpoint.model, prompt)
-    before, own = prompt_text_slots(slots), response_slots(slots, tokens)
-    frames, rows, columns = prompt.grids[0]
+    images, slots = process_images(checkpoint.image_processor, config, job.images), decoded.slots()
+    features = _features(checkpoint.model, images)
+    own = response_slots(slots, checkpoint.family.vision_tokens(config))[: len(decoded.ids)]  # of a stopped one, some
+    before = prompt_text_slots(slots)
+    frames, rows, columns = images.grids[0]
     places, depth = frames * rows * columns, config.get_text_config().num_hidden_layers
     size = max(1, PASS_FLOATS // (depth * int((slots.rows >= 0).sum())))
     parts = [_pass(checkpoint.model, slots, features, before[:0] if i else before, part, places)
@@ -86,12 +69,9 @@ def measure(checkpoint: Checkpoint, job: Job, decoded: Decoded) -> Looks:
     return Looks(both[:, 0], both[:, 1:], original[:, 1:].sum(-1), reinserted[:, 1:].sum(-1), (frames * rows, columns))
 
 
-def _features(model: Any, prompt: Prompt) -> torch.Tensor:
-    device = model.get_input_embeddings().weight.device
-    with torch.no_grad():
-        return encode_images(
-            model, prompt.pixels["pixel_values"].to(device), prompt.pixels["image_grid_thw"].to(device)
-        )[0]
+@torch.no_grad()
+def _features(model: Any, images: ImageInputs) -> torch.Tensor:
+    return encode(model, images.tensors["pixel_values"], images.tensors["image_grid_thw"])[0][0]
 
 
 def _pass(

@@ -6,13 +6,14 @@ No page and no model is in here. The paper shows no interface; all of this is ou
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from look_again.core.families import Grid
 from look_again.core.generate import Reflection, Reinsertion, Token
 from look_again.core.reattention import Reattention
+from look_again.core.slots import Slots
 from look_again.serving.backend import BackendEvent, Ended, Started
 from look_again.text.chat import decode_text
 
@@ -29,13 +30,11 @@ SKIPPED = {
 
 @dataclass(frozen=True)
 class Decoded:
-    """What was decoded, complete enough to be read again: response ids, which of them were forced, and the looks."""
+    """What was decoded, to be measured: the response's ids, the looks, and the sequence (see `Started.slots`)."""
 
     ids: tuple[int, ...]
-    forced: tuple[bool, ...]
     looks: tuple[Reflection, ...]
-    policy: Reattention
-    prompt_tokens: int
+    slots: Callable[[], Slots]
 
 
 class TokenTexts:
@@ -76,9 +75,8 @@ class Transcript:
     grid: Grid | None = None
     status: Status = "waiting"
     message: str = ""
-    forced: list[bool] = field(default_factory=list)
+    slots: Callable[[], Slots] | None = None
     looks: list[Reflection] = field(default_factory=list)
-    prompt_tokens: int = 0
     ended: Ended | None = None
     seconds: float = 0.0
     begun: float = field(default_factory=time.monotonic)
@@ -93,11 +91,10 @@ class Transcript:
         assert self.running, f"{event} after the answer was {self.status}"
         self.seconds = time.monotonic() - self.begun
         if isinstance(event, Started):
-            self.status, self.prompt_tokens = "reading", event.prompt_tokens
+            self.status, self.slots = "reading", event.slots
         elif isinstance(event, Token):
             self.status = "writing"
             self.texts.add(event.token_id)
-            self.forced.append(event.forced)
         elif isinstance(event, Reinsertion):
             self.looks.append(event.reflection)
         else:
@@ -129,11 +126,10 @@ class Transcript:
 
     def decoded(self) -> Decoded | None:
         """What can be read again, None while it runs and where nothing came."""
-        if self.running or not self.texts.ids or not self.prompt_tokens:
+        if self.running or not self.texts.ids or self.slots is None:
             return None
-        ids, forced = tuple(self.texts.ids), tuple(self.forced)
-        looks = tuple(look for look in self.looks if look.rows and look.at < len(ids))
-        return Decoded(ids, forced, looks, self.policy, self.prompt_tokens)
+        ids = tuple(self.texts.ids)
+        return Decoded(ids, tuple(look for look in self.looks if look.rows and look.at < len(ids)), self.slots)
 
 
 def policy_of(mode: str, keep: int, layout: str = "grid") -> Reattention:

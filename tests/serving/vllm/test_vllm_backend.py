@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from look_again.core.reattention import Reattention
+from look_again.core.slots import Provenance
 from look_again.core.sequence import Reinsertion, Token
 from look_again.loading import load_checkpoint
 from look_again.model import Sampling
@@ -123,6 +124,9 @@ def test_copy_goes_on_with_the_image_between_what_was_said_and_the_tag(light):
     fake = FakeVllm(ANSWER)
     events = run(light, job(COPY), a=fake)
     assert tokens(events) == ANSWER
+    slots = events[0].slots()
+    assert slots.count(Provenance.REINSERTED) == 2 * ROWS
+    assert slots.token_ids[slots.provenance == Provenance.SAMPLED].tolist() == ANSWER
     first, second, third = fake.requests
     prompt = first["token_ids"]
     assert first["sampling_params"]["stop_token_ids"] == [524, 525, TAG]

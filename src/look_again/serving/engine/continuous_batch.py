@@ -84,7 +84,7 @@ class ContinuousBatch:
         except BaseException:
             self.leave(seat)
             raise
-        listener.tell(Started(len(prompt.token_ids), prompt.visual_tokens))
+        listener.tell(Started(len(prompt.token_ids), prompt.visual_tokens, start.builder.build))
         self._settle([seat], logits)
         return seat
 

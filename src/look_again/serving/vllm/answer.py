@@ -135,7 +135,7 @@ class VllmAnswer:
                     sent = self._check_prompt(server, request, chunk)
                 if sent and not self.started:
                     self.started = True
-                    yield Started(len(self.prompt.token_ids), self.prompt.visual_tokens)
+                    yield Started(len(self.prompt.token_ids), self.prompt.visual_tokens, self.row.builder.build)
                 for token in tokens_of(chunk):
                     if ended:
                         break  # a server that could not know that the answer goes another way
