@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from look_again.core.reattention import Reattention
-from look_again.core.slots import Provenance
 from look_again.core.sequence import Reinsertion, Token
+from look_again.core.slots import Provenance
 from look_again.loading import load_checkpoint
 from look_again.model import Sampling
 from look_again.serving.backend import BackendError, BusyError, Ended, Job, RefusedError, Started
