@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from look_again.serving.stop_strings import StopStrings
+from look_again.serving.choice import StopStrings
 from look_again.streaming import TextDelta
 
 

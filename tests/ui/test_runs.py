@@ -8,6 +8,7 @@ from contextlib import aclosing
 import pytest
 
 from look_again.model import Sampling
+from look_again.serving.admission import Admission
 from look_again.serving.backend import BackendError, BusyError, RefusedError
 from look_again.ui.question import Asked
 from look_again.ui.runs import Runs
@@ -18,7 +19,7 @@ POLICIES = {mode: policy_of(mode, 50) for mode in ("text", "copy", "route")}
 
 
 def runs_of(backend: PlayedBackend) -> Runs:
-    runs = Runs(backend)
+    runs = Runs(backend, Admission(4, 4, noun="answers"))
     runs.begin(Asked(None, "How many?", Sampling()), (1, 2, 3), "", list(POLICIES))
     return runs
 
@@ -146,3 +147,13 @@ def test_another_question_stops_the_first():
         assert backend.closed == 4
 
     asyncio.run(go())
+
+
+def test_a_full_page_says_when_to_ask_again():
+    """Would catch answers without bound: every window may ask in three modes."""
+    backend = PlayedBackend(lambda job: events_of(ANSWER, mode=job.policy.mode), pause_s=0.005)
+    runs = Runs(backend, Admission(1, 1, noun="answers"))
+    runs.begin(Asked(None, "How many?", Sampling()), (1, 2, 3), "", list(POLICIES))
+    asyncio.run(news_of(runs))
+    assert [runs.transcripts[mode].status for mode in POLICIES] == ["done", "done", "failed"]
+    assert runs.transcripts["route"].message.startswith("2 answers are under way or waiting. Ask again in ")

@@ -100,7 +100,7 @@ def by_both(checkpoint, served: Served, asked: Sequence[Job]) -> tuple[list[Answ
     legs: list[Leg] = []
     backend = VllmBackend(checkpoint, [served.server.url], on_leg=legs.append)
     theirs = asyncio.run(answers_of(backend, asked))
-    ours = asyncio.run(answers_of(TransformersBackend(checkpoint, max_waiting=len(asked)), asked))
+    ours = asyncio.run(answers_of(TransformersBackend(checkpoint), asked))
     return theirs, ours, legs
 
 

@@ -117,15 +117,15 @@ def _check(args: argparse.Namespace) -> None:
 
 async def _serve(args: argparse.Namespace, limits: Limits, access: Any, listening: Any) -> None:
     from look_again.serving.http.app import create_app
+    from look_again.serving.http.chat_jobs import Defaults
     from look_again.serving.http.image_fetching import ImageFetcher
-    from look_again.serving.http.options import Defaults
-    from look_again.serving.http.server_process import server_of, url_of
+    from look_again.serving.http.server_process import build_server, format_url
     from look_again.serving.http.service import Service
     from look_again.web.guard import is_local
 
     fetcher = ImageFetcher(args.allow_image_host, max_bytes=limits.image_bytes, timeout_s=limits.image_timeout_s)
     _say(f"loading {args.model or 'the shipped model'} …")
-    backend = _backend(args, limits)
+    backend = _backend(args)
     name = args.served_name or backend.checkpoint.name
     defaults = Defaults(
         name=name, policy=reattention_of(args), temperature=args.temperature, everything=args.content == "all"
@@ -135,13 +135,13 @@ async def _serve(args: argparse.Namespace, limits: Limits, access: Any, listenin
     if not is_local(args.host) and not access.keys:
         _say(f"warning: anybody who can reach {args.host} can use this server; give it --api-keys FILE")
     await backend.start()
-    url = url_of(listening)
+    url = format_url(listening)
     app = create_app(Service(backend, defaults, limits, fetcher), access)
     line = _first_line(url, name, bool(access.keys))
-    await server_of(app, limits, lambda: print(line, flush=True)).serve(sockets=[listening])
+    await build_server(app, limits, lambda: print(line, flush=True)).serve(sockets=[listening])
 
 
-def _backend(args: argparse.Namespace, limits: Limits) -> Any:
+def _backend(args: argparse.Namespace) -> Any:
     """The backend that the arguments name, not started."""
     from look_again.loading import load_checkpoint
 
@@ -157,8 +157,7 @@ def _backend(args: argparse.Namespace, limits: Limits) -> Any:
     if args.backend == "transformers":
         from look_again.serving.engine.transformers_backend import TransformersBackend
 
-        # the server's own places decide who waits: the backend takes whatever they let in
-        return TransformersBackend(load(), max_batch=args.max_batch, max_waiting=limits.concurrency * limits.choices)
+        return TransformersBackend(load(), max_batch=args.max_batch)
     from look_again.serving.vllm.admission import load_without_model
     from look_again.serving.vllm.vllm_backend import VllmBackend
 

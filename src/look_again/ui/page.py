@@ -96,8 +96,8 @@ def _lay_out_question() -> dict[str, Any]:
     """Everything that is asked with, but for ROUTE's slider."""
     import gradio as gr
 
-    made: dict[str, Any] = {"picture": _image_field()}
-    made["scenes"] = gr.HTML(
+    components: dict[str, Any] = {"image": _image_field()}
+    components["scenes"] = gr.HTML(
         examples_html(0),
         elem_id="la-examples",
         apply_default_css=False,
@@ -105,21 +105,23 @@ def _lay_out_question() -> dict[str, Any]:
         "const chosen = event.target.closest('[data-scene], [data-set]');"
         "if (chosen) trigger(chosen.dataset.set ? 'select' : 'click', {...chosen.dataset}); });",
     )
-    made["question"] = gr.Textbox(
+    components["question"] = gr.Textbox(
         label="Question", lines=2, max_lines=8, elem_id="la-question", placeholder="Ask about the picture"
     )
-    made["modes"] = gr.CheckboxGroup(
+    components["modes"] = gr.CheckboxGroup(
         [(NAMES[mode], mode) for mode in MODES], value=list(MODES), label="At a reflection", elem_id="la-modes"
     )
     with gr.Row(elem_id="la-buttons"):
-        made["ask"] = gr.Button("Ask", variant="primary", elem_id="la-ask", min_width=80, scale=1)
-        made["stop"] = gr.Button(STOP, elem_id="la-stop", interactive=False, min_width=60, scale=0)
-    made["message"] = gr.HTML(elem_id="la-message", apply_default_css=False)
+        components["ask"] = gr.Button("Ask", variant="primary", elem_id="la-ask", min_width=80, scale=1)
+        components["stop"] = gr.Button(STOP, elem_id="la-stop", interactive=False, min_width=60, scale=0)
+    components["message"] = gr.HTML(elem_id="la-message", apply_default_css=False)
     with gr.Accordion("More", open=False, elem_id="la-more"):
-        made["temperature"] = gr.Slider(0, 2, value=0, step=0.1, label="Temperature (0: greedy)")
-        made["seed"] = gr.Number(value=0, precision=0, minimum=0, label="Seed")
-        made["tokens"] = gr.Number(value=1024, precision=0, minimum=1, maximum=MOST_TOKENS, label="Tokens at most")
-    return made
+        components["temperature"] = gr.Slider(0, 2, value=0, step=0.1, label="Temperature (0: greedy)")
+        components["seed"] = gr.Number(value=0, precision=0, minimum=0, label="Seed")
+        components["tokens"] = gr.Number(
+            value=1024, precision=0, minimum=1, maximum=MOST_TOKENS, label="Tokens at most"
+        )
+    return components
 
 
 def _image_field() -> Any:

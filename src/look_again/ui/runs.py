@@ -13,6 +13,7 @@ from contextlib import aclosing
 
 from look_again.core.families import Grid
 from look_again.core.reattention import Reattention
+from look_again.serving.admission import Admission
 from look_again.serving.backend import Backend, BackendError, BusyError, RefusedError
 from look_again.ui.question import Asked
 from look_again.ui.transcript import TokenTexts, Transcript
@@ -24,8 +25,8 @@ log = logging.getLogger(__name__)
 class Runs:
     """One window's question and its answers by mode; `conversation` is the same for all its jobs."""
 
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
+    def __init__(self, backend: Backend, admission: Admission) -> None:
+        self.backend, self.admission = backend, admission
         self.conversation = secrets.token_urlsafe(12)
         self.asked: Asked | None = None
         self.grid: Grid | None = None
@@ -103,7 +104,7 @@ class Runs:
         job = self.asked.job(policy)
         try:
             self.backend.check(job)
-            async with aclosing(self.backend.generate(job)) as events:
+            async with self.admission.place(), aclosing(self.backend.generate(job)) as events:
                 async for event in events:
                     transcript.take(event)
                     heard()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from look_again.core.reattention import Reattention
+from look_again.serving.admission import Admission
 from look_again.serving.backend import Backend
 from look_again.ui.answer_html import Shown, answer_html
 from look_again.ui.attention_maps import measure, payload
@@ -19,6 +20,7 @@ from look_again.ui.snippets import code_html
 from look_again.ui.transcript import Transcript, policy_of
 
 WINDOWS = 500
+ADMITTED = (16, 64)  # answers of all windows that run at once, and that wait
 IMAGES, ANSWERS = 500, 500
 WINDOW_BYTES, ANSWER_BYTES = 2**30, 2**30  # of the images that were asked about
 SHOWN_BYTES, LOOKS_BYTES = 2**28, 2**28  # of images as they are shown, and of measurements
@@ -46,6 +48,7 @@ class Desk:
         self.model = model
         self.images: Shelf[tuple[bytes, tuple[int, int]]] = Shelf(IMAGES, SHOWN_BYTES, lambda shown: len(shown[0]))
         self.kept: Shelf[Kept] = Shelf(ANSWERS, ANSWER_BYTES, lambda kept: kept.size_bytes)
+        self.admission = Admission(*ADMITTED, noun="answers")
         self._windows: OrderedDict[str, Runs] = OrderedDict()
 
     @property
@@ -118,7 +121,7 @@ class Desk:
 
     def _runs(self, window: str) -> Runs:
         if window not in self._windows:
-            self._windows[window] = Runs(self.backend)
+            self._windows[window] = Runs(self.backend, self.admission)
         self._windows.move_to_end(window)
         self._make_room()
         return self._windows[window]

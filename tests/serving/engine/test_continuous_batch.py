@@ -54,7 +54,7 @@ class Heard:
         self.events: list[BackendEvent] = []
         self.error: Exception | None = None
 
-    def tell(self, event: BackendEvent) -> None:
+    def send(self, event: BackendEvent) -> None:
         self.events.append(event)
 
     def fail(self, error: Exception) -> None:
@@ -113,7 +113,7 @@ def greedy(tokens: int) -> Sampling:
 
 def run_out(batch: ContinuousBatch) -> None:
     for _ in range(100):
-        if not batch.seats:
+        if not batch.running:
             return
         batch.step()
     raise AssertionError("rows never end")
@@ -133,14 +133,14 @@ def test_rows_that_join_and_leave_answer_as_alone(model, batch, prompts, expecte
     waiting, left, quitter = list(order), None, order[1]
     image_id = family_of(model.config).vision_tokens(model.config).image
     for step in itertools.count():
-        if waiting and step % (2 + seed) == 0 and len(batch.seats) < 5:
+        if waiting and step % (2 + seed) == 0 and len(batch.running) < 5:
             i = waiting.pop(0)
             seat = batch.join(as_prompt(model, prompts[i % 4]), POLICIES[i], greedy(LENGTHS[i]), heard[i])
             left = seat if i == quitter else left
-        if step == 8 and left in batch.seats:
+        if step == 8 and left in batch.running:
             batch.leave(left)
         batch.step()
-        if not waiting and not batch.seats:
+        if not waiting and not batch.running:
             break
     for i, (tokens, reflections, reason) in enumerate(expected):
         if heard[i].tokens != tokens:
@@ -268,7 +268,7 @@ def test_only_rankings_are_recorded_and_only_while_they_run(model, batch, prompt
     seen: dict[str, set[str]] = {"copy": set(), "route": set()}
 
     class Watching(Heard):
-        def tell(self, event: BackendEvent) -> None:
+        def send(self, event: BackendEvent) -> None:
             seen[self.name].add(kernel(model))
 
     def listener(name: str) -> Heard:
@@ -308,7 +308,7 @@ def test_a_long_row_gives_its_memory_back_when_it_leaves(model, batch, prompts):
     for _ in range(93):
         batch.step()
     long = batch.runner.cache.allocated_rows * batch.runner.cache.allocated_slots
-    run_out_to(batch, lambda: len(batch.seats) == 1)
+    run_out_to(batch, lambda: len(batch.running) == 1)
     cache = batch.runner.cache
     assert cache.allocated_rows * cache.allocated_slots < 0.6 * long
     assert cache.allocated_slots >= cache.lengths[0]
@@ -338,7 +338,7 @@ def test_a_prefill_that_fails_leaves_the_others_alone(model, tokenizer, batch, p
             batch.join(broken, Reattention(mode="route"), greedy(5), Heard())
     finally:
         hook.remove()
-    assert len(batch.seats) == len(batch.runner.builders) == batch.runner.cache.num_rows == 1
+    assert len(batch.running) == len(batch.runner.builders) == batch.runner.cache.num_rows == 1
     run_out(batch)
     assert (
         heard.tokens
@@ -358,7 +358,7 @@ def test_a_draw_that_fails_ends_its_own_row(model, tokenizer, batch, prompts, fi
             raise RuntimeError("probability tensor contains nan")
         return scores.argmax(-1)
 
-    monkeypatch.setattr("look_again.serving.engine.sampler.Sampler.choose", choose)
+    monkeypatch.setattr("look_again.serving.engine.continuous_batch.Sampler.choose", choose)
     batch.join(
         as_prompt(model, prompts[1]), Reattention(mode="text"), Sampling(max_new_tokens=5, temperature=1), broken
     )

@@ -23,9 +23,9 @@ from look_again.loading import Checkpoint, default_checkpoint, load_tokenizer
 from look_again.serving.backend import BackendError, BackendEvent, Ended, Job, Started
 from look_again.serving.http.access import Access
 from look_again.serving.http.app import create_app
+from look_again.serving.http.chat_jobs import Defaults
 from look_again.serving.http.limits import Limits
-from look_again.serving.http.options import Defaults
-from look_again.serving.http.server_process import bind, server_of, url_of
+from look_again.serving.http.server_process import bind, build_server, format_url
 from look_again.serving.http.service import Service
 from look_again.text.chat import encode_response
 from look_again.text.grammar import TAG_TOKENS
@@ -144,9 +144,9 @@ def running(
         await backend.start()
         named = Defaults(**{"name": "fake", "policy": Reattention(), **defaults})
         service = Service(backend, named, limits, fetcher)
-        server = server_of(create_app(service, access), limits, ready.set)
+        server = build_server(create_app(service, access), limits, ready.set)
         with bind("127.0.0.1", 0) as listening:
-            made.extend([service, server, url_of(listening)])
+            made.extend([service, server, format_url(listening)])
             await server.serve(sockets=[listening])
 
     thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
@@ -163,7 +163,7 @@ def running(
         assert not thread.is_alive(), "the server does not end"
 
 
-def image(format: str = "PNG", size: tuple[int, int] = (60, 40), **options: Any) -> bytes:
+def encoded_image(format: str = "PNG", size: tuple[int, int] = (60, 40), **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, "teal").save(buffer, format, **options)
     return buffer.getvalue()
@@ -174,7 +174,7 @@ def data_url(data: bytes, media: str = "image/png") -> str:
 
 
 def image_part(data: bytes | None = None, **fields: Any) -> dict[str, Any]:
-    url = data_url(image() if data is None else data)
+    url = data_url(encoded_image() if data is None else data)
     return {"type": "image_url", "image_url": {"url": url, **fields}}
 
 

@@ -16,8 +16,8 @@ from tests.serving.http.served import (
     FakeBackend,
     body,
     data_url,
+    encoded_image,
     image_part,
-    picture,
     running,
     tokens_of,
 )
@@ -137,7 +137,7 @@ def test_without_images_it_says_so(server):
 def test_what_a_backend_is_asked():
     """Everything a request says has to arrive at the backend."""
     backend = FakeBackend()
-    images = [image_part(picture("JPEG", (70, 30))), image_part(picture("WEBP", (30, 70)))]
+    images = [image_part(encoded_image("JPEG", (70, 30))), image_part(encoded_image("WEBP", (30, 70)))]
     with running(backend, policy=Reattention(max_reinsertions=3)) as server:
         asked = body(images[0], "and", images[1], n=2, seed=5, temperature=0.5, top_p=0.9, max_tokens=100)
         server.post(asked | {"model": "fake:route-25"})

@@ -10,14 +10,14 @@ import pytest
 from look_again.serving.http.errors import ApiError
 from look_again.serving.http.image_fetching import ImageFetcher, is_public
 from look_again.serving.http.image_parts import ImageReference
-from tests.serving.http.served import image
+from tests.serving.http.served import encoded_image
 
 PUBLIC = "93.184.216.34"
 
 
 async def chunks():
     """As a network delivers it."""
-    data = image()
+    data = encoded_image()
     for start in range(0, len(data), 50):
         yield data[start : start + 50]
 
@@ -58,7 +58,7 @@ def refused(url, **kwargs):
 def test_it_connects_to_the_address_that_was_checked_under_the_hosts_name():
     """Resolved a second time, a name may point into the private network (DNS rebinding)."""
     data, [sent] = fetch("https://img.example/a/b.png?size=1#x")
-    assert data == image()
+    assert data == encoded_image()
     assert str(sent.url) == f"https://{PUBLIC}/a/b.png?size=1"
     assert sent.headers["host"] == "img.example"
     assert sent.extensions["sni_hostname"] == "img.example"
@@ -140,7 +140,7 @@ def test_paths_are_sent_as_they_are_and_quoted():
 def test_a_host_in_other_letters():
     """A name that goes into a header as it was written would be an error of the server's."""
     data, [sent] = fetch("https://bücher.example/a.png", hosts=("bücher.example",))
-    assert (data, sent.headers["host"]) == (image(), "xn--bcher-kva.example")
+    assert (data, sent.headers["host"]) == (encoded_image(), "xn--bcher-kva.example")
     refused("https://\u0378\u0379.example/a.png")
 
 
@@ -150,7 +150,7 @@ def test_a_path_without_end_is_the_callers_400():
 
 def test_an_allowed_port():
     data, [sent] = fetch("http://img.example:8080/a.png", hosts=("img.example:8080",))
-    assert data == image()
+    assert data == encoded_image()
     assert (sent.url.port, sent.headers["host"]) == (8080, "img.example:8080")
 
 

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from look_again.serving.http.errors import ApiError
-from look_again.serving.http.image_parts import LOW_PIXELS, ImageReference, data_of, decode_image, scaled_down
-from tests.serving.http.served import data_url, picture
+from look_again.serving.http.image_parts import LOW_PIXELS, ImageReference, decode_data_url, decode_image, scaled_down
+from tests.serving.http.served import data_url, encoded_image
 
 
 def load(data, media="image/png", *, low=False, max_bytes=10**6, max_pixels=10**6):
     reference = ImageReference(data if isinstance(data, str) else data_url(data, media), low, "here")
-    return decode_image(reference, data_of(reference, max_bytes), max_bytes, max_pixels)
+    return decode_image(reference, decode_data_url(reference, max_bytes), max_bytes, max_pixels)
 
 
 def refused(data, **limits):
@@ -48,7 +48,7 @@ def animated(format):
 def test_every_format_whatever_was_declared(format):
     """Clients often declare another type than they send; the bytes decide."""
     for media in (f"image/{format.lower()}", "image/jpeg", "IMAGE/PNG"):
-        loaded = load(picture(format), media)
+        loaded = load(encoded_image(format), media)
         assert (loaded.image.mode, loaded.image.size, loaded.pixels, loaded.note) == ("RGB", (60, 40), 2400, None)
 
 
@@ -84,16 +84,16 @@ def test_a_photo_with_a_second_one_inside_is_no_animation():
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         b"%PDF-1.7",
         b"\x89PNG\r\n\x1a\n",
-        picture()[:60],
-        picture("JPEG")[:200],
-        picture("WEBP")[:30],
-        picture("BMP"),
-        picture("TIFF"),
+        encoded_image()[:60],
+        encoded_image("JPEG")[:200],
+        encoded_image("WEBP")[:30],
+        encoded_image("BMP"),
+        encoded_image("TIFF"),
         bomb(100_000, 100_000),
         bomb(2**31 - 1, 1),
         bomb(2000, 2000),
         bomb(0, 0),
-        picture(size=(1001, 1)),
+        encoded_image(size=(1001, 1)),
     ],
 )
 def test_what_is_no_picture_of_ours(data):
@@ -101,7 +101,7 @@ def test_what_is_no_picture_of_ours(data):
 
 
 def test_one_pixel_is_a_picture():
-    assert load(picture(size=(1, 1))).image.size == (1, 1)
+    assert load(encoded_image(size=(1, 1))).image.size == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -124,20 +124,20 @@ def test_damaged_data_urls(url):
 
 
 def test_bytes_are_counted_before_they_are_decoded():
-    data = picture()
+    data = encoded_image()
     assert "bytes" in refused(data, max_bytes=len(data) - 1)
     assert load(data, max_bytes=len(data)).pixels == 2400
 
 
 def test_pixels_are_counted_before_they_are_decoded():
-    assert "max_pixels=2399" in refused(picture(), max_pixels=2399)
+    assert "max_pixels=2399" in refused(encoded_image(), max_pixels=2399)
 
 
 def test_low_detail_bounds_large_pictures_alone():
-    large = load(picture(size=(1200, 600)), low=True)
+    large = load(encoded_image(size=(1200, 600)), low=True)
     assert large.pixels == 720_000
     assert large.image.size == (724, 362)
     assert large.image.width * large.image.height <= LOW_PIXELS
-    assert load(picture(), low=True).image.size == (60, 40)
-    assert load(picture(size=(1200, 600))).image.size == (1200, 600)
+    assert load(encoded_image(), low=True).image.size == (60, 40)
+    assert load(encoded_image(size=(1200, 600))).image.size == (1200, 600)
     assert scaled_down(Image.new("RGB", (2000, 10)), 100).size == (141, 1)

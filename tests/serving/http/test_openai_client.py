@@ -15,7 +15,7 @@ from look_again.model import LookAgain, Sampling
 from look_again.serving.engine.transformers_backend import TransformersBackend
 from look_again.serving.http.limits import Limits
 from look_again.tabletop.tabletop_benchmark import load_free
-from tests.serving.http.served import ANSWER, FakeBackend, data_url, image, running
+from tests.serving.http.served import ANSWER, FakeBackend, data_url, encoded_image, running
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_a_failing_stream_is_an_error_of_the_client():
 
 
 # The bodies below have the shapes that the evaluators send; their sources are named.
-PIXEL = base64.b64encode(image("JPEG", (120, 90))).decode()
+PIXEL = base64.b64encode(encoded_image("JPEG", (120, 90))).decode()
 EVALUATORS = {
     # VLMEvalKit, vlmeval/api/gpt.py, OpenAIWrapper.generate_inner
     "VLMEvalKit": {
@@ -189,7 +189,7 @@ EVALUATORS = {
             {
                 "role": "user",
                 "content": [
-                    {"type": "image_url", "image_url": {"url": data_url(image(size=(120, 90)))}},
+                    {"type": "image_url", "image_url": {"url": data_url(encoded_image(size=(120, 90)))}},
                     {"type": "text", "text": "How many cubes are there?\nAnswer briefly."},
                 ],
             }

@@ -13,7 +13,7 @@ from look_again.loading import load_checkpoint
 from look_again.model import Sampling
 from look_again.serving.backend import BackendError, Job
 from look_again.serving.http.app import create_app
-from look_again.serving.http.options import Defaults
+from look_again.serving.http.chat_jobs import Defaults
 from look_again.serving.http.service import Service
 from look_again.serving.vllm import admission as vllm_admission
 from look_again.serving.vllm.admission import load_without_model

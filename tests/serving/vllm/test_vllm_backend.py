@@ -17,7 +17,7 @@ from look_again.core.slots import Provenance
 from look_again.loading import load_checkpoint
 from look_again.model import Sampling
 from look_again.serving.backend import BackendError, BusyError, Ended, Job, RefusedError, Started
-from look_again.serving.http.options import Defaults
+from look_again.serving.http.chat_jobs import Defaults
 from look_again.serving.http.service import Service
 from look_again.serving.prompt import build_prompt
 from look_again.serving.vllm.admission import Admission, ServedModel, load_without_model

@@ -1,10 +1,13 @@
 """Continuous batching: answers that share a batch, each from its own beginning to its own end.
 
-What happens to a sequence is the decoding Row's affair, the same as in `generate`; here rows join with a prefill of
-their own, take every step together and leave where they end. Between two passes each row has what it feeds next: one
-slot, or a chunk after it has looked again. The paper measures single answers; batching is ours.
+What happens to a sequence is decided by `DecodedSequence`, the same as in `generate`; here sequences join with a
+prefill of their own, take every step together and leave where they end. Between two passes each has what it feeds
+next: one slot, or a chunk after a re-insertion. The paper measures single answers; batching is ours.
 
-Legend: n running rows, W vocabulary.
+Draws: with the same logits and seed an answer draws what `generate` draws for it alone. The warpers are those that
+`generate` builds from the same options, in its order, and every step draws once.
+
+Legend: n running sequences, W vocabulary.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from look_again.core.attention import recorded_attention
 from look_again.core.cache import remove_row
@@ -27,26 +31,56 @@ from look_again.core.sequence import DecodedSequence
 from look_again.core.trigger import Trigger
 from look_again.model import Sampling
 from look_again.serving.backend import BackendEvent, Ended, Started
-from look_again.serving.engine.sampler import Sampler
 from look_again.serving.prompt import Prompt
 
 
-class Listener(Protocol):
-    """Whoever wants an answer."""
+class Sampler:
+    """The draws of one answer. Legend: W vocabulary."""
 
-    def tell(self, event: BackendEvent) -> None: ...
+    def __init__(self, sampling: Sampling, device: torch.device) -> None:
+        self.generator = torch.Generator(device)
+        if sampling.seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(sampling.seed)
+        self.warpers = LogitsProcessorList()
+        if sampling.temperature != 1.0:
+            self.warpers.append(TemperatureLogitsWarper(sampling.temperature))
+        if sampling.top_p is not None and sampling.top_p < 1.0:
+            self.warpers.append(TopPLogitsWarper(sampling.top_p))
+
+    @classmethod
+    def of(cls, sampling: Sampling, device: torch.device) -> Sampler | None:
+        """A sampler, or None where nothing is drawn (greedy)."""
+        return None if sampling.temperature == 0 else cls(sampling, device)
+
+    def choose(self, scores_1W: torch.Tensor) -> torch.Tensor:
+        """Draw a token from float32 logits (1, W); its id, (1,)."""
+        no_ids = torch.empty(1, 0, dtype=torch.long, device=scores_1W.device)  # these warpers do not read them
+        warped = self.warpers(no_ids, scores_1W)  # type: ignore[arg-type]
+        return torch.multinomial(torch.softmax(warped, dim=-1), 1, generator=self.generator)[:, 0]
+
+
+class AnswerListener(Protocol):
+    """The receiver of one answer's events."""
+
+    def send(self, event: BackendEvent) -> None: ...
 
     def fail(self, error: Exception) -> None: ...
 
 
 @dataclass(eq=False)
-class Seat:
-    """A running answer. sampler: None is greedy. looked: it feeds a chunk next. logits: (1, W) of a chunk just fed."""
+class RunningSequence:
+    """A running answer.
 
-    row: DecodedSequence
+    sampler: None is greedy. chunk_next: it was re-inserted into and feeds a chunk next. logits: (1, W) of a chunk that
+    was just fed.
+    """
+
+    sequence: DecodedSequence
     sampler: Sampler | None
-    listener: Listener
-    looked: bool = False
+    listener: AnswerListener
+    chunk_next: bool = False
     logits: torch.Tensor | None = None
 
 
@@ -62,19 +96,23 @@ class ContinuousBatch:
         self.max_context: int = text_config.max_position_embeddings
         self.num_layers: int = text_config.num_hidden_layers
         self.stop_ids = _stop_ids(model.generation_config.eos_token_id)
-        self.seats: list[Seat] = []
+        self.running: list[RunningSequence] = []
         self.runner = OpenRunner(model)
         self.sampled = self.reinserted = 0
         self.banned = torch.tensor(family_of(model.config).vision_tokens(model.config).never_sampled)
         self._recording: AbstractContextManager[None] | None = None
 
-    def join(self, prompt: Prompt, policy: Reattention, sampling: Sampling, listener: Listener) -> Seat:
-        """Prefill a row and give it its first token. Where the prefill raises, the other rows are as they were."""
+    def join(
+        self, prompt: Prompt, policy: Reattention, sampling: Sampling, listener: AnswerListener
+    ) -> RunningSequence:
+        """Prefill a sequence and give it its first token. Where the prefill raises, the others are as they were."""
         start = start_one(self.model, policy, prompt.token_ids, prompt.pixels)
-        row = DecodedSequence(start, policy, self.trigger, budget=sampling.max_new_tokens, max_context=self.max_context)
-        seat = Seat(row, Sampler.of(sampling, self.runner.device), listener)
+        sequence = DecodedSequence(
+            start, policy, self.trigger, budget=sampling.max_new_tokens, max_context=self.max_context
+        )
+        entry = RunningSequence(sequence, Sampler.of(sampling, self.runner.device), listener)
         layers = policy.layers_of(self.num_layers) if policy.needs_scores else ()
-        self.seats.append(seat)
+        self.running.append(entry)
         index = self.runner.add_row(
             start.builder, start.features, score_layers=layers, score_prompt=policy.rule == "relative"
         )
@@ -82,92 +120,92 @@ class ContinuousBatch:
             self._record(self._ranks)
             logits = self.runner.chunk(index)
         except BaseException:
-            self.leave(seat)
+            self.leave(entry)
             raise
-        listener.tell(Started(len(prompt.token_ids), prompt.visual_tokens, start.builder.build))
-        self._settle([seat], logits)
-        return seat
+        listener.send(Started(len(prompt.token_ids), prompt.visual_tokens, start.builder.build))
+        self._settle([entry], logits)
+        return entry
 
     def step(self) -> None:
-        """One more token for every row: chunks of rows that looked again one by one, then one pass over all others."""
-        for seat in [seat for seat in self.seats if seat.looked]:
-            with self._failing(seat):
-                seat.logits = self.runner.chunk(self.seats.index(seat))
-        if not self.seats:
+        """One more token for every sequence: first chunks of those re-inserted into, one by one, then all others."""
+        for entry in [entry for entry in self.running if entry.chunk_next]:
+            with self._failing(entry):
+                entry.logits = self.runner.chunk(self.running.index(entry))
+        if not self.running:
             return
-        stepped = [index for index, seat in enumerate(self.seats) if seat.logits is None]
-        chunks = {index: seat.logits for index, seat in enumerate(self.seats) if seat.logits is not None}
+        stepped = [index for index, entry in enumerate(self.running) if entry.logits is None]
+        chunks = {index: entry.logits for index, entry in enumerate(self.running) if entry.logits is not None}
         logits = self.runner.step(stepped) if stepped else torch.cat(list(chunks.values()))
         for index, chunk in chunks.items():
             logits[index] = chunk[0]
-        self._settle(list(self.seats), logits)
+        self._settle(list(self.running), logits)
 
-    def leave(self, seat: Seat) -> None:
-        """Take a row out; nothing more is told of it. An empty batch holds no memory."""
-        index = self.seats.index(seat)
-        remove_row(self.seats, index)
+    def leave(self, entry: RunningSequence) -> None:
+        """Take a sequence out; no more events of it are sent. An empty batch holds no memory."""
+        index = self.running.index(entry)
+        remove_row(self.running, index)
         self.runner.remove_row(index)
-        if not self.seats:
+        if not self.running:
             self.clear()
         self._record(self._ranks)
 
     def clear(self) -> None:
-        """Forget all rows."""
-        self.seats.clear()
+        """Forget all sequences."""
+        self.running.clear()
         self.runner = OpenRunner(self.model)
         self._record(False)
 
     @contextmanager
     def model_as_it_was(self) -> Iterator[None]:
-        """Within this context the model has its own attention, whatever the running rows need."""
+        """Within this context the model has its own attention, whatever the running sequences need."""
         self._record(False)
         try:
             yield
         finally:
             self._record(self._ranks)
 
-    def _settle(self, seats: Sequence[Seat], logits: torch.Tensor) -> None:
-        """Choose and append the next token of each of these rows, from logits (n, W); who is finished leaves."""
+    def _settle(self, running: Sequence[RunningSequence], logits: torch.Tensor) -> None:
+        """Choose and append the next token of each of these sequences, from logits (n, W); a finished one leaves."""
         scores = logits.float()
         scores.index_fill_(-1, self.banned.to(scores.device), float("-inf"))
         likeliest = scores.argmax(-1).tolist()
-        for index, seat in enumerate(seats):
-            seat.logits = None
-            with self._failing(seat):
-                drawn = None if seat.sampler is None else int(seat.sampler.choose(scores[index : index + 1]))
-                token = seat.row.overrule(likeliest[index] if drawn is None else drawn)
-                self._append(seat, token)
-                if seat.row.finish(token in self.stop_ids):
-                    self.leave(seat)
-                    seat.listener.tell(_ended(seat.row))
+        for index, entry in enumerate(running):
+            entry.logits = None
+            with self._failing(entry):
+                drawn = None if entry.sampler is None else int(entry.sampler.choose(scores[index : index + 1]))
+                token = entry.sequence.overrule(likeliest[index] if drawn is None else drawn)
+                self._append(entry, token)
+                if entry.sequence.finish(token in self.stop_ids):
+                    self.leave(entry)
+                    entry.listener.send(_build_ended(entry.sequence))
 
-    def _append(self, seat: Seat, token: int) -> None:
-        index = self.seats.index(seat)
-        before = seat.row.sampled
-        appended = seat.row.append(token, partial(self.runner.scores, index, seat.row.policy.rule))
+    def _append(self, entry: RunningSequence, token: int) -> None:
+        index = self.running.index(entry)
+        before = entry.sequence.sampled
+        appended = entry.sequence.append(token, partial(self.runner.scores, index, entry.sequence.policy.rule))
         self.runner.cache.advance(index, -appended.taken_back)
-        seat.looked = appended.looked
-        self.sampled += seat.row.sampled - before
-        self.reinserted += seat.row.reflections[-1].reinserted_tokens if appended.looked else 0
+        entry.chunk_next = appended.looked
+        self.sampled += entry.sequence.sampled - before
+        self.reinserted += entry.sequence.reflections[-1].reinserted_tokens if appended.looked else 0
         for event in appended.events:
-            seat.listener.tell(event)
+            entry.listener.send(event)
 
     @contextmanager
-    def _failing(self, seat: Seat) -> Iterator[None]:
-        """What goes wrong within is this row's end and nobody else's."""
+    def _failing(self, entry: RunningSequence) -> Iterator[None]:
+        """What goes wrong within ends this sequence and no other."""
         try:
             yield
         except Exception as error:
-            if seat in self.seats:
-                self.leave(seat)
-            seat.listener.fail(error)
+            if entry in self.running:
+                self.leave(entry)
+            entry.listener.fail(error)
 
     @property
     def _ranks(self) -> bool:
-        return any(seat.row.policy.needs_scores for seat in self.seats)
+        return any(entry.sequence.policy.needs_scores for entry in self.running)
 
     def _record(self, wanted: bool) -> None:
-        """Have the model show its queries, or not; it does while a running row ranks by attention."""
+        """Have the model show its queries, or not; it does while a running sequence ranks by attention."""
         if wanted and self._recording is None:
             self._recording = recorded_attention(self.model)
             self._recording.__enter__()
@@ -183,11 +221,11 @@ def _stop_ids(eos: int | Sequence[int] | None) -> frozenset[int]:
     return frozenset([eos] if isinstance(eos, int) else eos)
 
 
-def _ended(row: DecodedSequence) -> Ended:
+def _build_ended(sequence: DecodedSequence) -> Ended:
     return Ended(
-        reason=row.finish_reason or "",
-        reflections=tuple(row.reflections),
-        sampled=row.sampled,
-        forced=len(row.response) - row.sampled,
-        reinserted=sum(reflection.reinserted_tokens for reflection in row.reflections),
+        reason=sequence.finish_reason or "",
+        reflections=tuple(sequence.reflections),
+        sampled=sequence.sampled,
+        forced=len(sequence.response) - sequence.sampled,
+        reinserted=sum(reflection.reinserted_tokens for reflection in sequence.reflections),
     )

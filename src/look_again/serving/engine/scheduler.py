@@ -25,32 +25,32 @@ from look_again.core.trigger import Trigger
 from look_again.loading import Checkpoint
 from look_again.model import Sampling
 from look_again.serving.backend import BackendError, BackendEvent
-from look_again.serving.engine.continuous_batch import ContinuousBatch, Seat
+from look_again.serving.engine.continuous_batch import ContinuousBatch, RunningSequence
 from look_again.serving.prompt import Prompt
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class Ticket:
-    """A job handed to the engine. Its events, or the exception that ended it, come out of `mail` in `loop`.
+class PendingRequest:
+    """A job handed to the engine. Its events, or the exception that ended it, come out of `events` in `loop`.
 
-    left: set when the client has gone; the row leaves at the next step boundary.
+    cancelled: set when the client has gone; the sequence leaves at the next step boundary.
     """
 
     prompt: Prompt
     policy: Reattention
     sampling: Sampling
     loop: asyncio.AbstractEventLoop
-    mail: asyncio.Queue[BackendEvent | Exception] = field(default_factory=asyncio.Queue)
-    left: bool = False
-    outbox: list[BackendEvent | Exception] = field(default_factory=list)
+    events: asyncio.Queue[BackendEvent | Exception] = field(default_factory=asyncio.Queue)
+    cancelled: bool = False
+    unsent: list[BackendEvent | Exception] = field(default_factory=list)
 
-    def tell(self, event: BackendEvent) -> None:
-        self.outbox.append(event)
+    def send(self, event: BackendEvent) -> None:
+        self.unsent.append(event)
 
     def fail(self, error: Exception) -> None:
-        self.outbox.append(error if isinstance(error, BackendError) else _as_backend_error(error))
+        self.unsent.append(error if isinstance(error, BackendError) else _as_backend_error(error))
 
 
 @dataclass
@@ -60,7 +60,7 @@ class _Loan:
 
 
 class Engine:
-    """max_batch: most rows that run at once. waiting: jobs that were submitted and do not run yet.
+    """max_batch: most sequences that run at once. waiting: jobs that were submitted and do not run yet.
 
     steps, busy_s, prefill_s: passes of the batch, and the seconds that everything and prefills alone took so far.
     """
@@ -69,11 +69,11 @@ class Engine:
         self.checkpoint, self.max_batch = checkpoint, max_batch
         trigger = Trigger.of(checkpoint.tokenizer, spelled=not checkpoint.trained)
         self.batch = ContinuousBatch(checkpoint.model, trigger)
-        self.waiting: deque[Ticket] = deque()
+        self.waiting: deque[PendingRequest] = deque()
         self.steps = 0
         self.busy_s = self.prefill_s = 0.0
-        self._running: dict[Ticket, Seat] = {}
-        self._inbox: queue.SimpleQueue[Ticket | _Loan | None] = queue.SimpleQueue()
+        self._running: dict[PendingRequest, RunningSequence] = {}
+        self._inbox: queue.SimpleQueue[PendingRequest | _Loan | None] = queue.SimpleQueue()
         self._closing = threading.Lock()  # nothing is put in after the last look into the inbox
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="look-again-engine", daemon=True)
@@ -85,9 +85,9 @@ class Engine:
     def alive(self) -> bool:
         return self._thread.is_alive() and not self._closed
 
-    def submit(self, ticket: Ticket) -> None:
+    def submit(self, request: PendingRequest) -> None:
         """Hand a job in. Raises BackendError once the engine is closed."""
-        self._put(ticket)
+        self._put(request)
 
     def lend(self, work: Callable[[Checkpoint], Any]) -> Future[Any]:
         """Run `work` on the checkpoint between two steps. Raises BackendError once the engine is closed."""
@@ -100,7 +100,7 @@ class Engine:
         self._inbox.put(None)
         self._thread.join()
 
-    def _put(self, item: Ticket | _Loan) -> None:
+    def _put(self, item: PendingRequest | _Loan) -> None:
         with self._closing:
             if self._closed:
                 raise BackendError("the engine is closed")
@@ -127,63 +127,63 @@ class Engine:
             idle = False
             if item is None:
                 return False
-            if isinstance(item, Ticket):
+            if isinstance(item, PendingRequest):
                 self.waiting.append(item)
             else:
                 self._lend(item)
 
     def _turn(self) -> None:
-        """Everything between two step boundaries: who left goes, one job joins, all rows take a step."""
-        for ticket in [ticket for ticket in self._running if ticket.left]:
-            self.batch.leave(self._running.pop(ticket))
-        if any(ticket.left for ticket in self.waiting):
-            self.waiting = deque(ticket for ticket in self.waiting if not ticket.left)
+        """Everything between two step boundaries: the cancelled go, one job joins, all sequences take a step."""
+        for request in [request for request in self._running if request.cancelled]:
+            self.batch.leave(self._running.pop(request))
+        if any(request.cancelled for request in self.waiting):
+            self.waiting = deque(request for request in self.waiting if not request.cancelled)
         if self.waiting and len(self._running) < self.max_batch:
             self._join(self.waiting.popleft())
         if self._running:
             self._step()
 
-    def _join(self, ticket: Ticket) -> None:
+    def _join(self, request: PendingRequest) -> None:
         started = time.perf_counter()
         try:
-            seat = self.batch.join(ticket.prompt, ticket.policy, ticket.sampling, ticket)
+            running = self.batch.join(request.prompt, request.policy, request.sampling, request)
         except Exception as error:
             logger.error("a prefill failed", exc_info=error)
-            ticket.fail(error)
+            request.fail(error)
         else:
-            self._running[ticket] = seat
+            self._running[request] = running
         self.prefill_s += time.perf_counter() - started
-        self._post([ticket])
+        self._post([request])
 
     def _step(self) -> None:
-        tickets = list(self._running)
+        requests = list(self._running)
         try:
             self.batch.step()
             self.steps += 1
         except Exception as error:
-            logger.error("a step of %d rows failed", len(tickets), exc_info=error)
+            logger.error("a step of %d sequences failed", len(requests), exc_info=error)
             self.batch.clear()
-            for ticket in tickets:
-                ticket.fail(error)
-        self._post(tickets)
+            for request in requests:
+                request.fail(error)
+        self._post(requests)
 
-    def _post(self, tickets: list[Ticket]) -> None:
-        """Send what was told, once per event loop and step, and forget the tickets whose rows have left."""
-        seated = set(self.batch.seats)
-        for ticket in tickets:
-            if ticket in self._running and self._running[ticket] not in seated:
-                del self._running[ticket]
-        letters: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, list[BackendEvent | Exception]]]] = {}
-        for ticket in tickets:
-            if ticket.outbox:
-                letters.setdefault(ticket.loop, []).append((ticket, ticket.outbox))
-                ticket.outbox = []
-        for loop, sent in letters.items():
+    def _post(self, requests: list[PendingRequest]) -> None:
+        """Send unsent events, once per event loop and step, and forget the requests whose sequences have ended."""
+        decoding = set(self.batch.running)
+        for request in requests:
+            if request in self._running and self._running[request] not in decoding:
+                del self._running[request]
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[PendingRequest, list[BackendEvent | Exception]]]] = {}
+        for request in requests:
+            if request.unsent:
+                by_loop.setdefault(request.loop, []).append((request, request.unsent))
+                request.unsent = []
+        for loop, sent in by_loop.items():
             try:
                 loop.call_soon_threadsafe(_deliver, sent)
             except RuntimeError:  # the loop is closed, and with it the clients are gone
-                for ticket, _ in sent:
-                    ticket.left = True
+                for request, _ in sent:
+                    request.cancelled = True
 
     def _lend(self, loan: _Loan) -> None:
         if not loan.future.set_running_or_notify_cancel():
@@ -200,25 +200,25 @@ class Engine:
         """Fail whatever is under way; nothing comes in any more."""
         with self._closing:
             self._closed = True
-        tickets = [*self._running, *self.waiting]
+        requests = [*self._running, *self.waiting]
         while not self._inbox.empty():
             item = self._inbox.get()
-            if isinstance(item, Ticket):
-                tickets.append(item)
+            if isinstance(item, PendingRequest):
+                requests.append(item)
             elif item is not None and item.future.set_running_or_notify_cancel():
                 item.future.set_exception(BackendError("the engine was closed"))
         self._running.clear()
         self.waiting.clear()
         self.batch.clear()
-        for ticket in tickets:
-            ticket.fail(BackendError("the engine was closed"))
-        self._post(tickets)
+        for request in requests:
+            request.fail(BackendError("the engine was closed"))
+        self._post(requests)
 
 
-def _deliver(letters: list[tuple[Ticket, list[BackendEvent | Exception]]]) -> None:
-    for ticket, items in letters:
+def _deliver(by_loop: list[tuple[PendingRequest, list[BackendEvent | Exception]]]) -> None:
+    for request, items in by_loop:
         for item in items:
-            ticket.mail.put_nowait(item)
+            request.events.put_nowait(item)
 
 
 def _as_backend_error(error: Exception) -> BackendError:

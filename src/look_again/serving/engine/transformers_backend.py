@@ -13,32 +13,32 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from look_again.loading import Checkpoint
-from look_again.serving.backend import BackendError, BackendEvent, BusyError, Ended, Job, RefusedError
-from look_again.serving.engine.scheduler import Engine, Ticket
+from look_again.serving.backend import BackendError, BackendEvent, Ended, Job, RefusedError
+from look_again.serving.engine.scheduler import Engine, PendingRequest
 from look_again.serving.prompt import Prompt, build_prompt
 
 T = TypeVar("T")
 
 MAX_BATCH = 16
-MAX_WAITING = 64
 PREPARING_THREADS = 2
-LONGEST_RETRY_S = 60.0
 
 
 class TransformersBackend:
-    """max_batch: rows that run at once. max_waiting: jobs beyond those that may wait; further ones get BusyError."""
+    """max_batch: sequences that run at once; further jobs wait. `Admission`, at the caller, bounds them.
+
+    ValueError for a max_batch below 1.
+    """
 
     name = "transformers"
 
-    def __init__(self, checkpoint: Checkpoint, *, max_batch: int = MAX_BATCH, max_waiting: int = MAX_WAITING) -> None:
-        if max_batch < 1 or max_waiting < 0:
-            raise ValueError(f"max_batch is at least 1 and max_waiting at least 0, not {max_batch} and {max_waiting}")
-        self.checkpoint = checkpoint
-        self.max_batch, self.max_waiting = max_batch, max_waiting
+    def __init__(self, checkpoint: Checkpoint, *, max_batch: int = MAX_BATCH) -> None:
+        if max_batch < 1:
+            raise ValueError(f"max_batch is at least 1, not {max_batch}")
+        self.checkpoint, self.max_batch = checkpoint, max_batch
         self.jobs = 0  # under way: being prepared, waiting or running
         self.finished = 0
         self.failed = 0
-        self._job_s = 1.0  # a running mean of what a job takes once it is here
+
         self._engine: Engine | None = None
         self._threads: ThreadPoolExecutor | None = None
 
@@ -72,25 +72,23 @@ class TransformersBackend:
         self.check(job)
         engine, threads = self._started()
         loop = asyncio.get_running_loop()
-        with self._place():
+        with self._counted():
             prompt = await self._prepare(job, threads)
-            ticket = Ticket(prompt, job.policy, job.sampling, loop)
-            engine.submit(ticket)
-            began = loop.time()
+            request = PendingRequest(prompt, job.policy, job.sampling, loop)
+            engine.submit(request)
             try:
                 event = None
                 while not isinstance(event, Ended):
-                    item = await ticket.mail.get()
+                    item = await request.events.get()
                     if isinstance(item, Exception):
                         self.failed += 1
                         raise item
                     event = item
                     if isinstance(event, Ended):
                         self.finished += 1
-                        self._job_s += (loop.time() - began - self._job_s) / 8
                     yield event
             finally:
-                ticket.left = True
+                request.cancelled = True
 
     async def borrow(self, work: Callable[[Checkpoint], T]) -> T:
         """Run `work` on the checkpoint in the engine's thread, between two steps; answers under way wait for it."""
@@ -101,7 +99,7 @@ class TransformersBackend:
         return {"engine": self._engine is not None and self._engine.alive}
 
     def gauges(self) -> Mapping[str, float]:
-        """What there is now (jobs, rows, slots of the cache) and what was done since the start (tokens, steps, jobs).
+        """The present state (jobs, sequences, slots of the cache) and totals since the start (tokens, steps, jobs).
 
         "jobs" are those under way: running, waiting, being prepared, and answers that are still being read.
         """
@@ -111,7 +109,7 @@ class TransformersBackend:
         batch = self._engine.batch
         cache = batch.runner.cache
         return {
-            "running": len(batch.seats),
+            "running": len(batch.running),
             "waiting": len(self._engine.waiting),
             "cache_slots_used": sum(cache.lengths),
             "cache_slots_allocated": cache.allocated_rows * cache.allocated_slots,
@@ -131,14 +129,8 @@ class TransformersBackend:
         return self._engine, self._threads
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
-        """A place among the jobs under way. Raises BusyError when there is none."""
-        if self.jobs >= self.max_batch + self.max_waiting:
-            retry_after_s = self._job_s * max(1, self.max_waiting) / self.max_batch
-            raise BusyError(
-                f"{self.jobs} jobs are running or waiting, and no more are taken",
-                min(LONGEST_RETRY_S, max(1.0, retry_after_s)),
-            )
+    def _counted(self) -> Iterator[None]:
+        """Within this context a job is under way."""
         self.jobs += 1
         try:
             yield

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from look_again.serving.http import payloads
 from look_again.serving.http.access import Access, Guard
-from look_again.serving.http.chat_completion import Exchange
+from look_again.serving.http.chat_completion import ChatCompletionResponse
 from look_again.serving.http.errors import ApiError, internal
 from look_again.serving.http.metrics import MEDIA_TYPE
 from look_again.serving.http.schema import ChatRequest, ErrorBody
@@ -62,7 +62,7 @@ def _add_chat(app: FastAPI, service: Service) -> None:
     @app.post(CHAT, response_class=Response, responses={**_ANSWER, **_ERRORS}, openapi_extra={"requestBody": _BODY})
     async def chat(request: Request) -> Response:
         """Answer a conversation about images, looking again at every reflection."""
-        return Exchange(service)
+        return ChatCompletionResponse(service)
 
     @app.get("/v1/models", responses=_ERRORS)
     async def models() -> dict[str, Any]:
@@ -123,8 +123,8 @@ def _add_errors(app: FastAPI) -> None:
 def _openapi(app: FastAPI) -> dict[str, Any]:
     """FastAPI's description, with the schema of the body that this server reads by itself."""
     if app.openapi_schema is None:
-        made = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        description = get_openapi(title=app.title, version=app.version, routes=app.routes)
         body = ChatRequest.model_json_schema(ref_template=_REFERENCE)
-        made["components"]["schemas"] |= body.pop("$defs") | {"ChatRequest": body}
-        app.openapi_schema = made
+        description["components"]["schemas"] |= body.pop("$defs") | {"ChatRequest": body}
+        app.openapi_schema = description
     return app.openapi_schema

@@ -1,17 +1,78 @@
-"""The bytes of a request as JSON, bounded while they arrive, and read without what Python adds to JSON."""
+"""The body of a request: its bytes as they arrive, the watch for a client that leaves meanwhile, and strict JSON.
+
+The body is bounded while it arrives, and read without what Python adds to JSON. ASGI reports that a client left through
+the same channel that brings the body, so whoever watches while the body is still to be read keeps, up to a bound, what
+comes in between.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NoReturn
 
 from starlette.requests import Request
+from starlette.types import Message, Receive
 
 from look_again.serving.http.errors import ApiError, invalid
 from look_again.serving.http.limits import Limits
+
+KEPT_BYTES = 1 << 18  # of a body that comes while its request waits; then the watch ends, and the client has to wait
+
+
+class ClientLeftError(Exception):
+    """Nobody is there to answer."""
+
+
+class MessageBuffer:
+    """The `receive` of a request; messages that a watch has read are kept for the reader of the body."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._kept: deque[Message] = deque()
+        self._bytes = 0
+
+    async def receive(self) -> Message:
+        return self._kept.popleft() if self._kept else await self._receive()
+
+    async def disconnected(self) -> None:
+        """Return once the client has left."""
+        while self._bytes <= KEPT_BYTES:
+            message = await self._receive()
+            self._kept.append(message)
+            self._bytes += len(message.get("body", b""))
+            if message["type"] == "http.disconnect":
+                return
+        await asyncio.Event().wait()
+
+
+@asynccontextmanager
+async def connected(messages: MessageBuffer) -> AsyncIterator[None]:
+    """What is done within is stopped, and ClientLeftError raised, once the client is gone."""
+    scope, loop = asyncio.timeout(None), asyncio.get_running_loop()
+    watch = asyncio.create_task(messages.disconnected())
+
+    def left(done: asyncio.Task[None]) -> None:
+        if not done.cancelled():
+            with suppress(RuntimeError):  # the scope was left in the meantime
+                scope.reschedule(loop.time())
+
+    try:
+        async with scope:
+            watch.add_done_callback(left)
+            yield
+    except TimeoutError:
+        if scope.expired():
+            raise ClientLeftError from None
+        raise
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+
 
 MAX_VALUES = 20_000  # of a body, keys aside: a large one of small parts would cost many times its bytes
 
@@ -80,13 +141,12 @@ def parse_json(raw: bytes) -> Any:
 
 def _fits(value: Any) -> bool:
     """Whether it holds at most `MAX_VALUES` values."""
-    found, left = [value], MAX_VALUES
-    while found and left >= 0:
-        here = found.pop()
-        inner = _inside(here)
+    pending, left = [value], MAX_VALUES
+    while pending and left >= 0:
+        inner = _inside(pending.pop())
         left -= len(inner)
         if left >= 0:
-            found.extend(inner)
+            pending.extend(inner)
     return left >= 0
 
 
@@ -96,15 +156,15 @@ def _inside(value: Any) -> Collection[Any]:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """All of a value, keys included."""
-    found = [value]
-    while found:
-        here = found.pop()
-        if isinstance(here, str):
-            yield here
-        elif isinstance(here, dict):
-            yield from here
-        found.extend(_inside(here))
+    """All strings in a value, keys included."""
+    pending = [value]
+    while pending:
+        current = pending.pop()
+        if isinstance(current, str):
+            yield current
+        elif isinstance(current, dict):
+            yield from current
+        pending.extend(_inside(current))
 
 
 def _is_text(string: str) -> bool:

@@ -1,8 +1,9 @@
 """One chat completion over HTTP, from its first byte to its last, whatever happens in between.
 
 Written as one ASGI response because everything has the same span: a place among the requests, the time limit, the watch
-for a client that leaves, and the duty to end with an answer or an error in the right shape. An error before the first
-byte is an HTTP status, one after it an event of the stream.
+for a client that leaves, the answers under way (a task per choice, all of them stopped together), and the duty to end
+with an answer or an error in the right shape. An error before the first byte is an HTTP status, one after it an event
+of the stream.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -21,23 +22,28 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from look_again.core.generate import Reflection
-from look_again.serving.backend import Started
+from look_again.serving.backend import Backend, BackendError, BusyError, Job, Started
 from look_again.serving.choice import Choice, Piece, TextPiece
 from look_again.serving.http import payloads
-from look_again.serving.http.body import read_json
-from look_again.serving.http.disconnect import ClientLeftError, Inbox, connected
-from look_again.serving.http.errors import ApiError, internal, shutting_down, timed_out
-from look_again.serving.http.fan_out import answers
+from look_again.serving.http.body import ClientLeftError, MessageBuffer, connected, read_json
+from look_again.serving.http.errors import (
+    ApiError,
+    internal,
+    shutting_down,
+    timed_out,
+    too_busy,
+    translate_backend_error,
+)
 from look_again.serving.http.metrics import CLIENT_LEFT
-from look_again.serving.http.service import Ask, Service
+from look_again.serving.http.service import ChatJobs, Service
 
 log = logging.getLogger(__name__)
 
 LAST_WORDS_S = 1.0  # for an error to reach a client that may not be reading
 
 
-class Reply:
-    """What is sent. status: of HTTP, 0 so far. begun: headers went out."""
+class ResponseWriter:
+    """Writes the response. status: of HTTP, 0 so far. begun: headers went out. complete: the last byte went out."""
 
     def __init__(self, send: Send, id: str) -> None:
         self._send, self.id = send, id
@@ -83,8 +89,8 @@ class Reply:
         self.complete = not more
 
 
-class Exchange(Response):
-    """The answer to one request, made while it is sent."""
+class ChatCompletionResponse(Response):
+    """The answer to one request, computed while it is sent."""
 
     def __init__(self, service: Service) -> None:
         super().__init__()
@@ -92,70 +98,78 @@ class Exchange(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.monotonic()
-        reply = Reply(send, f"chatcmpl-{secrets.token_hex(12)}")
+        writer = ResponseWriter(send, f"chatcmpl-{secrets.token_hex(12)}")
         seconds = self.service.limits.timeout_s
-        inbox = Inbox(receive)
+        messages = MessageBuffer(receive)
         try:
-            async with asyncio.timeout(seconds), self.service.admission.place(lambda: connected(inbox)):
-                body = await read_json(Request(scope, inbox.receive), self.service.limits)
-                async with connected(inbox):
-                    await self._converse(body, reply, started)
+            async with asyncio.timeout(seconds), self.service.admission.place(lambda: connected(messages)):
+                body = await read_json(Request(scope, messages.receive), self.service.limits)
+                async with connected(messages):
+                    await self._converse(body, writer, started)
         except ApiError as error:
-            await reply.fail(error)
+            await writer.fail(error)
+        except BusyError as error:
+            await writer.fail(too_busy(str(error), error.retry_after_s))
         except TimeoutError:
-            await reply.fail(timed_out(seconds))
+            await writer.fail(timed_out(seconds))
         except (ClientLeftError, ClientDisconnect):
-            reply.status = CLIENT_LEFT
+            writer.status = CLIENT_LEFT
         except asyncio.CancelledError:  # the grace period is over: nothing waits for this task but its client
-            await reply.fail(shutting_down())
+            await writer.fail(shutting_down())
         except Exception:
-            log.exception("%s failed", reply.id)
-            await reply.fail(internal())
+            log.exception("%s failed", writer.id)
+            await writer.fail(internal())
         finally:
-            self._note(reply, time.monotonic() - started)
+            self._note(writer, time.monotonic() - started)
 
-    async def _converse(self, body: Any, reply: Reply, started: float) -> None:
-        ask = await self.service.ask(body)
-        choices = self.service.choices(ask)
+    async def _converse(self, body: Any, writer: ResponseWriter, started: float) -> None:
+        chat = await self.service.prepare(body)
+        choices = self.service.choices(chat)
         try:
-            await self._answer(ask, choices, reply, started)
+            await self._answer(chat, choices, writer, started)
         finally:
             self.service.metrics.answered(choices)
-            self._log(ask, choices, reply)
+            self._log(chat, choices, writer)
 
-    async def _answer(self, ask: Ask, choices: Sequence[Choice], reply: Reply, started: float) -> None:
-        head = payloads.Head(reply.id, int(time.time()), ask.request.model)
+    async def _answer(self, chat: ChatJobs, choices: Sequence[Choice], writer: ResponseWriter, started: float) -> None:
+        head = payloads.CompletionHeader(writer.id, int(time.time()), chat.request.model)
         left, silent = len(choices), True
-        async with aclosing(answers(self.service.backend, ask.jobs, choices)) as pieces:
+        async with aclosing(fan_out(self.service.backend, chat.jobs, choices)) as pieces:
             async for index, piece in pieces:
                 left -= piece is None
                 if silent and isinstance(piece, TextPiece):
                     silent = False
                     self.service.metrics.first_token.observe(time.monotonic() - started)
-                if ask.stream:
-                    await reply.event(_chunk(head, ask, choices, index, piece, last=not left))
-        if not ask.stream:
-            report = payloads.report(ask.policy, choices, ask.notes, rows=ask.rows)
-            await reply.json(200, payloads.completion(head, choices, report), {})
+                if chat.stream:
+                    await writer.event(_chunk(head, chat, choices, index, piece, last=not left))
+        if not chat.stream:
+            report = payloads.report(chat.policy, choices, chat.notes, rows=chat.rows)
+            await writer.json(200, payloads.completion(head, choices, report), {})
             return
-        if ask.include_usage:
-            await reply.event(payloads.usage_chunk(head, choices))
-        await reply.event("[DONE]")
-        await reply.end()
+        if chat.include_usage:
+            await writer.event(payloads.usage_chunk(head, choices))
+        await writer.event("[DONE]")
+        await writer.end()
 
-    def _note(self, reply: Reply, seconds: float) -> None:
-        self.service.metrics.requests.labels(str(reply.status)).inc()
+    def _note(self, writer: ResponseWriter, seconds: float) -> None:
+        self.service.metrics.requests.labels(str(writer.status)).inc()
         self.service.metrics.seconds.observe(seconds)
 
-    def _log(self, ask: Ask, choices: Sequence[Choice], reply: Reply) -> None:
-        """One line in numbers: what was asked and said is nobody's business but the caller's."""
+    def _log(self, chat: ChatJobs, choices: Sequence[Choice], writer: ResponseWriter) -> None:
+        """One line in numbers: texts are the caller's alone."""
         sampled, put_back = sum(c.sampled for c in choices), sum(c.reinserted for c in choices)
         text = "%s %s: %d images, %d choices, %d tokens sampled, %d put back"
-        log.info(text, reply.id, ask.policy.mode, len(ask.jobs[0].images), len(choices), sampled, put_back)
+        log.info(text, writer.id, chat.policy.mode, len(chat.jobs[0].images), len(choices), sampled, put_back)
 
 
 def _chunk(
-    head: payloads.Head, ask: Ask, choices: Sequence[Choice], index: int, piece: Piece | None, *, last: bool
+    head: payloads.CompletionHeader,
+    chat: ChatJobs,
+    choices: Sequence[Choice],
+    index: int,
+    piece: Piece | None,
+    *,
+    last: bool,
 ) -> dict[str, Any]:
     """A piece as a chunk of the stream. last: it ends the last choice, so the report goes with it."""
     if isinstance(piece, Started):
@@ -163,10 +177,57 @@ def _chunk(
     if isinstance(piece, TextPiece):
         return payloads.chunk(head, index, {piece.field: piece.text})
     if isinstance(piece, Reflection):
-        return payloads.chunk(head, index, {}, {"reflections": [payloads.reflection(index, piece, rows=ask.rows)]})
-    report = payloads.report(ask.policy, choices, ask.notes, rows=ask.rows) if last else None
+        return payloads.chunk(
+            head, index, {}, {"reflections": [payloads.describe_reflection(index, piece, rows=chat.rows)]}
+        )
+    report = payloads.report(chat.policy, choices, chat.notes, rows=chat.rows) if last else None
     return payloads.closing(head, index, choices[index], report)
 
 
 def _dumps(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+async def fan_out(
+    backend: Backend, jobs: Sequence[Job], choices: Sequence[Choice]
+) -> AsyncGenerator[tuple[int, Piece | None], None]:
+    """(choice, piece) as they come, (choice, None) where one is complete. Closing it stops every generation.
+
+    Raises ApiError for what a caller should know, and whatever else a backend raises.
+    """
+    queue: asyncio.Queue[tuple[int, Piece | Exception | None]] = asyncio.Queue()
+    tasks = [
+        asyncio.create_task(_pump(backend, job, index, choice, queue))
+        for index, (job, choice) in enumerate(zip(jobs, choices, strict=True))
+    ]
+    try:
+        left = len(tasks)
+        while left:
+            index, piece = await queue.get()
+            if isinstance(piece, Exception):
+                raise piece
+            left -= piece is None
+            yield index, piece
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _pump(
+    backend: Backend, job: Job, index: int, choice: Choice, queue: asyncio.Queue[tuple[int, Piece | Exception | None]]
+) -> None:
+    """One choice's pieces into the queue, then None or what went wrong. A stop string closes the generation."""
+    try:
+        async with aclosing(backend.generate(job)) as events:
+            async for event in events:
+                for piece in choice.take(event):
+                    queue.put_nowait((index, piece))
+                if choice.ended:
+                    break
+        if not choice.ended:
+            raise BackendError("it stopped in the middle of an answer")
+        queue.put_nowait((index, None))
+    except Exception as error:
+        known = translate_backend_error(error, started=choice.started is not None, upstream=backend.name == "vllm")
+        queue.put_nowait((index, known or error))

@@ -58,7 +58,7 @@ def too_busy(message: str, retry_after_s: float) -> ApiError:
     return ApiError(429, message, code="server_busy", headers=wait)
 
 
-def of_backend(error: Exception, *, started: bool, upstream: bool) -> ApiError | None:
+def translate_backend_error(error: Exception, *, started: bool, upstream: bool) -> ApiError | None:
     """What a backend's exception means to a caller; None for one that is a fault of ours.
 
     started: whether the answer had begun, after which a ValueError is no longer about the request. upstream: whether

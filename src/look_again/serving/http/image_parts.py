@@ -39,7 +39,7 @@ class ImageReference:
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """RGB. pixels: as it was sent. note: what should be said about it."""
 
     image: Image.Image
@@ -47,7 +47,7 @@ class Picture:
     note: str | None = None
 
 
-def data_of(reference: ImageReference, max_bytes: int) -> bytes:
+def decode_data_url(reference: ImageReference, max_bytes: int) -> bytes:
     """The bytes of a data URL. ApiError 400 for one that is damaged or holds more than `max_bytes`."""
     head = _DATA_URL.match(reference.url)
     if head is None:
@@ -64,7 +64,7 @@ def too_many_bytes(reference: ImageReference, max_bytes: int) -> ApiError:
     return invalid(f"the image has more than {max_bytes} bytes", reference.param, "image_too_large")
 
 
-def decode_image(reference: ImageReference, data: bytes, max_bytes: int, max_pixels: int) -> Picture:
+def decode_image(reference: ImageReference, data: bytes, max_bytes: int, max_pixels: int) -> DecodedImage:
     """Decode an image. ApiError 400 for anything that is not one; sizes are checked before pixels are decoded."""
     if not (data.startswith(_BEGINNINGS) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")):
         raise invalid("the image is neither PNG, JPEG, WebP nor GIF", reference.param, "invalid_image")
@@ -74,7 +74,7 @@ def decode_image(reference: ImageReference, data: bytes, max_bytes: int, max_pix
         raise invalid(str(error), reference.param, "invalid_image") from None
     note = f"{reference.param} is animated: its first frame was used" if _animated(data) else None
     shown = scaled_down(image, LOW_PIXELS) if reference.low else image
-    return Picture(shown, image.width * image.height, note)
+    return DecodedImage(shown, image.width * image.height, note)
 
 
 def _animated(data: bytes) -> bool:

@@ -39,10 +39,10 @@ class Limits:
             if value is not None and not (least <= value < 2**63):
                 raise ValueError(f"the limit {field.name} is at least {least}, not {value}")
 
-    def tokens(self, asked: int | None) -> int:
+    def tokens(self, requested: int | None) -> int:
         """`max_new_tokens` of a request. ValueError for more than may be asked for."""
-        if asked is None:
+        if requested is None:
             return self.default_tokens if self.max_tokens is None else min(self.default_tokens, self.max_tokens)
-        if self.max_tokens is not None and asked > self.max_tokens:
-            raise ValueError(f"{asked} tokens were asked for; this server gives at most {self.max_tokens}")
-        return asked
+        if self.max_tokens is not None and requested > self.max_tokens:
+            raise ValueError(f"{requested} tokens were asked for; this server gives at most {self.max_tokens}")
+        return requested

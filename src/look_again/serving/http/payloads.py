@@ -14,15 +14,15 @@ JSON = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Head:
-    """What all parts of one answer say. created: seconds since 1970. model: as it was asked for."""
+class CompletionHeader:
+    """Fields of every part of an answer. created: seconds since 1970. model: as it was asked for."""
 
     id: str
     created: int
     model: str
 
 
-def completion(head: Head, choices: Sequence[Choice], report: JSON) -> JSON:
+def completion(head: CompletionHeader, choices: Sequence[Choice], report: JSON) -> JSON:
     """The whole answer of a request without `stream`."""
     return {
         **_head(head, "chat.completion"),
@@ -43,25 +43,25 @@ def _finish(choice: Choice) -> JSON:
     return {"finish_reason": choice.finish_reason, "stop_reason": choice.stop_reason}
 
 
-def opening(head: Head, index: int) -> JSON:
+def opening(head: CompletionHeader, index: int) -> JSON:
     """The first chunk of a choice."""
     return chunk(head, index, {"role": "assistant", "content": ""})
 
 
-def closing(head: Head, index: int, choice: Choice, report: JSON | None) -> JSON:
+def closing(head: CompletionHeader, index: int, choice: Choice, report: JSON | None) -> JSON:
     """The last chunk of a choice. report: of all choices, with the last of them."""
-    made = chunk(head, index, {}, report)
-    made["choices"][0].update(_finish(choice))
-    return made
+    last = chunk(head, index, {}, report)
+    last["choices"][0].update(_finish(choice))
+    return last
 
 
-def chunk(head: Head, index: int, delta: Mapping[str, str], look_again: JSON | None = None) -> JSON:
+def chunk(head: CompletionHeader, index: int, delta: Mapping[str, str], look_again: JSON | None = None) -> JSON:
     choice = {"index": index, "delta": dict(delta), "logprobs": None, "finish_reason": None}
-    made = {**_head(head, "chat.completion.chunk"), "choices": [choice]}
-    return made if look_again is None else {**made, "look_again": look_again}
+    plain = {**_head(head, "chat.completion.chunk"), "choices": [choice]}
+    return plain if look_again is None else {**plain, "look_again": look_again}
 
 
-def usage_chunk(head: Head, choices: Sequence[Choice]) -> JSON:
+def usage_chunk(head: CompletionHeader, choices: Sequence[Choice]) -> JSON:
     """The chunk that `stream_options.include_usage` asks for, the last one."""
     return {**_head(head, "chat.completion.chunk"), "choices": [], "usage": usage(choices)}
 
@@ -69,9 +69,8 @@ def usage_chunk(head: Head, choices: Sequence[Choice]) -> JSON:
 def usage(choices: Sequence[Choice]) -> JSON:
     """Tokens. The prompt, with its visual tokens, counts once; what was sampled, over all choices.
 
-    cached_tokens: as the engine reports it, of the prompt and of resumed requests. look-again: rows put back, and
-    tokens
-    that were written without being sampled, are in none of OpenAI's counts.
+    cached_tokens: as the engine reports it, of the prompt and of resumed requests. look_again: visual tokens put back,
+    and tokens that were written without being sampled, are in none of OpenAI's counts.
     """
     started = next((choice.started for choice in choices if choice.started is not None), None)
     prompt = started.prompt_tokens if started else 0
@@ -92,35 +91,35 @@ def usage(choices: Sequence[Choice]) -> JSON:
 
 def report(policy: Reattention, choices: Sequence[Choice], notes: Sequence[str], *, rows: bool) -> JSON:
     """What re-attention did, over all choices, and what a caller should be told."""
-    said = [*notes, *(note for choice in choices for note in choice.notes)]
-    made: JSON = {"reattention": policy.mode}
-    if policy.mode == "route":
-        made["keep"] = policy.keep
-    made["reflections"] = [
-        reflection(index, one, rows=rows) for index, choice in enumerate(choices) for one in choice.reflections
+    all_notes = [*notes, *(note for choice in choices for note in choice.notes)]
+    settings: JSON = {"reattention": policy.mode} | ({"keep": policy.keep} if policy.mode == "route" else {})
+    reflections = [
+        describe_reflection(index, reflection, rows=rows)
+        for index, choice in enumerate(choices)
+        for reflection in choice.reflections
     ]
-    return {**made, "notes": list(dict.fromkeys(said))}
+    return {**settings, "reflections": reflections, "notes": list(dict.fromkeys(all_notes))}
 
 
-def reflection(index: int, one: Reflection, *, rows: bool) -> JSON:
-    """One `<REFLECTION>` of choice `index`. at: response tokens before it. skipped: why nothing was put back."""
-    made: JSON = {
+def describe_reflection(index: int, reflection: Reflection, *, rows: bool) -> JSON:
+    """A `<REFLECTION>` of choice `index`. at: response tokens before it. skipped: why nothing was put back."""
+    described: JSON = {
         "choice": index,
-        "mode": one.mode,
-        "at": one.at,
-        "reinserted_tokens": one.reinserted_tokens,
-        "skipped": one.skipped,
+        "mode": reflection.mode,
+        "at": reflection.at,
+        "reinserted_tokens": reflection.reinserted_tokens,
+        "skipped": reflection.skipped,
     }
-    return {**made, "rows": list(one.rows)} if rows else made
+    return {**described, "rows": list(reflection.rows)} if rows else described
 
 
 def models(names: Sequence[str], created: int) -> JSON:
     """The answer of /v1/models."""
     return {
         "object": "list",
-        "data": [{"id": one, "object": "model", "created": created, "owned_by": "look_again"} for one in names],
+        "data": [{"id": name, "object": "model", "created": created, "owned_by": "look_again"} for name in names],
     }
 
 
-def _head(head: Head, kind: str) -> JSON:
+def _head(head: CompletionHeader, kind: str) -> JSON:
     return {"id": head.id, "object": kind, "created": head.created, "model": head.model}

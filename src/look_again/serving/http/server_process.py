@@ -16,22 +16,23 @@ KEEP_ALIVE_S = 75  # longer than the 60 s for which nginx and the official clien
 def bind(host: str, port: int) -> socket.socket:
     """A socket that nobody can connect to yet. OSError, in words, where the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        made.bind((host, port))
+        listening.bind((host, port))
     except OSError as error:
-        made.close()
+        listening.close()
         raise OSError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
-    return made
+    return listening
 
 
-def url_of(listening: socket.socket) -> str:
+def format_url(listening: socket.socket) -> str:
+    """The address of a bound socket as a URL."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def server_of(app: Any, limits: Limits, on_start: Callable[[], None]) -> Server:
+def build_server(app: Any, limits: Limits, on_start: Callable[[], None]) -> AnnouncingServer:
     """What serves until a signal: then no new connections, `grace_s` for what runs, and an error for what still does.
 
     Use as `await server.serve(sockets=[bind(host, port)])`.
@@ -44,11 +45,11 @@ def server_of(app: Any, limits: Limits, on_start: Callable[[], None]) -> Server:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(limits.grace_s)),
     )
-    return Server(config, on_start)
+    return AnnouncingServer(config, on_start)
 
 
-class Server(uvicorn.Server):
-    """Says when it can be reached."""
+class AnnouncingServer(uvicorn.Server):
+    """A uvicorn server that calls `on_start` once it can be reached."""
 
     def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""What requests share (backend, limits, places, decoding threads, metrics), and a request's way from JSON to jobs."""
+"""What requests share: backend, limits, admission, decoding threads, metrics; and the steps from a body to its jobs."""
 
 from __future__ import annotations
 
@@ -6,62 +6,36 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from PIL import Image
 
-from look_again.core.reattention import Reattention
 from look_again.model import Sampling
+from look_again.serving.admission import Admission
 from look_again.serving.backend import Backend, Job
 from look_again.serving.choice import Choice
-from look_again.serving.http.admission import Admission
-from look_again.serving.http.conversation import conversation_of, key_of
-from look_again.serving.http.errors import ApiError, invalid, of_backend
-from look_again.serving.http.fields import chat_request
+from look_again.serving.http.chat_jobs import (
+    SUFFIXES,
+    ChatJobs,
+    Defaults,
+    build_samplings,
+    choose_reattention,
+    digest_beginning,
+    parse_model_name,
+    read_stops,
+    split_conversation,
+    wants_everything,
+)
+from look_again.serving.http.errors import ApiError, invalid, translate_backend_error
 from look_again.serving.http.image_fetching import ImageFetcher
-from look_again.serving.http.image_parts import ImageReference, Picture, data_of, decode_image
+from look_again.serving.http.image_parts import DecodedImage, ImageReference, decode_data_url, decode_image
 from look_again.serving.http.limits import Limits
 from look_again.serving.http.metrics import Metrics
-from look_again.serving.http.options import (
-    SUFFIXES,
-    Defaults,
-    everything_of,
-    named_policy,
-    policy_of,
-    samplings_of,
-    stops_of,
-)
-from look_again.serving.http.schema import ChatRequest
+from look_again.serving.http.schema import parse_chat_request
 
 DECODERS = 2  # images decoded at once: each may take three bytes per pixel and more while it is
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A request that can be answered: one job per choice. notes: what is already known to be worth telling."""
-
-    request: ChatRequest
-    policy: Reattention
-    jobs: Sequence[Job]
-    stops: Sequence[str]
-    everything: bool
-    notes: Sequence[str]
-
-    @property
-    def stream(self) -> bool:
-        return bool(self.request.stream)
-
-    @property
-    def include_usage(self) -> bool:
-        options = self.request.stream_options
-        return options is not None and bool(options.include_usage)
-
-    @property
-    def rows(self) -> bool:
-        options = self.request.look_again
-        return options is not None and bool(options.rows)
 
 
 class Service:
@@ -75,7 +49,7 @@ class Service:
         self.admission = Admission(self.limits.concurrency, self.limits.queue)
         self.metrics = Metrics(
             backend.gauges,
-            lambda: self.admission.inside - self.admission.waiting,
+            lambda: self.admission.running,
             lambda: self.admission.waiting,
         )
         self.created = int(time.time())
@@ -87,25 +61,26 @@ class Service:
         await self.fetcher.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def ask(self, body: Any) -> Ask:
-        """Raises ApiError 4xx that names the field which is wrong."""
-        request = chat_request(body)
-        policy = policy_of(request, self.defaults)
-        samplings = samplings_of(request, self.defaults, self.limits)
-        messages, references = conversation_of(request.messages, self.limits)
-        pictures = await self._images(references)
-        images = [picture.image for picture in pictures]
-        key = await self._in_thread(lambda: key_of(request.messages))
+    async def prepare(self, body: Any) -> ChatJobs:
+        """A body as jobs. Raises ApiError 4xx that names the field which is wrong."""
+        request = parse_chat_request(body)
+        policy = choose_reattention(request, self.defaults)
+        samplings = build_samplings(request, self.defaults, self.limits)
+        messages, references = split_conversation(request.messages, self.limits)
+        decoded = await self._decode_all(references)
+        images = [image.image for image in decoded]
+        key = await self._in_thread(lambda: digest_beginning(request.messages))
         jobs = [Job(messages=messages, images=images, policy=policy, sampling=s, conversation=key) for s in samplings]
         await self._check(jobs[0])
-        notes = [*self.backend.checkpoint.notes, *(p.note for p in pictures if p.note)]
+        notes = [*self.backend.checkpoint.notes, *(image.note for image in decoded if image.note)]
         if policy.inserts and not images:
             notes.append("there is no image: answered without re-attention")
-        return Ask(request, policy, jobs, stops_of(request), everything_of(request, self.defaults), notes)
+        return ChatJobs(request, policy, jobs, read_stops(request), wants_everything(request, self.defaults), notes)
 
-    def choices(self, ask: Ask) -> list[Choice]:
+    def choices(self, chat: ChatJobs) -> list[Choice]:
+        """A choice per job, without anything in it yet."""
         tokenizer = self.backend.checkpoint.tokenizer
-        return [Choice(tokenizer, ask.stops, everything=ask.everything) for _ in ask.jobs]
+        return [Choice(tokenizer, chat.stops, everything=chat.everything) for _ in chat.jobs]
 
     def names(self) -> list[str]:
         """The model's name, and the name with each re-attention that this backend can do."""
@@ -118,7 +93,7 @@ class Service:
             return True
         image = Image.new("RGB", (1, 1))  # `check` reads no pixels
         try:
-            policy = replace(self.defaults.policy, **named_policy(name, self.defaults.name))
+            policy = replace(self.defaults.policy, **parse_model_name(name, self.defaults.name))
             self.backend.check(Job(messages=(), images=(image,), policy=policy, sampling=Sampling(max_new_tokens=1)))
         except (ValueError, ApiError):
             return False
@@ -128,27 +103,30 @@ class Service:
         try:
             await self._in_thread(lambda: self.backend.check(job))
         except Exception as error:
-            known = of_backend(error, started=False, upstream=self.backend.name == "vllm")
+            known = translate_backend_error(error, started=False, upstream=self.backend.name == "vllm")
             raise known or error from error
 
-    async def _images(self, references: Sequence[ImageReference]) -> list[Picture]:
+    async def _decode_all(self, references: Sequence[ImageReference]) -> list[DecodedImage]:
         """One after the other, as the pixels of all together are bounded."""
-        pictures: list[Picture] = []
+        images: list[DecodedImage] = []
         left = self.limits.pixels
         for reference in references:
             if left < 1:
                 message = f"the images together have more than {self.limits.pixels} pixels"
                 raise invalid(message, reference.param, "image_too_large")
-            pictures.append(await self._image(reference, left))
-            left -= pictures[-1].pixels
-        return pictures
+            images.append(await self._decode(reference, left))
+            left -= images[-1].pixels
+        return images
 
-    async def _image(self, reference: ImageReference, max_pixels: int) -> Picture:
+    async def _decode(self, reference: ImageReference, max_pixels: int) -> DecodedImage:
         limit = self.limits.image_bytes
-        data = await self.fetcher.fetch(reference) if reference.remote else None
-        return await self._in_thread(
-            lambda: decode_image(reference, data_of(reference, limit) if data is None else data, limit, max_pixels)
-        )
+        fetched = await self.fetcher.fetch(reference) if reference.remote else None
+
+        def decode() -> DecodedImage:
+            data = decode_data_url(reference, limit) if fetched is None else fetched
+            return decode_image(reference, data, limit, max_pixels)
+
+        return await self._in_thread(decode)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
