@@ -12,10 +12,11 @@ from PIL import Image
 from look_again.commands.main import main
 from look_again.extras import MissingExtraError
 from look_again.serving.backend import BackendError, RefusedError
-from look_again.ui.app import Entrance, entrance_of, make_app
+from look_again.ui.app import make_app, read_access
 from look_again.ui.kept_answers import shown_png
 from look_again.ui.page import make_page
 from look_again.ui.workspace import Desk
+from look_again.web.access import Access, build_access
 from tests.ui.test_workspace import Played
 from tests.ui.ui_answers import ANSWER, events_of
 
@@ -41,7 +42,7 @@ def talk(app, *requests):
 
 @needs_gradio
 def test_the_page_is_whole_and_fetches_nothing():
-    app = make_app(desk_of(), Entrance())
+    app = make_app(desk_of(), Access())
     page, config, foreign, other, docs = talk(
         app,
         ("GET", "/", {}),
@@ -67,7 +68,7 @@ def test_pictures_are_found_by_their_names():
     desk = desk_of()
     key = desk.images.put((shown_png(Image.new("RGB", (30, 20))), (30, 20)))
     kept, gone = talk(
-        make_app(desk, Entrance()),
+        make_app(desk, Access()),
         ("GET", f"/pictures/{key}", {}),
         ("GET", "/pictures/other", {}),
     )
@@ -92,7 +93,7 @@ def test_no_field_makes_the_server_fetch_a_file():
         {"path": path, "meta": {"_type": "gradio.FileData"}} for path in ("/tmp/a.png", "https://example.org/a.png")
     )
     uploaded, image, text, plain = talk(
-        make_app(desk, Entrance()),
+        make_app(desk, Access()),
         asking(desk, there),
         asking(desk, elsewhere),
         asking(desk, question=elsewhere),
@@ -133,9 +134,7 @@ def test_what_measuring_says(outcome, status, said):
         return outcome
 
     desk.looks = looks
-    answer, wrong = talk(
-        make_app(desk, Entrance()), ("GET", "/looks/key?layer=1", {}), ("GET", "/looks/key?layer=x", {})
-    )
+    answer, wrong = talk(make_app(desk, Access()), ("GET", "/looks/key?layer=1", {}), ("GET", "/looks/key?layer=x", {}))
     assert answer[0] == status
     assert said in answer[2].decode()
     assert wrong[0] == 400
@@ -143,9 +142,9 @@ def test_what_measuring_says(outcome, status, said):
 
 @needs_gradio
 def test_a_password_keeps_others_out():
-    entrance = Entrance("0.0.0.0", "correct horse")
+    access = build_access("0.0.0.0", ["correct horse"])
     config, scene, wrong, right = talk(
-        make_app(desk_of(), entrance),
+        make_app(desk_of(), access),
         ("GET", "/config", {}),
         ("GET", "/scenes/0/3", {}),  # an example, drawn for whoever asked
         ("POST", "/login", {"data": {"username": "ann", "password": "wrong horse"}}),
@@ -153,20 +152,20 @@ def test_a_password_keeps_others_out():
     )
     assert (config[0], wrong[0], right[0]) == (401, 400, 200)
     assert scene[0] != 200
-    assert not Entrance().login("ann", "")
+    assert not Access().knows("")
 
 
 def test_only_this_machine_without_a_password(tmp_path):
     file = tmp_path / "password"
-    assert entrance_of("127.0.0.1", None) == Entrance("127.0.0.1")
+    assert read_access("127.0.0.1", None) == build_access("127.0.0.1")
     with pytest.raises(ValueError, match="--password-file"):
-        entrance_of("0.0.0.0", None)
+        read_access("0.0.0.0", None)
     file.write_text("correct horse \nsecond line\n")
-    assert entrance_of("0.0.0.0", file) == Entrance("0.0.0.0", "correct horse")
+    assert read_access("0.0.0.0", file) == build_access("0.0.0.0", ["correct horse"])
     for short in ("", "short\n"):
         file.write_text(short)
         with pytest.raises(ValueError, match="no password of at least 8"):
-            entrance_of("0.0.0.0", file)
+            read_access("0.0.0.0", file)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 def _review(args: argparse.Namespace) -> int:
     from look_again.pipeline.ledger.ledger import Ledger
     from look_again.pipeline.review.review import NAME
-    from look_again.pipeline.review.review_access import access_of
+    from look_again.pipeline.review.review_access import build_review_access
     from look_again.pipeline.review.session import Sitting, take_over
     from look_again.pipeline.run_config import load_run_config
 
@@ -52,7 +52,7 @@ def _review(args: argparse.Namespace) -> int:
     if args.reviewer and args.reviewer not in sharing:
         raise ValueError(f"{args.reviewer!r} is not one of those who share the rows: {', '.join(sharing)}")
     who = [args.reviewer] if args.reviewer else list(sharing)
-    access = access_of(who, args.host, args.password_env, os.environ)
+    access = build_review_access(who, args.host, args.password_env, os.environ)
     with Ledger(args.run_folder, create=False) as ledger:
         if config is not None:
             (stage,) = (stage for stage in config.stages(ledger) if stage.name == NAME)

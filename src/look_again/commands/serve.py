@@ -91,11 +91,11 @@ def run(args: argparse.Namespace) -> int:
     for package in ("fastapi", "uvicorn", "prometheus_client", "httpx"):
         require(package, extra="serve")
     _check(args)
-    from look_again.serving.http.access import access_of
     from look_again.serving.http.server_process import bind
+    from look_again.web.access import build_access, read_keys
 
     limits = Limits(**{name: getattr(args, name) for name in Limits.__dataclass_fields__})
-    access = access_of(args.host, args.api_keys, os.environ, args.allow_host)
+    access = build_access(args.host, read_keys(args.api_keys, os.environ), args.allow_host)
     logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with bind(args.host, args.port) as listening:
         asyncio.run(_serve(args, limits, access, listening))
@@ -121,7 +121,7 @@ async def _serve(args: argparse.Namespace, limits: Limits, access: Any, listenin
     from look_again.serving.http.image_fetching import ImageFetcher
     from look_again.serving.http.server_process import build_server, format_url
     from look_again.serving.http.service import Service
-    from look_again.web.guard import is_local
+    from look_again.web.access import is_local
 
     fetcher = ImageFetcher(args.allow_image_host, max_bytes=limits.image_bytes, timeout_s=limits.image_timeout_s)
     _say(f"loading {args.model or 'the shipped model'} …")
@@ -132,12 +132,12 @@ async def _serve(args: argparse.Namespace, limits: Limits, access: Any, listenin
     )
     for note in backend.checkpoint.notes:
         _say(f"note: {note}")
-    if not is_local(args.host) and not access.keys:
+    if not is_local(args.host) and not access.closed:
         _say(f"warning: anybody who can reach {args.host} can use this server; give it --api-keys FILE")
     await backend.start()
     url = format_url(listening)
     app = create_app(Service(backend, defaults, limits, fetcher), access)
-    line = _first_line(url, name, bool(access.keys))
+    line = _first_line(url, name, access.closed)
     await build_server(app, limits, lambda: print(line, flush=True)).serve(sockets=[listening])
 
 

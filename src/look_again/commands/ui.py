@@ -34,13 +34,13 @@ def run(args: argparse.Namespace) -> int:
     from look_again.extras import require
 
     require("gradio", extra="ui")
-    from look_again.ui.app import entrance_of, make_app, serve
+    from look_again.ui.app import make_app, read_access, serve
     from look_again.ui.workspace import Desk
 
-    entrance = entrance_of(args.host, args.password_file)
+    access = read_access(args.host, args.password_file)
     _check_urls(args)
     backend = _backend(args)
-    app = make_app(Desk(backend, args.model), entrance, args.port)
+    app = make_app(Desk(backend, args.model), access, args.port)
     asyncio.run(serve(app, backend, args.host, args.port))
     return 0
 

@@ -1,14 +1,12 @@
 """The page on the web: Gradio's page, and beside it images and what tokens looked at.
 
-Behind the guard that all pages of this project have (pages.guard). Images and answers are found by keys that cannot
+Behind the guard that all pages of this project have (`web.guard`). Images and answers are found by keys that cannot
 be guessed; nothing is fetched from elsewhere, and no text of a question is logged.
 """
 
 from __future__ import annotations
 
-import hmac
 import os
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,44 +16,27 @@ from look_again.serving.backend import Backend, BackendError, RefusedError
 from look_again.ui.page import make_page
 from look_again.ui.question import MAX_BYTES
 from look_again.ui.workspace import Desk
-from look_again.web.guard import LEAST_CHARACTERS, Guard, is_local
+from look_again.web.access import Access, build_page_access, read_password
+from look_again.web.guard import PageGuard
 from look_again.web.section_cards import sections_css
 
 KEPT = {"cache-control": "private, max-age=3600"}
 
 
-@dataclass(frozen=True)
-class Entrance:
-    """host: that the page is bound to. password: None on the local machine."""
-
-    host: str = "127.0.0.1"
-    password: str | None = None
-
-    def login(self, name: str, password: str) -> bool:
-        """Whether somebody may in: any name, and the password, compared in constant time."""
-        return self.password is not None and hmac.compare_digest(password.encode(), self.password.encode())
-
-
-def entrance_of(host: str, password_file: Path | None) -> Entrance:
-    """The entrance that was asked for.
+def read_access(host: str, password_file: Path | None) -> Access:
+    """The access of the page. password_file: its first line is the password.
 
     ValueError for an address that others can reach without a password, and for a file without one of at least 8
-    characters on its first line.
+    characters on its first line; OSError for a file that cannot be read.
     """
-    if password_file is None:
-        if not is_local(host):
-            raise ValueError(
-                f"{host} can be reached from other machines: write a password into a file and name it with "
-                "--password-file"
-            )
-        return Entrance(host)
-    password = (password_file.read_text(encoding="utf-8").splitlines() or [""])[0].strip()
-    if len(password) < LEAST_CHARACTERS:
-        raise ValueError(f"{password_file} holds no password of at least {LEAST_CHARACTERS} characters")
-    return Entrance(host, password)
+    password = None
+    if password_file is not None:
+        line = (password_file.read_text(encoding="utf-8").splitlines() or [""])[0].strip()
+        password = read_password(line, str(password_file))
+    return build_page_access(host, password, "write a password into a file and name it with --password-file")
 
 
-def make_app(desk: Desk, entrance: Entrance, port: int = 7861) -> Any:
+def make_app(desk: Desk, access: Access, port: int = 7861) -> Any:
     """The page as an ASGI application. MissingExtraError without gradio."""
     require("gradio", extra="ui")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -69,9 +50,9 @@ def make_app(desk: Desk, entrance: Entrance, port: int = 7861) -> Any:
         web,
         make_page(desk),
         path="",
-        server_name=entrance.host,
+        server_name=access.host,
         server_port=port,
-        auth=None if entrance.password is None else entrance.login,
+        auth=(lambda name, password: access.knows(password)) if access.closed else None,
         auth_message="Any name, and the password of this page.",
         max_file_size=MAX_BYTES,
         footer_links=[],
@@ -85,7 +66,7 @@ def make_app(desk: Desk, entrance: Entrance, port: int = 7861) -> Any:
         css=sections_css() + (asset / "page.css").read_text(encoding="utf-8"),
         head=f"<script>{(asset / 'viewer.js').read_text(encoding='utf-8')}</script>",
     )
-    return Guard(made, entrance)
+    return PageGuard(made, access)
 
 
 async def serve(app: Any, backend: Backend, host: str, port: int) -> None:

@@ -1,21 +1,17 @@
-"""Who may talk to a page: the local machine alone unless it has a password, and never another page's scripts.
+"""What a page answers: requests that its access lets in, with bodies that name nothing elsewhere, under strict headers.
 
-A page without a password trusts whoever sits at the machine, so it also has to refuse what other web pages send to it
-from their browser: requests under a foreign host name or from a foreign origin. What a request may bring with it is
-`pages.bodies`'s. The paper has no pages; these are our rules.
+A page without a password trusts whoever sits at the machine, so it also refuses what other web pages send to it from
+their browser. What a request may bring with it is checked by `web.request_bodies`, who may send one by `web.access`.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import Any
 
+from look_again.web.access import Access, is_own_origin, read_headers, read_host_name
 from look_again.web.request_bodies import checked
 
-LEAST_CHARACTERS = 8  # of a password
-LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 HEADERS = {
     # Nothing is fetched from elsewhere, and no other page may frame this one.
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -26,61 +22,27 @@ HEADERS = {
 }
 
 
-class Door(Protocol):
-    """host: that the page is bound to. password: None on the local machine."""
-
-    @property
-    def host(self) -> str: ...
-
-    @property
-    def password(self) -> str | None: ...
-
-
-def is_local(host: str) -> bool:
-    """Whether an address can be reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def refusal(door: Door, headers: Mapping[str, str]) -> str | None:
-    """Why a request is not answered, None for one that is. headers: by lower-case name."""
-    host, origin = headers.get("host", ""), headers.get("origin")
-    name, own = host_name(host), origin is None or _parts(origin)[1] == host
+def explain_refusal(access: Access, headers: Mapping[str, str]) -> str | None:
+    """Why a page does not answer a request, None for one that it answers. headers: by lower-case name."""
+    name = read_host_name(headers)
     if name is None:
         return "the host's name cannot be read"
-    if door.password is None and name not in (*LOCAL_NAMES, door.host):
+    if not access.answers_to(name):
         return f"this page is local: it does not answer as {name!r}"
-    return None if own else "this page answers its own requests only"
+    return None if is_own_origin(headers) else "this page answers its own requests only"
 
 
-def host_name(host: str) -> str | None:
-    """The name in a Host header, "" where there is none; None for what cannot be read."""
-    return _parts(f"//{host}")[0]
+class PageGuard:
+    """An ASGI application behind `explain_refusal` and `checked`, its answers with `HEADERS`."""
 
-
-def _parts(url: str) -> tuple[str | None, str | None]:
-    """Host name and host with port; None twice for what is no address, such as one with half a bracket."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return None, None
-    return parts.hostname or "", parts.netloc
-
-
-class Guard:
-    """An ASGI application behind `refusal` and `checked`, its answers with `HEADERS`."""
-
-    def __init__(self, app: Any, door: Door) -> None:
-        self.app, self.door = app, door
+    def __init__(self, app: Any, access: Access) -> None:
+        self.app, self.access = app, access
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        given = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        reason = refusal(self.door, given)
+        reason = explain_refusal(self.access, read_headers(scope))
         if reason is not None or scope["type"] != "http":
             await _refuse(403, reason or "", scope, send)
             return

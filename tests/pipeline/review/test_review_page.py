@@ -12,8 +12,9 @@ import pytest
 from look_again.commands.main import main
 from look_again.extras import MissingExtraError
 from look_again.pipeline.ledger.ledger import Ledger
-from look_again.pipeline.review.review_access import Access
+from look_again.pipeline.review.review_access import ReviewAccess
 from look_again.pipeline.review.session import Sitting
+from look_again.web.access import build_access
 from tests.pipeline.review.review_runs import PEOPLE, prepare
 
 NAMES = ["la-accept", "la-reject", "la-edit", "la-undo", "la-earlier", "la-later", "la-save", "la-leave", "la-reset"]
@@ -43,7 +44,7 @@ def talk(app, *requests):
 def test_the_page_is_whole_and_fetches_nothing(sitting):
     from look_again.pipeline.review.review_page import make_app
 
-    app = make_app(sitting, Access(PEOPLE))
+    app = make_app(sitting, ReviewAccess(PEOPLE))
     page, config, foreign, framed = talk(
         app,
         ("GET", "/", {}),
@@ -67,7 +68,7 @@ def test_the_page_is_whole_and_fetches_nothing(sitting):
 def test_a_password_is_asked_for(sitting):
     from look_again.pipeline.review.review_page import make_app
 
-    access = Access(("ann",), "correct horse", "0.0.0.0")
+    access = ReviewAccess(("ann",), build_access("0.0.0.0", ["correct horse"]))
 
     def login(name, password):
         return ("POST", "/login", {"data": {"username": name, "password": password}})
@@ -89,7 +90,7 @@ def test_without_gradio_the_extra_is_named(sitting, monkeypatch):
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"this needs gradio: pip install 'look-again-vlm\[ui\]'"):
-        review_page.make_app(sitting, Access(PEOPLE))
+        review_page.make_app(sitting, ReviewAccess(PEOPLE))
 
 
 CONFIG = """

@@ -21,7 +21,6 @@ from look_again.core.generate import Reflection, Reinsertion, Token
 from look_again.core.reattention import Reattention
 from look_again.loading import Checkpoint, default_checkpoint, load_tokenizer
 from look_again.serving.backend import BackendError, BackendEvent, Ended, Job, Started
-from look_again.serving.http.access import Access
 from look_again.serving.http.app import create_app
 from look_again.serving.http.chat_jobs import Defaults
 from look_again.serving.http.limits import Limits
@@ -29,6 +28,7 @@ from look_again.serving.http.server_process import bind, build_server, format_ur
 from look_again.serving.http.service import Service
 from look_again.text.chat import encode_response
 from look_again.text.grammar import TAG_TOKENS
+from look_again.web.access import Access
 
 TRACE = "<SUMMARY>count</SUMMARY><CAPTION>a cube</CAPTION><REASONING>one</REASONING><REFLECTION>yes</REFLECTION>"
 ANSWER = f"{TRACE}<CONCLUSION> 1 cube </CONCLUSION>"

@@ -12,8 +12,9 @@ from typing import Any
 
 from look_again.extras import require
 from look_again.pipeline.review import review_html as page
-from look_again.pipeline.review.review_access import Access, Guard
+from look_again.pipeline.review.review_access import ReviewAccess
 from look_again.pipeline.review.session import Sitting, Turn
+from look_again.web.guard import PageGuard
 from look_again.web.section_cards import sections_css
 
 TITLE = "LookAgain review"
@@ -73,7 +74,7 @@ class Parts:
         return made if turn.refused else made | {self.right: page.right_html(turn)}
 
 
-def make_page(sitting: Sitting, access: Access) -> Any:
+def make_page(sitting: Sitting, access: ReviewAccess) -> Any:
     """The page as Gradio blocks. MissingExtraError without gradio."""
     require("gradio", extra="ui")
     import gradio as gr
@@ -84,7 +85,7 @@ def make_page(sitting: Sitting, access: Access) -> Any:
     return blocks
 
 
-def make_app(sitting: Sitting, access: Access, port: int = 7860) -> Any:
+def make_app(sitting: Sitting, access: ReviewAccess, port: int = 7860) -> Any:
     """The page as an ASGI application that answers whom `access` lets in."""
     blocks = make_page(sitting, access)
     import gradio as gr
@@ -95,9 +96,9 @@ def make_app(sitting: Sitting, access: Access, port: int = 7860) -> Any:
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         blocks,
         path="",
-        server_name=access.host,
+        server_name=access.page.host,
         server_port=port,
-        auth=None if access.password is None else access.login,
+        auth=access.login if access.page.closed else None,
         auth_message="Your name as a reviewer, and the password of this review.",
         footer_links=[],
         run_history=False,
@@ -110,7 +111,7 @@ def make_app(sitting: Sitting, access: Access, port: int = 7860) -> Any:
         css=sections_css() + (asset / "page.css").read_text(encoding="utf-8") + page.badges_css(),
         head=f"<script>{(asset / 'keys.js').read_text(encoding='utf-8')}</script>",
     )
-    return Guard(made, access)
+    return PageGuard(made, access.page)
 
 
 def serve(app: Any, host: str, port: int) -> None:
@@ -158,7 +159,7 @@ def _buttons(named: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     return {name: gr.Button(label, elem_id=f"la-{name}", min_width=60) for name, label in named}
 
 
-def _connect(blocks: Any, parts: Parts, buttons: dict[str, Any], sitting: Sitting, access: Access) -> None:
+def _connect(blocks: Any, parts: Parts, buttons: dict[str, Any], sitting: Sitting, access: ReviewAccess) -> None:
     """Who does what when something is pressed."""
     import gradio as gr
 
@@ -202,7 +203,7 @@ def _save(sitting: Sitting, who: str, seen: str, edited: str, note: str) -> Turn
     return sitting.act(who, seen, "edit", response=edited, note=note)
 
 
-def _strangers(parts: Parts, sitting: Sitting, access: Access) -> dict[Any, Any]:
+def _strangers(parts: Parts, sitting: Sitting, access: ReviewAccess) -> dict[Any, Any]:
     """The page before anybody is known."""
     import gradio as gr
 

@@ -13,12 +13,13 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from look_again.serving.http import payloads
-from look_again.serving.http.access import Access, Guard
+from look_again.serving.http.access import ApiGuard
 from look_again.serving.http.chat_completion import ChatCompletionResponse
 from look_again.serving.http.errors import ApiError, internal
 from look_again.serving.http.metrics import MEDIA_TYPE
 from look_again.serving.http.schema import ChatRequest, ErrorBody
 from look_again.serving.http.service import Service
+from look_again.web.access import Access
 
 CHAT = "/v1/chat/completions"
 _REFERENCE = "#/components/schemas/{model}"
@@ -39,9 +40,12 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(service: Service, access: Access | None = None) -> FastAPI:
-    """The application of a service whose backend was started; its shutdown closes the service."""
+    """The application of a service whose backend was started; its shutdown closes the service.
+
+    access: None answers everybody who reaches it, under any host name.
+    """
     app = FastAPI(title="LookAgain", docs_url=None, redoc_url=None, lifespan=_lifespan(service))
-    app.add_middleware(Guard, access=access or Access())
+    app.add_middleware(ApiGuard, access=access or Access(hosts=None))
     _add_errors(app)
     _add_chat(app, service)
     _add_status(app, service)
