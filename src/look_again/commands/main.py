@@ -25,8 +25,9 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status. Bad input prints one line and returns 2 (LOOK_AGAIN_DEBUG=1 raises)."""
+    _let_threads_sleep()
     arguments = list(sys.argv[1:] if argv is None else argv)
-    args = _parser(arguments[0] if arguments else "").parse_args(arguments)
+    args = build_parser(arguments[0] if arguments else "").parse_args(arguments)
     try:
         return _module(args.command).run(args)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
@@ -38,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser(command: str) -> argparse.ArgumentParser:
-    """The whole parser; only the named command's module is imported, so that help is quick."""
+def build_parser(command: str) -> argparse.ArgumentParser:
+    """Returns the whole parser; only the named command's module is imported, so that help is quick."""
     parser = argparse.ArgumentParser(prog="look-again", description="Vision-language models that look again.")
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -48,6 +49,14 @@ def _parser(command: str) -> argparse.ArgumentParser:
         if name == command:
             _module(name).add_arguments(sub)
     return parser
+
+
+def _let_threads_sleep() -> None:
+    """Lets OpenMP's idle threads sleep instead of spinning, unless the user chose; read once, when torch is loaded.
+
+    Where other programs use the same cores, threads that spin take the time of those that are waited for.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _module(command: str):
