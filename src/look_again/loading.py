@@ -7,6 +7,8 @@ that answers do not depend on it. The default is the tiny Tabletop model that sh
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -82,16 +84,30 @@ def load_checkpoint(
     tokenizer = _try(source, lambda: load_tokenizer(source))
     bound: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
     image_processor = _try(source, lambda: Qwen2VLImageProcessorPil.from_pretrained(source, **bound))
-    model = _try(
-        source,
-        lambda: AutoModelForImageTextToText.from_pretrained(
-            source, dtype=_dtype(dtype, place), use_safetensors=True, trust_remote_code=False, **kwargs
-        ),
-    )
+    with _progress_bars(shown=name is not None):
+        model = _try(
+            source,
+            lambda: AutoModelForImageTextToText.from_pretrained(
+                source, dtype=_dtype(dtype, place), use_safetensors=True, trust_remote_code=False, **kwargs
+            ),
+        )
     model = _try(source, lambda: model.to(place).eval())
     notes, trained = _give_tags(model, tokenizer), was_trained(source)
     shown = "tabletop-tiny" if name is None else str(name)
     return Checkpoint(shown, model, tokenizer, image_processor, family, trained, notes)
+
+
+@contextmanager
+def _progress_bars(shown: bool) -> Iterator[None]:
+    """The library's progress bars as they are, or none: the shipped model is loaded before a bar could be read."""
+    if shown or not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
 
 
 def _give_tags(model: Any, tokenizer: Any) -> tuple[str, ...]:

@@ -84,13 +84,12 @@ def split_commands(line: str) -> Iterator[list[str]]:
 
 def find_mentions() -> list[tuple[str, list[str]]]:
     """Returns the place and the words of every `look-again …` in running text; `a|b` counts once for each."""
-    mentions = []
-    for path in find_documents():
-        prose = FENCE.sub("", path.read_text(encoding="utf-8"))
-        for code in re.findall(r"`look-again ([^`]+)`", prose):
-            for words in expand(code.replace("\\|", "|").split()):
-                mentions.append((f"{path.relative_to(ROOT)} {' '.join(words)}", words))
-    return mentions
+    return [
+        (f"{path.relative_to(ROOT)} {' '.join(words)}", words)
+        for path in find_documents()
+        for code in re.findall(r"`look-again ([^`]+)`", FENCE.sub("", path.read_text(encoding="utf-8")))
+        for words in expand(code.replace("\\|", "|").split())
+    ]
 
 
 def expand(words: list[str]) -> list[list[str]]:

@@ -1,0 +1,55 @@
+"""Checkpoints that were exported under the package's old name are still read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import GenerationMixin
+
+from look_again.hub import generate
+from look_again.loading import OLD_SIDE_FILE, SIDE_FILE, default_checkpoint, was_trained
+
+
+@pytest.mark.parametrize("name", [SIDE_FILE, OLD_SIDE_FILE])
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_side_file_says_whether_a_checkpoint_was_trained(name: str, trained: bool, tmp_path: Path) -> None:
+    """Would catch a trained checkpoint of the old name being prompted as if it were a stock one."""
+    (tmp_path / name).write_text(json.dumps({"trained": trained}))
+    assert was_trained(str(tmp_path)) is trained
+
+
+def test_the_new_side_file_counts_where_both_are_there(tmp_path: Path) -> None:
+    (tmp_path / SIDE_FILE).write_text('{"trained": false}')
+    (tmp_path / OLD_SIDE_FILE).write_text('{"trained": true}')
+    assert not was_trained(str(tmp_path))
+
+
+def test_without_a_side_file_a_checkpoint_was_not_trained(tmp_path: Path) -> None:
+    assert not was_trained(str(tmp_path))
+
+
+@pytest.mark.parametrize("key", ["look_again", "lookagain"])
+def test_the_generation_configuration_is_read_under_both_names(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = json.loads((default_checkpoint() / "generation_config.json").read_text())["look_again"]
+    loops = []
+
+    class Model:
+        generation_config = type("Settings", (), {key: facts | {"mode": "route", "keep": 25}})()
+
+    def record(model: Any, *args: Any, custom_generate: Any, **kwargs: Any) -> None:
+        loops.append(custom_generate)
+
+    monkeypatch.setattr(GenerationMixin, "generate", record)
+    generate(model=Model())
+    assert (loops[0].policy.mode, loops[0].policy.keep) == ("route", 25)
+
+
+def test_a_generation_configuration_without_the_entry_is_refused() -> None:
+    class Model:
+        generation_config = object()
+
+    with pytest.raises(ValueError, match="export the checkpoint with this package"):
+        generate(model=Model())
