@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from look_again.commands.main import main
-from look_again.data.loaders import Source, load_samples
+from look_again.data.loaders import load_samples
+from look_again.data.source import Source
 from look_again.pipeline.run_config import load_run_config
 from look_again.tabletop.demo import DemoConfig, adds_up, demo
 from look_again.yaml_config import ConfigError

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from look_again.data.checks import Needs, RowsReport, check_rows, check_sample, select_samples
-from look_again.data.loaders import Source, load_samples
+from look_again.data.loaders import load_samples
 from look_again.data.sample import BadSample, Sample, SampleError
+from look_again.data.source import Source
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ import pytest
 from pyarrow import parquet
 
 from look_again.data.image_files import image_size, open_image
-from look_again.data.loaders import LOADERS, Counts, Source, load_samples
+from look_again.data.loaders import Counts, load_samples
 from look_again.data.sample import BadSample, Sample, SampleError
+from look_again.data.source import LOADERS, Source
 from look_again.extras import MissingExtraError
 from look_again.tabletop.render import render
 from look_again.tabletop.rows import make_row, write_rows

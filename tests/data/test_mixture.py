@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from look_again.data.loaders import Counts, Source, load_samples
+from look_again.data.loaders import Counts, load_samples
 from look_again.data.references import AT_LINE_STARTS, INLINE, Choices, split_choices
+from look_again.data.source import Source
 from look_again.data.splits import EVALUATED, TRAINED
 from look_again.rl.recipe import load_brpo_config
 

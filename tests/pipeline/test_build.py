@@ -11,8 +11,9 @@ import pytest
 
 from look_again.data.checks import select_samples
 from look_again.data.image_files import open_image
-from look_again.data.loaders import Source, load_samples
+from look_again.data.loaders import load_samples
 from look_again.data.sample import Sample
+from look_again.data.source import Source
 from look_again.pipeline.build import BuildConfig, build, push, record_of
 from look_again.pipeline.engine import Stage, open_desk, run_stages
 from look_again.pipeline.intake import add_rows

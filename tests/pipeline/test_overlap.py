@@ -9,8 +9,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from look_again.commands.main import main
-from look_again.data.loaders import Source, load_samples
+from look_again.data.loaders import load_samples
 from look_again.data.sample import Sample
+from look_again.data.source import Source
 from look_again.pipeline.overlap import Known, fingerprints_of, normalised_question, overlap, shared_with
 from look_again.tabletop.render import render
 from look_again.tabletop.rows import make_row

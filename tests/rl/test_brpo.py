@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 import look_again
-from look_again.data.loaders import Source
 from look_again.data.sample import SampleError
+from look_again.data.source import Source
 from look_again.loading import default_checkpoint
 from look_again.rl import brpo as run
 from look_again.rl.recipe import BrpoConfig, load_brpo_config

@@ -14,7 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from look_again.data.loaders import Source
+from look_again.data.source import Source
 from look_again.loading import default_checkpoint
 from look_again.rl.brpo import SECONDS, Run
 from look_again.rl.brpo_plan import as_text, plan_brpo

@@ -23,7 +23,8 @@ from look_again.pipeline.intake import add_rows
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.pipeline.pipeline_run import build_run, run
 from look_again.pipeline.review import review
-from look_again.pipeline.run_config import Distillation, RunConfig
+from look_again.pipeline.run_config import RunConfig
+from look_again.pipeline.stages.distil import Distillation
 from look_again.tabletop.demo import DemoConfig, _cold_rows, _plain_rows, _stand_in
 
 pytest.importorskip("ray")

@@ -11,7 +11,7 @@ from look_again.data.encoded_images import sendable
 from look_again.pipeline.stages.cold_start import with_reflection
 from look_again.pipeline.stages.prompt_files import load_prompt
 from look_again.tabletop.answering import COMMON_FAULTS, FAULTY_ATTEMPTS, Conduct, respond
-from look_again.tabletop.endpoint import conduct_of
+from look_again.tabletop.endpoint import parse_conduct
 from look_again.tabletop.loader import tabletop_samples
 from look_again.tabletop.rows import make_row
 from look_again.text.grammar import parse
@@ -119,11 +119,11 @@ def test_what_it_cannot_answer_is_refused(change):
 
 
 def test_conduct_from_a_url():
-    assert conduct_of("tabletop:?error=0.1&429=0.05&stall_s=2&seed=7") == Conduct(
+    assert parse_conduct("tabletop:?error=0.1&429=0.05&stall_s=2&seed=7") == Conduct(
         error_rate=0.1, faults={"429": 0.05}, stall_s=2.0, seed=7
     )
     with pytest.raises(ValueError, match="mood"):
-        conduct_of("tabletop:?mood=0.1")
+        parse_conduct("tabletop:?mood=0.1")
     with pytest.raises(ValueError, match="shares"):
         Conduct(error_rate=1.5)
     with pytest.raises(ValueError, match="unknown faults"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from look_again.data.loaders import Source, load_samples
+from look_again.data.loaders import load_samples
+from look_again.data.source import Source
 from look_again.tabletop.oracle import CROWDED, REQUESTS
 from look_again.tabletop.rows import make_row
 from look_again.text.grammar import parse

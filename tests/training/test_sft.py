@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, TrainerState
 
 import look_again
-from look_again.data.loaders import Source
 from look_again.data.sample import SampleError
+from look_again.data.source import Source
 from look_again.loading import LoadError
 from look_again.rl.recipe import load_brpo_config
 from look_again.tabletop.tiny import TinyConfig, build_image_processor, build_model, build_tokenizer

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from look_again.commands.main import main
-from look_again.data.loaders import Source
+from look_again.data.source import Source
 from look_again.training.recipe import Hardware, SftConfig, Stage, load_config
 from look_again.training.sft_plan import as_text, plan
 from look_again.yaml_config import ConfigError

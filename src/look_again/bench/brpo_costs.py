@@ -19,7 +19,7 @@ import torch
 
 from look_again.bench.decode_costs import describe_machine
 from look_again.bench.measure import Call, spread_of, timed
-from look_again.data.loaders import Source
+from look_again.data.source import Source
 from look_again.loading import default_checkpoint
 from look_again.rl.completions import forget_parsed
 from look_again.rl.recipe import BrpoConfig

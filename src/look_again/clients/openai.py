@@ -21,6 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from look_again.extras import require
 from look_again.images import encoded_data_url
+from look_again.registry import resolve
 from look_again.text.unicode import storable
 
 TRY_AGAIN = (408, 409, 425, 429)  # and all from 500
@@ -211,6 +212,18 @@ class InProcessTransport:
 
     async def close(self) -> None:
         return None
+
+
+IN_PROCESS_SERVERS = {"tabletop": "look_again.tabletop.endpoint:open_server"}
+"""Functions from a base URL of that scheme to a server inside this process."""
+
+
+def open_transport(endpoint: Endpoint) -> Transport:
+    """Over HTTP, or inside this process for a scheme in `IN_PROCESS_SERVERS`. ValueError for a URL that is refused."""
+    scheme = endpoint.base_url.partition(":")[0]
+    if scheme in IN_PROCESS_SERVERS:
+        return InProcessTransport(resolve(IN_PROCESS_SERVERS[scheme])(endpoint.base_url))
+    return OpenAITransport(endpoint)
 
 
 async def try_attempts(endpoint: Endpoint, send: Callable[[int], Awaitable[Reply]]) -> Reply:

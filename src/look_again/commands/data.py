@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from look_again.commands import data_review
-from look_again.data.loaders import LOADERS
+from look_again.data.source import LOADERS
 
 STAGES = ("cold-start", "distil", "verify", "rewrite")
 ABOUT = {
@@ -195,7 +195,7 @@ def _overlap(args: argparse.Namespace) -> int:
 
 
 def _source(text: str) -> Any:
-    from look_again.data.loaders import Source
+    from look_again.data.source import Source
 
     loader, found, place = text.partition(":")
     if not found or loader not in LOADERS:

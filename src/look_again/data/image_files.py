@@ -10,12 +10,14 @@ import io
 import os
 import struct
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from PIL import Image
 
 from look_again.images import FORMATS, MAX_ASPECT_RATIO, ImageError, load_image
+from look_again.registry import resolve
 
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 64 * 2**20
@@ -38,8 +40,27 @@ class LazyImage(ABC):
         """A seekable file of the same bytes; override where a header can be read without the rest."""
         return io.BytesIO(self.read())
 
+    def stored(self) -> dict[str, Any] | None:
+        """JSON by which the image can be found or drawn again; its first key names the class in `STORED_IMAGES`.
+
+        None where only the file itself will do.
+        """
+        return None
+
 
 ImageSource: TypeAlias = Path | bytes | Image.Image | LazyImage
+
+STORED_IMAGES = {
+    "archive": "look_again.data.zips:ZipMember",
+    "scene": "look_again.tabletop.loader:SceneImage",
+}
+"""Lazy images that can be stored as JSON, by its first key; each class has `from_stored`, the inverse of `stored`."""
+
+
+def restore_image(stored: Mapping[str, Any]) -> LazyImage | None:
+    """The lazy image whose `stored` this is; None for JSON of another kind."""
+    scheme = next(iter(stored.keys() & STORED_IMAGES.keys()), None)
+    return None if scheme is None else resolve(STORED_IMAGES[scheme]).from_stored(stored)
 
 
 def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> Image.Image:

@@ -12,14 +12,14 @@ import re
 import zipfile
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, islice, product
 from pathlib import Path
 from string import ascii_lowercase, digits
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from look_again.data.image_files import MAX_BYTES, LazyImage
 from look_again.images import ImageError
@@ -101,6 +101,13 @@ class ZipMember(LazyImage):
 
     def __str__(self) -> str:
         return f"{self.name} in {self.archive}"
+
+    def stored(self) -> dict[str, Any]:
+        return {"archive": str(self.archive), "member": self.name}
+
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any]) -> ZipMember:
+        return cls(Path(stored["archive"]), stored["member"])
 
     def open(self) -> BinaryIO:
         with self._image_errors():

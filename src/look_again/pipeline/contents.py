@@ -1,7 +1,7 @@
 """Rows as the ledger keeps them: JSON that names its images.
 
-An image in a file, in an archive or of a Tabletop scene is named where it lies; any other is written once under the
-run's folder, called by the hash of its bytes. So a ledger of 40,000 rows stays small and rows stream from it.
+An image in a file or in an archive is named where it lies, a drawn one by what it is drawn from; any other is written
+once under the run's folder, called by the hash of its bytes. So a ledger of 40,000 rows stays small and streams.
 """
 
 from __future__ import annotations
@@ -9,16 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from look_again.data.encoded_images import image_bytes
-from look_again.data.image_files import ImageSource
+from look_again.data.image_files import ImageSource, LazyImage, restore_image
 from look_again.data.sample import Sample
-from look_again.data.zips import ZipMember
-from look_again.tabletop.loader import SceneImage
-from look_again.tabletop.world import Scene, Thing
 from look_again.text.unicode import storable
 
 IMAGES = "pictures"  # folder of images that have no file of their own
@@ -49,10 +45,8 @@ def digest_of(text: str | bytes) -> str:
 
 
 def _named(image: ImageSource, folder: Path) -> dict[str, Any]:
-    if isinstance(image, SceneImage):
-        return {"scene": asdict(image.scene), "called": image.row_id}
-    if isinstance(image, ZipMember):
-        return {"archive": str(image.archive), "member": image.name}
+    if isinstance(image, LazyImage) and (stored := image.stored()) is not None:
+        return stored
     if isinstance(image, Path):
         return {"path": str(image.absolute())}
     data = image_bytes(image)
@@ -62,11 +56,8 @@ def _named(image: ImageSource, folder: Path) -> dict[str, Any]:
 
 
 def _found(name: dict[str, Any], folder: Path) -> ImageSource:
-    if "scene" in name:
-        things = tuple(Thing(**thing) for thing in name["scene"]["things"])
-        return SceneImage(Scene(things, name["scene"]["noise_seed"]), name["called"])
-    if "archive" in name:
-        return ZipMember(Path(name["archive"]), name["member"])
+    if (lazy := restore_image(name)) is not None:
+        return lazy
     return Path(name["path"]) if "path" in name else folder / IMAGES / name["kept"]
 
 

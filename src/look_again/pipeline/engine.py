@@ -23,6 +23,7 @@ from look_again.pipeline.chat_client import Chat, Desk, Halt
 from look_again.pipeline.endpoint_pool import EndpointDownError, Line
 from look_again.pipeline.ledger.items import PAGE, Item, Outcome, Place, counts, pending, result_ops
 from look_again.pipeline.ledger.ledger import Ledger
+from look_again.pipeline.ledger.tasks import Head
 
 Work = Callable[[Item, Chat], Awaitable[Outcome]]
 BatchWork = Callable[[Sequence[Item]], Sequence[Outcome]]
@@ -48,6 +49,16 @@ class Stage:
     @property
     def name(self) -> str:
         return self.place.stage
+
+    @property
+    def head(self) -> Head:
+        """What a worker without the ledger is told of the stage."""
+        return Head(self.place, self.later)
+
+    @property
+    def batch_size(self) -> int | None:
+        """Items that are worked on together; None for a stage that takes them one by one."""
+        return None if self.batch_work is None else self.batch
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from look_again.data.checks import Needs, check_sample
-from look_again.data.loaders import Source, load_samples
+from look_again.data.loaders import load_samples
 from look_again.data.sample import BadSample, Sample
+from look_again.data.source import Source
 from look_again.images import ImageError
 from look_again.pipeline.contents import as_text, content_of, digest_of
 from look_again.pipeline.ledger.ledger import Ledger, LedgerError, Op

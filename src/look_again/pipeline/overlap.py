@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image
 
 from look_again.data.image_files import ImageSource, open_image
-from look_again.data.loaders import Source, load_samples
+from look_again.data.loaders import load_samples
 from look_again.data.sample import BadSample, Sample
+from look_again.data.source import Source
 from look_again.images import ImageError
 from look_again.pipeline.contents import digest_of
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from look_again.clients.openai import Endpoint, InProcessTransport, OpenAITransport, Transport
-from look_again.data.loaders import Source
+from look_again.clients.openai import Endpoint, open_transport
+from look_again.data.source import Source
 from look_again.pipeline.budget import Budget
 from look_again.pipeline.build import BuildConfig
 from look_again.pipeline.endpoint_pool import Line
@@ -15,8 +15,8 @@ from look_again.pipeline.engine import Stage
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.pipeline.review import review
 from look_again.pipeline.stages import cold_start, distil, rewrite, verify
+from look_again.pipeline.stages.distil import Distillation
 from look_again.pipeline.stages.prompt_files import load_prompt
-from look_again.tabletop.endpoint import SCHEME, InProcess, conduct_of
 from look_again.yaml_config import build, read_yaml
 
 FLOWS = {
@@ -24,29 +24,6 @@ FLOWS = {
     "distilled": (distil.NAME, verify.NAME, rewrite.NAME, review.NAME),
 }
 ON_OVERLAP = ("refuse", "drop", "keep")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Distillation:
-    """model: an endpoint's name; or checkpoint: a folder or hub name that decodes here ("" is the shipped one), with
-    re-attention in `mode` and `keep` percent of ROUTE, `batch` items at a time. samples: answers per question.
-    temperature 0 is greedy. ValueError unless exactly one of the two is given."""
-
-    model: str | None = None
-    checkpoint: str | None = None
-    samples: int = 1
-    temperature: float = 0.0
-    max_new_tokens: int = 1024
-    batch: int = 32
-    mode: str = "copy"
-    keep: int = 50
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        if (self.model is None) == (self.checkpoint is None):
-            raise ValueError("name either a model (an endpoint) or a checkpoint")
-        if self.samples < 1 or self.batch < 1:
-            raise ValueError(f"samples is {self.samples}, batch {self.batch}: use 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,14 +117,7 @@ class RunConfig:
 
 def lines_of(config: RunConfig) -> list[Line]:
     """The endpoints that the run asks, opened. ValueError without their keys, MissingExtraError without openai."""
-    return [Line(endpoint, transport_of(endpoint)) for endpoint in config.endpoints if endpoint.name in config.asked]
-
-
-def transport_of(endpoint: Endpoint) -> Transport:
-    """Over HTTP, or for `tabletop:…` the offline endpoint inside this process."""
-    if endpoint.base_url.startswith(SCHEME):
-        return InProcessTransport(InProcess(conduct_of(endpoint.base_url)))
-    return OpenAITransport(endpoint)
+    return [Line(endpoint, open_transport(endpoint)) for endpoint in config.endpoints if endpoint.name in config.asked]
 
 
 def load_run_config(path: str | Path) -> RunConfig:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from look_again.core.reattention import Reattention
-from look_again.data.loaders import Source
+from look_again.data.source import Source
 from look_again.rl.objective import Aggregation, Level
 from look_again.text.grammar import TAGS
 from look_again.training.recipe import TRAINED_MODES, TRAINS, Hardware, Lora, Stage

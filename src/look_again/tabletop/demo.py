@@ -21,8 +21,9 @@ from look_again.pipeline.ledger.items import Item, results
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.pipeline.pipeline_run import build_run, run
 from look_again.pipeline.review import review
-from look_again.pipeline.run_config import Distillation, RunConfig
+from look_again.pipeline.run_config import RunConfig
 from look_again.pipeline.stages import rewrite
+from look_again.pipeline.stages.distil import Distillation
 from look_again.pipeline.stages.verify import Panel
 from look_again.pipeline.status import status
 from look_again.scoring.extraction import score

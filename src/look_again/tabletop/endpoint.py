@@ -39,7 +39,7 @@ class InProcess:
         return served.status, served.headers, served.body
 
 
-def conduct_of(url: str) -> Conduct:
+def parse_conduct(url: str) -> Conduct:
     """The conduct that `tabletop:?error=0.1&stall=5&429=0.05` names. ValueError for unknown names or no numbers."""
     given = {
         name: float(value) for name, value in parse_qsl(url.removeprefix(SCHEME).lstrip("/?"), strict_parsing=False)
@@ -52,6 +52,11 @@ def conduct_of(url: str) -> Conduct:
     if "seed" in named:
         named["seed"] = int(named["seed"])
     return Conduct(faults=faults, **named)
+
+
+def open_server(url: str) -> InProcess:
+    """The endpoint that a base URL of the scheme `tabletop` names. ValueError as `parse_conduct` raises it."""
+    return InProcess(parse_conduct(url))
 
 
 def app(conduct: Conduct) -> Any:

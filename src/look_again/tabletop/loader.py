@@ -1,4 +1,4 @@
-"""Rows of Tabletop in the common type, made on the fly.
+"""Tabletop as a source of samples, made on the fly: what the tables of loaders and stored images name.
 
 Images are drawn when opened, responses are the oracle's, and planted mistakes are silent.
 """
@@ -6,14 +6,19 @@ Images are drawn when opened, responses are the oracle's, and planted mistakes a
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import count
+from typing import Any
 
 from look_again.data.image_files import LazyImage
 from look_again.data.sample import Sample
+from look_again.data.source import Source
+from look_again.tabletop.oracle import LENGTHS
 from look_again.tabletop.render import render
 from look_again.tabletop.rows import TabletopRow, make_row
-from look_again.tabletop.world import Scene
+from look_again.tabletop.world import SPLITS, Scene, Thing
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,34 @@ class SceneImage(LazyImage):
         file = io.BytesIO()
         render(self.scene).save(file, "PNG", compress_level=1)
         return file.getvalue()
+
+    def stored(self) -> dict[str, Any]:
+        return {"scene": asdict(self.scene), "called": self.row_id}
+
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any]) -> SceneImage:
+        things = tuple(Thing(**thing) for thing in stored["scene"]["things"])
+        return cls(Scene(things, stored["scene"]["noise_seed"]), stored["called"])
+
+
+def check_tabletop(source: Source) -> None:
+    """ValueError for a path, a split or options that Tabletop does not have."""
+    if not re.fullmatch(rf"[0-9]+(:[1-9][0-9]*(:({'|'.join(LENGTHS)}))?)?", source.path):
+        raise ValueError(
+            f"path is {source.path!r}: for tabletop use SEED, SEED:ROWS or SEED:ROWS:LENGTH, such as 7:1000:brief"
+        )
+    if source.split not in SPLITS:
+        raise ValueError(f"split is {source.split!r}: for tabletop use one of {', '.join(SPLITS)}")
+    if source.images is not None:
+        raise ValueError(f"images is {source.images!r}: tabletop draws its own pictures")
+    if source.sample_seed is not None:
+        raise ValueError(f"sample_seed is {source.sample_seed}: tabletop's rows are random by the SEED of its path")
+
+
+def tabletop_source(source: Source) -> Iterator[Sample]:
+    """The samples that a source of the loader `tabletop` names; without a number of rows they never end."""
+    seed, rows, length = (*source.path.split(":"), None, None)[:3]
+    return tabletop_samples(source.split, int(seed or 0), range(int(rows)) if rows else count(), length)
 
 
 def tabletop_samples(split: str, seed: int, indices: Iterable[int], length: str | None = None) -> Iterator[Sample]:

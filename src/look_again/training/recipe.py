@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from look_again.data.loaders import Source
+from look_again.data.source import Source
 from look_again.tabletop.oracle import LENGTHS
 from look_again.tabletop.rows import LENGTH_WEIGHTS
 from look_again.tabletop.tiny import TinyConfig

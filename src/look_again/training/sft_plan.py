@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from look_again.data.loaders import Source
+from look_again.data.source import Source
 from look_again.tabletop.tiny import SPECIAL_TOKENS, TinyConfig, model_config_of
 from look_again.text.grammar import TAGS
 from look_again.training.large_shapes import KNOWN

@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from look_again.data.loaders import Source, load_samples
+from look_again.data.loaders import load_samples
 from look_again.data.sample import BadSample, Sample
+from look_again.data.source import Source
 from look_again.scoring.grading import grade
 
 

@@ -12,8 +12,9 @@ import pytest
 
 from look_again.data.checks import check_rows
 from look_again.data.image_files import image_size
-from look_again.data.loaders import Counts, Source, load_samples
+from look_again.data.loaders import Counts, load_samples
 from look_again.data.sample import BadSample, SampleError
+from look_again.data.source import Source
 
 FOUR = "<SUMMARY> s </SUMMARY>\n\n<CAPTION> c </CAPTION>\n\n<REASONING> r </REASONING>\n\n<CONCLUSION> 4 </CONCLUSION>"
 

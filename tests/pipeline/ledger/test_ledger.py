@@ -12,8 +12,8 @@ from PIL import Image
 
 from look_again.data.encoded_images import image_bytes, sendable
 from look_again.data.image_files import open_image
-from look_again.data.loaders import Source
 from look_again.data.sample import BadSample, Sample
+from look_again.data.source import Source
 from look_again.pipeline.contents import content_of, row_of
 from look_again.pipeline.intake import add_rows, add_source
 from look_again.pipeline.ledger.items import Item, Outcome, Place, counts, pending, result_ops, results

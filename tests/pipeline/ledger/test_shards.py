@@ -305,7 +305,7 @@ def test_a_worker_that_was_refused_leaves_the_other_tasks_alone(ledger, shards, 
         asked.append(headers)
         return 401, {}, "who are you"
 
-    monkeypatch.setattr(ray_engine, "transport_of", lambda endpoint: InProcessTransport(refuses))
+    monkeypatch.setattr(ray_engine, "open_transport", lambda endpoint: InProcessTransport(refuses))
     worker = Worker(STAGES[0], [ENDPOINT], None)
     said = [worker({"task": str(path)}) for path in cut(ledger, STAGES[0], shards)]
     assert all("who are you" in one["stopped"] for one in said)

@@ -94,7 +94,7 @@ def do(path: Path, stage: Stage, server=answer, purse=None) -> Done:
 def cut(ledger: Ledger, stage: Stage, folder: Path, size: int = 5) -> list[Path]:
     session = ledger.begin("cut")
     ledger.end(session, "done")
-    return write_tasks(ledger, stage, folder, session, size)
+    return write_tasks(ledger, stage.head, folder, session, size, batch=stage.batch_size)
 
 
 def by_tasks(ledger: Ledger, folder: Path, stages=STAGES, server=answer, size: int = 5) -> Merged:

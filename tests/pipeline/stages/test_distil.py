@@ -11,8 +11,8 @@ from look_again.pipeline.engine import open_desk, run_stages
 from look_again.pipeline.intake import add_rows
 from look_again.pipeline.ledger.items import pending
 from look_again.pipeline.ledger.ledger import Ledger
-from look_again.pipeline.run_config import Distillation
 from look_again.pipeline.stages import distil
+from look_again.pipeline.stages.distil import Distillation
 from look_again.tabletop.loader import tabletop_samples
 from look_again.tabletop.tiny import build_image_processor
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from look_again.data.fields import text_of
 from look_again.data.hub_datasets import read_data_set
@@ -24,9 +23,7 @@ from look_again.data.readers import read_json
 from look_again.data.records import Record
 from look_again.data.references import question_rows
 from look_again.data.sample import Sample, SampleError
-
-if TYPE_CHECKING:
-    from look_again.data.loaders import Source
+from look_again.data.source import Source
 
 DIAGRAM = "img_diagram.png"
 TEXTS = ("annotat_text", "compact_text", "problem_text")

@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from look_again.data.fields import text_of
 from look_again.data.hub_datasets import read_configurations
@@ -23,10 +22,8 @@ from look_again.data.readers import read_json
 from look_again.data.records import Record
 from look_again.data.references import question_rows
 from look_again.data.sample import Sample, SampleError
+from look_again.data.source import Source
 from look_again.scoring.grading import boxed
-
-if TYPE_CHECKING:
-    from look_again.data.loaders import Source
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|([^\s{}$]+))")
 

@@ -18,20 +18,22 @@ from look_again.data.image_files import ImageSource
 from look_again.data.readers import read_jsonl
 from look_again.data.records import samples_from_records
 from look_again.data.sample import Sample, SampleError
+from look_again.data.source import Source
 from look_again.data.zips import FOLDERS, ZipMember, parts_of
 
 ARCHIVE = "image.zip"
 
 
-def llava_cot_samples(path: str, split: str = "train", *, images: Path | None = None) -> Iterator[Sample | SampleError]:
-    """Rows of the folder `path`, or of the hub data set of that name; bad records as RowErrors.
+def llava_cot_samples(source: Source) -> Iterator[Sample | SampleError]:
+    """Samples of a folder, or of the hub data set of that name; bad records as SampleErrors.
 
-    Images lie under `images` (None: the same folder), else in the archive beside the rows. One that is in neither
-    is found when the row is checked. Rows without an image are text rows.
+    Images lie under the source's `images` (None: the same folder), else in the archive beside the rows. One that is in
+    neither is found when the sample is checked. Rows without an image are questions in text alone.
 
     Raises ValueError when there is no such folder or hub data set, no `<split>.jsonl` in it, or a hole in the archive.
     """
-    folder = folder_of(path, [f"{split}.jsonl", f"{ARCHIVE}*"], example="Xkev/LLaVA-CoT-100k")
+    split, images = source.split, source.base(None)
+    folder = folder_of(source.path, [f"{split}.jsonl", f"{ARCHIVE}*"], example="Xkev/LLaVA-CoT-100k")
     file = folder / f"{split}.jsonl"
     if not file.is_file():
         raise ValueError(f"{folder} has no {file.name}: LLaVA-CoT-100k has the split train, in train.jsonl")

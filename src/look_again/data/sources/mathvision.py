@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from look_again.data.fields import text_of
 from look_again.data.hub_datasets import read_data_set
@@ -26,9 +25,7 @@ from look_again.data.readers import read_jsonl
 from look_again.data.records import Record
 from look_again.data.references import question_rows
 from look_again.data.sample import Sample, SampleError
-
-if TYPE_CHECKING:
-    from look_again.data.loaders import Source
+from look_again.data.source import Source
 
 _PLACED = re.compile(r"(?m)(?:^|(?<=[.?!:]))[ \t]*(?:<image\d+>[ \t]*)+$")
 _NAMED = re.compile(r"<image(\d+)>")

@@ -22,7 +22,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from string import ascii_uppercase
-from typing import TYPE_CHECKING
 
 from look_again.data.fields import short
 from look_again.data.hub_datasets import folder_of
@@ -30,9 +29,7 @@ from look_again.data.readers import read_csv
 from look_again.data.records import Record
 from look_again.data.references import INLINE, question_rows, split_choices
 from look_again.data.sample import Sample, SampleError
-
-if TYPE_CHECKING:
-    from look_again.data.loaders import Source
+from look_again.data.source import Source
 
 TABLE = "metadata.csv"
 COLUMNS = ("file_name", "question_text", "answer_option", "final_answer")

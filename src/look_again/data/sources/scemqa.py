@@ -18,7 +18,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from look_again.data.fields import path_inside, short, text_of
 from look_again.data.hub_datasets import folder_of
@@ -26,10 +25,8 @@ from look_again.data.readers import read_json
 from look_again.data.records import Record
 from look_again.data.references import AT_LINE_STARTS, question_rows, split_choices
 from look_again.data.sample import Sample, SampleError
+from look_again.data.source import Source
 from look_again.scoring.grading import boxed
-
-if TYPE_CHECKING:
-    from look_again.data.loaders import Source
 
 FILES = ("Multiple_Choice/multiple_choice.json", "Free_Response/free_response.json")
 ANSWER = "Answer (final answer highlighted)"

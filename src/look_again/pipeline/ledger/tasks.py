@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from look_again.pipeline.contents import as_text, content_of, digest_of, row_of, write_whole
-from look_again.pipeline.engine import Stage
 from look_again.pipeline.ledger.items import Item, Place, pending
 from look_again.pipeline.ledger.ledger import Ledger
 
@@ -68,16 +67,18 @@ class Task:
             yield Item(item["n"], item["sample"], row, item["output"], item["input"])
 
 
-def write_tasks(ledger: Ledger, stage: Stage, folder: Path, session: int, rows: int = ROWS) -> list[Path]:
+def write_tasks(
+    ledger: Ledger, head: Head, folder: Path, session: int, rows: int = ROWS, *, batch: int | None = None
+) -> list[Path]:
     """Cut a stage's pending items into tasks of `rows` items, in order; their files.
 
-    A stage that works in batches gets whole batches, the same that it would get without tasks. Names begin with the
-    session's number, so none comes twice in a run.
+    A stage that works in batches of `batch` items gets whole ones, the same that it would get without tasks. Names
+    begin with the session's number, so none comes twice in a run.
     """
-    size = rows if stage.batch_work is None else -(-rows // stage.batch) * stage.batch
-    items, paths = pending(ledger, stage.place, page=size), list[Path]()
+    size = rows if batch is None else -(-rows // batch) * batch
+    items, paths = pending(ledger, head.place, page=size), list[Path]()
     while part := list(islice(items, size)):
-        task = _task(ledger, stage, part)
+        task = _task(ledger, head, part)
         name = f"{session:04d}-{len(paths):05d}-{digest_of(as_text([item.input for item in part]))[:8]}"
         paths.append(folder / f"{name}{SUFFIX}")
         write_whole(paths[-1], json.dumps({**vars(task), "head": task.head.as_dict()}).encode())
@@ -95,7 +96,7 @@ def read_task(path: Path) -> Task:
         raise TaskError(f"{path} is no task: {error}") from error
 
 
-def _task(ledger: Ledger, stage: Stage, part: Sequence[Item]) -> Task:
+def _task(ledger: Ledger, head: Head, part: Sequence[Item]) -> Task:
     items = [
         {
             "n": item.n,
@@ -108,8 +109,9 @@ def _task(ledger: Ledger, stage: Stage, part: Sequence[Item]) -> Task:
     ]
     places = {(item.n, item.sample) for item in part}
     found = ledger.read(
-        f"SELECT {REQUEST} FROM requests WHERE stage = ? AND n BETWEEN ? AND ?", [stage.name, part[0].n, part[-1].n]
+        f"SELECT {REQUEST} FROM requests WHERE stage = ? AND n BETWEEN ? AND ?",
+        [head.place.stage, part[0].n, part[-1].n],
     )
     known = [request for request in found if (request[2], request[3]) in places]
     attempts = {request[0]: ledger.attempts(request[0]) for request in known if request[8] is None}
-    return Task(Head(stage.place, stage.later), items, known, attempts)
+    return Task(head, items, known, attempts)

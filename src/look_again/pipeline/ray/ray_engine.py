@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from look_again.clients.openai import Endpoint
+from look_again.clients.openai import Endpoint, open_transport
 from look_again.extras import require
 from look_again.pipeline.budget import Purse, Spending
 from look_again.pipeline.endpoint_pool import Line
@@ -30,7 +30,7 @@ from look_again.pipeline.ledger.merge import Merged, merge_folder, merge_shard
 from look_again.pipeline.ledger.shards import ShardError
 from look_again.pipeline.ledger.tasks import ROWS, write_tasks
 from look_again.pipeline.ray.task_work import Done, divided, work_on
-from look_again.pipeline.run_config import RunConfig, transport_of
+from look_again.pipeline.run_config import RunConfig
 
 OBJECT_STORE = 100 * 2**20  # bytes: only names of files travel
 CONNECT_S = 10.0
@@ -101,7 +101,7 @@ class Worker:
 
     async def _work(self, task: Path) -> Done:
         if self.lines is None:
-            self.lines = {endpoint.name: Line(endpoint, transport_of(endpoint)) for endpoint in self.endpoints}
+            self.lines = {endpoint.name: Line(endpoint, open_transport(endpoint)) for endpoint in self.endpoints}
         return await work_on(task, self.stage, self.lines, self.purse)
 
 
@@ -127,7 +127,7 @@ def run_stage(
     session, outcome, stopped = ledger.begin(f"{stage.name} (ray)"), "failed", ""
     try:
         _bring_in(ledger, folder, session)
-        tasks = write_tasks(ledger, stage, folder, session, options.shard_rows)
+        tasks = write_tasks(ledger, stage.head, folder, session, options.shard_rows, batch=stage.batch_size)
         with stage_bar(ledger, stage, progress) as bar:
             for done in _finished(ledger, config, stage, options, tasks):
                 if done["fault"]:

@@ -26,9 +26,31 @@ if TYPE_CHECKING:
     from look_again.answers import Answer
     from look_again.core.reattention import Reattention
     from look_again.model import LookAgain, Request, Sampling
-    from look_again.pipeline.run_config import Distillation
 
 NAME = "distil"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """model: an endpoint's name; or checkpoint: a folder or hub name that decodes here ("" is the shipped one), with
+    re-attention in `mode` and `keep` percent of ROUTE, `batch` items at a time. samples: answers per question.
+    temperature 0 is greedy. ValueError unless exactly one of the two is given."""
+
+    model: str | None = None
+    checkpoint: str | None = None
+    samples: int = 1
+    temperature: float = 0.0
+    max_new_tokens: int = 1024
+    batch: int = 32
+    mode: str = "copy"
+    keep: int = 50
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.checkpoint is None):
+            raise ValueError("name either a model (an endpoint) or a checkpoint")
+        if self.samples < 1 or self.batch < 1:
+            raise ValueError(f"samples is {self.samples}, batch {self.batch}: use 1 or more")
 
 
 def stage(model: str, prompt: Prompt, *, samples: int = 1, asks: int = 3, later: tuple[str, ...] = ()) -> Stage:
