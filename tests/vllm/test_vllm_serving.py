@@ -27,7 +27,7 @@ from look_again.model import Sampling
 from look_again.serving.backend import Backend, BackendError, BackendEvent, Ended, Job
 from look_again.serving.engine.transformers_backend import TransformersBackend
 from look_again.serving.prompt import build_prompt
-from look_again.serving.vllm.answer import Leg
+from look_again.serving.vllm.answer import UpstreamRequest
 from look_again.serving.vllm.vllm_backend import VllmBackend
 from look_again.tabletop.loader import tabletop_samples
 from look_again.text.instructions import question_messages
@@ -96,12 +96,14 @@ async def answers_of(backend: Backend, asked: Sequence[Job]) -> list[Answer]:
         await backend.close()
 
 
-def by_both(checkpoint, served: Served, asked: Sequence[Job]) -> tuple[list[Answer], list[Answer], list[Leg]]:
-    legs: list[Leg] = []
-    backend = VllmBackend(checkpoint, [served.server.url], on_leg=legs.append)
+def by_both(
+    checkpoint, served: Served, asked: Sequence[Job]
+) -> tuple[list[Answer], list[Answer], list[UpstreamRequest]]:
+    requests: list[UpstreamRequest] = []
+    backend = VllmBackend(checkpoint, [served.server.url], on_request=requests.append)
     theirs = asyncio.run(answers_of(backend, asked))
     ours = asyncio.run(answers_of(TransformersBackend(checkpoint), asked))
-    return theirs, ours, legs
+    return theirs, ours, requests
 
 
 def check_equal(checkpoint, asked: Sequence[Job], theirs: Sequence[Answer], ours: Sequence[Answer]) -> None:
@@ -123,20 +125,24 @@ def told(ended: BackendEvent) -> Ended:
     return replace(ended, cached_tokens=None)
 
 
-def check_resumed(legs: Sequence[Leg], theirs: Sequence[Answer]) -> None:
+def check_resumed(requests: Sequence[UpstreamRequest], theirs: Sequence[Answer]) -> None:
     """A resumed request shares with the one before all that came before its tag; the server must have kept that."""
     resumed = 0
     for answer in theirs:
         size = answer[0].prompt_tokens
         for event in answer:
             if isinstance(event, Reinsertion):
-                with_tag = [leg for leg in legs if leg.tokens == size + added(event) + 1]
-                assert any((leg.cached_tokens or 0) >= size // BLOCK * BLOCK for leg in with_tag), (size, with_tag)
+                with_tag = [request for request in requests if request.tokens == size + added(event) + 1]
+                assert any((request.cached_tokens or 0) >= size // BLOCK * BLOCK for request in with_tag), (
+                    size,
+                    with_tag,
+                )
                 size += added(event)
                 resumed += 1
             elif isinstance(event, Token):
                 size += 1
-    print(f"{resumed} resumed requests, {sum(leg.cached_tokens or 0 for leg in legs)} tokens from the prefix cache")
+    cached = sum(request.cached_tokens or 0 for request in requests)
+    print(f"{resumed} resumed requests, {cached} tokens from the prefix cache")
     assert resumed >= len(theirs) // 2
 
 
@@ -148,12 +154,12 @@ def test_text_and_copy_answer_as_the_transformers_backend_does(served, checkpoin
     """Would catch a seam that loses a token, other positions, pixels or rows, a second vision pass, a cold cache."""
     before = served.images_seen()
     copies = jobs(COPY, QUESTIONS)
-    theirs, ours, legs = by_both(checkpoint, served, copies)
+    theirs, ours, requests = by_both(checkpoint, served, copies)
     seen = served.images_seen() - before
     print(f"\n{seen} pictures seen by the vision tower for {len(copies)} answers")
     assert seen == len(copies) + 1  # and the one that the server is tried with
     check_equal(checkpoint, copies, theirs, ours)
-    check_resumed(legs, theirs)
+    check_resumed(requests, theirs)
     texts = jobs(TEXT, QUESTIONS)
     theirs, ours, _ = by_both(checkpoint, served, texts)
     check_equal(checkpoint, texts, theirs, ours)
@@ -163,10 +169,10 @@ def test_text_and_copy_answer_as_the_transformers_backend_does(served, checkpoin
 def test_route_answers_as_the_transformers_backend_does_in_a_strip(served, checkpoint):
     """Would catch another ranking, features of other rows, and positions of a grid."""
     before, asked = served.images_seen(), jobs(STRIP, ROUTE_QUESTIONS, first=1000)
-    theirs, ours, legs = by_both(checkpoint, served, asked)
+    theirs, ours, requests = by_both(checkpoint, served, asked)
     assert served.images_seen() - before <= len(asked) + 1
     check_equal(checkpoint, asked, theirs, ours)
-    check_resumed(legs, theirs)
+    check_resumed(requests, theirs)
 
 
 @pytest.mark.parametrize(

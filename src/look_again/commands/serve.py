@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from look_again.clients.vllm_requests import check_url
 from look_again.commands.common import add_model_arguments, add_reattention_arguments, reattention_of
 from look_again.extras import require
 from look_again.serving.http.limits import Limits
-from look_again.serving.vllm.server import check_url
 
 BACKENDS = ("transformers", "vllm")
 VLLM_KEY_VARIABLE = "LOOK_AGAIN_VLLM_API_KEY"
@@ -158,7 +158,7 @@ def _backend(args: argparse.Namespace) -> Any:
         from look_again.serving.engine.transformers_backend import TransformersBackend
 
         return TransformersBackend(load(), max_batch=args.max_batch)
-    from look_again.serving.vllm.admission import load_without_model
+    from look_again.serving.vllm.served_model import load_without_model
     from look_again.serving.vllm.vllm_backend import VllmBackend
 
     checkpoint, served = (

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from look_again.clients.vllm_requests import check_url
 from look_again.commands.common import add_model_arguments, load_of
-from look_again.serving.vllm.server import check_url
 
 BACKENDS = ("transformers", "vllm")
 PORT = 7861

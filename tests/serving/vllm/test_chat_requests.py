@@ -5,25 +5,17 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from look_again.core.prefill import Start
+from look_again.clients.vllm_requests import SentImage
 from look_again.core.reattention import Reattention
-from look_again.core.sequence import DecodedSequence
-from look_again.core.slots import SlotBuilder, spans_of
 from look_again.core.trigger import Trigger
 from look_again.model import Sampling
 from look_again.serving.backend import BackendError, Job, RefusedError
 from look_again.serving.prompt import build_prompt
-from look_again.serving.vllm.admission import load_without_model
-from look_again.serving.vllm.chat_requests import by_chat, check_texts
-from look_again.serving.vllm.server import Server
-from look_again.serving.vllm.token_requests import Picture, same_prompt
+from look_again.serving.vllm.chat_requests import build_chat_request, check_texts
+from look_again.serving.vllm.servers import UpstreamServer
+from look_again.serving.vllm.token_requests import is_same_prompt
 
 TAG = 538
-
-
-@pytest.fixture(scope="module")
-def light():
-    return load_without_model()
 
 
 @pytest.fixture
@@ -37,24 +29,19 @@ def job():
     )
 
 
-def row_of(light, job, said):
-    checkpoint, served = light
+def begin_sequence(light, job, token_ids):
+    checkpoint, served = light["checkpoint"], light["served"]
     prompt = build_prompt(checkpoint, job, served.config, 4096)
-    builder, spans = (
-        SlotBuilder(checkpoint.family, checkpoint.family.vision_tokens(served.config)),
-        spans_of(prompt.grids),
-    )
-    builder.add_prompt(prompt.token_ids, spans)
     trigger = Trigger.of(checkpoint.tokenizer)
-    row = DecodedSequence(Start(builder, spans, spans, None), job.policy, trigger, budget=100, max_context=4096)
-    for token in said:
-        row.append(token, lambda: pytest.fail("nothing is ranked"))
-    return row
+    sequence = served.begin(checkpoint, prompt, job.policy, trigger, budget=100, max_context=4096)
+    for token in token_ids:
+        sequence.append(token, lambda: pytest.fail("nothing is ranked"))
+    return sequence
 
 
 def test_a_first_request_is_the_conversation(light, job):
-    image, server = Picture(job.images[0]), Server("http://a", model="m")
-    request = by_chat(light[0], job, row_of(light, job, []), [image], server)
+    image, server = SentImage(job.images[0]), UpstreamServer("http://a", model="m")
+    request = build_chat_request(light["checkpoint"], job, begin_sequence(light, job, []), [image], server)
     (message,) = request.body["messages"]
     assert message["content"] == [
         {"type": "image_url", "image_url": {"url": image.url}, "uuid": image.uuid},
@@ -66,10 +53,12 @@ def test_a_first_request_is_the_conversation(light, job):
 
 def test_the_image_stands_between_what_was_said_and_the_tag(light, job):
     """Would catch delimiters sent as text beside those of the template, and a tag before its image."""
-    tokenizer, image, server = light[0].tokenizer, Picture(job.images[0]), Server("http://a")
+    tokenizer, image, server = light["checkpoint"].tokenizer, SentImage(job.images[0]), UpstreamServer("http://a")
     server.learn([image.uuid])
     said = [532, *tokenizer(" the ball").input_ids]
-    request = by_chat(light[0], job, row_of(light, job, [*said, TAG, 539]), [image], server)
+    request = build_chat_request(
+        light["checkpoint"], job, begin_sequence(light, job, [*said, TAG, 539]), [image], server
+    )
     answer = request.body["messages"][-1]["content"]
     assert answer == [
         {"type": "text", "text": "<SUMMARY> the ball"},
@@ -82,25 +71,34 @@ def test_the_image_stands_between_what_was_said_and_the_tag(light, job):
 
 
 def test_an_answer_may_be_tokenised_anew_but_not_the_prompt(light, job):
-    row, server = row_of(light, job, [300, 301, TAG]), Server("http://a")
-    request, ids = by_chat(light[0], job, row, [Picture(job.images[0])], server), row.builder.token_ids
-    assert same_prompt(request, ids, row)
-    assert same_prompt(request, [*ids[:-1], 302, TAG], row)
-    assert not same_prompt(request, [1, *ids[1:]], row)
-    assert not same_prompt(request, [token for token in ids if token != 530], row)
+    sequence, server = begin_sequence(light, job, [300, 301, TAG]), UpstreamServer("http://a")
+    request, ids = (
+        build_chat_request(light["checkpoint"], job, sequence, [SentImage(job.images[0])], server),
+        sequence.builder.token_ids,
+    )
+    assert is_same_prompt(request, ids, sequence)
+    assert is_same_prompt(request, [*ids[:-1], 302, TAG], sequence)
+    assert not is_same_prompt(request, [1, *ids[1:]], sequence)
+    assert not is_same_prompt(request, [token for token in ids if token != 530], sequence)
 
 
 def test_half_a_character_is_not_gone_on_with(light, job):
     """Would catch a replacement character in the middle of an answer."""
-    half = light[0].tokenizer("é").input_ids[:1]
-    assert "\ufffd" in light[0].tokenizer.decode(half)
+    half = light["checkpoint"].tokenizer("é").input_ids[:1]
+    assert "\ufffd" in light["checkpoint"].tokenizer.decode(half)
     with pytest.raises(BackendError, match="within a character"):
-        by_chat(light[0], job, row_of(light, job, half), [Picture(job.images[0])], Server("http://a"))
+        build_chat_request(
+            light["checkpoint"],
+            job,
+            begin_sequence(light, job, half),
+            [SentImage(job.images[0])],
+            UpstreamServer("http://a"),
+        )
 
 
 @pytest.mark.parametrize("text", ["<|image_pad|>", "see <REFLECTION>", "a<|im_end|>b"])
 def test_texts_that_spell_a_token_are_refused(light, text):
-    tokenizer = light[0].tokenizer
+    tokenizer = light["checkpoint"].tokenizer
     check_texts(tokenizer, [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a < b | c"}]}])
     for content in (text, [{"type": "text", "text": text}]):
         with pytest.raises(RefusedError, match="leave it out"):

@@ -9,14 +9,12 @@ import pytest
 from PIL import Image
 
 from look_again.core.reattention import Reattention
-from look_again.loading import load_checkpoint
 from look_again.model import Sampling
 from look_again.serving.backend import BackendError, Job
 from look_again.serving.http.app import create_app
 from look_again.serving.http.chat_jobs import Defaults
 from look_again.serving.http.service import Service
-from look_again.serving.vllm import admission as vllm_admission
-from look_again.serving.vllm.admission import load_without_model
+from look_again.serving.vllm import probe as vllm_probe
 from look_again.serving.vllm.vllm_backend import VllmBackend
 from tests.serving.vllm.fake_vllm import FakeVllm, transport
 
@@ -24,20 +22,9 @@ TAG, CLOSE, EOS = 538, 539, 524
 ANSWER = [532, 300, TAG, CLOSE, EOS]  # one reflection
 
 
-@pytest.fixture(scope="module")
-def light():
-    checkpoint, served = load_without_model()
-    return {"checkpoint": checkpoint, "served": served}
-
-
-@pytest.fixture(scope="module")
-def loaded():
-    return load_checkpoint(None, device="cpu", dtype="float32")
-
-
 def test_a_trial_that_is_not_answered_ends_in_time(light, monkeypatch):
     """Would catch a start that waits minutes for a server that takes requests and says nothing."""
-    monkeypatch.setattr(vllm_admission, "PROBE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(vllm_probe, "PROBE_TIMEOUT_S", 0.05)
     fake = FakeVllm(ANSWER, probe_silent=True)
     backend = VllmBackend(urls=["http://a"], transport=transport(a=fake), **light)
     with pytest.raises(BackendError, match=r"http://a: it did not answer a small prompt in 0.05 s"):
@@ -85,12 +72,12 @@ def test_clients_are_not_told_where_the_servers_are(light, fault, said):
     """Would catch an internal address in an error of a request."""
     later, fake = fault.pop("later", None), FakeVllm(**{"script": ANSWER, **fault})
 
-    def after_a_leg(leg):
+    def after_a_request(number):
         fake.status = later or fake.status
 
     async def go():
         fakes = transport(**{"inner.example": fake})
-        backend = VllmBackend(urls=["http://inner.example"], transport=fakes, on_leg=after_a_leg, **light)
+        backend = VllmBackend(urls=["http://inner.example"], transport=fakes, on_request=after_a_request, **light)
         await backend.start()
         try:
             async for _ in backend.generate(asked()):

@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from look_again.clients.vllm_answers import LostServerError
 from look_again.serving.vllm import servers as vllm_servers
-from look_again.serving.vllm.server import LostServerError, Server
-from look_again.serving.vllm.servers import Servers
+from look_again.serving.vllm.servers import Servers, UpstreamServer
 
 CHECK_S = 0.01
 DOCUMENTED = Path(__file__).parents[3] / "docs" / "serve-vllm.md"
@@ -33,7 +33,7 @@ class Pair:
             raise httpx.ConnectError("refused", request=request)
         return httpx.Response(200, content=self.bodies.get(request.url.host, b""))
 
-    async def admit(self, server: Server) -> None:
+    async def admit(self, server: UpstreamServer) -> None:
         host = server.url.removeprefix("http://")
         if host in self.dead:
             raise LostServerError("refused")

@@ -14,14 +14,14 @@ from PIL import Image
 from look_again.core.reattention import Reattention
 from look_again.core.sequence import Reinsertion, Token
 from look_again.core.slots import Provenance
-from look_again.loading import load_checkpoint
 from look_again.model import Sampling
 from look_again.serving.backend import BackendError, BusyError, Ended, Job, RefusedError, Started
 from look_again.serving.http.chat_jobs import Defaults
 from look_again.serving.http.service import Service
 from look_again.serving.prompt import build_prompt
-from look_again.serving.vllm.admission import Admission, ServedModel, load_without_model
-from look_again.serving.vllm.token_requests import leg_seed
+from look_again.serving.vllm.probe import ServerProbe
+from look_again.serving.vllm.served_model import ServedModel
+from look_again.serving.vllm.token_requests import derive_seed
 from look_again.serving.vllm.vllm_backend import VllmBackend
 from tests.serving.vllm.fake_vllm import END, IMAGE, ROWS, START, FakeVllm, items_of, transport
 
@@ -31,17 +31,6 @@ ANSWER = [532, *WORDS, TAG, 310, CLOSE, 311, TAG, 312, CLOSE, EOS]  # two reflec
 TEXT, COPY = Reattention(mode="text"), Reattention(mode="copy")
 PROMPT = 59  # tokens, of one image and "What?"
 STRIP = Reattention(mode="route", layout="strip")
-
-
-@pytest.fixture(scope="module")
-def light():
-    checkpoint, served = load_without_model()
-    return {"checkpoint": checkpoint, "served": served}
-
-
-@pytest.fixture(scope="module")
-def loaded():
-    return load_checkpoint(None, device="cpu", dtype="float32")
 
 
 def image(colour: str = "red") -> Image.Image:
@@ -96,8 +85,8 @@ def run(light, asked, work=listen, **fakes):
 
 def log_prob(loaded):
     """What the server of a loaded checkpoint says of the first token of the prompt that it is tried with."""
-    admission = Admission(loaded, ServedModel.of(loaded), False, lambda work: work())
-    return lambda token: float(admission.log_probs[token])
+    probe = ServerProbe(loaded, ServedModel.of(loaded), False, lambda work: work())
+    return lambda token: float(probe.log_probs[token])
 
 
 def tokens(events) -> list[int]:
@@ -225,7 +214,7 @@ def test_each_request_has_a_seed_of_its_own(light):
     fake = FakeVllm(ANSWER)
     run(light, job(COPY, temperature=1.0, seed=3), a=fake)
     seeds = [body["sampling_params"]["seed"] for body in fake.requests]
-    assert seeds == [leg_seed(3, leg) for leg in range(3)]
+    assert seeds == [derive_seed(3, number) for number in range(3)]
     assert len(set(seeds)) == 3
 
 

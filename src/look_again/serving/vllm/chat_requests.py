@@ -1,8 +1,8 @@
 """A sequence as a request to `/v1/chat/completions`, for servers without the token endpoint whose users are trusted.
 
 The server makes the tokens here: a text that spells a control token would become one, so such texts are refused, and
-an answer that is gone on with is tokenised anew from its text, perhaps otherwise than it was sampled. Rows cannot be
-chosen on this way, since pixels and features do not go into one request. The paper serves nothing.
+an answer that is resumed is tokenised anew from its text, perhaps otherwise than it was sampled. Visual tokens cannot
+be chosen on this way, since pixels and features do not go into one request. The paper serves nothing.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from look_again.clients.vllm_requests import CHAT, GenerateRequest, SentImage
 from look_again.core.sequence import DecodedSequence
 from look_again.core.slots import Provenance
 from look_again.loading import Checkpoint
 from look_again.serving.backend import BackendError, Job, RefusedError
-from look_again.serving.vllm.server import Server
-from look_again.serving.vllm.token_requests import Picture, Request, shows_of
+from look_again.serving.vllm.servers import UpstreamServer
+from look_again.serving.vllm.token_requests import find_image_runs
 from look_again.text.chat import Message
-
-CHAT = "/v1/chat/completions"
 
 
 def check_texts(tokenizer: Any, messages: Sequence[Message]) -> None:
@@ -35,22 +34,22 @@ def check_texts(tokenizer: Any, messages: Sequence[Message]) -> None:
                 )
 
 
-def by_chat(
-    checkpoint: Checkpoint, job: Job, row: DecodedSequence, pictures: Sequence[Picture], server: Server
-) -> Request:
-    """The conversation and the answer so far, to be gone on with. BackendError where that ends in half a character."""
-    images = iter(pictures)
+def build_chat_request(
+    checkpoint: Checkpoint, job: Job, sequence: DecodedSequence, sent: Sequence[SentImage], server: UpstreamServer
+) -> GenerateRequest:
+    """The conversation and the answer so far, to be resumed. BackendError where that ends in half a character."""
+    images = iter(sent)
     messages = [_message(message, images, server) for message in checkpoint.renderer.add_instructions(job.messages)]
-    answer = _answer(checkpoint.tokenizer, row, pictures, server)
+    answer = _answer(checkpoint.tokenizer, sequence, sent, server)
     options: dict[str, Any] = {"model": server.model}
     if answer:
         messages.append({"role": "assistant", "content": answer})
         options |= {"continue_final_message": True, "add_generation_prompt": False}
-    uuids = {picture.uuid for picture in pictures if picture.uuid in server.known}
-    return Request(CHAT, {"messages": messages, **options}, frozenset(uuids), chat=True)
+    uuids = {image.uuid for image in sent if image.uuid in server.known}
+    return GenerateRequest(CHAT, {"messages": messages, **options}, frozenset(uuids), chat=True)
 
 
-def _message(message: Message, images: Any, server: Server) -> dict[str, Any]:
+def _message(message: Message, images: Any, server: UpstreamServer) -> dict[str, Any]:
     content = message["content"]
     if not isinstance(content, str):
         content = [
@@ -60,20 +59,24 @@ def _message(message: Message, images: Any, server: Server) -> dict[str, Any]:
     return {"role": message["role"], "content": content}
 
 
-def _image(picture: Picture, server: Server) -> dict[str, Any]:
-    url = None if picture.uuid in server.known else picture.url
-    return {"type": "image_url", "image_url": {"url": url}, "uuid": picture.uuid}
+def _image(image: SentImage, server: UpstreamServer) -> dict[str, Any]:
+    url = None if image.uuid in server.known else image.url
+    return {"type": "image_url", "image_url": {"url": url}, "uuid": image.uuid}
 
 
-def _answer(tokenizer: Any, row: DecodedSequence, pictures: Sequence[Picture], server: Server) -> list[dict[str, Any]]:
+def _answer(
+    tokenizer: Any, sequence: DecodedSequence, sent: Sequence[SentImage], server: UpstreamServer
+) -> list[dict[str, Any]]:
     """The answer so far as content parts: texts and, between them, the images that were put back."""
-    place = sum(provenance == Provenance.PROMPT for provenance in row.builder.provenance)
+    place = sum(provenance == Provenance.PROMPT for provenance in sequence.builder.provenance)
     parts = list[dict[str, Any]]()
-    for show in [show for show in shows_of(row) if show.offset >= place]:
-        parts += _text(tokenizer, row.builder.token_ids[place : show.offset - 1])  # its delimiters are the template's
-        parts.append(_image(pictures[show.image], server))
-        place = show.offset + show.length + 1
-    return parts + _text(tokenizer, row.builder.token_ids[place:])
+    for run in [run for run in find_image_runs(sequence) if run.offset >= place]:
+        parts += _text(
+            tokenizer, sequence.builder.token_ids[place : run.offset - 1]
+        )  # its delimiters are the template's
+        parts.append(_image(sent[run.image], server))
+        place = run.offset + run.length + 1
+    return parts + _text(tokenizer, sequence.builder.token_ids[place:])
 
 
 def _text(tokenizer: Any, ids: Sequence[int]) -> list[dict[str, Any]]:

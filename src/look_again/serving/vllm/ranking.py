@@ -1,8 +1,8 @@
 """ROUTE's ranking beside a vLLM server, which gives no attention away: the same checkpoint reads the answer here.
 
-The rows of equation (5) come from one pass of the local model over what was generated, with the kernel's own attention
-recorded, as in training; later reflections of the answer feed only what is new to the same cache. Features come from
-the local vision tower, once per answer, so what the server is sent is what the ranking read.
+The attention of equation (5) comes from one pass of the local model over what was generated, recorded by the kernel as
+in training; later reflections of the answer feed only what is new to the same cache. Features come from the local
+vision tower, once per answer, so what the server is sent is what the ranking read.
 """
 
 from __future__ import annotations
@@ -31,18 +31,20 @@ class Ranker:
         if self._table is None:
             pixels = self.prompt.pixels
             images = encode(self.checkpoint.model, pixels["pixel_values"], pixels["image_grid_thw"])
-            self._table = torch.cat([rows for rows, _ in images])
+            self._table = torch.cat([features for features, _ in images])
         return self._table
 
     @torch.no_grad()
-    def scores(self, row: DecodedSequence) -> torch.Tensor:
-        """The ranking of the row's V visual rows so far, (V,)."""
-        model, policy = self.checkpoint.model, row.policy
+    def scores(self, sequence: DecodedSequence) -> torch.Tensor:
+        """The ranking of the sequence's V visual tokens so far, (V,)."""
+        model, policy = self.checkpoint.model, sequence.policy
         with recorded_attention(model):
             if self._runner is None:
                 layers = policy.layers_of(model.config.get_text_config().num_hidden_layers)
                 relative = policy.rule == "relative"
-                self._runner = Runner(model, [row.builder], [self.table()], score_layers=layers, score_prompt=relative)
+                self._runner = Runner(
+                    model, [sequence.builder], [self.table()], score_layers=layers, score_prompt=relative
+                )
                 self._runner.prefill()
             else:
                 self._runner.chunk(0)

@@ -1,13 +1,13 @@
 """The backend in front of vLLM: an unmodified server computes, and what the paper adds happens between its requests.
 
 COPY stops at `<REFLECTION>` and goes on with the image mentioned again, which the server's caches hold; ROUTE ranks by
-the same checkpoint here and goes on with features of the chosen rows. Token ids go in and come out, so a text never
-turns into control tokens. What cannot be had in this way is refused before anything is computed.
+the same checkpoint here and goes on with features of the chosen visual tokens. Token ids go in and come out, so a text
+never turns into control tokens. What cannot be had in this way is refused before anything is computed.
 
     vllm serve CHECKPOINT --enable-scale-out --enable-prompt-tokens-details
 
 The paper serves nothing. Departures from the decoding loop: sampled (not greedy) answers are other draws, and chosen
-rows stand in a strip, as with `layout="strip"` there.
+visual tokens stand in a strip, as with `layout="strip"` there.
 """
 
 from __future__ import annotations
@@ -18,20 +18,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any
 
-from look_again.core.prefill import Start
+from look_again.clients.vllm_requests import SentImage
 from look_again.core.reattention import Reattention
-from look_again.core.sequence import DecodedSequence
-from look_again.core.slots import SlotBuilder, spans_of
 from look_again.core.trigger import Trigger
 from look_again.loading import Checkpoint
 from look_again.serving.backend import BackendError, BackendEvent, Job, RefusedError, T
 from look_again.serving.prompt import Prompt, build_prompt
-from look_again.serving.vllm.admission import Admission, ServedModel
-from look_again.serving.vllm.answer import Leg, Shared, VllmAnswer
+from look_again.serving.vllm.answer import AnswerContext, UpstreamRequest, VllmAnswer
 from look_again.serving.vllm.chat_requests import check_texts
+from look_again.serving.vllm.probe import ServerProbe
 from look_again.serving.vllm.ranking import Ranker
+from look_again.serving.vllm.served_model import ServedModel, send_images
 from look_again.serving.vllm.servers import Servers
-from look_again.serving.vllm.token_requests import Picture, images_of
 
 MAX_TEMPERATURE = 2.0  # of vLLM
 USE_TRANSFORMERS = "ask the transformers backend for it"
@@ -43,9 +41,9 @@ class VllmBackend:
     checkpoint: the one that they serve; its model may be None (`load_without_model`) where nobody asks for ROUTE.
     urls: of the servers, "http://host:port", without a password (ValueError). served: what has to be known of the
     model, by default taken from it. trust_users: take servers without the token endpoint, asked by chat. api_key: of
-    the servers. timeout_s: longest silence of an answer under way. check_every_s: between health checks. on_leg: told
-    of every request that ended.
-    extra_sampling: fields of vLLM's SamplingParams that every request of an answer gets besides; bans stay.
+    the servers. timeout_s: longest silence of an answer under way. check_every_s: between health checks. on_request:
+    called with every request that ended. extra_sampling: fields of vLLM's SamplingParams that every request of an
+    answer gets besides; bans stay.
     transport: of httpx, for tests.
     """
 
@@ -61,7 +59,7 @@ class VllmBackend:
         api_key: str | None = None,
         timeout_s: float = 300.0,
         check_every_s: float = 5.0,
-        on_leg: Callable[[Leg], None] = lambda leg: None,
+        on_request: Callable[[UpstreamRequest], None] = lambda request: None,
         extra_sampling: Mapping[str, Any] | None = None,
         transport: Any = None,
     ) -> None:
@@ -69,27 +67,27 @@ class VllmBackend:
             raise ValueError("the vllm backend needs the URL of a vLLM server")
         self.checkpoint = checkpoint
         self.served = served or ServedModel.of(checkpoint)
-        self.on_leg = on_leg
+        self.on_request = on_request
         self.counts = {"running": 0, "legs": 0}
         self._model_thread = ThreadPoolExecutor(1, "look-again-model")
         self._prompt_thread = ThreadPoolExecutor(1, "look-again-prompts")
         self._trigger = Trigger.of(checkpoint.tokenizer, spelled=not checkpoint.trained)
-        admission = Admission(checkpoint, self.served, trust_users, self._on_model)
+        probe = ServerProbe(checkpoint, self.served, trust_users, self._on_model)
         self._servers = Servers(
             urls,
-            lambda server: admission.admit(self._servers, server),
+            lambda server: probe.admit(self._servers, server),
             api_key=api_key,
             timeout_s=timeout_s,
             check_every_s=check_every_s,
             transport=transport,
         )
-        self._shared = Shared(
+        self._shared = AnswerContext(
             self._servers,
             checkpoint,
             self.served.stops,
             self.served.merge,
             self._on_model,
-            self._count_leg,
+            self._count_request,
             extra_sampling or {},
         )
 
@@ -123,9 +121,17 @@ class VllmBackend:
     async def generate(self, job: Job) -> AsyncGenerator[BackendEvent, None]:
         """As `Backend.generate`."""
         self.check(job)
-        prompt, pictures = await self._in(self._prompt_thread, lambda: self._read(job))
+        prompt, images = await self._in(self._prompt_thread, lambda: self._read(job))
         ranker = None if self.checkpoint.model is None else Ranker(self.checkpoint, prompt)
-        answer = VllmAnswer(self._shared, job, prompt, self._row(job, prompt), pictures, ranker)
+        sequence = self.served.begin(
+            self.checkpoint,
+            prompt,
+            job.policy,
+            self._trigger,
+            budget=job.sampling.max_new_tokens,
+            max_context=self.max_context,
+        )
+        answer = VllmAnswer(self._shared, job, prompt, sequence, images, ranker)
         self.counts["running"] += 1
         try:
             async with aclosing(answer.events()) as events:
@@ -145,7 +151,7 @@ class VllmBackend:
         return {server.name: server.up for server in self._servers.all}
 
     def gauges(self) -> Mapping[str, float]:
-        """running: answers under way. legs: requests that ended, of all answers so far. servers_up: of the servers."""
+        """running: answers under way. legs: requests that ended, of all answers so far. servers_up: servers in use."""
         return {**self.counts, "servers_up": sum(server.up for server in self._servers.all)}
 
     async def _on_model(self, work: Callable[[], Any]) -> Any:
@@ -158,24 +164,17 @@ class VllmBackend:
         except RuntimeError as error:  # of torch; or the thread was shut down
             raise BackendError(f"beside vLLM: {error}") from error
 
-    def _count_leg(self, leg: Leg) -> None:
+    def _count_request(self, request: UpstreamRequest) -> None:
         self.counts["legs"] += 1
-        self.on_leg(leg)
+        self.on_request(request)
 
-    def _read(self, job: Job) -> tuple[Prompt, list[Picture]]:
+    def _read(self, job: Job) -> tuple[Prompt, list[SentImage]]:
         prompt = build_prompt(self.checkpoint, job, self.served.config, self.max_context)
-        pictures = images_of(self.checkpoint.image_processor, job.images, prompt.pixels)
-        for image in pictures:  # here, so that the event loop need not
+        images = send_images(self.checkpoint, job, prompt)
+        for image in images:  # here, so that the event loop need not
             if not all(image.uuid in server.known for server in self._servers.all if server.up):
                 _ = image.url
-        return prompt, pictures
-
-    def _row(self, job: Job, prompt: Prompt) -> DecodedSequence:
-        family, spans = self.checkpoint.family, spans_of(prompt.grids)
-        builder = SlotBuilder(family, family.vision_tokens(self.served.config))
-        builder.add_prompt(prompt.token_ids, spans)
-        start, budget = Start(builder, spans, spans, None), job.sampling.max_new_tokens
-        return DecodedSequence(start, job.policy, self._trigger, budget=budget, max_context=self.max_context)
+        return prompt, images
 
 
 def check_policy(policy: Reattention, checkpoint: Checkpoint, chat: bool) -> None:

@@ -16,25 +16,21 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoConfig, GenerationConfig, Qwen2VLImageProcessorPil
 
-from look_again.core.families import family_of
-from look_again.core.prefill import Start, start_one
+from look_again.clients.vllm_answers import ServerRefusalError, read_tokens
+from look_again.core.prefill import start_one
 from look_again.core.reattention import Reattention
 from look_again.core.runner import Runner
-from look_again.core.sequence import DecodedSequence
-from look_again.core.slots import SlotBuilder, spans_of
 from look_again.core.trigger import Trigger
-from look_again.loading import Checkpoint, LoadError, default_checkpoint, load_tokenizer, was_trained
+from look_again.loading import Checkpoint
 from look_again.model import Sampling
 from look_again.serving.backend import BackendError, Job
 from look_again.serving.prompt import build_prompt
 from look_again.serving.vllm.answer import SAME_CHECKPOINT
-from look_again.serving.vllm.chat_requests import by_chat
-from look_again.serving.vllm.server import Server, ServerRefusalError
-from look_again.serving.vllm.servers import Servers
-from look_again.serving.vllm.token_requests import by_uuid, images_of, same_prompt, sampling_params, tokens_of
-from look_again.text.tags import prepare_tokenizer
+from look_again.serving.vllm.chat_requests import build_chat_request
+from look_again.serving.vllm.served_model import ServedModel, send_images
+from look_again.serving.vllm.servers import Servers, UpstreamServer
+from look_again.serving.vllm.token_requests import build_request_sampling, build_uuid_request, is_same_prompt
 
 PROBE_TIMEOUT_S = 60.0
 WEIGHTS_APART = 0.5  # nats; rounding to bfloat16 moves a likely token's log-probability by hundredths
@@ -44,51 +40,8 @@ NO_ENDPOINT = (
 )
 
 
-@dataclass(frozen=True)
-class ServedModel:
-    """What has to be known of a model that is served elsewhere. stops: tokens that end its answers."""
-
-    config: Any
-    stops: frozenset[int]
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint) -> ServedModel:
-        """ValueError for a checkpoint without its model."""
-        if checkpoint.model is None:
-            raise ValueError("a checkpoint without its model needs `served`: see load_without_model")
-        return cls(checkpoint.model.config, _stops(checkpoint.model.generation_config, checkpoint.tokenizer))
-
-    @property
-    def merge(self) -> int:
-        """Patches that the vision tower merges into one row, per side."""
-        return int(self.config.vision_config.spatial_merge_size)
-
-
-def load_without_model(name: str | None = None, *, max_pixels: int | None = None) -> tuple[Checkpoint, ServedModel]:
-    """What the backend needs of a checkpoint (hub name or folder; None is the shipped one) but for its weights.
-
-    max_pixels: as for `load_checkpoint`. Raises LoadError.
-    """
-    source = name or str(default_checkpoint())
-    bound: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        tokenizer = load_tokenizer(source)
-        processor = Qwen2VLImageProcessorPil.from_pretrained(source, **bound)
-    except (OSError, ValueError) as error:
-        raise LoadError(f"cannot load the checkpoint {source!r}: {error}") from error
-    try:
-        generation = GenerationConfig.from_pretrained(source)
-    except OSError:
-        generation = GenerationConfig.from_model_config(config)
-    prepare_tokenizer(tokenizer)
-    shown = name or "tabletop-tiny"
-    checkpoint = Checkpoint(shown, None, tokenizer, processor, family_of(config), was_trained(source))
-    return checkpoint, ServedModel(config, _stops(generation, tokenizer))
-
-
 @dataclass
-class Admission:
+class ServerProbe:
     """trust_users: take a server without the token endpoint. on_model: runs a call on the thread that has the model."""
 
     checkpoint: Checkpoint
@@ -96,7 +49,7 @@ class Admission:
     trust_users: bool
     on_model: Callable[[Callable[[], Any]], Awaitable[Any]]
 
-    async def admit(self, servers: Servers, server: Server) -> None:
+    async def admit(self, servers: Servers, server: UpstreamServer) -> None:
         """Raises BackendError and what `Servers.ask` and `Servers.stream` raise."""
         models = await servers.ask(server, "/v1/models")
         try:
@@ -114,21 +67,23 @@ class Admission:
             server.chat = True
             await self._probe(servers, server)
 
-    async def _probe(self, servers: Servers, server: Server) -> None:
-        row = self._row()
-        pictures = images_of(self.checkpoint.image_processor, self.job.images, self.prompt.pixels)
-        request = (
-            by_chat(self.checkpoint, self.job, row, pictures, server) if server.chat else by_uuid(row, pictures, ())
-        )
-        never = row.builder.tokens.never_sampled
-        params = sampling_params(self.job.sampling, 0, 1, self.served.stops, never)
+    async def _probe(self, servers: Servers, server: UpstreamServer) -> None:
+        trigger = Trigger.of(self.checkpoint.tokenizer)
+        sequence = self.served.begin(self.checkpoint, self.prompt, self.job.policy, trigger, budget=1)
+        images = send_images(self.checkpoint, self.job, self.prompt)
+        if server.chat:
+            request = build_chat_request(self.checkpoint, self.job, sequence, images, server)
+        else:
+            request = build_uuid_request(sequence, images, ())
+        never = sequence.builder.tokens.never_sampled
+        params = build_request_sampling(self.job.sampling, 0, 1, self.served.stops, never)
         body = request.with_sampling(params if server.chat else {**params, "logprobs": 0})
-        chunks = await _whole(servers, server, request.path, body)
+        chunks = await _read_all(servers, server, request.path, body)
         read = next((chunk["prompt_token_ids"] for chunk in chunks if chunk.get("prompt_token_ids")), None)
-        if read is None or not same_prompt(request, read, row):
+        if read is None or not is_same_prompt(request, read, sequence):
             raise BackendError(f"it read another prompt than it was sent: {SAME_CHECKPOINT}")
         if self.checkpoint.model is not None and not server.chat:
-            await self._check_weights(*_first_token(chunks))
+            await self._check_weights(*_read_first_token(chunks))
 
     async def _check_weights(self, token: int, theirs: float) -> None:
         ours = float((await self.on_model(lambda: self.log_probs))[token])
@@ -151,23 +106,14 @@ class Admission:
 
     @cached_property
     def log_probs(self) -> torch.Tensor:
-        """Of the probe's first token by the model here, (W,)."""
+        """Log-probabilities of the probe's first token by the model here, (W,)."""
         with torch.no_grad():
             start = start_one(self.checkpoint.model, self.job.policy, self.prompt.token_ids, self.prompt.pixels)
             logits = Runner(self.checkpoint.model, [start.builder], [start.features]).prefill()[0]
         return torch.log_softmax(logits.float(), dim=-1)
 
-    def _row(self) -> DecodedSequence:
-        family, spans = self.checkpoint.family, spans_of(self.prompt.grids)
-        builder = SlotBuilder(family, family.vision_tokens(self.served.config))
-        builder.add_prompt(self.prompt.token_ids, spans)
-        trigger = Trigger.of(self.checkpoint.tokenizer)
-        return DecodedSequence(
-            Start(builder, spans, spans, None), self.job.policy, trigger, budget=1, max_context=2**31
-        )
 
-
-async def _whole(servers: Servers, server: Server, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+async def _read_all(servers: Servers, server: UpstreamServer, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     """All chunks of an answer. BackendError where that takes too long."""
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S), aclosing(servers.stream(server, path, body)) as stream:
@@ -176,17 +122,11 @@ async def _whole(servers: Servers, server: Server, path: str, body: dict[str, An
         raise BackendError(f"it did not answer a small prompt in {PROBE_TIMEOUT_S:g} s") from error
 
 
-def _first_token(chunks: Sequence[dict[str, Any]]) -> tuple[int, float]:
+def _read_first_token(chunks: Sequence[dict[str, Any]]) -> tuple[int, float]:
     """The first token of an answer and its log-probability. BackendError for an answer without them."""
-    chunk = next((chunk for chunk in chunks if tokens_of(chunk)), {})
+    chunk = next((chunk for chunk in chunks if read_tokens(chunk)), {})
     try:
         choice = chunk["choices"][0]
         return int(choice["token_ids"][0]), float(choice["logprobs"]["content"][0]["logprob"])
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise BackendError("it answered a small prompt without a token and its log-probability") from error
-
-
-def _stops(generation_config: Any, tokenizer: Any) -> frozenset[int]:
-    found = generation_config.eos_token_id
-    found = tokenizer.eos_token_id if found is None else found
-    return frozenset([found] if isinstance(found, int) else found or ())

@@ -1,0 +1,116 @@
+"""Answers of a vLLM server, read: the chunks of a stream, the fields of a whole answer, and its errors.
+
+Lines of a stream end at \\n here, with or without \\r before it. httpx ends them wherever `str.splitlines` does, so
+also at U+2028, which JSON may hold as it is. The paper serves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import httpx
+
+
+class VllmError(ValueError):
+    """vLLM cannot be reached, or answers what cannot be used; the message says what to do."""
+
+
+class LostServerError(Exception):
+    """The connection to a server broke, or it cannot go on: the rest is to be asked of another one."""
+
+
+class ServerRefusalError(Exception):
+    """A server answered a request with an error. status: of HTTP; of an error inside a stream its own code."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ServerBusyError(Exception):
+    """A server has no room for another request now. retry_after_s: when to try again."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+async def read_chunks(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+    """The chunks of a streamed answer, whole: LostServerError where it breaks off.
+
+    Raises ServerRefusalError and ServerBusyError for a server that says so, at any time.
+    """
+    if response.is_error:
+        raise _build_refusal(response, (await response.aread()).decode(errors="replace"))
+    async for line in read_lines(response.aiter_bytes()):
+        if line == "data: [DONE]":
+            return
+        if line.startswith("data: "):
+            yield _parse_chunk(line[6:])
+    raise LostServerError("the answer broke off")
+
+
+async def read_lines(parts: AsyncIterable[bytes]) -> AsyncIterator[str]:
+    """The lines of a stream, without their ends."""
+    rest = b""
+    async for part in parts:
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r").decode(errors="replace")
+    if rest:
+        yield rest.decode(errors="replace")
+
+
+def _parse_chunk(data: str) -> dict[str, Any]:
+    """One event of a stream. Raises ServerRefusalError for one that holds an error."""
+    chunk = json.loads(data)
+    if not isinstance(chunk, dict):
+        raise LostServerError(f"malformed answer: {data[:200]}")
+    if error := chunk.get("error"):
+        details = error if isinstance(error, dict) else {"message": error}
+        raise ServerRefusalError(int(details.get("code") or 500), str(details.get("message"))[:500])
+    return chunk
+
+
+def _build_refusal(response: httpx.Response, text: str) -> Exception:
+    if response.status_code == 429:
+        wait = response.headers.get("Retry-After", "")
+        return ServerBusyError("the vLLM server is busy", float(wait) if wait.isdigit() else 1.0)
+    if response.status_code in (502, 503, 504):
+        return LostServerError(read_error_message(text) or f"status {response.status_code}")
+    return ServerRefusalError(response.status_code, read_error_message(text))
+
+
+def read_error_message(text: str) -> str:
+    """The message in an error's body, up to 500 characters."""
+    with suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(text)["error"]["message"])[:500]
+    return text[:500]
+
+
+def read_tokens(chunk: Mapping[str, Any]) -> list[int]:
+    """The tokens that one chunk of a stream brings."""
+    return [token for choice in chunk.get("choices") or [] for token in choice.get("token_ids") or []]
+
+
+def read_cached_tokens(chunk: Mapping[str, Any], known: int | None) -> int | None:
+    """How many tokens of the prompt were computed before, as the last chunk says; `known` where this one does not."""
+    details = (chunk.get("usage") or {}).get("prompt_tokens_details") or {}
+    return details.get("cached_tokens", known)
+
+
+def is_unfinished(chunk: Mapping[str, Any]) -> bool:
+    """Whether the server means to sample more."""
+    return any(choice.get("finish_reason") is None for choice in chunk.get("choices") or [])
+
+
+def read_field(answer: Any, name: str, kind: type) -> Any:
+    """`answer[name]`. Raises VllmError where it is missing or of another type."""
+    value = answer.get(name) if isinstance(answer, Mapping) else None
+    if not isinstance(value, kind):
+        raise VllmError(f"malformed answer of vLLM: no {name!r} in {str(answer)[:200]}; this speaks to vLLM 0.32")
+    return value

@@ -1,0 +1,95 @@
+"""The model that vLLM servers compute, as it has to be known here: without its weights where nothing is ranked.
+
+The paper serves nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import AutoConfig, GenerationConfig, Qwen2VLImageProcessorPil
+
+from look_again.clients.vllm_requests import SentImage, scale_images
+from look_again.core.families import family_of
+from look_again.core.prefill import Start
+from look_again.core.reattention import Reattention
+from look_again.core.sequence import DecodedSequence
+from look_again.core.slots import SlotBuilder, spans_of
+from look_again.core.trigger import Trigger
+from look_again.loading import Checkpoint, LoadError, default_checkpoint, load_tokenizer, was_trained
+from look_again.serving.backend import Job
+from look_again.serving.prompt import Prompt
+from look_again.text.tags import prepare_tokenizer
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that is served elsewhere. config: of the model. stops: tokens that end its answers."""
+
+    config: Any
+    stops: frozenset[int]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> ServedModel:
+        """ValueError for a checkpoint without its model."""
+        if checkpoint.model is None:
+            raise ValueError("a checkpoint without its model needs `served`: see load_without_model")
+        return cls(checkpoint.model.config, _stops(checkpoint.model.generation_config, checkpoint.tokenizer))
+
+    @property
+    def merge(self) -> int:
+        """Patches that the vision tower merges into one visual token, per side."""
+        return int(self.config.vision_config.spatial_merge_size)
+
+    def begin(
+        self,
+        checkpoint: Checkpoint,
+        prompt: Prompt,
+        policy: Reattention,
+        trigger: Trigger,
+        *,
+        budget: int,
+        max_context: int = 2**31,
+    ) -> DecodedSequence:
+        """A decoded sequence that holds the prompt so far, without features: whatever computes is elsewhere."""
+        family, spans = checkpoint.family, spans_of(prompt.grids)
+        builder = SlotBuilder(family, family.vision_tokens(self.config))
+        builder.add_prompt(prompt.token_ids, spans)
+        start = Start(builder, spans, spans, None)
+        return DecodedSequence(start, policy, trigger, budget=budget, max_context=max_context)
+
+
+def load_without_model(name: str | None = None, *, max_pixels: int | None = None) -> tuple[Checkpoint, ServedModel]:
+    """A checkpoint (hub name or folder; None is the shipped one) without its weights, as the backend needs it.
+
+    max_pixels: as for `load_checkpoint`. Raises LoadError.
+    """
+    source = name or str(default_checkpoint())
+    bound: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        tokenizer = load_tokenizer(source)
+        processor = Qwen2VLImageProcessorPil.from_pretrained(source, **bound)
+    except (OSError, ValueError) as error:
+        raise LoadError(f"cannot load the checkpoint {source!r}: {error}") from error
+    try:
+        generation = GenerationConfig.from_pretrained(source)
+    except OSError:
+        generation = GenerationConfig.from_model_config(config)
+    prepare_tokenizer(tokenizer)
+    shown = name or "tabletop-tiny"
+    checkpoint = Checkpoint(shown, None, tokenizer, processor, family_of(config), was_trained(source))
+    return checkpoint, ServedModel(config, _stops(generation, tokenizer))
+
+
+def send_images(checkpoint: Checkpoint, job: Job, prompt: Prompt) -> list[SentImage]:
+    """The images of a job as they are sent: at the size that its prompt has them in."""
+    grids = prompt.pixels["image_grid_thw"].tolist() if job.images else ()
+    return scale_images(checkpoint.image_processor, job.images, grids)
+
+
+def _stops(generation_config: Any, tokenizer: Any) -> frozenset[int]:
+    ids = generation_config.eos_token_id
+    ids = tokenizer.eos_token_id if ids is None else ids
+    return frozenset([ids] if isinstance(ids, int) else ids or ())
