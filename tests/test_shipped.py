@@ -11,7 +11,7 @@ import look_again
 from look_again.commands.main import main
 from look_again.core.reattention import Reattention
 from look_again.loading import default_checkpoint
-from look_again.tabletop.evaluate import EvalConfig, evaluate
+from look_again.tabletop.figures import EvalConfig, evaluate
 
 TABLE = str(Path(__file__).parents[1] / "examples" / "table.png")
 QUESTION = "Subtract all balls. How many objects are left? Answer briefly."

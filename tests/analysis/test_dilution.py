@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from look_again.analysis.curves import aligned, bin_width, binned
-from look_again.analysis.dilution import Track, summarise, track_of
+from look_again.analysis.dilution import Track, build_track, summarise
+from look_again.analysis.measured_answers import AnswerSection
 from look_again.analysis.reading import Reading
 from look_again.core.families import FAMILIES, VisionTokens
 from look_again.core.slots import Provenance, SlotBuilder, spans_of
 from look_again.scoring.statistics import wilson_interval
-from look_again.tabletop.list_curves import ObjectList, against_length, summary
+from look_again.tabletop.list_curves import against_length, summary
 from look_again.tabletop.world import Scene, Thing
 
 NAN = float("nan")
@@ -62,7 +63,7 @@ def test_a_track_joins_slots_and_reading():
     builder.add_token(11, Provenance.SAMPLED)
     on_blocks = torch.tensor([[[0.4, 0.0], [0.2, 0.2]], [[0.2, 0.0], [0.1, 0.4]]])
     reading = Reading(on_blocks, torch.zeros(2, 0, 4), torch.tensor([0.7, 1.5]))
-    track = track_of(builder.build(), reading, builder.tokens)
+    track = build_track(builder.build(), reading, builder.tokens)
     assert track.original.tolist() == pytest.approx([0.3, 0.15])
     assert track.reinserted.tolist() == pytest.approx([0.0, 0.3])
     assert track.per_layer.tolist() == [pytest.approx([0.4, 0.4]), pytest.approx([0.2, 0.5])]
@@ -102,9 +103,9 @@ def test_answers_that_never_look_have_empty_curves():
 def test_lists_by_hand():
     """Three lists: both right; one right and one invented; nothing. 1 of 4 listed is false, 3 of 6 are recalled."""
     lists = [
-        ObjectList(SCENE, "a1 red ball, b2 blue cube", 10),
-        ObjectList(SCENE, "a1 red ball, c3 black ring", 30),
-        ObjectList(SCENE, "nothing to see", 20),
+        AnswerSection(SCENE, "a1 red ball, b2 blue cube", 10),
+        AnswerSection(SCENE, "a1 red ball, c3 black ring", 30),
+        AnswerSection(SCENE, "nothing to see", 20),
     ]
     found = summary(lists)
     assert (found["n"], found["tokens"], found["tokens_from"], found["tokens_to"]) == (3, 20, 10, 30)
@@ -115,7 +116,7 @@ def test_lists_by_hand():
 
 def test_bins_go_by_length():
     """Would catch bins in the order of the answers, and an answer lost between two bins."""
-    lists = [ObjectList(SCENE, "", tokens) for tokens in (50, 10, 40, 20, 30)]
+    lists = [AnswerSection(SCENE, "", tokens) for tokens in (50, 10, 40, 20, 30)]
     found = against_length(lists, bins=2)
     assert [(part["n"], part["tokens_from"], part["tokens_to"]) for part in found] == [(2, 10, 20), (3, 30, 50)]
     assert [part["hallucinated"] for part in found] == [None, None]

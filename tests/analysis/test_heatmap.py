@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from look_again.analysis.heatmap import Panel, by_place, constant_sinks, outsized, panels_of, prompt_sinks
+from look_again.analysis.heatmap import Panel, by_place, constant_sinks, outsized, prompt_sinks, split_panels
 from look_again.core.families import FAMILIES, VisionTokens
 from look_again.core.slots import Provenance, SlotBuilder, Slots, spans_of
 
@@ -28,7 +28,7 @@ def test_every_copy_of_a_row_lands_on_its_place():
     original, reinserted = by_place(looked_twice(), on_rows, 3)
     assert original.tolist() == [[1, 2, 3]]
     assert reinserted.tolist() == [[10, 0, 60]]
-    panel = panels_of(looked_twice(), on_rows, ["CAPTION"], [4], 3)[0]
+    panel = split_panels(looked_twice(), on_rows, ["CAPTION"], [4], 3)[0]
     assert (panel.name, panel.tokens, panel.both.tolist()) == ("CAPTION", 4, [11, 2, 63])
 
 

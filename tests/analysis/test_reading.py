@@ -10,7 +10,7 @@ import torch
 
 import look_again
 from look_again.analysis import reading as reading_module
-from look_again.analysis.reading import Finished, Reading, read, read_pairs
+from look_again.analysis.reading import FinishedSequence, Reading, read, read_pairs
 from look_again.analysis.shares import (
     prompt_text_slots,
     sampled_slots,
@@ -46,7 +46,7 @@ def eager_weights(model: Any, slots: Slots, table: torch.Tensor) -> torch.Tensor
         )
 
 
-def gap(reading: Reading, one: Finished, weights: torch.Tensor) -> float:
+def gap(reading: Reading, one: FinishedSequence, weights: torch.Tensor) -> float:
     """Largest difference of a reading from the weights (layers, N, N)."""
     visual, block = visual_blocks(one.slots)
     own = weights[:, one.queries][:, :, visual]
@@ -58,11 +58,11 @@ def gap(reading: Reading, one: Finished, weights: torch.Tensor) -> float:
     return float(max(gaps))
 
 
-def watched(slots: Slots, table: torch.Tensor) -> Finished:
+def watched(slots: Slots, table: torch.Tensor) -> FinishedSequence:
     """Three panels: the prompt's text, then odd and even sampled tokens."""
     before, sampled = prompt_text_slots(slots), sampled_slots(slots)
     panels = torch.cat([torch.zeros(len(before), dtype=torch.long), 1 + torch.arange(len(sampled)) % 2])
-    return Finished(slots, table, torch.cat([before, sampled]), panels, 3)
+    return FinishedSequence(slots, table, torch.cat([before, sampled]), panels, 3)
 
 
 def decoded(model: Any, tokenizer: Any, trigger: Any, prompts: Any, policy: Reattention) -> LookAgainOutput:
@@ -88,19 +88,19 @@ def test_pairs_equal_eager_attention_and_full_entropies(model, tokenizer, trigge
     output = decoded(model, tokenizer, trigger, prompts, policy)
     family = family_of(model.config)
     tokens = family.vision_tokens(model.config)
-    sides: tuple[list[Finished], list[Finished]] = ([], [])
+    sides: tuple[list[FinishedSequence], list[FinishedSequence]] = ([], [])
     for slots, prompt in zip(output.slots, prompts, strict=True):
         table = feature_table(model, prompt)
         spans = spans_of([family.merged_grid(grid, model.config) for grid in prompt.image_grid_thw])
         for side, own in zip(sides, (slots, without_insertions(family, tokens, slots, spans)), strict=True):
-            side.append(Finished(own, table, sampled_slots(own)))
+            side.append(FinishedSequence(own, table, sampled_slots(own)))
     for ones, found in zip(zip(*sides, strict=True), read_pairs(model, *sides), strict=True):
         for one, reading in zip(ones, found, strict=True):
             assert gap(reading, one, eager_weights(model, one.slots, one.features)) < CLOSE
             assert entropy_gap(model, one, reading, tokens.never_sampled) < 1e-4
 
 
-def entropy_gap(model: Any, one: Finished, reading: Reading, banned: tuple[int, ...]) -> float:
+def entropy_gap(model: Any, one: FinishedSequence, reading: Reading, banned: tuple[int, ...]) -> float:
     logits = full_pass(model, one.slots, one.features).logits[0][one.slots.sampled_from[one.queries]].double()
     logits[:, list(banned)] = float("-inf")
     chances = logits.softmax(-1)

@@ -9,7 +9,7 @@ import pytest
 from look_again.bench.eval_costs import TARGETS, EvalSettings, table
 from look_again.bench.eval_items import CAPTION_WORDS, made
 from look_again.commands.main import main
-from look_again.evaluation.registry import BENCHMARKS, benchmark
+from look_again.evaluation.known_benchmarks import BENCHMARKS, benchmark
 
 
 def test_the_command_reports_every_figure(capsys):

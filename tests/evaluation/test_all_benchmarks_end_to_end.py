@@ -15,7 +15,7 @@ import pytest
 
 from look_again.commands.main import main
 from look_again.evaluation.benchmarks.pope import KINDS
-from look_again.evaluation.registry import BENCHMARKS, benchmark
+from look_again.evaluation.known_benchmarks import BENCHMARKS, benchmark
 from tests.evaluation.benchmarks import (
     test_mathvision,
     test_mmbench,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from look_again.data.sample import BadSample
-from look_again.evaluation import registry as table
+from look_again.evaluation import known_benchmarks as table
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation, ItemScore, Scores
 from look_again.evaluation.run import digest_of, load_items, run_benchmark
 from look_again.evaluation.run_folder import remembered, whole_lines

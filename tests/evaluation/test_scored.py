@@ -14,7 +14,7 @@ from look_again.evaluation.benchmark import BenchmarkItem, DataLocation, Scores
 from look_again.evaluation.benchmarks.chair import CHAIR
 from look_again.evaluation.benchmarks.mmhal import MMHAL
 from look_again.evaluation.benchmarks.pope import POPE
-from look_again.evaluation.registry import BENCHMARKS, benchmark
+from look_again.evaluation.known_benchmarks import BENCHMARKS, benchmark
 from look_again.evaluation.scored import nothing_scored, score_run, warnings_of
 from look_again.evaluation.subjects import Output
 from tests.evaluation.small_endpoint import answering

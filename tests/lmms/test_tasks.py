@@ -14,7 +14,7 @@ import pytest
 
 import look_again
 from look_again.evaluation.benchmark import BenchmarkItem, DataLocation, ModelReply
-from look_again.evaluation.registry import benchmark
+from look_again.evaluation.known_benchmarks import benchmark
 from look_again.model import Sampling
 from tests.lmms.local_rows import TABLES, YES_OR_NO, image, tabletop, write_rows, write_task
 

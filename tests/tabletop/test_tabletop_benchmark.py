@@ -11,13 +11,13 @@ import look_again
 from look_again.core.reattention import Reattention
 from look_again.evaluation.benchmark import BenchmarkItem, DataLocation, ModelReply
 from look_again.evaluation.subjects import PREFIX_FACT, LocalSubject
-from look_again.tabletop.evaluate import EvalConfig, evaluate
+from look_again.tabletop.figures import EvalConfig, evaluate
+from look_again.tabletop.loader import SceneImage
 from look_again.tabletop.render import render
 from look_again.tabletop.rows import make_row
 from look_again.tabletop.tabletop_benchmark import (
     TABLETOP,
     TABLETOP_PLANTED,
-    TabletopImage,
     score_free,
     score_planted,
 )
@@ -91,7 +91,7 @@ def test_items_are_the_rows_of_the_stream():
     row = make_row("test", 0, 3, reflections=1, error_rate=0.3)
     assert len(items) == 8
     assert (items[3].id, items[3].prompt, items[3].reference) == (row.id, row.prompt, row.answer)
-    assert items[3].images[0] == TabletopImage("test", 0, 3) != TabletopImage("test", 0, 4)
+    assert items[3].images[0] == SceneImage(row.scene, row.id) != items[4].images[0]
     from look_again.data.image_files import open_image
 
     assert open_image(items[3].images[0]).tobytes() == render(row.scene).convert("RGB").tobytes()

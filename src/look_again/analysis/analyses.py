@@ -12,26 +12,41 @@ import torch
 from tqdm import tqdm
 
 from look_again.analysis import heatmap as maps
-from look_again.analysis.dilution import Track, summarise, track_of
-from look_again.analysis.measured_answers import Clock, Question, Seen, answers_to, see, settings_of, tokens_of
-from look_again.analysis.reading import Finished, read, read_pairs
+from look_again.analysis.dilution import Track, build_track, summarise
+from look_again.analysis.measured_answers import (
+    AnswerSection,
+    Clock,
+    EncodedImage,
+    ImageQuestion,
+    QuestionSet,
+    ask_questions,
+    describe_settings,
+    encode,
+    vision_tokens,
+)
+from look_again.analysis.reading import FinishedSequence, read, read_pairs
 from look_again.analysis.shares import prompt_text_slots, response_slots, sampled_slots, without_insertions
 from look_again.analysis.token_sections import sections_of_tokens, token_ends
 from look_again.answers import Answer
 from look_again.core.reattention import Reattention
 from look_again.loading import Checkpoint
 from look_again.model import LookAgain, Sampling
-from look_again.tabletop.list_curves import ObjectList, against_length, summary
 from look_again.text.grammar import close_tag
 
 LISTS = ("CAPTION", "REFLECTION")
 
 
 def dilution(
-    model: LookAgain, questions: Sequence[Question], policy: Reattention, sampling: Sampling, batch: int = 4
+    model: LookAgain,
+    questions: Sequence[ImageQuestion],
+    policy: Reattention,
+    sampling: Sampling,
+    batch: int = 4,
+    source: QuestionSet | None = None,
 ) -> dict[str, Any]:
     """Answers under `policy`, read as they were written and with nothing put back; see analysis.dilution.
 
+    source: the set that the questions are from, which judges the lists in their answers; None for other questions.
     ValueError for a policy that puts nothing back.
     """
     if not policy.inserts:
@@ -39,25 +54,25 @@ def dilution(
     clock = Clock()
     looking: list[Track] = []
     text: list[Track] = []
-    lists: dict[str, list[ObjectList]] = {tag: [] for tag in LISTS}
+    lists: dict[str, list[AnswerSection]] = {tag: [] for tag in LISTS}
     for part in _parts(questions, batch):
         with clock.generation:
-            answers = answers_to(model, part, policy, sampling)
+            answers = ask_questions(model, part, policy, sampling)
         with clock.reading:
             both = _tracks(model.checkpoint, part, answers)
         looking += [with_rows for with_rows, _ in both]
         text += [without for _, without in both]
         for question, answer in zip(part, answers, strict=True):
-            for tag in LISTS if question.scene else ():
-                lists[tag].append(_object_list(model.checkpoint, question, answer, tag))
+            for tag in LISTS if source else ():
+                lists[tag].append(_section(model.checkpoint, question, answer, tag))
     result = {"analysis": "dilution", **summarise(looking, text)}
-    if lists["CAPTION"]:
-        result["lists"] = {tag: {"all": summary(own), "bins": against_length(own)} for tag, own in lists.items()}
-    return result | {"seconds": clock.as_dict(), "settings": settings_of(model, policy, sampling)}
+    if source and lists["CAPTION"]:
+        result["lists"] = {tag: source.summarise_lists(own) for tag, own in lists.items()}
+    return result | {"seconds": clock.as_dict(), "settings": describe_settings(model, policy, sampling)}
 
 
 def heatmap(
-    model: LookAgain, question: Question, policy: Reattention, sampling: Sampling, layer: int | None = None
+    model: LookAgain, question: ImageQuestion, policy: Reattention, sampling: Sampling, layer: int | None = None
 ) -> dict[str, Any]:
     """What the sections of one answer looked at, in one layer or (None) the mean of all; see analysis.heatmap.
 
@@ -68,14 +83,14 @@ def heatmap(
         raise ValueError(f"--layer is mean or a number from 0 to {depth - 1}, not {layer}")
     clock = Clock()
     with clock.generation:
-        answer = answers_to(model, [question], policy, sampling)[0]
+        answer = ask_questions(model, [question], policy, sampling)[0]
     with clock.reading:
-        seen = see(model.checkpoint, [question])[0]
+        seen = encode(model.checkpoint, [question])[0]
         names, finished = _watched(model.checkpoint, answer, seen)
         on_rows = read(model.checkpoint.model, [finished])[0].on_rows
     chosen = on_rows.mean(0) if layer is None else on_rows[layer]
     grid = seen.spans[0].grid
-    panels = maps.panels_of(answer.slots, chosen, names, finished.panel_sizes.tolist(), seen.spans[0].count)
+    panels = maps.split_panels(answer.slots, chosen, names, finished.panel_sizes.tolist(), seen.spans[0].count)
     per_layer = maps.by_place(answer.slots, on_rows.flatten(0, 1), seen.spans[0].count)
     totals = [part.sum(-1).view(depth, len(names)).T.tolist() for part in per_layer]
     return {
@@ -90,53 +105,52 @@ def heatmap(
         "sinks": _sinks(panels, grid[2]),
         "answer": answer.as_dict(),
         "seconds": clock.as_dict(),
-        "settings": settings_of(model, policy, sampling) | {"question": question.text},
+        "settings": describe_settings(model, policy, sampling) | {"question": question.text},
     }
 
 
 def _tracks(
-    checkpoint: Checkpoint, questions: Sequence[Question], answers: Sequence[Answer]
+    checkpoint: Checkpoint, questions: Sequence[ImageQuestion], answers: Sequence[Answer]
 ) -> list[tuple[Track, Track]]:
     """Per answer its track as it was written, and with nothing put back."""
-    tokens, seen = tokens_of(checkpoint), see(checkpoint, questions)
+    tokens, seen = vision_tokens(checkpoint), encode(checkpoint, questions)
     looking = [answer.slots for answer in answers]
     bare = [
-        without_insertions(checkpoint.family, tokens, slots, one.spans)
-        for slots, one in zip(looking, seen, strict=True)
+        without_insertions(checkpoint.family, tokens, slots, image.spans)
+        for slots, image in zip(looking, seen, strict=True)
     ]
     watched = [
-        [Finished(slots, one.features, sampled_slots(slots)) for slots, one in zip(both, seen, strict=True)]
+        [FinishedSequence(slots, image.features, sampled_slots(slots)) for slots, image in zip(both, seen, strict=True)]
         for both in (looking, bare)
     ]
     readings = read_pairs(checkpoint.model, *watched)
     return [
-        (track_of(slots, own, tokens), track_of(other, text, tokens))
+        (build_track(slots, own, tokens), build_track(other, text, tokens))
         for slots, other, (own, text) in zip(looking, bare, readings, strict=True)
     ]
 
 
-def _watched(checkpoint: Checkpoint, answer: Answer, seen: Seen) -> tuple[list[str], Finished]:
+def _watched(checkpoint: Checkpoint, answer: Answer, seen: EncodedImage) -> tuple[list[str], FinishedSequence]:
     """Panel names, and the sequence with its queries: the prompt's text first, then each section's tokens."""
-    slots = response_slots(answer.slots, tokens_of(checkpoint))
+    slots = response_slots(answer.slots, vision_tokens(checkpoint))
     ends = token_ends(checkpoint.tokenizer, answer.slots.token_ids[slots].tolist())
     names, sections = sections_of_tokens(answer.parsed, ends)
     own = torch.tensor(sections, dtype=torch.long)
     before = prompt_text_slots(answer.slots)
     queries = torch.cat([before, slots[own >= 0]])
     panels = torch.cat([torch.zeros(len(before), dtype=torch.long), own[own >= 0] + 1])
-    return [maps.PROMPT_PANEL, *names], Finished(answer.slots, seen.features, queries, panels, 1 + len(names))
+    return [maps.PROMPT_PANEL, *names], FinishedSequence(answer.slots, seen.features, queries, panels, 1 + len(names))
 
 
-def _object_list(checkpoint: Checkpoint, question: Question, answer: Answer, tag: str) -> ObjectList:
+def _section(checkpoint: Checkpoint, question: ImageQuestion, answer: Answer, tag: str) -> AnswerSection:
     """The list in an answer's section; one that is missing is empty and ends with the answer."""
-    assert question.scene is not None
-    slots = response_slots(answer.slots, tokens_of(checkpoint))
+    slots = response_slots(answer.slots, vision_tokens(checkpoint))
     ends = token_ends(checkpoint.tokenizer, answer.slots.token_ids[slots].tolist())
     section = answer.parsed.get(tag)
     if section is None:
-        return ObjectList(question.scene, "", len(ends))
+        return AnswerSection(question.truth, "", len(ends))
     stop = section.end + len(close_tag(tag))
-    return ObjectList(question.scene, section.text, 1 + sum(end < stop for end in ends))
+    return AnswerSection(question.truth, section.text, 1 + sum(end < stop for end in ends))
 
 
 def _panel_dict(
@@ -155,12 +169,12 @@ def _panel_dict(
 
 
 def _sinks(panels: Sequence[maps.Panel], columns: int) -> dict[str, Any]:
-    """Sinks as [row, column] places."""
+    """Sinks as [row, column] of the grid."""
     kinds = {"prompt": maps.prompt_sinks(panels[0]), "constant": maps.constant_sinks(panels[1:])}
     return {"factor": maps.SINK_FACTOR} | {kind: [divmod(p, columns) for p in own] for kind, own in kinds.items()}
 
 
-def _parts(questions: Sequence[Question], batch: int) -> Iterator[Sequence[Question]]:
+def _parts(questions: Sequence[ImageQuestion], batch: int) -> Iterator[Sequence[ImageQuestion]]:
     with tqdm(total=len(questions), unit="answer", disable=len(questions) < 2) as progress:
         for start in range(0, len(questions), batch):
             yield questions[start : start + batch]

@@ -48,7 +48,7 @@ class Track:
         return self.original + self.reinserted
 
 
-def track_of(slots: Slots, reading: Reading, tokens: VisionTokens) -> Track:
+def build_track(slots: Slots, reading: Reading, tokens: VisionTokens) -> Track:
     """The track of a reading whose watched queries are the sampled tokens, with their entropies."""
     assert reading.entropy_nats is not None
     share = visual_share(slots)[sampled_slots(slots)]

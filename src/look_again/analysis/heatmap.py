@@ -40,7 +40,7 @@ class Panel:
         return self.original + self.reinserted
 
 
-def panels_of(
+def split_panels(
     slots: Slots, on_rows: torch.Tensor, names: Sequence[str], tokens: Sequence[int], places: int
 ) -> list[Panel]:
     """Panels from `on_rows` (P, K), the mean attention of each on every visual slot; `tokens` is their size."""

@@ -6,7 +6,7 @@ The answers are those of `ask`; an analysis never touches how they are made.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,60 +20,83 @@ from look_again.core.runner import encode_images
 from look_again.core.slots import VisualSpan, spans_of
 from look_again.loading import Checkpoint
 from look_again.model import LookAgain, Request, Sampling
-from look_again.tabletop.render import render
-from look_again.tabletop.rows import make_row
-from look_again.tabletop.world import Scene
+from look_again.registry import lookup
+
+QUESTION_SETS = {"tabletop": "look_again.tabletop.analysis_questions:TABLETOP"}
+"""Sets of questions about images whose content is known: name -> `QuestionSet`, imported when it is asked for."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """One image and what is asked about it; `scene` where Tabletop knows what the image shows."""
+class ImageQuestion:
+    """One image and what is asked about it. truth: what the image shows, in the type of its set, None if unknown."""
 
     image: Image.Image
     text: str
-    scene: Scene | None = None
+    truth: Any = None
 
 
 @dataclass(frozen=True)
-class Seen:
+class AnswerSection:
+    """A section of an answer about an image of known content. tokens: how many were generated up to its end."""
+
+    truth: Any
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """Questions about images of known content.
+
+    draw: split, seed and number to that many questions; ValueError for a number below 1 and for an unknown split.
+    summarise_lists: lists of objects as sections of answers to JSON, by the number of tokens before their end.
+    """
+
+    draw: Callable[[str, int, int], list[ImageQuestion]]
+    summarise_lists: Callable[[Sequence[AnswerSection]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class EncodedImage:
     """An image as the model reads it: features (V, hidden) and where they lie."""
 
     features: torch.Tensor
     spans: tuple[VisualSpan, ...]
 
 
-def tabletop_questions(split: str, seed: int, n: int) -> list[Question]:
-    """The first n rows of a Tabletop stream. ValueError for n below 1."""
-    if n < 1:
-        raise ValueError(f"--n must be at least 1, not {n}")
-    rows = [make_row(split, seed, index) for index in range(n)]
-    return [Question(render(row.scene), row.prompt, row.scene) for row in rows]
+def load_question_set(name: str) -> QuestionSet:
+    """The set of that name. ValueError, listing the known ones, for any other."""
+    found = lookup(QUESTION_SETS, name, what="set of questions")
+    assert isinstance(found, QuestionSet)
+    return found
 
 
-def answers_to(
-    model: LookAgain, questions: Sequence[Question], policy: Reattention, sampling: Sampling
+def ask_questions(
+    model: LookAgain, questions: Sequence[ImageQuestion], policy: Reattention, sampling: Sampling
 ) -> list[Answer]:
     """The answers of `ask`, decoded together. Raises what `ask_batch` raises."""
     requests = [Request([question.image], question.text) for question in questions]
     return model.ask_batch(requests, reattention=policy, sampling=sampling)
 
 
-def see(checkpoint: Checkpoint, questions: Sequence[Question]) -> list[Seen]:
+def encode(checkpoint: Checkpoint, questions: Sequence[ImageQuestion]) -> list[EncodedImage]:
     """The images' features, as decoding computed them."""
-    made = checkpoint.image_processor(images=[question.image for question in questions], return_tensors="pt")
+    inputs = checkpoint.image_processor(images=[question.image for question in questions], return_tensors="pt")
     device = checkpoint.model.get_input_embeddings().weight.device
     with torch.no_grad():
-        features = encode_images(checkpoint.model, made["pixel_values"].to(device), made["image_grid_thw"].to(device))
-    grids = [checkpoint.family.merged_grid(grid, checkpoint.model.config) for grid in made["image_grid_thw"]]
-    return [Seen(rows, spans_of([grid])) for rows, grid in zip(features, grids, strict=True)]
+        features = encode_images(
+            checkpoint.model, inputs["pixel_values"].to(device), inputs["image_grid_thw"].to(device)
+        )
+    grids = [checkpoint.family.merged_grid(grid, checkpoint.model.config) for grid in inputs["image_grid_thw"]]
+    return [EncodedImage(tokens, spans_of([grid])) for tokens, grid in zip(features, grids, strict=True)]
 
 
-def tokens_of(checkpoint: Checkpoint) -> VisionTokens:
+def vision_tokens(checkpoint: Checkpoint) -> VisionTokens:
     """The checkpoint's token ids that stand for vision."""
     return checkpoint.family.vision_tokens(checkpoint.model.config)
 
 
-def settings_of(model: LookAgain, policy: Reattention, sampling: Sampling) -> dict[str, Any]:
+def describe_settings(model: LookAgain, policy: Reattention, sampling: Sampling) -> dict[str, Any]:
     """What an analysis writes down about how its answers were made."""
     return {"model": model.checkpoint.name, "reattention": asdict(policy), "sampling": asdict(sampling)}
 

@@ -28,7 +28,7 @@ LOGIT_FLOATS = 2**22  # tokens x vocabulary at once
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedSequence:
     """A finished sequence, the features (V, hidden) that its rows point into, and which queries to watch.
 
     queries: (n,) slots, ascending. panels: (n,) the panel, of num_panels, whose mean each query enters.
@@ -62,7 +62,7 @@ class Reading:
 
 
 @torch.no_grad()
-def read(model: Any, finished: Sequence[Finished]) -> list[Reading]:
+def read(model: Any, finished: Sequence[FinishedSequence]) -> list[Reading]:
     """Run the sequences once, together, and return what their watched queries looked at, in order."""
     with recorded_attention(model):
         replay = Replay(model, finished)
@@ -71,7 +71,9 @@ def read(model: Any, finished: Sequence[Finished]) -> list[Reading]:
 
 
 @torch.no_grad()
-def read_pairs(model: Any, finished: Sequence[Finished], bare: Sequence[Finished]) -> list[tuple[Reading, Reading]]:
+def read_pairs(
+    model: Any, finished: Sequence[FinishedSequence], bare: Sequence[FinishedSequence]
+) -> list[tuple[Reading, Reading]]:
     """What the sampled tokens looked at, with entropies: as `finished` and, second, as `bare`.
 
     `bare` are the same texts without insertions; all sampled tokens are watched in both. Up to the first insertion the
@@ -94,7 +96,7 @@ class WatchedAttention(AttentionRecorder):
     finished: the sequences of the pass, in order. fed: slots of each that the cache holds before the pass.
     """
 
-    def __init__(self, like: AttentionRecorder, finished: Sequence[Finished], fed: int = 0) -> None:
+    def __init__(self, like: AttentionRecorder, finished: Sequence[FinishedSequence], fed: int = 0) -> None:
         blocks = [visual_blocks(one.slots) for one in finished]
         super().__init__(like.cache, [visual for visual, _ in blocks], like.layers, like.scaling)
         self.finished, self.fed = list(finished), fed
@@ -128,7 +130,7 @@ class WatchedAttention(AttentionRecorder):
 class Replay(Runner):
     """A Runner over finished sequences that also keeps the last hidden states of its pass, (B, S, hidden)."""
 
-    def __init__(self, model: Any, finished: Sequence[Finished]) -> None:
+    def __init__(self, model: Any, finished: Sequence[FinishedSequence]) -> None:
         self.family = family_of(model.config)
         self.tokens = self.family.vision_tokens(model.config)
         builders = [builder_of(self.family, self.tokens, one.slots) for one in finished]
@@ -150,7 +152,7 @@ class Replay(Runner):
             for row, one in enumerate(watched.finished)
         ]
 
-    def ending(self, row: int, bare: Finished, look: int, before: Reading) -> Reading:
+    def ending(self, row: int, bare: FinishedSequence, look: int, before: Reading) -> Reading:
         """The reading of `bare`, which parts from the row's sequence at its sampled token number `look`.
 
         `before` is the row's own reading. The cache is taken back to one slot before the parting, whose logits chose
@@ -161,7 +163,7 @@ class Replay(Runner):
         self.builders[row] = builder_of(self.family, self.tokens, bare.slots)
         self.cache.advance(row, shared - self.cache.lengths[row])
         self.recorder = self.watched = WatchedAttention(
-            self.watched, [Finished(bare.slots, bare.features, queries)], fed=shared
+            self.watched, [FinishedSequence(bare.slots, bare.features, queries)], fed=shared
         )
         self.chunk(row)
         after = self.readings(entropies=True)[0]

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 
 from look_again.analysis.analyses import dilution, heatmap
-from look_again.analysis.measured_answers import tabletop_questions
 from look_again.bench.decode_costs import describe_machine
 from look_again.bench.eval_items import made
 from look_again.bench.measure import spread_of, timed
 from look_again.bench.settings import CLOCKS
 from look_again.core.reattention import Reattention
-from look_again.evaluation.registry import BENCHMARKS, benchmark
+from look_again.evaluation.known_benchmarks import BENCHMARKS, benchmark
 from look_again.model import LookAgain, Sampling, load
+from look_again.tabletop.analysis_questions import TABLETOP
 
 TARGETS = {"chair_captions_per_second": 2000.0, "analysis_over_generation": 1.3}
 RATING = "Rating: 4"  # what the judge of MMHal says at once
@@ -103,7 +103,7 @@ def scoring_seconds(name: str, n: int, settings: EvalSettings) -> list[float]:
 
 def analysis_ratios(model: LookAgain, settings: EvalSettings) -> dict[str, list[float]]:
     """Per analysis, (answers + reading) / answers of each repeat, after one that is not counted."""
-    questions = tabletop_questions("test", 0, settings.answers)
+    questions = TABLETOP.draw("test", 0, settings.answers)
     policy, sampling = Reattention(), Sampling(max_new_tokens=settings.tokens)
 
     def heatmaps() -> Mapping[str, float]:
@@ -111,7 +111,7 @@ def analysis_ratios(model: LookAgain, settings: EvalSettings) -> dict[str, list[
         return {part: sum(one[part] for one in seconds) for part in ("generation", "reading")}
 
     def dilutions() -> Mapping[str, float]:
-        found: Mapping[str, float] = dilution(model, questions, policy, sampling, BATCH)["seconds"]
+        found: Mapping[str, float] = dilution(model, questions, policy, sampling, BATCH, TABLETOP)["seconds"]
         return found
 
     calls: dict[str, Callable[[], Mapping[str, float]]] = {"dilution": dilutions, "heatmap": heatmaps}

@@ -13,7 +13,7 @@ from typing import Any
 from look_again.evaluation.benchmark import BenchmarkItem, DataLocation, ModelReply
 from look_again.evaluation.benchmarks.chair_words import vocabulary
 from look_again.evaluation.benchmarks.pope import KINDS
-from look_again.evaluation.registry import BENCHMARKS, benchmark
+from look_again.evaluation.known_benchmarks import BENCHMARKS, benchmark
 from look_again.tabletop.rows import make_row
 from look_again.tabletop.tabletop_benchmark import PLANTED_RATE
 from look_again.text.grammar import TAGS, close_tag, open_tag, parse

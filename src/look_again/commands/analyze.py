@@ -15,7 +15,7 @@ from look_again.commands.common import (
     reattention_of,
 )
 
-TABLETOP_ROWS = 20
+TABLETOP_QUESTIONS = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dilution = analyses.add_parser("dilution", help=about, description=about)
     dilution.add_argument("--image", type=Path, help="a picture (default: Tabletop)")
     dilution.add_argument("--question", help="what to ask about it")
-    dilution.add_argument("--n", type=int, metavar="N", help=f"Tabletop rows ({TABLETOP_ROWS})")
+    dilution.add_argument("--n", type=int, metavar="N", help=f"Tabletop rows ({TABLETOP_QUESTIONS})")
     dilution.add_argument("--seed", type=int, default=0, help="of the Tabletop stream (0)")
     dilution.add_argument("--split", default="test", choices=["test", "heldout", "validation"], help="(test)")
     dilution.add_argument("--batch", type=int, default=4, help="answers decoded and read together (4)")
@@ -63,20 +63,22 @@ def _dilution(args: argparse.Namespace) -> tuple[dict[str, Any], bytes, str]:
     _check_source(args)
     from look_again.analysis.analyses import dilution
     from look_again.analysis.html_page import dilution_page
-    from look_again.analysis.measured_answers import Question, tabletop_questions
+    from look_again.analysis.measured_answers import ImageQuestion, QuestionSet, load_question_set
     from look_again.analysis.plot_dilution import draw_dilution
     from look_again.images import load_image
     from look_again.model import Sampling
 
     sampling = Sampling(max_new_tokens=args.max_new_tokens)
-    source: dict[str, Any] = {"image": str(args.image), "question": args.question}
+    source: QuestionSet | None = None
     if args.image is None:
-        source = {"split": args.split, "seed": args.seed, "n": TABLETOP_ROWS if args.n is None else args.n}
-        questions = tabletop_questions(**source)
+        source = load_question_set("tabletop")
+        drawn = {"split": args.split, "seed": args.seed, "n": TABLETOP_QUESTIONS if args.n is None else args.n}
+        questions = source.draw(*drawn.values())
     else:
-        questions = [Question(load_image(args.image), args.question)]
-    result = dilution(load_of(args), questions, policy, sampling, args.batch)
-    result["settings"] |= source
+        drawn = {"image": str(args.image), "question": args.question}
+        questions = [ImageQuestion(load_image(args.image), args.question)]
+    result = dilution(load_of(args), questions, policy, sampling, args.batch, source)
+    result["settings"] |= drawn
     png = draw_dilution(result)
     return result, png, dilution_page(result, png)
 
@@ -85,7 +87,7 @@ def _heatmap(args: argparse.Namespace) -> tuple[dict[str, Any], bytes, str]:
     policy = reattention_of(args)
     from look_again.analysis.analyses import heatmap
     from look_again.analysis.html_page import heatmap_page
-    from look_again.analysis.measured_answers import Question
+    from look_again.analysis.measured_answers import ImageQuestion
     from look_again.analysis.plot_heatmap import draw_heatmap
     from look_again.images import load_image
     from look_again.model import Sampling
@@ -93,7 +95,7 @@ def _heatmap(args: argparse.Namespace) -> tuple[dict[str, Any], bytes, str]:
     if args.layer != "mean" and not args.layer.isdecimal():
         raise ValueError(f"--layer is mean or the number of a layer, not {args.layer!r}")
     layer = None if args.layer == "mean" else int(args.layer)
-    question = Question(load_image(args.image), args.question)
+    question = ImageQuestion(load_image(args.image), args.question)
     result = heatmap(load_of(args), question, policy, Sampling(max_new_tokens=args.max_new_tokens), layer)
     result["settings"]["image"] = str(args.image)
     png = draw_heatmap(result, question.image)

@@ -62,7 +62,7 @@ def _add_endpoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from look_again.evaluation.registry import benchmark
+    from look_again.evaluation.known_benchmarks import benchmark
 
     policy = reattention_of(args)
     names = _names(args)
@@ -179,7 +179,7 @@ def _write_page(path: Path, page: str, content: Any) -> None:
 
 
 def _tabletop(args: argparse.Namespace, policy: Any) -> int:
-    from look_again.tabletop.evaluate import EvalConfig, evaluate
+    from look_again.tabletop.figures import EvalConfig, evaluate
 
     config = EvalConfig(
         n=args.limit or 200,

@@ -11,7 +11,7 @@ from look_again.core.reattention import Reattention
 
 def check(args: argparse.Namespace, names: Sequence[str], policy: Reattention) -> None:
     """ValueError, in the words of the command line, for arguments that are out of range or do not go together."""
-    from look_again.evaluation.registry import benchmark
+    from look_again.evaluation.known_benchmarks import benchmark
 
     for name in names:
         splits = benchmark(name).splits

@@ -44,6 +44,7 @@ from look_again.training.trainable import choose_trainable
 # Of a log line; all else in it is the same when run again.
 SECONDS = ("seconds_generation", "seconds_scoring", "seconds_loss")
 EVAL_SEED = 777  # of the questions that accuracy is measured on while training
+TABLETOP_ACCURACY = "look_again.tabletop.figures:measure_accuracy"
 
 
 def train_brpo(config: BrpoConfig) -> Path:
@@ -222,17 +223,18 @@ class Run:
         """Greedy accuracy on Tabletop's test split, in the run's own mode."""
         from look_again.loading import Checkpoint
         from look_again.model import LookAgain
-        from look_again.tabletop.evaluate import EvalConfig, evaluate
+        from look_again.registry import resolve
 
         codec = self.codec
         checkpoint = Checkpoint(
             "brpo", self.inner.model, codec.tokenizer, codec.image_processor, codec.family, trained=True
         )
-        settings = EvalConfig(n=self.config.eval_rows, seed=EVAL_SEED, planted=False, length=self.config.eval_length)
+        accuracy = resolve(TABLETOP_ACCURACY)
 
         def measure(inner: Reattending) -> float:
             with evaluating(inner.model):
-                return float(evaluate(LookAgain(checkpoint), settings, self.config.policy)["accuracy"])
+                model, config = LookAgain(checkpoint), self.config
+                return accuracy(model, config.policy, n=config.eval_rows, seed=EVAL_SEED, length=config.eval_length)
 
         with torch.no_grad(), kept_whole(self.module):
             return self.module(inside=measure)

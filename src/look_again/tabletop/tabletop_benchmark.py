@@ -1,17 +1,17 @@
-"""Tabletop as two benchmarks of the common table: free answers, and responses continued behind planted mistakes.
+"""Tabletop as two benchmarks: exact answers with hallucinations, and whether planted mistakes are mended.
 
-The figures are those of `tabletop.evaluate`, computed from texts alone, so that any model can be the one under test. A
-place is a stream, not a folder: its path is "seed=N".
+In the first the model answers freely. In the second its response begins with a text that the oracle wrote with mistakes
+planted in CAPTION, up to and including the last `<REFLECTION>`, and the model goes on: the share of planted mistakes
+that its reflection gets right shows whether it looks; the wrong-image control shows how much of it comes from the
+image. All figures are computed from texts alone, so that any model can be the one under test. The location of the data
+is a stream, not a folder: its path is "seed=N".
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from look_again.data.image_files import LazyImage
 from look_again.evaluation.benchmark import (
     JSON,
     Benchmark,
@@ -25,36 +25,23 @@ from look_again.evaluation.benchmark import (
 from look_again.evaluation.benchmarks.choices import accuracies, by_group
 from look_again.evaluation.subjects import PREFIX_FACT
 from look_again.scoring.extraction import extract, kind_of, score
-from look_again.tabletop.evaluate import PLANTED_RATE, is_mended, list_quality, planted_prefix
+from look_again.tabletop.loader import SceneImage
 from look_again.tabletop.oracle import LENGTHS, Mistake
-from look_again.tabletop.render import render
 from look_again.tabletop.rows import TabletopRow, make_row
+from look_again.tabletop.seeing import LISTED, listed
 from look_again.tabletop.world import Scene, Thing
-from look_again.text.grammar import TAG_TOKENS, parse
+from look_again.text.grammar import TAG_TOKENS, open_tag, parse
 
 SPLITS = ("test", "heldout", "validation")
-DEFAULT_ROWS = 200
-
-
-@dataclass(frozen=True)
-class TabletopImage(LazyImage):
-    """The image of one row, drawn when read."""
-
-    split: str
-    seed: int
-    index: int
-
-    def read(self) -> bytes:
-        buffer = BytesIO()
-        render(_row(self.split, self.seed, self.index).scene).save(buffer, "PNG")
-        return buffer.getvalue()
+DEFAULT_ITEMS = 200
+PLANTED_RATE = 0.3  # of the oracle's mistakes, per object of a list
 
 
 def _row(split: str, seed: int, index: int, length: str | None = None) -> TabletopRow:
     return make_row(split, seed, index, length=length, reflections=1, error_rate=PLANTED_RATE)
 
 
-def stream_of(path: str) -> tuple[int, str | None]:
+def parse_stream(path: str) -> tuple[int, str | None]:
     """N and the length of "seed=N" or "seed=N,length=brief". ValueError for any other place."""
     found = re.fullmatch(rf"seed=([0-9]+)(?:,length=({'|'.join(LENGTHS)}))?", path)
     if found is None:
@@ -66,27 +53,34 @@ def stream_of(path: str) -> tuple[int, str | None]:
 
 def load_free(location: DataLocation) -> Iterator[BenchmarkItem]:
     """The questions of a stream; 200 unless `location.limit` says otherwise."""
-    seed, length = stream_of(location.path)
-    for index in range(DEFAULT_ROWS if location.limit is None else location.limit):
+    seed, length = parse_stream(location.path)
+    for index in range(DEFAULT_ITEMS if location.limit is None else location.limit):
         row = _row(location.split, seed, index, length)
-        yield _item(row, TabletopImage(location.split, seed, index), {})
+        yield _item(row, {})
 
 
 def load_planted(location: DataLocation) -> Iterator[BenchmarkItem]:
     """Those of the questions whose response has a planted mistake, with that response up to its last reflection."""
-    seed, length = stream_of(location.path)
-    for index in range(DEFAULT_ROWS if location.limit is None else location.limit):
+    seed, length = parse_stream(location.path)
+    for index in range(DEFAULT_ITEMS if location.limit is None else location.limit):
         row = _row(location.split, seed, index, length)
         if row.written.mistakes:
             mistakes = [{"kind": mistake.kind, "place": mistake.place} for mistake in row.written.mistakes]
             facts = {PREFIX_FACT: planted_prefix(row), "mistakes": mistakes}
-            yield _item(row, TabletopImage(location.split, seed, index), facts)
+            yield _item(row, facts)
 
 
-def _item(row: TabletopRow, image: TabletopImage, facts: Mapping[str, JSON]) -> BenchmarkItem:
+def _item(row: TabletopRow, facts: Mapping[str, JSON]) -> BenchmarkItem:
+    image = SceneImage(row.scene, row.id)
     things = [[thing.place, thing.colour, thing.shape] for thing in row.scene.things]
     known = {"kind": row.question.kind, "length": row.length, "objects": things}
     return BenchmarkItem(id=row.id, images=(image,), prompt=row.prompt, reference=row.answer, facts=known | dict(facts))
+
+
+def planted_prefix(row: TabletopRow) -> str:
+    """The oracle's response with its mistakes, up to and including its last `<REFLECTION>`."""
+    text, tag = row.written.text, open_tag("REFLECTION")
+    return text[: text.rindex(tag) + len(tag)]
 
 
 def score_free(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: Judge | None = None) -> Scores:
@@ -163,6 +157,32 @@ def _mended_per_kind(items: Sequence[BenchmarkItem], replies: Sequence[ModelRepl
         for mistake, done in zip(item.facts["mistakes"], _mended(item, _section(reply, "REFLECTION")), strict=True):
             per_kind.setdefault(mistake["kind"], []).append(done)
     return {f"mended_{kind}": sum(done) / len(done) for kind, done in sorted(per_kind.items())}
+
+
+def list_quality(lists: Iterable[tuple[Scene, str]]) -> dict[str, float | int | None]:
+    """Over lists of objects: the share of listed ones that are not there as said, and the share of real ones listed.
+
+    None where nothing was listed. `empty` counts texts that list nothing.
+    """
+    said_total = false = true_total = found = empty = 0
+    for scene, text in lists:
+        said = listed(text)
+        truth = {(thing.place, thing.colour, thing.shape) for thing in scene.things}
+        said_total, false = said_total + len(said), false + len(said - truth)
+        true_total, found = true_total + len(truth), found + len(said & truth)
+        empty += not said
+    return {
+        "hallucinated": false / said_total if said_total else None,
+        "recall": found / true_total if true_total else None,
+        "empty": empty,
+    }
+
+
+def is_mended(mistake: Mistake, scene: Scene, reflection: str) -> bool:
+    """Whether a reflection says of the mistake's place what is true: the real object there, or nothing."""
+    said = {place: (colour, shape) for place, colour, shape in LISTED.findall(reflection)}
+    real = {thing.place: thing.pair for thing in scene.things}
+    return bool(said) and said.get(mistake.place) == real.get(mistake.place)
 
 
 def _scene(item: BenchmarkItem) -> Scene:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from look_again.analysis import heatmap as maps
-from look_again.analysis.reading import Finished, read
+from look_again.analysis.reading import FinishedSequence, read
 from look_again.analysis.shares import prompt_text_slots, response_slots
 from look_again.analysis.token_sections import sections_of_tokens
 from look_again.core.inputs import ImageInputs, process_images
@@ -80,7 +80,7 @@ def _pass(
     """Attention on places, (L, queries, V), of the prompt's rows and of re-inserted ones; `before` is one query."""
     first = int(len(before) > 0)
     panels = torch.cat([torch.zeros(len(before), dtype=torch.long), torch.arange(len(own)) + first])
-    finished = Finished(slots, features, torch.cat([before, own]), panels, first + len(own))
+    finished = FinishedSequence(slots, features, torch.cat([before, own]), panels, first + len(own))
     on_rows = read(model, [finished])[0].on_rows
     found = maps.by_place(slots, on_rows.flatten(0, 1), places)
     return found[0].view(*on_rows.shape[:2], places), found[1].view(*on_rows.shape[:2], places)

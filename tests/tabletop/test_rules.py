@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from look_again.scoring.statistics import wilson_interval
-from look_again.tabletop.evaluate import is_mended, list_quality, planted_prefix
 from look_again.tabletop.oracle import Mistake
 from look_again.tabletop.rows import make_row
+from look_again.tabletop.tabletop_benchmark import is_mended, list_quality, planted_prefix
 from look_again.tabletop.world import Scene, Thing
 
 SCENE = Scene((Thing("a1", "red", "ball"), Thing("b2", "blue", "cube")))
