@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import GenerationMixin
 
+from look_again.commands.main import main
 from look_again.hub import generate
 from look_again.loading import OLD_SIDE_FILE, SIDE_FILE, default_checkpoint, was_trained
 
@@ -53,3 +55,14 @@ def test_a_generation_configuration_without_the_entry_is_refused() -> None:
 
     with pytest.raises(ValueError, match="export the checkpoint with this package"):
         generate(model=Model())
+
+
+@pytest.mark.parametrize("run", [True, False])
+def test_a_prepared_copy_has_the_side_file_under_its_present_name(run: bool, tmp_path: Path) -> None:
+    """Would catch a copy of an old checkpoint, or of a run by its folder, that fails or forgets that it was trained."""
+    old = tmp_path / "run" / "final"
+    shutil.copytree(default_checkpoint(), old)
+    (old / SIDE_FILE).rename(old / OLD_SIDE_FILE)
+    assert main(["prepare", str(old.parent if run else old), str(tmp_path / "copy")]) == 0
+    assert was_trained(str(tmp_path / "copy"))
+    assert (tmp_path / "copy" / SIDE_FILE).is_file()

@@ -54,8 +54,8 @@ def default_checkpoint() -> Path:
     return Path(str(resources.files("look_again") / "assets" / "tiny"))
 
 
-def _result_of(source: str) -> str:
-    """The checkpoint inside the folder of a finished run; anything else is its own name."""
+def resolve_run(source: str) -> str:
+    """Returns the checkpoint inside the folder of a finished run; anything else is its own name."""
     final = Path(source) / "final"
     return str(final) if (final / "config.json").is_file() and not (Path(source) / "config.json").exists() else source
 
@@ -76,7 +76,7 @@ def load_checkpoint(
     Raises LoadError, or UnknownFamilyError for a family that is not in the table. Without tags it gets them in
     memory, and `notes` says so.
     """
-    source = _result_of(str(name)) if name is not None else str(default_checkpoint())
+    source = resolve_run(str(name)) if name is not None else str(default_checkpoint())
     place = _device(device)
     config = _try(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
     family = family_of(config)
@@ -132,8 +132,14 @@ def load_tokenizer(source: str) -> Any:
 
 def was_trained(source: str) -> bool:
     """Whether a checkpoint (hub name or folder) says that it was trained on the response format."""
+    path = find_side_file(source)
+    return path is not None and bool(json.loads(path.read_text(encoding="utf-8")).get("trained", False))
+
+
+def find_side_file(source: str) -> Path | None:
+    """Returns the side file of a checkpoint (hub name or folder), under its present or old name, or None."""
     path = _side_file(source, SIDE_FILE) or _side_file(source, OLD_SIDE_FILE)
-    return path is not None and bool(json.loads(Path(path).read_text(encoding="utf-8")).get("trained", False))
+    return None if path is None else Path(path)
 
 
 def _side_file(source: str, name: str) -> str | None:

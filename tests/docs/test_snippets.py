@@ -37,6 +37,7 @@ from tests.docs.snippets import (
 COMPILED_ONLY = "compiled only: "
 VLLM = (
     "--api-key --api-server-count --block-size --data-parallel-size --enable-prompt-tokens-details --enable-scale-out "
+    "--gpu-memory-utilization "
     "--limit-mm-per-prompt --logprobs-mode --max-model-len --max-num-batched-tokens --max-num-seqs "
     "--mm-processor-kwargs --tensor-parallel-size"
 )

@@ -15,13 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.out.exists():
         raise ValueError(f"{args.out} exists already; choose another folder")
-    from look_again.loading import SIDE_FILE, load_checkpoint
+    from look_again.loading import SIDE_FILE, find_side_file, load_checkpoint, resolve_run
 
     checkpoint = load_checkpoint(args.model, device="cpu", dtype="checkpoint")
     for part in (checkpoint.model, checkpoint.tokenizer, checkpoint.image_processor):
         part.save_pretrained(args.out)
-    if checkpoint.trained:
-        shutil.copy(Path(args.model) / SIDE_FILE, args.out)
+    side_file = find_side_file(resolve_run(args.model))
+    if side_file is not None:
+        shutil.copy(side_file, args.out / SIDE_FILE)
     for note in checkpoint.notes or ("this checkpoint had all tags already",):
         print(note)
     print(f"written: {args.out}")

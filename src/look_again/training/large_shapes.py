@@ -16,7 +16,7 @@ SPECIAL_IDS = 16  # ids at the end of the large shapes' vocabulary that stand fo
 class LargeConfig:
     """Shapes of Qwen2.5-VL-7B, from its published configuration; the rope sections scale with the head dimension.
 
-    image_pixels: side of the prompt's square image, a multiple of 28.
+    image_pixels: side of the prompt's square image, a multiple of 28. tied: the head's weights are the embedding's.
     """
 
     vocabulary: int = 152064
@@ -31,6 +31,7 @@ class LargeConfig:
     vision_mlp: int = 3420
     full_attention_layers: tuple[int, ...] = (7, 15, 23, 31)
     image_pixels: int = 448
+    tied: bool = False
 
     def __post_init__(self) -> None:
         if self.image_pixels < TOKEN_PIXELS or self.image_pixels % TOKEN_PIXELS:
@@ -48,12 +49,23 @@ class LargeConfig:
             vision_end_token_id=special + 2,
             image_token_id=special + 3,
             video_token_id=special + 4,
-            tie_word_embeddings=False,
+            tie_word_embeddings=self.tied,
         )
 
 
 # Shapes of checkpoints whose configuration may be out of reach.
-KNOWN = {"Qwen/Qwen2.5-VL-7B-Instruct": LargeConfig()}
+KNOWN = {
+    "Qwen/Qwen2.5-VL-3B-Instruct": LargeConfig(
+        vocabulary=151936, hidden=2048, layers=36, heads=16, kv_heads=2, mlp=11008, tied=True
+    ),
+    "Qwen/Qwen2.5-VL-7B-Instruct": LargeConfig(),
+    "Qwen/Qwen2.5-VL-32B-Instruct": LargeConfig(
+        hidden=5120, layers=64, heads=40, kv_heads=8, mlp=27648, vision_mlp=3456
+    ),
+    "Qwen/Qwen2.5-VL-72B-Instruct": LargeConfig(
+        hidden=8192, layers=80, heads=64, kv_heads=8, mlp=29568, vision_mlp=3456
+    ),
+}
 
 
 def _text_config(large: LargeConfig) -> dict[str, Any]:
@@ -74,7 +86,7 @@ def _text_config(large: LargeConfig) -> dict[str, Any]:
         "bos_token_id": None,
         "eos_token_id": None,
         "pad_token_id": None,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": large.tied,
     }
 
 
