@@ -24,15 +24,15 @@ from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList, Qwen2VLImageProcessorPil
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.generate import LookAgainDecoding, LookAgainOutput
 from look_again.core.reattention import Reattention
 from look_again.core.slots import Provenance, Slots
 from look_again.core.trigger import Trigger
 from look_again.tabletop.tiny import TinyConfig, build_model, build_tokenizer
 
-SMALL = (56, 84)  # pixels, height and width: 2 x 3 visual rows
-LARGE = (84, 140)  # 3 x 5 visual rows, more than one window of the vision tower
+SMALL = (56, 84)  # pixels, height and width: 2 x 3 visual tokens
+LARGE = (84, 140)  # 3 x 5 visual tokens, more than one window of the vision tower
 TINIER = TinyConfig(
     vocabulary=320,
     hidden=64,
@@ -195,7 +195,7 @@ def feature_table(model: Any, prompt: Prompt) -> torch.Tensor:
 @torch.no_grad()
 def full_pass(model: Any, slots: Slots, table: torch.Tensor | None, **options: Any) -> Any:
     """One pass without cache over a finished sequence; features gathered, positions as the slots say."""
-    shown = slots.rows[slots.rows >= 0]
+    shown = slots.visual_indices[slots.visual_indices >= 0]
     if len(shown):
         assert table is not None
         encoded = BaseModelOutputWithPooling(pooler_output=[table[shown]])
@@ -208,7 +208,7 @@ def library_inputs(model: Any, prompt: Prompt, slots: Slots) -> dict[str, torch.
     """The finished sequence as the library would be given it: every re-inserted image is one more image."""
     assert prompt.pixel_values is not None
     assert prompt.image_grid_thw is not None
-    image = family_of(model.config).vision_tokens(model.config).image
+    image = find_family(model.config).vision_tokens(model.config).image
     times = int((slots.token_ids == image).sum()) // prompt.token_ids.count(image)
     return {
         "input_ids": slots.token_ids[None],

@@ -47,7 +47,7 @@ def test_answer_counts_every_slot_once(looker, image):
     assert sum(answer.tokens.values()) == len(answer.slots)
     assert answer.tokens["visual"] == 36
     assert answer.tokens["sampled"] == 40
-    assert answer.tokens["reinserted"] == sum(len(r.rows) for r in answer.reflections) >= 36
+    assert answer.tokens["reinserted"] == sum(len(r.visual_indices) for r in answer.reflections) >= 36
     assert answer.response.startswith(PREFIX)
 
 
@@ -138,7 +138,7 @@ def test_wrong_image_control_changes_features_and_nothing_else(looker, image):
     right = looker.ask_batch([Request([image], "How many?", prefix=PREFIX)], sampling=SHORT)[0]
     stop = 2 + int((right.slots.provenance == 2).nonzero()[35])
     assert torch.equal(wrong.slots.positions[:, :stop], right.slots.positions[:, :stop])
-    assert (wrong.slots.rows[wrong.slots.provenance == 2][:36] == torch.arange(36, 72)).all()
+    assert (wrong.slots.visual_indices[wrong.slots.provenance == 2][:36] == torch.arange(36, 72)).all()
 
 
 @pytest.mark.parametrize("question", ["", "  \n", "x" * 100_000])

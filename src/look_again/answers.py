@@ -38,8 +38,8 @@ class Answer:
 
     @property
     def tokens(self) -> dict[str, int]:
-        """Slots by kind: prompt text, the prompt's visual rows, sampled, re-inserted rows, forced."""
-        rows = self.slots.rows >= 0
+        """Slots by kind: prompt text, the prompt's visual tokens, sampled, re-inserted rows, forced."""
+        rows = self.slots.visual_indices >= 0
         prompt = self.slots.provenance == Provenance.PROMPT
         return {
             "prompt": int((prompt & ~rows).sum()),
@@ -61,7 +61,7 @@ class Answer:
                 {
                     "mode": r.mode,
                     "reinserted_tokens": r.reinserted_tokens,
-                    "rows": list(r.rows),
+                    "rows": list(r.visual_indices),
                     "skipped": r.skipped,
                 }
                 for r in self.reflections

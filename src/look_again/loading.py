@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer,
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from look_again.core.families import Family, family_of
+from look_again.core.families import Family, find_family
 from look_again.text.renderer import Renderer
 from look_again.text.tags import has_tags, prepare
 
@@ -79,7 +79,7 @@ def load_checkpoint(
     source = resolve_run(str(name)) if name is not None else str(default_checkpoint())
     place = _device(device)
     config = _try(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
-    family = family_of(config)
+    family = find_family(config)
     kwargs: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     tokenizer = _try(source, lambda: load_tokenizer(source))
     bound: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}

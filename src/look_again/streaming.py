@@ -23,7 +23,7 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class LookedAgain:
-    """Stream event: visual rows were put back, right before the `<REFLECTION>` that follows in the stream."""
+    """Stream event: visual tokens were put back, right before the `<REFLECTION>` that follows in the stream."""
 
     reinsertion: Reinsertion
 

@@ -14,7 +14,7 @@ from look_again.analysis.dilution import Track, build_track, summarise
 from look_again.analysis.measured_answers import AnswerSection
 from look_again.analysis.reading import Reading
 from look_again.core.families import FAMILIES, VisionTokens
-from look_again.core.slots import Provenance, SlotBuilder, spans_of
+from look_again.core.slots import Provenance, SlotBuilder, build_spans
 from look_again.scoring.statistics import wilson_interval
 from look_again.tabletop.list_curves import against_length, summary
 from look_again.tabletop.world import Scene, Thing
@@ -56,7 +56,7 @@ def test_one_answer_is_not_binned():
 def test_a_track_joins_slots_and_reading():
     """Two layers, two tokens, one insertion. Would catch heads or layers summed, and the bound without its share."""
     builder = SlotBuilder(FAMILIES["qwen2_5_vl"], VisionTokens(image=1, video=2, start=3, end=4))
-    spans = spans_of([(1, 1, 2)])
+    spans = build_spans([(1, 1, 2)])
     builder.add_prompt([5, 3, 1, 1, 4, 6], spans)
     builder.add_token(10, Provenance.SAMPLED)
     builder.insert([(spans[0], [0, 1])])

@@ -7,9 +7,9 @@ import torch
 
 from look_again.analysis.heatmap import Panel, by_place, constant_sinks, outsized, prompt_sinks, split_panels
 from look_again.core.families import FAMILIES, VisionTokens
-from look_again.core.slots import Provenance, SlotBuilder, Slots, spans_of
+from look_again.core.slots import Provenance, SlotBuilder, Slots, build_spans
 
-SPANS = spans_of([(1, 1, 3)])
+SPANS = build_spans([(1, 1, 3)])
 
 
 def looked_twice() -> Slots:

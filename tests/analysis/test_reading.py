@@ -18,11 +18,11 @@ from look_again.analysis.shares import (
     without_insertions,
 )
 from look_again.core.attention import attention_weights
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.generate import LookAgainOutput
 from look_again.core.reattention import Reattention
 from look_again.core.runner import encode_images
-from look_again.core.slots import Slots, spans_of
+from look_again.core.slots import Slots, build_spans
 from look_again.images import load_image
 from tests.conftest import decode, eager, feature_table, full_pass
 
@@ -86,12 +86,12 @@ def test_readings_equal_eager_attention(model, tokenizer, trigger, prompts, poli
 def test_pairs_equal_eager_attention_and_full_entropies(model, tokenizer, trigger, prompts, policy):
     """Would catch a second reading that still sees inserted rows, or joins the shared beginning at the wrong token."""
     output = decoded(model, tokenizer, trigger, prompts, policy)
-    family = family_of(model.config)
+    family = find_family(model.config)
     tokens = family.vision_tokens(model.config)
     sides: tuple[list[FinishedSequence], list[FinishedSequence]] = ([], [])
     for slots, prompt in zip(output.slots, prompts, strict=True):
         table = feature_table(model, prompt)
-        spans = spans_of([family.merged_grid(grid, model.config) for grid in prompt.image_grid_thw])
+        spans = build_spans([family.merged_grid(grid, model.config) for grid in prompt.image_grid_thw])
         for side, own in zip(sides, (slots, without_insertions(family, tokens, slots, spans)), strict=True):
             side.append(FinishedSequence(own, table, sampled_slots(own)))
     for ones, found in zip(zip(*sides, strict=True), read_pairs(model, *sides), strict=True):

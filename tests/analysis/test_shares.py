@@ -17,14 +17,14 @@ from look_again.analysis.shares import (
     visual_share,
     without_insertions,
 )
-from look_again.core.families import FAMILIES, VisionTokens, family_of
+from look_again.core.families import FAMILIES, VisionTokens, find_family
 from look_again.core.reattention import Reattention
-from look_again.core.slots import Provenance, SlotBuilder, Slots, spans_of
+from look_again.core.slots import Provenance, SlotBuilder, Slots, build_spans
 from tests.conftest import decode, responses, same_slots
 
 FAMILY = FAMILIES["qwen2_5_vl"]
 TOKENS = VisionTokens(image=1, video=2, start=3, end=4)
-SPANS = spans_of([(1, 1, 2)])
+SPANS = build_spans([(1, 1, 2)])
 
 
 def small(looks: int = 1, delimiters: bool = True) -> Slots:
@@ -91,18 +91,18 @@ def test_without_insertions_is_what_text_mode_decodes(model, tokenizer, trigger,
     )
     plan = {(0, i): token for i, token in enumerate(responses(output, prompts[1:2])[0])}
     text = decode(model, tokenizer, prompts[1:2], Reattention(mode="text"), plan).slots[0]
-    family = family_of(model.config)
+    family = find_family(model.config)
     tokens = family.vision_tokens(model.config)
-    spans = spans_of([family.merged_grid(grid, model.config) for grid in prompts[1].image_grid_thw])
+    spans = build_spans([family.merged_grid(grid, model.config) for grid in prompts[1].image_grid_thw])
     assert same_slots(without_insertions(family, tokens, output.slots[0], spans), text)
 
 
 def test_closing_tags_that_decoding_wrote_stay(model, tokenizer, trigger, prompts):
     """Would catch vision-only mode's forced closing tags dropped together with the delimiters."""
     output = decode(model, tokenizer, prompts[:1], Reattention(mode="vision"), {(0, 4): trigger.open_id})
-    slots, family = output.slots[0], family_of(model.config)
+    slots, family = output.slots[0], find_family(model.config)
     tokens = family.vision_tokens(model.config)
-    spans = spans_of([family.merged_grid(grid, model.config) for grid in prompts[0].image_grid_thw])
+    spans = build_spans([family.merged_grid(grid, model.config) for grid in prompts[0].image_grid_thw])
     bare = without_insertions(family, tokens, slots, spans)
     assert trigger.close_id in bare.token_ids
     assert torch.equal(

@@ -11,7 +11,7 @@ import torch
 import look_again.core.generate
 from look_again.core.attention import attention_mass
 from look_again.core.generate import LookAgainDecoding, LookAgainOutput, Reinsertion
-from look_again.core.reattention import Reattention, choose_rows, top_rows
+from look_again.core.reattention import Reattention, choose_visual_tokens, top_indices
 from look_again.core.slots import Provenance, Slots
 from tests.conftest import TOLERANCE, decode, eager, feature_table, full_pass, logit_gap, responses
 
@@ -31,7 +31,7 @@ def expected_scores(
     """The ranking at each reflection: mean over the tokens sampled before the tag."""
     weights = mean_attention(model, slots, table, policy.layers or (0, 1))
     prompt = slots.provenance == Provenance.PROMPT
-    visual = (prompt & (slots.rows >= 0)).nonzero()[:, 0]
+    visual = (prompt & (slots.visual_indices >= 0)).nonzero()[:, 0]
     before = torch.zeros(len(visual))
     if policy.rule == "relative":
         after_image = prompt & (torch.arange(len(slots)) > visual[-1])
@@ -48,11 +48,11 @@ def rankings(monkeypatch) -> list[torch.Tensor]:
     """The scores that decoding ranks by, in the order of its decisions."""
     seen: list[torch.Tensor] = []
 
-    def choose(policy: Reattention, visual_rows: int, scores: torch.Tensor, reflection: int) -> list[int]:
+    def choose(policy: Reattention, visual_tokens: int, scores: torch.Tensor, reflection: int) -> list[int]:
         seen.append(scores.clone())
-        return choose_rows(policy, visual_rows, scores, reflection)
+        return choose_visual_tokens(policy, visual_tokens, scores, reflection)
 
-    monkeypatch.setattr(look_again.core.generate, "choose_rows", choose)
+    monkeypatch.setattr(look_again.core.generate, "choose_visual_tokens", choose)
     return seen
 
 
@@ -97,8 +97,8 @@ def test_scores_equal_eager_attention(model, tokenizer, trigger, prompts, rankin
     ]
     for scores, (row, i) in zip(rankings, in_order(output), strict=True):
         assert (scores - expected[row][i]).abs().max() <= CLOSE
-        k = policy.rows_of(len(scores))
-        assert list(output.reflections[row][i].rows) == top_rows(expected[row][i], k)
+        k = policy.number_reinserted(len(scores))
+        assert list(output.reflections[row][i].visual_indices) == top_indices(expected[row][i], k)
 
 
 def test_the_rankings_are_worth_ranking(model, tokenizer, trigger, prompts, rankings):
@@ -114,7 +114,7 @@ def test_the_first_token_of_an_answer_ranks_nothing(model, tokenizer, trigger, p
     """Would catch 0 / 0: before any token is sampled all rows tie, and the lower half goes in."""
     output = decode(model, tokenizer, prompts[2:3], Reattention(mode="route"), {(0, 0): trigger.open_id})
     assert torch.equal(rankings[0], torch.zeros(15))
-    assert output.reflections[0][0].rows == tuple(range(8))
+    assert output.reflections[0][0].visual_indices == tuple(range(8))
 
 
 # --- the model is left alone

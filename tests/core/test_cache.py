@@ -12,10 +12,10 @@ import torch
 from transformers import DynamicCache
 
 from look_again.core.cache import RaggedCache
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.reattention import Reattention, reinsert, split_by_image
 from look_again.core.runner import Runner
-from look_again.core.slots import Provenance, SlotBuilder, spans_of
+from look_again.core.slots import Provenance, SlotBuilder, build_spans
 from tests.conftest import decode, feature_table
 
 LAYERS, HEADS, DIM = 2, 3, 4
@@ -41,7 +41,7 @@ def test_equal_rows_behave_as_the_librarys_cache():
     """Would catch a prefill or step whose keys differ from what a plain growing cache returns."""
     ours, library = RaggedCache(LAYERS, 2), DynamicCache()
     for seed, slots in enumerate([5, 1, 1, 40, 1]):
-        assert ours.all_rows(torch.device("cpu")) is None
+        assert ours.select_all(torch.device("cpu")) is None
         assert ours.get_mask_sizes(slots, 0) == (library.get_seq_length() + slots, 0)
         for layer, returned in enumerate(write(ours, 2, slots, seed)):
             new = states(2, slots, 10 * seed + layer)
@@ -58,20 +58,20 @@ def test_ragged_rows_write_at_their_own_length():
     Row 0 holds 3 slots and row 1 holds 5; then each gets one more, row 1 alone two, and each one more.
     """
     cache = RaggedCache(LAYERS, 2)
-    cache.all_rows(torch.device("cpu"))
+    cache.select_all(torch.device("cpu"))
     write(cache, 2, 5, 0)
     cache.advance(0, 3)
     cache.advance(1, 5)
-    mask = cache.all_rows(torch.device("cpu"))
+    mask = cache.select_all(torch.device("cpu"))
     assert mask is not None
     assert mask.tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]]
     write(cache, 2, 1, 1)
     cache.advance(0, 1)
     cache.advance(1, 1)
-    cache.one_row(1)
+    cache.select_one(1)
     assert write(cache, 1, 2, 2)[0][0].shape == (1, HEADS, 8, DIM)
     cache.advance(1, 2)
-    assert cache.all_rows(torch.device("cpu")).tolist() == [[1] * 5 + [0] * 4, [1] * 9]
+    assert cache.select_all(torch.device("cpu")).tolist() == [[1] * 5 + [0] * 4, [1] * 9]
     write(cache, 2, 1, 3)
     cache.advance(0, 1)
     cache.advance(1, 1)
@@ -82,37 +82,37 @@ def test_ragged_rows_write_at_their_own_length():
         )
         expected_0 = torch.cat([first[0, :, :3], step[0], last[0]], dim=1)
         expected_1 = torch.cat([first[1], step[1], chunk[0], last[1]], dim=1)
-        assert torch.equal(cache.keys_of(layer, 0), expected_0)
-        assert torch.equal(cache.keys_of(layer, 1), expected_1)
+        assert torch.equal(cache.read_keys(layer, 0), expected_0)
+        assert torch.equal(cache.read_keys(layer, 1), expected_1)
         assert torch.equal(cache.layers[layer].values[1, :, :9], -expected_1)
 
 
 def test_growing_keeps_contents_and_stays_small():
     """Would catch contents lost on growth, and a buffer that doubles."""
     cache = RaggedCache(LAYERS, 1)
-    cache.one_row(0)
+    cache.select_one(0)
     write(cache, 1, 300, 0)
     cache.advance(0, 300)
     grown = set()
     for seed in range(1, 200):
-        cache.one_row(0)
+        cache.select_one(0)
         write(cache, 1, 1, seed)
         cache.advance(0, 1)
         grown.add(cache.allocated_slots)
         assert cache.lengths[0] <= cache.allocated_slots <= 1.1 * cache.lengths[0] + 16
     assert len(grown) > 3
     expected = torch.cat([states(1, 300, 0), *[states(1, 1, 10 * seed) for seed in range(1, 200)]], dim=2)
-    assert torch.equal(cache.keys_of(0, 0), expected[0])
+    assert torch.equal(cache.read_keys(0, 0), expected[0])
 
 
 def test_slots_taken_back_are_written_over():
     """Would catch pieces of a tag that stay in the sequence after they were taken back."""
     cache = RaggedCache(LAYERS, 1)
     for seed, (slots, back) in enumerate([(4, 2), (3, 0)]):
-        cache.one_row(0)
+        cache.select_one(0)
         write(cache, 1, slots, seed)
         cache.advance(0, slots - back)
-    assert torch.equal(cache.keys_of(1, 0), torch.cat([states(1, 4, 1)[0, :, :2], states(1, 3, 11)[0]], dim=1))
+    assert torch.equal(cache.read_keys(1, 0), torch.cat([states(1, 4, 1)[0, :, :2], states(1, 3, 11)[0]], dim=1))
 
 
 # --- with the model
@@ -120,7 +120,7 @@ def test_slots_taken_back_are_written_over():
 
 def test_cached_keys_and_values_equal_the_librarys_cache(model, tokenizer, trigger, prompts):
     """Would catch padding, or a neighbour's slot, left inside a row after rows reflected at different times."""
-    family = family_of(model.config)
+    family = find_family(model.config)
     tokens = family.vision_tokens(model.config)
     chance, builders = random.Random(0), []
     for prompt in prompts:
@@ -142,13 +142,13 @@ def test_cached_keys_and_values_equal_the_librarys_cache(model, tokenizer, trigg
             feed_whole(model, builders[row], feature_table(model, prompt), library)
             assert runner.cache.lengths[row] == len(builders[row]) == library.get_seq_length()
             for layer in range(2):
-                assert torch.allclose(runner.cache.keys_of(layer, row), library.layers[layer].keys[0], atol=1e-4)
+                assert torch.allclose(runner.cache.read_keys(layer, row), library.layers[layer].keys[0], atol=1e-4)
                 values = runner.cache.layers[layer].values[row, :, : len(builders[row])]
                 assert torch.allclose(values, library.layers[layer].values[0], atol=1e-4)
 
 
 def grids_of(model: Any, prompt: Any) -> Any:
-    return spans_of([family_of(model.config).merged_grid(grid, model.config) for grid in prompt.image_grid_thw])
+    return build_spans([find_family(model.config).merged_grid(grid, model.config) for grid in prompt.image_grid_thw])
 
 
 def put_back(model: Any, builder: SlotBuilder, prompt: Any) -> None:
@@ -161,7 +161,7 @@ def feed_whole(model: Any, builder: SlotBuilder, table: torch.Tensor, library: D
     """One pass over the finished sequence that fills the library's cache."""
     slots = builder.build()
     embeddings = model.get_input_embeddings()(slots.token_ids)
-    embeddings[slots.rows >= 0] = table[slots.rows[slots.rows >= 0]]
+    embeddings[slots.visual_indices >= 0] = table[slots.visual_indices[slots.visual_indices >= 0]]
     model.base_model.language_model(
         inputs_embeds=embeddings[None], position_ids=slots.positions[:, None], past_key_values=library, use_cache=True
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.generate import End, LookAgainDecoding, Reinsertion, Token
 from look_again.core.reattention import Reattention
 from look_again.core.slots import Provenance
@@ -131,7 +131,7 @@ def test_without_reflection_equals_generate(model, tokenizer, trigger, prompts, 
     """Would catch any departure from the library: random stream, processors' inputs, padding of finished rows."""
     inputs = batch_inputs(tokenizer, prompts[-batch:])
     columns = inputs["input_ids"].shape[1]
-    vision = family_of(model.config).vision_tokens(model.config)
+    vision = find_family(model.config).vision_tokens(model.config)
     calm = ForcedTokens({}, columns, [trigger.open_id, *vision.never_sampled])
     options = {"max_new_tokens": 40, "logits_processor": LogitsProcessorList([calm])} | options
     if options.pop("stop", False):
@@ -213,7 +213,7 @@ def test_reflections_beyond_the_most_allowed_are_text_only(model, tokenizer, tri
     policy = Reattention(mode=mode, max_reinsertions=1)
     output = decode(model, tokenizer, prompts[:1], policy, plan, max_new_tokens=20)
     assert [r.skipped for r in output.reflections[0]] == [None, "max_reinsertions", "max_reinsertions"]
-    assert [len(r.rows) > 0 for r in output.reflections[0]] == [True, False, False]
+    assert [len(r.visual_indices) > 0 for r in output.reflections[0]] == [True, False, False]
     assert output.slots[0].count(Provenance.SAMPLED) == 20
     assert logit_gap(output, 0, full_pass(model, output.slots[0], feature_table(model, prompts[0])).logits[0]) <= 1e-4
 
@@ -253,7 +253,7 @@ def test_a_row_without_image_reflects_in_text(model, tokenizer, trigger, prompts
 
 def test_vision_tokens_are_never_sampled(model, tokenizer, trigger, prompts):
     """Would catch an answer with image tokens of its own, which the next turn could not be encoded with."""
-    tokens = torch.tensor(family_of(model.config).vision_tokens(model.config).never_sampled)
+    tokens = torch.tensor(find_family(model.config).vision_tokens(model.config).never_sampled)
 
     def favour(module: Any, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
         return logits.index_fill(-1, tokens, 1000.0)
@@ -333,7 +333,7 @@ def test_scores_are_the_processed_logits_of_their_own_step(model, tokenizer, tri
         output_scores=True,
     )
     assert all(len(reflections) == 1 for reflections in output.reflections)
-    banned = list(family_of(model.config).vision_tokens(model.config).never_sampled)
+    banned = list(find_family(model.config).vision_tokens(model.config).never_sampled)
     for logits, scores in zip(output.logits, output.scores, strict=True):
         assert torch.equal(scores, logits.index_fill(-1, torch.tensor(banned), float("-inf")))
 
@@ -345,7 +345,7 @@ def test_events_tell_the_answer_in_order(model, tokenizer, trigger, prompts):
     plan = plan_for([0, 1, 2, 3], trigger.open_id)
     output = decode(model, tokenizer, prompts, plan=plan, decoding=decoding)
     for row, response in enumerate(responses(output, prompts)):
-        own = [event for event in events if event.row == row]
+        own = [event for event in events if event.sequence == row]
         assert [event.token_id for event in own if isinstance(event, Token)] == response
         assert [event.reflection for event in own if isinstance(event, Reinsertion)] == output.reflections[row]
         assert own[-1] == End(row, "length")

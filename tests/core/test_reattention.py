@@ -12,14 +12,14 @@ from look_again.core.families import FAMILIES, VisionTokens
 from look_again.core.generate import LookAgainDecoding, Reinsertion, Token
 from look_again.core.reattention import (
     Reattention,
-    choose_rows,
+    choose_visual_tokens,
     insertion_size,
     random_place,
     reinsert,
     split_by_image,
-    top_rows,
+    top_indices,
 )
-from look_again.core.slots import Provenance, SlotBuilder, spans_of
+from look_again.core.slots import Provenance, SlotBuilder, build_spans
 from tests.conftest import (
     TOLERANCE,
     Prompt,
@@ -33,27 +33,27 @@ from tests.conftest import (
     same_slots,
 )
 
-TWO_IMAGES = spans_of([(1, 1, 3), (1, 2, 2)])  # rows 0-2 and 3-6
+TWO_IMAGES = build_spans([(1, 1, 3), (1, 2, 2)])  # rows 0-2 and 3-6
 
 
 # --- how many
 
 
 @pytest.mark.parametrize(
-    ("keep", "visual_rows", "rows"),
+    ("keep", "visual_tokens", "rows"),
     [(50, 7, 4), (50, 8, 4), (30, 10, 3), (29, 100, 29), (7, 100, 7), (1, 6, 1), (99, 6, 6), (33, 3, 1), (34, 3, 2)],
 )
-def test_k_is_the_ceiling_of_m_percent(keep, visual_rows, rows):
+def test_k_is_the_ceiling_of_m_percent(keep, visual_tokens, rows):
     """Would catch floating point: 0.07 * 100 is a little more than 7 and would round up to 8."""
-    assert Reattention(mode="route", keep=keep).rows_of(visual_rows) == rows
+    assert Reattention(mode="route", keep=keep).number_reinserted(visual_tokens) == rows
 
 
 def test_k_for_every_percentage():
     """Would catch a k that is one off anywhere: the smallest number of rows that makes up m%."""
     for keep in range(101):
-        for visual_rows in (1, 6, 7, 144):
-            k = Reattention(mode="route", keep=keep).rows_of(visual_rows)
-            assert 100 * k >= keep * visual_rows > 100 * (k - 1)
+        for visual_tokens in (1, 6, 7, 144):
+            k = Reattention(mode="route", keep=keep).number_reinserted(visual_tokens)
+            assert 100 * k >= keep * visual_tokens > 100 * (k - 1)
     assert math.ceil(0.07 * 100) == 8  # why it is counted in integers
 
 
@@ -61,7 +61,7 @@ def test_k_for_every_percentage():
 def test_other_modes_take_all_rows_or_none(mode, rows):
     """Would catch copy mode cut down to m%."""
     policy = Reattention(mode=mode, keep=50)
-    assert policy.rows_of(9) == rows == len(choose_rows(policy, 9))
+    assert policy.number_reinserted(9) == rows == len(choose_visual_tokens(policy, 9))
 
 
 # --- which
@@ -69,19 +69,19 @@ def test_other_modes_take_all_rows_or_none(mode, rows):
 
 def test_ties_go_to_the_lower_index():
     """Would catch an unstable sort, which differs between machines."""
-    assert top_rows(torch.tensor([0.1, 0.3, 0.3, 0.2, 0.3]), 2) == [1, 2]
-    assert top_rows(torch.zeros(64), 3) == [0, 1, 2]
+    assert top_indices(torch.tensor([0.1, 0.3, 0.3, 0.2, 0.3]), 2) == [1, 2]
+    assert top_indices(torch.zeros(64), 3) == [0, 1, 2]
 
 
 def test_rows_come_in_grid_order_not_in_order_of_rank():
     """Would catch a scrambled image: the best row is 4, and still 1 stands before it."""
-    assert choose_rows(Reattention(mode="route"), 5, torch.tensor([0.0, 0.2, 0.1, 0.3, 0.4])) == [1, 3, 4]
+    assert choose_visual_tokens(Reattention(mode="route"), 5, torch.tensor([0.0, 0.2, 0.1, 0.3, 0.4])) == [1, 3, 4]
 
 
 def test_two_images_are_ranked_together():
     """Would catch m% of each image: the two best rows are both in the second image, so the first leaves no trace."""
     scores = torch.tensor([0.1, 0.0, 0.1, 0.2, 0.5, 0.1, 0.4])
-    rows = choose_rows(Reattention(mode="route", keep=28), 7, scores)
+    rows = choose_visual_tokens(Reattention(mode="route", keep=28), 7, scores)
     assert rows == [4, 6]
     parts = split_by_image(rows, TWO_IMAGES)
     assert parts == [(TWO_IMAGES[0], []), (TWO_IMAGES[1], [1, 3])]
@@ -107,7 +107,7 @@ def test_the_announced_size_is_the_appended_size(rows, delimiters):
 def test_route_needs_a_ranking():
     """Would catch a silent copy where nothing was measured."""
     with pytest.raises(ValueError, match="scores"):
-        choose_rows(Reattention(mode="route"), 9)
+        choose_visual_tokens(Reattention(mode="route"), 9)
     assert Reattention(mode="route").needs_scores
     assert not any(Reattention(mode="route", keep=keep).needs_scores for keep in (0, 100))
     assert not Reattention(mode="route", control="random-rows").needs_scores
@@ -139,8 +139,8 @@ def test_values_out_of_range_are_refused(options):
 def test_layers_that_the_model_lacks_are_refused(layers):
     """Would catch a ranking by nothing, and one layer counted twice, on a model of two layers."""
     with pytest.raises(ValueError, match="layers"):
-        Reattention(mode="route", layers=layers).layers_of(2)
-    assert list(Reattention(mode="route").layers_of(2)) == [0, 1]
+        Reattention(mode="route", layers=layers).ranking_layers(2)
+    assert list(Reattention(mode="route").ranking_layers(2)) == [0, 1]
 
 
 # --- the ends of the scale, in decoding
@@ -177,16 +177,16 @@ def test_wrong_image_shows_the_other_images_rows_at_the_same_places(model, token
     control = Reattention(mode=mode, control="wrong-image")
     images = {"control_pixel_values": pixels, "control_grid_thw": grid_thw}
     wrong = wrong_image_output(model, tokenizer, trigger, prompt, control, **images)
-    visual_rows = len(feature_table(model, prompt))
-    assert wrong.reflections[0][0].rows == right.reflections[0][0].rows
+    visual_tokens = len(feature_table(model, prompt))
+    assert wrong.reflections[0][0].visual_indices == right.reflections[0][0].visual_indices
     until = int((wrong.slots[0].token_ids == trigger.open_id).nonzero()[0]) + 1
     one, other = right.slots[0], wrong.slots[0]
     for name in ("token_ids", "provenance", "sampled_from"):
         assert torch.equal(getattr(one, name)[:until], getattr(other, name)[:until])
     assert torch.equal(one.positions[:, :until], other.positions[:, :until])
     shown = one.provenance[:until] == Provenance.REINSERTED
-    assert torch.equal(other.rows[:until][shown], one.rows[:until][shown] + visual_rows)
-    assert torch.equal(other.rows[:until][~shown], one.rows[:until][~shown])
+    assert torch.equal(other.visual_indices[:until][shown], one.visual_indices[:until][shown] + visual_tokens)
+    assert torch.equal(other.visual_indices[:until][~shown], one.visual_indices[:until][~shown])
     tables = torch.cat([feature_table(model, prompt), feature_table(model, Prompt([], pixels, grid_thw))])
     assert logit_gap(wrong, 0, full_pass(model, other, tables).logits[0]) <= TOLERANCE
 
@@ -206,12 +206,14 @@ def test_control_images_must_fit_and_be_asked_for(model, tokenizer, trigger, pro
 def test_random_rows_depend_on_seed_and_reflection_alone(mode):
     """Would catch a control that changes from run to run, repeats itself, or has another size than route."""
     policy = Reattention(mode=mode, control="random-rows")
-    drawn = [choose_rows(replace(policy, seed=seed), 40, None, n) for seed in (0, 1) for n in (0, 1, 2)]
+    drawn = [choose_visual_tokens(replace(policy, seed=seed), 40, None, n) for seed in (0, 1) for n in (0, 1, 2)]
     assert [len(rows) for rows in drawn] == [20] * 6
     assert all(rows == sorted(set(rows)) for rows in drawn)
     assert len({tuple(rows) for rows in drawn}) == 6
     torch.manual_seed(123)
-    assert [choose_rows(replace(policy, seed=s), 40, torch.rand(40), n) for s in (0, 1) for n in (0, 1, 2)] == drawn
+    assert [
+        choose_visual_tokens(replace(policy, seed=s), 40, torch.rand(40), n) for s in (0, 1) for n in (0, 1, 2)
+    ] == drawn
 
 
 def test_random_rows_leave_the_samplers_random_stream_alone(model, tokenizer, trigger, prompts):
@@ -233,15 +235,15 @@ def test_a_blank_image_is_shown_at_the_same_places(model, tokenizer, trigger, pr
     prompt = prompts[1]
     right = wrong_image_output(model, tokenizer, trigger, prompt, Reattention(mode=mode))
     blank = wrong_image_output(model, tokenizer, trigger, prompt, Reattention(mode=mode, control="blank-image"))
-    assert blank.reflections[0][0].rows == right.reflections[0][0].rows
+    assert blank.reflections[0][0].visual_indices == right.reflections[0][0].visual_indices
     tables = [
         feature_table(model, Prompt([], pixels, prompt.image_grid_thw))
         for pixels in (prompt.pixel_values, torch.zeros_like(prompt.pixel_values))
     ]
-    visual_rows, slots = len(tables[0]), blank.slots[0]
-    shown = slots.rows[slots.provenance == Provenance.REINSERTED]
-    assert (shown >= visual_rows).all()
-    assert len(shown) == sum(len(r.rows) for r in blank.reflections[0]) > 0
+    visual_tokens, slots = len(tables[0]), blank.slots[0]
+    shown = slots.visual_indices[slots.provenance == Provenance.REINSERTED]
+    assert (shown >= visual_tokens).all()
+    assert len(shown) == sum(len(r.visual_indices) for r in blank.reflections[0]) > 0
     assert logit_gap(blank, 0, full_pass(model, slots, torch.cat(tables)).logits[0]) <= TOLERANCE
     gaps = [float((a - b).abs().max()) for a, b in zip(blank.logits[:5], right.logits[:5], strict=True)]
     assert max(gaps[:4]) <= TOLERANCE < gaps[4]
@@ -285,10 +287,10 @@ def test_an_insertion_at_a_random_place_equals_one_full_pass(model, tokenizer, t
     for row, (prompt, slots, place) in enumerate(zip(shown, output.slots, stray_places(policy, shown), strict=True)):
         look, tag = output.reflections[row]
         assert (look.stray, look.skipped, look.at) == (True, None, place)
-        assert (tag.stray, tag.skipped, tag.rows) == (False, "random-place", ())
+        assert (tag.stray, tag.skipped, tag.visual_indices) == (False, "random-place", ())
         sampled = (slots.provenance == Provenance.SAMPLED).nonzero()[:, 0].tolist()
         visual = (slots.provenance == Provenance.REINSERTED).nonzero()[:, 0].tolist()
-        assert len(visual) == policy.rows_of(len(feature_table(model, prompt)))
+        assert len(visual) == policy.number_reinserted(len(feature_table(model, prompt)))
         assert sampled[place - 1] < visual[0] < visual[-1] < sampled[place]
         assert slots.sampled_from[sampled[place]] == sampled[place - 1]
         full = full_pass(model, slots, feature_table(model, prompt)).logits[0]
@@ -332,4 +334,4 @@ def test_a_random_place_beyond_the_end_or_the_last_token_shows_nothing(model, to
         assert [r.skipped for r in output.reflections[0]] == reflections
         assert output.slots[0].count(Provenance.REINSERTED) == 0
     text = decode(model, tokenizer, prompts[:1], replace(policy, mode="text"), {(0, 3): trigger.open_id})
-    assert [(r.rows, r.skipped, r.stray) for r in text.reflections[0]] == [((), None, False)]
+    assert [(r.visual_indices, r.skipped, r.stray) for r in text.reflections[0]] == [((), None, False)]

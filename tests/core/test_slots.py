@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from look_again.core.families import FAMILIES, VisionTokens
-from look_again.core.slots import Provenance, SlotBuilder, spans_of
+from look_again.core.slots import Provenance, SlotBuilder, build_spans
 
 QWEN = FAMILIES["qwen2_5_vl"]
 IMG, VIDEO, START, END = 90, 91, 92, 93
@@ -17,7 +17,7 @@ P, S, R, F = Provenance.PROMPT, Provenance.SAMPLED, Provenance.REINSERTED, Prove
 
 def start(prompt: list[int], grids: list[tuple[int, int, int]]) -> SlotBuilder:
     builder = SlotBuilder(QWEN, VisionTokens(IMG, VIDEO, START, END))
-    builder.add_prompt(prompt, spans_of(grids))
+    builder.add_prompt(prompt, build_spans(grids))
     return builder
 
 
@@ -32,7 +32,7 @@ def sample(builder: SlotBuilder, *token_ids: int) -> None:
 
 
 def put_back(builder: SlotBuilder, *chosen: list[int], grids: list[tuple[int, int, int]], **options) -> int:
-    return builder.insert(list(zip(spans_of(grids), chosen, strict=True)), **options)
+    return builder.insert(list(zip(build_spans(grids), chosen, strict=True)), **options)
 
 
 # --- one answer with one reflection, every field
@@ -51,7 +51,7 @@ def test_every_field_around_one_insertion():
     sample(builder, REFLECT, 7)
     slots = builder.build()
     assert slots.token_ids.tolist() == [1, START, IMG, IMG, END, 2, 5, 6, START, IMG, IMG, END, REFLECT, 7]
-    assert slots.rows.tolist() == [-1, -1, 0, 1, -1, -1, -1, -1, -1, 0, 1, -1, -1, -1]
+    assert slots.visual_indices.tolist() == [-1, -1, 0, 1, -1, -1, -1, -1, -1, 0, 1, -1, -1, -1]
     assert slots.provenance.tolist() == [P, P, P, P, P, P, S, S, F, R, R, F, S, S]
     assert slots.sampled_from.tolist() == [-1] * 6 + [5, 6] + [-1] * 4 + [7, 12]
     places = [0, 1, 2, 2, 4, 5, 6, 7, 8, 9, 9, 11, 12, 13]
@@ -72,7 +72,7 @@ def test_routed_rows_keep_their_places_in_the_grid():
     put_back(builder, [2, 4], grids=[(1, 2, 3)])
     sample(builder, REFLECT)
     slots = builder.build(9)
-    assert slots.rows.tolist() == [-1, 2, 4, -1, -1]
+    assert slots.visual_indices.tolist() == [-1, 2, 4, -1, -1]
     assert slots.positions.T.tolist() == [[6] * 3, [7, 7, 9], [7, 8, 8], [10] * 3, [11] * 3]
 
 
@@ -105,7 +105,7 @@ def test_an_image_without_chosen_rows_leaves_no_trace(chosen, rows):
     slots_appended = put_back(builder, *chosen, grids=grids)
     slots = builder.build(11)
     assert slots_appended == len(slots) == len(rows) + 2 * sum(bool(part) for part in chosen)
-    assert slots.rows[slots.rows >= 0].tolist() == rows
+    assert slots.visual_indices[slots.visual_indices >= 0].tolist() == rows
     extents = [2 for part in chosen if part]  # both grids are two wide
     assert builder.next_position == first + sum(extents) + 2 * len(extents)
 
@@ -180,7 +180,7 @@ def test_pieces_taken_back_leave_one_target_before_the_insertion():
 def test_visual_rows_cannot_be_taken_back():
     """Would catch positions counted back by the number of rows instead of the grid's extent."""
     builder = small_prompt()
-    with pytest.raises(ValueError, match="visual rows"):
+    with pytest.raises(ValueError, match="visual tokens"):
         builder.truncate(3)
 
 
@@ -208,7 +208,7 @@ def test_prompts_must_match_their_images(prompt, grids):
 def test_images_without_text_between_them_stay_apart():
     """Would catch two images merged into one run: the second grid starts after the first one's extent of two."""
     slots = start([IMG, IMG, IMG, IMG, 5], [(1, 1, 2), (1, 2, 1)]).build()
-    assert slots.rows.tolist() == [0, 1, 2, 3, -1]
+    assert slots.visual_indices.tolist() == [0, 1, 2, 3, -1]
     assert slots.positions.T.tolist() == [[0, 0, 0], [0, 0, 1], [2, 2, 2], [2, 3, 2], [4, 4, 4]]
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.reattention import Reattention
 from look_again.evaluation.benchmark import BenchmarkItem
 from look_again.evaluation.subjects import (
@@ -26,7 +26,7 @@ PREFIX = "<SUMMARY> count balls</SUMMARY><CAPTION> a2 red ball</CAPTION><REFLECT
 
 @pytest.fixture(scope="module")
 def looker(model, tokenizer):
-    family = family_of(model.config)
+    family = find_family(model.config)
     return LookAgain(Checkpoint("random", model, tokenizer, build_image_processor(), family, trained=True))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.reattention import Reattention
 from look_again.data.sample import Sample
 from look_again.rl.rollouts import sample_groups
@@ -53,7 +53,7 @@ def test_log_probs_at_rollout_equal_those_of_the_loss_pass(model, tokenizer, tri
     plan = dict.fromkeys([(0, 4), (0, 11), (1, 7), (3, 0), (3, 9)], trigger.open_id)
     torch.manual_seed(3)
     output = decode(model, tokenizer, prompts, policy, plan, max_new_tokens=18, do_sample=True)
-    module, family = Reattending(model, tag_ids(tokenizer)), family_of(model.config)
+    module, family = Reattending(model, tag_ids(tokenizer)), find_family(model.config)
     banned = torch.tensor(family.vision_tokens(model.config).never_sampled)
     examples = [
         Example(
@@ -61,7 +61,7 @@ def test_log_probs_at_rollout_equal_those_of_the_loss_pass(model, tokenizer, tri
             response,
             [family.merged_grid(grid, model.config) for grid in prompt.image_grid_thw],
             policy,
-            chosen=[list(reflection.rows) for reflection in own],
+            chosen=[list(reflection.visual_indices) for reflection in own],
         )
         for prompt, response, own in zip(prompts, responses(output, prompts), output.reflections, strict=True)
     ]

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.loading import load_checkpoint
 from look_again.processing import LookAgainProcessor
 from look_again.rl.rewards import BalanceReward, accuracy_reward, format_reward
@@ -56,7 +56,7 @@ def test_our_rewards_run_in_trl(tmp_path):
 def test_trl_cannot_carry_rows_inside_completions(tmp_path):
     """Once it can, the loop of our own is worth another look: it counts features and tokens of the prompt alone."""
     _, shipped = trainer(tmp_path / "once")
-    tokens = family_of(shipped.model.config).vision_tokens(shipped.model.config)
+    tokens = find_family(shipped.model.config).vision_tokens(shipped.model.config)
 
     def rollout(prompts, _trainer):
         text = shipped.tokenizer("the ball", add_special_tokens=False)["input_ids"]

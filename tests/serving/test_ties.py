@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.generate import LookAgainDecoding, Reinsertion, Token
 from look_again.core.reattention import Reattention
 from look_again.loading import Checkpoint
@@ -23,7 +23,7 @@ AT = 6  # the reflection's place
 
 @pytest.fixture
 def checkpoint(model, tokenizer) -> Checkpoint:
-    return Checkpoint("random", model, tokenizer, None, family_of(model.config), True)
+    return Checkpoint("random", model, tokenizer, None, find_family(model.config), True)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def told(model, tokenizer, trigger, prompts) -> tuple[Prompt, list[Any], torch.T
     logits = full_pass(model, slots, feature_table(model, prompts[0])).logits[0][
         slots.sampled_from[response_slots(slots)]
     ]
-    grids = [family_of(model.config).merged_grid(grid, model.config) for grid in prompts[0].image_grid_thw]
+    grids = [find_family(model.config).merged_grid(grid, model.config) for grid in prompts[0].image_grid_thw]
     pixels = {"pixel_values": prompts[0].pixel_values, "image_grid_thw": prompts[0].image_grid_thw}
     return Prompt(prompts[0].token_ids, grids, pixels), events[:-1], logits
 
@@ -64,7 +64,7 @@ def test_the_gap_is_that_of_the_place_where_they_part(checkpoint, told, at):
     """Would catch logits of the place before or after, or those of a sequence without its insertion."""
     prompt, events, logits = told
     row = logits[at].clone()
-    row[list(family_of(checkpoint.model.config).vision_tokens(checkpoint.model.config).never_sampled)] = -math.inf
+    row[list(find_family(checkpoint.model.config).vision_tokens(checkpoint.model.config).never_sampled)] = -math.inf
     second = int(row.topk(2).indices[1])
     gap = float(row.max() - row[second])
     parted = parting(checkpoint, prompt, COPY, events, changed(events, at, second))
@@ -93,7 +93,7 @@ def test_what_is_no_tie_is_none(checkpoint, told):
     """Would catch other rows, a missing end or a missing look excused as rounding."""
     prompt, events, _ = told
     look = next(i for i, event in enumerate(events) if isinstance(event, Reinsertion))
-    fewer = Reinsertion(0, type(events[look].reflection)("copy", rows=(0, 1), at=AT))
+    fewer = Reinsertion(0, type(events[look].reflection)("copy", visual_indices=(0, 1), at=AT))
     for other in ([*events[:look], fewer, *events[look + 1 :]], events[:-1], events[:look] + events[look + 1 :]):
         for a, b in ((events, other), (other, events)):
             assert parting(checkpoint, prompt, COPY, a, b).gap == math.inf

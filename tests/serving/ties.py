@@ -83,7 +83,11 @@ def _told(events: Sequence[BackendEvent]) -> list[Token | Reinsertion]:
 def _same(a: Token | Reinsertion, b: Token | Reinsertion) -> bool:
     if isinstance(a, Token) and isinstance(b, Token):
         return (a.token_id, a.forced) == (b.token_id, b.forced)
-    return isinstance(a, Reinsertion) and isinstance(b, Reinsertion) and a.reflection.rows == b.reflection.rows
+    return (
+        isinstance(a, Reinsertion)
+        and isinstance(b, Reinsertion)
+        and a.reflection.visual_indices == b.reflection.visual_indices
+    )
 
 
 def _sampled_next(events: Sequence[Token | Reinsertion]) -> int | None:
@@ -109,7 +113,7 @@ def _append(start: Start, policy: Reattention, events: Sequence[Token | Reinsert
     for event in events:
         if isinstance(event, Reinsertion):
             pieces = builder.truncate(len(builder) - (response - event.reflection.at))
-            reinsert(builder, policy, split_by_image(event.reflection.rows, start.shown))
+            reinsert(builder, policy, split_by_image(event.reflection.visual_indices, start.shown))
             for piece in pieces:
                 builder.add_token(piece, Provenance.SAMPLED)
         else:

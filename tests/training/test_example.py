@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from look_again.core.families import FAMILIES, VisionTokens, family_of
+from look_again.core.families import FAMILIES, VisionTokens, find_family
 from look_again.core.generate import LookAgainOutput
 from look_again.core.reattention import Reattention
 from look_again.core.slots import Slots
@@ -46,14 +46,14 @@ def show(policy: Reattention) -> str:
 
 
 def example_of(model: Any, prompt: Prompt, response: list[int], policy: Reattention) -> Example:
-    family = family_of(model.config)
+    family = find_family(model.config)
     grids = [family.merged_grid(grid, model.config) for grid in prompt.image_grid_thw]
     return Example(prompt.token_ids, response, grids, policy)
 
 
 def rebuilt(model: Any, examples: list[Example], tables: list[torch.Tensor], reflection_id: int) -> list[Slots]:
     """The sequences that the trainer makes of the examples."""
-    family = family_of(model.config)
+    family = find_family(model.config)
     chosen: list[Any] = [None] * len(examples)
     if examples[0].policy.needs_scores:
         chosen = select_visual_tokens(model, examples, tables, reflection_id)
@@ -116,7 +116,7 @@ def test_chosen_rows_go_to_their_own_reflections():
     builder = start_sequence(FAMILIES["qwen2_5_vl"], VisionTokens(90, 91, 92, 93), example)
     add_response(builder, example, 50, [[1], [0]])
     slots = builder.build()
-    assert slots.rows.tolist() == [-1, 0, 1, -1, 1, -1, -1, 0, -1]
+    assert slots.visual_indices.tolist() == [-1, 0, 1, -1, 1, -1, -1, 0, -1]
     assert slots.targets().tolist() == [-100, -100, -100, 50, -100, 8, 50, -100, -100]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from look_again.core.attention import recorded_attention
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.generate import LookAgainDecoding
 from look_again.core.reattention import Reattention
 from look_again.core.runner import Runner, encode_images
@@ -48,7 +48,7 @@ def test_route_picks_the_same_rows_in_training_and_decoding():
         tag = ids[open_tag("REFLECTION")]
         found = select_visual_tokens(model, [item.example for item in items], features, tag)
         for item, rows, own, table in zip(items, found, output.reflections, features, strict=True):
-            decoded = [list(reflection.rows) for reflection in own]
+            decoded = [list(reflection.visual_indices) for reflection in own]
             reflections += len(decoded)
             if rows != decoded:
                 near += 1
@@ -67,7 +67,7 @@ def prompts(rows: list[list[int]], pad: int) -> dict[str, torch.Tensor]:
 
 def margin(model, example, table, tag) -> float:
     """How far apart, at the first reflection, the last chosen and the first left-out score are."""
-    family = family_of(model.config)
+    family = find_family(model.config)
     builder = start_sequence(family, family.vision_tokens(model.config), example)
     for token in example.response_ids[: example.response_ids.index(tag)]:
         builder.add_token(token, Provenance.SAMPLED)
@@ -75,5 +75,5 @@ def margin(model, example, table, tag) -> float:
         runner = Runner(model, [builder], [table], score_layers=range(model.config.get_text_config().num_hidden_layers))
         runner.prefill()
         scores = runner.scores(0).sort(descending=True).values
-    k = POLICY.rows_of(len(scores))
+    k = POLICY.number_reinserted(len(scores))
     return float(scores[k - 1] - scores[k])

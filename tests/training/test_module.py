@@ -109,10 +109,10 @@ def test_checkpointing_and_dropout_do_not_reach_the_selection(tokenizer, model, 
     module.train(training)
     example = example_of(model, prompts[0], [300, trigger.open_id, 301, trigger.open_id, 5], Reattention(mode="route"))
     features, _ = module.features([example], **images_of(prompts[:1]))
-    expected = [slots.rows.tolist() for slots in module.sequences([example], features)]
+    expected = [slots.visual_indices.tolist() for slots in module.sequences([example], features)]
     model.gradient_checkpointing_enable({"use_reentrant": False})
     try:
-        assert [slots.rows.tolist() for slots in module.sequences([example], features)] == expected
+        assert [slots.visual_indices.tolist() for slots in module.sequences([example], features)] == expected
     finally:
         model.gradient_checkpointing_disable()
     assert model.training == training

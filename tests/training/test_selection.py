@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.reattention import Reattention
 from look_again.training.example import Example
 from look_again.training.selection import select_visual_tokens
@@ -26,7 +26,7 @@ def random_plan(rows: int, columns: int, reflection_id: int, seed: int) -> dict[
 
 
 def examples_of(model: Any, prompts: Any, given: Any, policy: Reattention) -> list[Example]:
-    family = family_of(model.config)
+    family = find_family(model.config)
     return [
         Example(
             prompt.token_ids,
@@ -59,7 +59,7 @@ def test_select_rows_equals_decoding(model, tokenizer, trigger, prompts, seed, p
     output = decode(model, tokenizer, shown, policy, plan, max_new_tokens=45, do_sample=True)
     examples = examples_of(model, shown, responses(output, shown), policy)
     chosen = select_visual_tokens(model, examples, [feature_table(model, prompt) for prompt in shown], trigger.open_id)
-    assert chosen == [[list(reflection.rows) for reflection in own] for own in output.reflections]
+    assert chosen == [[list(reflection.visual_indices) for reflection in own] for own in output.reflections]
     assert sum(map(len, chosen)) == len(plan) >= 5
     assert len({tuple(rows) for own in chosen for rows in own}) > 3
 

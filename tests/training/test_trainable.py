@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.reattention import Reattention
 from look_again.tabletop.tiny import build_model
 from look_again.text.tags import tag_ids
@@ -37,7 +37,7 @@ def fresh(tokenizer: Any, tied: bool) -> Any:
 
 def rows(model: Any, tokenizer: Any) -> tuple[list[Example], dict[str, torch.Tensor]]:
     """A row of each kind: COPY, ROUTE, and one without image."""
-    family, ids = family_of(model.config), tag_ids(tokenizer)
+    family, ids = find_family(model.config), tag_ids(tokenizer)
     shown = make_prompt(tokenizer, "Where is the box?", [(56, 84)], seed=1)
     grids = [family.merged_grid(grid, model.config) for grid in shown.image_grid_thw]
     text = make_prompt(tokenizer, "How many?", [])

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.generate import LookAgainDecoding
 from look_again.core.inputs import left_padded
 from look_again.core.reattention import Reattention
@@ -149,7 +149,7 @@ def test_pushed_weights_answer(server, start, codec, rows, tmp_path, asleep):
 
 def test_vision_tokens_are_never_sampled(server, start, codec, rows, tmp_path):
     """With weights that would: the video token, which no prompt holds, has the row of the tag that opens answers."""
-    model, tokens = copy.deepcopy(start.model), family_of(start.model.config).vision_tokens(start.model.config)
+    model, tokens = copy.deepcopy(start.model), find_family(start.model.config).vision_tokens(start.model.config)
     with torch.no_grad():
         table = model.get_input_embeddings().weight
         table[tokens.video] = table[codec.tag_ids["<SUMMARY>"]]

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from look_again.bench.vllm_process import VllmProcess
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.generate import Reinsertion, Token
 from look_again.core.reattention import Reattention
 from look_again.data.image_files import open_image
@@ -147,7 +147,7 @@ def check_resumed(requests: Sequence[UpstreamRequest], theirs: Sequence[Answer])
 
 
 def added(event: Reinsertion) -> int:
-    return len(event.reflection.rows) + 2
+    return len(event.reflection.visual_indices) + 2
 
 
 def test_text_and_copy_answer_as_the_transformers_backend_does(served, checkpoint):
@@ -218,7 +218,7 @@ def test_sampling_never_takes_a_vision_token(served, checkpoint):
     hot = Sampling(max_new_tokens=100, temperature=2.0, seed=5)
     asked = [replace(job, sampling=hot) for job in jobs(COPY, 4, first=3030)]
     first, again = (asyncio.run(answers_of(VllmBackend(checkpoint, [served.server.url]), asked)) for _ in range(2))
-    never = family_of(checkpoint.model.config).vision_tokens(checkpoint.model.config).never_sampled
+    never = find_family(checkpoint.model.config).vision_tokens(checkpoint.model.config).never_sampled
     for a, b in zip(first, again, strict=True):
         assert not {event.token_id for event in a if isinstance(event, Token)} & set(never)
         assert [event.token_id for event in a[1:4]] == [event.token_id for event in b[1:4]]

@@ -29,7 +29,7 @@ class Track:
     """One answer under one policy, a value per sampled token: (n,), per_layer (layers, n).
 
     share: r counted over slots. bound: r by the theorems' formula. original, reinserted: attention on the prompt's
-    visual rows and on all re-inserted ones. bound_nats: r H. look: index of the token after the first insertion.
+    visual tokens and on all re-inserted ones. bound_nats: r H. look: index of the token after the first insertion.
     gains: visual share before and after each insertion.
     """
 

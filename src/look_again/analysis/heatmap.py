@@ -27,7 +27,7 @@ PROMPT_PANEL = "prompt's text"
 
 @dataclass(frozen=True)
 class Panel:
-    """What one group of tokens looked at: maps (V,) of the prompt's visual rows and of re-inserted ones, per place."""
+    """What one group of tokens looked at: maps (V,) of the prompt's visual tokens and of re-inserted ones, per place."""
 
     name: str
     tokens: int
@@ -50,8 +50,8 @@ def split_panels(
 
 def by_place(slots: Slots, on_rows: torch.Tensor, places: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention (P, K) on visual slots as (P, V) on places: the prompt's rows, and the sum over all insertions."""
-    visual = (slots.rows >= 0).nonzero()[:, 0]
-    rows, inserted = slots.rows[visual], slots.provenance[visual] == Provenance.REINSERTED
+    visual = (slots.visual_indices >= 0).nonzero()[:, 0]
+    rows, inserted = slots.visual_indices[visual], slots.provenance[visual] == Provenance.REINSERTED
     original, reinserted = (on_rows.new_zeros((on_rows.shape[0], places)) for _ in range(2))
     original.index_add_(1, rows[~inserted], on_rows[:, ~inserted])
     reinserted.index_add_(1, rows[inserted], on_rows[:, inserted])

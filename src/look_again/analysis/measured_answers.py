@@ -17,7 +17,7 @@ from look_again.answers import Answer
 from look_again.core.families import VisionTokens
 from look_again.core.reattention import Reattention
 from look_again.core.runner import encode_images
-from look_again.core.slots import VisualSpan, spans_of
+from look_again.core.slots import VisualSpan, build_spans
 from look_again.loading import Checkpoint
 from look_again.model import LookAgain, Request, Sampling
 from look_again.registry import lookup
@@ -88,7 +88,7 @@ def encode(checkpoint: Checkpoint, questions: Sequence[ImageQuestion]) -> list[E
             checkpoint.model, inputs["pixel_values"].to(device), inputs["image_grid_thw"].to(device)
         )
     grids = [checkpoint.family.merged_grid(grid, checkpoint.model.config) for grid in inputs["image_grid_thw"]]
-    return [EncodedImage(tokens, spans_of([grid])) for tokens, grid in zip(features, grids, strict=True)]
+    return [EncodedImage(tokens, build_spans([grid])) for tokens, grid in zip(features, grids, strict=True)]
 
 
 def vision_tokens(checkpoint: Checkpoint) -> VisionTokens:

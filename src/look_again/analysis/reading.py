@@ -19,7 +19,7 @@ import torch
 
 from look_again.analysis.shares import builder_of, first_look, sampled_slots, visual_blocks
 from look_again.core.attention import AttentionRecorder, attention_weights, recorded_attention
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.runner import Runner
 from look_again.core.slots import Slots
 
@@ -131,7 +131,7 @@ class Replay(Runner):
     """A Runner over finished sequences that also keeps the last hidden states of its pass, (B, S, hidden)."""
 
     def __init__(self, model: Any, finished: Sequence[FinishedSequence]) -> None:
-        self.family = family_of(model.config)
+        self.family = find_family(model.config)
         self.tokens = self.family.vision_tokens(model.config)
         builders = [builder_of(self.family, self.tokens, one.slots) for one in finished]
         layers = range(model.config.get_text_config().num_hidden_layers)

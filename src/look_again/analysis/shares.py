@@ -1,4 +1,4 @@
-"""What the analyses ask of a finished sequence: shares, blocks of visual rows, the same text without its insertions.
+"""What the analyses ask of a finished sequence: shares, blocks of visual tokens, the same text without its insertions.
 
 All of it is read from the slots that decoding left behind, so an analysis counts what the model read and not what a
 formula supposes. The formulas of theorems 3.1 and 3.2 are here too, to be drawn beside the counts; they know nothing of
@@ -21,7 +21,7 @@ def builder_of(family: Family, tokens: VisionTokens, slots: Slots) -> SlotBuilde
     """A builder that holds a finished sequence, for a Runner to feed; nothing can be appended to it."""
     builder = SlotBuilder(family, tokens)
     builder.token_ids = slots.token_ids.tolist()
-    builder.rows = slots.rows.tolist()
+    builder.visual_indices = slots.visual_indices.tolist()
     builder.provenance = slots.provenance.tolist()
     builder.positions = [tuple(place) for place in slots.positions.T.tolist()]
     builder.sampled_from = slots.sampled_from.tolist()
@@ -41,20 +41,20 @@ def response_slots(slots: Slots, tokens: VisionTokens) -> torch.Tensor:
 
 
 def prompt_text_slots(slots: Slots) -> torch.Tensor:
-    """Slots of the prompt's text after its last visual row: what reads the image before any answer."""
+    """Slots of the prompt's text after its last visual token: what reads the image before any answer."""
     prompt = slots.provenance == Provenance.PROMPT
-    visual = (prompt & (slots.rows >= 0)).nonzero()[:, 0]
+    visual = (prompt & (slots.visual_indices >= 0)).nonzero()[:, 0]
     text = prompt.clone()
     text[: int(visual[-1]) + 1 if len(visual) else 0] = False
     return text.nonzero()[:, 0]
 
 
 def visual_blocks(slots: Slots) -> tuple[torch.Tensor, torch.Tensor]:
-    """(K,) slots of all visual rows, ascending, and (K,) their block: 0 the prompt's, then 1 for the first insertion.
+    """(K,) slots of all visual tokens, ascending, and (K,) their block: 0 the prompt's, then 1 for the first insertion.
 
     Two insertions always have a sampled `<REFLECTION>` between them; the images of one insertion have none.
     """
-    visual = (slots.rows >= 0).nonzero()[:, 0]
+    visual = (slots.visual_indices >= 0).nonzero()[:, 0]
     before = (slots.provenance == Provenance.SAMPLED).cumsum(0)[visual]
     before[slots.provenance[visual] == Provenance.PROMPT] = -1
     numbers = torch.unique(torch.cat([torch.tensor([-1]), before]), return_inverse=True)[1]
@@ -64,16 +64,16 @@ def visual_blocks(slots: Slots) -> tuple[torch.Tensor, torch.Tensor]:
 def visual_share(slots: Slots) -> torch.Tensor:
     """(N,) r up to and including each slot: visual slots so far / slots so far (theorem 3.1's L_c / L_total)."""
     counted = torch.arange(1, len(slots) + 1)
-    return (slots.rows >= 0).cumsum(0) / counted
+    return (slots.visual_indices >= 0).cumsum(0) / counted
 
 
 def bound_share(slots: Slots) -> torch.Tensor:
-    """(n,) r by formula at each sampled token: (L_c + k) / (L_x + L_c + L_y + k), k visual rows re-inserted so far.
+    """(n,) r by formula at each sampled token: (L_c + k) / (L_x + L_c + L_y + k), k visual tokens re-inserted so far.
 
     Theorem 3.2; without insertions (k = 0) theorem 3.1. L_y counts sampled tokens, this one included.
     """
     sampled = sampled_slots(slots)
-    prompt, visual = slots.provenance == Provenance.PROMPT, slots.rows >= 0
+    prompt, visual = slots.provenance == Provenance.PROMPT, slots.visual_indices >= 0
     text, shown = int((prompt & ~visual).sum()), int((prompt & visual).sum())
     inserted = (slots.provenance == Provenance.REINSERTED).cumsum(0)[sampled]
     generated = torch.arange(1, len(sampled) + 1)

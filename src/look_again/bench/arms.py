@@ -14,11 +14,11 @@ from transformers import LogitsProcessorList
 from look_again.bench.measure import Call, paired_ratios, timed
 from look_again.bench.settings import BATCH, DTYPES, SHAPES, Settings
 from look_again.bench.subject import ForcedIds, LargeConfig, Subject, large_subject, tiny_subject
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.generate import LookAgainDecoding, LookAgainOutput
 from look_again.core.reattention import Reattention, reinsert, split_by_image
 from look_again.core.runner import Runner, encode_images
-from look_again.core.slots import Provenance, SlotBuilder, spans_of
+from look_again.core.slots import Provenance, SlotBuilder, build_spans
 from look_again.tabletop.tiny import TinyConfig
 
 TEXT = Reattention(mode="text")
@@ -79,7 +79,9 @@ class Bench:
         output = self.arm(policy, triggers, return_dict_in_generate=True)()
         for row, steps in zip(output.reflections, triggers, strict=True):
             assert [reflection.at for reflection in row] == list(steps), "the forced answer did not reflect as planned"
-            assert all(bool(reflection.rows) == policy.inserts for reflection in row), "a re-insertion was skipped"
+            assert all(bool(reflection.visual_indices) == policy.inserts for reflection in row), (
+                "a re-insertion was skipped"
+            )
         return output
 
     def ratios(self, measured: Call, baseline: Call) -> list[float]:
@@ -98,9 +100,9 @@ class ReflectionArms:
 
     def __init__(self, subject: Subject, answered: int) -> None:
         self.subject, model = subject, subject.model
-        family, inputs = family_of(model.config), subject.inputs(1)
+        family, inputs = find_family(model.config), subject.inputs(1)
         self.grid_thw, self.pixel_values = inputs["image_grid_thw"], inputs["pixel_values"]
-        spans = spans_of([family.merged_grid(self.grid_thw[0], model.config)])
+        spans = build_spans([family.merged_grid(self.grid_thw[0], model.config)])
         self.builder = SlotBuilder(family, family.vision_tokens(model.config))
         self.builder.add_prompt(subject.prompts[0].token_ids, spans)
         for token in subject.answers([[]], answered)[0].tolist():

@@ -187,7 +187,7 @@ def _check_plan(heard: dict[str, Heard], settings: ServeSettings) -> None:
     looks = settings.tokens // settings.every - 1
     for name, times in (("plain", 0), ("copy", looks)):
         for ended in heard[name].ends:
-            done = sum(bool(reflection.rows) for reflection in ended.reflections)
+            done = sum(bool(reflection.visual_indices) for reflection in ended.reflections)
             assert (ended.sampled, done) == (settings.tokens, times), f"{name} did not go as planned: {ended}"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, GenerationConfig, LogitsProcessor
 
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.inputs import process_images
 from look_again.core.trigger import Trigger
 from look_again.tabletop.render import render
@@ -78,7 +78,7 @@ class Subject:
 
     @property
     def image_token(self) -> int:
-        return family_of(self.model.config).vision_tokens(self.model.config).image
+        return find_family(self.model.config).vision_tokens(self.model.config).image
 
 
 class ForcedIds(LogitsProcessor):
@@ -125,7 +125,7 @@ def large_model(large: LargeConfig, device: torch.device, dtype: torch.dtype) ->
 def _tabletop_prompt(tokenizer: Any, config: Any, index: int) -> Prompt:
     row = make_row("train", 0, index)
     images = process_images(build_image_processor(), config, [render(row.scene)])
-    renderer = Renderer(tokenizer, family_of(config).image_text)
+    renderer = Renderer(tokenizer, find_family(config).image_text)
     ids = renderer.render_prompt(question_messages(row.prompt, 1), images.visual_token_counts)
     return Prompt(ids, images.tensors["pixel_values"], images.tensors["image_grid_thw"])
 

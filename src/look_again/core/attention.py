@@ -1,12 +1,12 @@
-"""Attention on visual rows, exact, while the model runs with its own kernel.
+"""Attention on visual tokens, exact, while the model runs with its own kernel.
 
-ROUTE ranks visual rows by equation (5): the attention that the tokens sampled so far pay to each of them. Kernels such
-as SDPA and flash attention do not return attention. So a thin wrapper, registered through transformers' public
+ROUTE ranks visual tokens by equation (5): the attention that the tokens sampled so far pay to each of them. Kernels
+such as SDPA and flash attention do not return attention. So a thin wrapper, registered through transformers' public
 attention interface, hands the queries of interest to a recorder and then calls the kernel unchanged. Queries of single
 decoding steps wait in a small buffer; a block of them is compared with the cached keys at once. No L x L matrix, no
 eager pass, no effect on the answer.
 
-Legend: B batch rows, H query heads, K key-value heads, n queries, S slots, V visual rows of the prompt, D head size.
+Legend: B batch rows, H query heads, K key-value heads, n queries, S slots, V visual tokens of the prompt, D head size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from look_again.core.cache import RaggedCache, remove_row
+from look_again.core.cache import RaggedCache, swap_remove
 
 PREFIX = "look_again_"
 BLOCK_QUERIES = 16  # decoding steps whose queries wait before they are compared with the keys
@@ -62,9 +62,9 @@ def attention_mass(
 
 
 class AttentionRecorder:
-    """Running equation (5) for each row of a batch: mean attention of observed queries on the prompt's visual rows.
+    """Running equation (5) for each row of a batch: mean attention of observed queries on the prompt's visual tokens.
 
-    visual_slots: per batch row, the slots of the prompt's visual rows. layers: decoder layers to average; rows that
+    visual_slots: per batch row, the slots of the prompt's visual tokens. layers: decoder layers to average; rows that
     join later bring layers of their own, none where nothing is to be observed.
     """
 
@@ -74,7 +74,7 @@ class AttentionRecorder:
         self.cache = cache
         self.scaling = scaling
         self.visual_slots: list[torch.Tensor] = []
-        self.layers_of: list[list[int]] = []
+        self.sequence_layers: list[list[int]] = []
         self.totals: list[torch.Tensor] = []
         self.counts: list[int] = []
         self._waiting: dict[int, torch.Tensor] = {}  # by layer, (B, H, BLOCK_QUERIES, D)
@@ -83,29 +83,29 @@ class AttentionRecorder:
         self._wanted: list[tuple[int, torch.Tensor, torch.Tensor]] | None = None
         self.layers = list(layers)
         for slots in visual_slots:
-            self.add_row(slots, self.layers)
+            self.add_sequence(slots, self.layers)
 
-    def add_row(self, visual_slots: torch.Tensor, layers: Sequence[int]) -> None:
+    def add_sequence(self, visual_slots: torch.Tensor, layers: Sequence[int]) -> None:
         """Take one more row in, of which nothing was observed yet."""
         self.visual_slots.append(visual_slots)
-        self.layers_of.append(list(layers))
+        self.sequence_layers.append(list(layers))
         self.totals.append(torch.zeros(len(visual_slots), device=visual_slots.device))
         self.counts.append(0)
         self._slots.append([])
-        self.layers = sorted(set().union(*self.layers_of))
+        self.layers = sorted(set().union(*self.sequence_layers))
 
-    def remove_row(self, row: int) -> None:
+    def remove_sequence(self, row: int) -> None:
         """Let a row go; the last row takes its number, as in the cache, with the queries that wait."""
         last = len(self.visual_slots) - 1
         for waiting in self._waiting.values():
             if row < last < len(waiting):
                 waiting[row] = waiting[last]
-        remove_row(self.visual_slots, row)
-        remove_row(self.layers_of, row)
-        remove_row(self.totals, row)
-        remove_row(self.counts, row)
-        remove_row(self._slots, row)
-        self.layers = sorted(set().union(*self.layers_of))
+        swap_remove(self.visual_slots, row)
+        swap_remove(self.sequence_layers, row)
+        swap_remove(self.totals, row)
+        swap_remove(self.counts, row)
+        swap_remove(self._slots, row)
+        self.layers = sorted(set().union(*self.sequence_layers))
 
     def watch_step(self, rows: Sequence[int]) -> None:
         """The next pass feeds one token to every row; observe the queries of `rows` (sampled tokens)."""
@@ -114,7 +114,7 @@ class AttentionRecorder:
                 self._flush(row)
             self._column = 0
         for row in rows:
-            if self.layers_of[row]:
+            if self.sequence_layers[row]:
                 self._slots[row].append((self._column, self.cache.lengths[row]))
         self._wanted = None
 
@@ -131,7 +131,7 @@ class AttentionRecorder:
     @property
     def listens(self) -> bool:
         """Whether any row wants to be observed."""
-        return any(self.layers_of)
+        return any(self.sequence_layers)
 
     @property
     def listens_to_chunk(self) -> bool:
@@ -146,10 +146,10 @@ class AttentionRecorder:
             self._keep(layer, query_BHnD)
             return
         for i, (row, indices, slots) in enumerate(self._wanted):
-            if len(indices) and layer in self.layers_of[row]:
+            if len(indices) and layer in self.sequence_layers[row]:
                 query = query_BHnD[i, :, indices.to(query_BHnD.device)]
                 self._add(row, attention_mass(query, key_BKSD[i], slots, self.visual_slots[row], self.scaling))
-                self.counts[row] += len(indices) if layer == self.layers_of[row][0] else 0
+                self.counts[row] += len(indices) if layer == self.sequence_layers[row][0] else 0
 
     def end_step(self) -> None:
         """Close a step begun with `watch_step`."""
@@ -175,16 +175,16 @@ class AttentionRecorder:
             return
         columns = torch.tensor([column for column, _ in self._slots[row]])
         slots = torch.tensor([slot for _, slot in self._slots[row]])
-        for layer in self.layers_of[row]:
+        for layer in self.sequence_layers[row]:
             waiting = self._waiting[layer]
             query = waiting[row][:, columns.to(waiting.device)]
-            keys = self.cache.keys_of(layer, row)
+            keys = self.cache.read_keys(layer, row)
             self._add(row, attention_mass(query, keys, slots, self.visual_slots[row], self.scaling))
         self.counts[row] += len(slots)
         self._slots[row].clear()
 
     def _add(self, row: int, mass_V: torch.Tensor) -> None:
-        self.totals[row] += mass_V.to(self.totals[row].device) / len(self.layers_of[row])
+        self.totals[row] += mass_V.to(self.totals[row].device) / len(self.sequence_layers[row])
 
 
 class _AsKernel:

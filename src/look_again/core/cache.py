@@ -43,8 +43,10 @@ class RaggedLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys = key_states.new_empty((self.cache.num_rows, key_states.shape[1], 0, key_states.shape[3]))
-        self.values = value_states.new_empty((self.cache.num_rows, value_states.shape[1], 0, value_states.shape[3]))
+        self.keys = key_states.new_empty((self.cache.num_sequences, key_states.shape[1], 0, key_states.shape[3]))
+        self.values = value_states.new_empty(
+            (self.cache.num_sequences, value_states.shape[1], 0, value_states.shape[3])
+        )
         self.is_initialized = True
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any):
@@ -53,7 +55,7 @@ class RaggedLayer(CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
         window = self.cache.window
         stop = window.longest + key_states.shape[2]
-        self._reserve(stop, self.cache.num_rows)
+        self._reserve(stop, self.cache.num_sequences)
         assert self.keys is not None
         assert self.values is not None
         keys, values = self.keys[window.rows], self.values[window.rows]
@@ -120,7 +122,7 @@ def _resized(states: torch.Tensor, rows: int, capacity: int) -> torch.Tensor:
     return resized
 
 
-def remove_row(items: list[T], row: int) -> None:
+def swap_remove(items: list[T], row: int) -> None:
     """Take out what belongs to one row; what belongs to the last row takes its place."""
     last = items.pop()
     if row < len(items):
@@ -130,31 +132,31 @@ def remove_row(items: list[T], row: int) -> None:
 class RaggedCache(Cache):
     """A cache for `batch_size` rows over `num_layers` layers; `lengths[b]` slots of row b are in use.
 
-    Before each forward pass choose its rows with `all_rows` or `one_row`; afterwards `advance` them by what was fed.
-    Batches whose rows come and go start with 0 rows.
+    Before each forward pass choose its sequences with `select_all` or `select_one`; afterwards `advance` them by what
+    was fed. Batches whose rows come and go start with 0 rows.
     """
 
     def __init__(self, num_layers: int, batch_size: int) -> None:
-        self.num_rows = batch_size
+        self.num_sequences = batch_size
         self.lengths = [0] * batch_size
         self.window = Window(slice(0, batch_size), None, 0)
         self._ragged = [RaggedLayer(self) for _ in range(num_layers)]
         super().__init__(layers=list(self._ragged))
 
-    def all_rows(self, device: torch.device) -> torch.Tensor | None:
+    def select_all(self, device: torch.device) -> torch.Tensor | None:
         """Write every row in the next pass, one slot each unless all are equally long.
 
         Returns the 2-D attention mask (B, longest + 1) that one more slot per row needs, None when rows are equal.
         """
         longest = max(self.lengths)
         if min(self.lengths) == longest:
-            self.window = Window(slice(0, self.num_rows), None, longest)
+            self.window = Window(slice(0, self.num_sequences), None, longest)
             return None
         lengths = torch.tensor(self.lengths, device=device)
-        self.window = Window(slice(0, self.num_rows), lengths, longest)
+        self.window = Window(slice(0, self.num_sequences), lengths, longest)
         return (torch.arange(longest + 1, device=device) <= lengths[:, None]).long()
 
-    def one_row(self, row: int) -> None:
+    def select_one(self, row: int) -> None:
         """Write only `row` in the next pass, any number of slots; the pass reads a view of its part of the buffer."""
         self.window = Window(slice(row, row + 1), None, self.lengths[row])
 
@@ -162,25 +164,25 @@ class RaggedCache(Cache):
         """Count `slots` more slots of `row` as used (negative to take back the last ones)."""
         self.lengths[row] += slots
 
-    def add_row(self) -> int:
+    def add_sequence(self) -> int:
         """Take one more, empty row in; returns its number."""
         self.lengths.append(0)
-        self.num_rows += 1
-        return self.num_rows - 1
+        self.num_sequences += 1
+        return self.num_sequences - 1
 
-    def remove_row(self, row: int) -> None:
+    def remove_sequence(self, row: int) -> None:
         """Let a row go; the last row takes its number."""
-        last = self.num_rows - 1
+        last = self.num_sequences - 1
         if row != last:
             for layer in self._ragged:
                 layer.move(last, row, self.lengths[last])
-        remove_row(self.lengths, row)
-        self.num_rows = last
+        swap_remove(self.lengths, row)
+        self.num_sequences = last
         for layer in self._ragged:
             layer.trim(last, max(self.lengths, default=0))
 
     @property
-    def allocated_rows(self) -> int:
+    def allocated_sequences(self) -> int:
         """Rows that there is room for."""
         keys = self._ragged[0].keys
         return 0 if keys is None else keys.shape[0]
@@ -191,7 +193,7 @@ class RaggedCache(Cache):
         keys = self._ragged[0].keys
         return 0 if keys is None else keys.shape[2]
 
-    def keys_of(self, layer: int, row: int) -> torch.Tensor:
+    def read_keys(self, layer: int, row: int) -> torch.Tensor:
         """A view of one row's keys so far, (H, S, D)."""
         keys = self._ragged[layer].keys
         assert keys is not None, "nothing was cached yet"

@@ -1,6 +1,6 @@
 """What is special to a family of vision-language models, in one table; the next family is a row.
 
-Everything else in the project speaks of visual rows, grids and positions and asks this table.
+Everything else in the project speaks of visual tokens, grids and positions and asks this table.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class UnknownFamilyError(ValueError):
     """The model's family is not in the table."""
 
 
-def family_of(config: Any) -> Family:
+def find_family(config: Any) -> Family:
     """The family of a model's configuration. Raises UnknownFamilyError, naming the known ones."""
     model_type = getattr(config, "model_type", None)
     if model_type not in FAMILIES:

@@ -1,8 +1,8 @@
 """Decoding with visual re-attention: a `custom_generate` callable for transformers' `model.generate`.
 
-When a row writes `<REFLECTION>`, the policy's visual rows are appended right before it and the row is fed that chunk on
-its warm cache: no second vision pass, no re-prefill, no copy of the cache. Other rows of the batch take their ordinary
-step. What happens to one row is in decoding_row; here is the loop over a batch whose rows start together.
+When a row writes `<REFLECTION>`, the policy's visual tokens are appended right before it and the row is fed that chunk
+on its warm cache: no second vision pass, no re-prefill, no copy of the cache. Other rows of the batch take their
+ordinary step. What happens to one row is in decoding_row; here is the loop over a batch whose rows start together.
 
 Legend: B batch rows, W vocabulary.
 """
@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput
 
 from look_again.core.attention import recorded_attention
 from look_again.core.prefill import Start, encode_with_control, start_batch
-from look_again.core.reattention import Reattention, choose_rows
+from look_again.core.reattention import Reattention, choose_visual_tokens
 from look_again.core.runner import Runner
 from look_again.core.sequence import DecodedSequence, End, Event, Reflection, Reinsertion, Token
 from look_again.core.slots import Slots
@@ -124,7 +124,7 @@ class _Loop:
         policy, self.emit, self.generator = decoding.policy, decoding.on_event, decoding.generator
         self.config = generation_config
         text_config = model.config.get_text_config()
-        layers = policy.layers_of(text_config.num_hidden_layers)
+        layers = policy.ranking_layers(text_config.num_hidden_layers)
         self.runner = Runner(
             model,
             [start.builder for start in starts],
@@ -139,7 +139,7 @@ class _Loop:
             "max_context": decoding.max_context or text_config.max_position_embeddings,
         }
         self.rows = [
-            DecodedSequence(start, policy, decoding.trigger, index=index, choose=choose_rows, **bounds)
+            DecodedSequence(start, policy, decoding.trigger, index=index, choose=choose_visual_tokens, **bounds)
             for index, start in enumerate(starts)
         ]
         self.banned = torch.tensor(starts[0].builder.tokens.never_sampled, device=input_ids.device)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from look_again.core.families import Grid, family_of
+from look_again.core.families import Grid, find_family
 
 PIXEL_NAMES = ("pixel_values", "image_grid_thw")
 
@@ -37,7 +37,7 @@ def process_images(image_processor: Any, config: Any, images: Sequence[Image.Ima
         return ImageInputs({}, [])
     features = image_processor(images=list(images), return_tensors="pt")
     tensors = {name: features[name] for name in PIXEL_NAMES}
-    return ImageInputs(tensors, [family_of(config).merged_grid(grid, config) for grid in tensors["image_grid_thw"]])
+    return ImageInputs(tensors, [find_family(config).merged_grid(grid, config) for grid in tensors["image_grid_thw"]])
 
 
 def stack_pixels(images: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from look_again.core.attention import AttentionRecorder
-from look_again.core.cache import remove_row
+from look_again.core.cache import swap_remove
 from look_again.core.runner import Runner, attention_scaling
 from look_again.core.slots import SlotBuilder
 
@@ -29,7 +29,7 @@ class OpenRunner(Runner):
         self.recorder = AttentionRecorder(self.cache, [], [], scaling)
         self.prompt_recorder = AttentionRecorder(self.cache, [], [], scaling)
 
-    def add_row(
+    def add_sequence(
         self,
         builder: SlotBuilder,
         features: torch.Tensor | None,
@@ -44,16 +44,16 @@ class OpenRunner(Runner):
         layers = score_layers if len(slots) else ()
         self.builders.append(builder)
         self.features.append(features)
-        self.recorder.add_row(slots, layers)
-        self.prompt_recorder.add_row(slots, layers if score_prompt else ())
-        return self.cache.add_row()
+        self.recorder.add_sequence(slots, layers)
+        self.prompt_recorder.add_sequence(slots, layers if score_prompt else ())
+        return self.cache.add_sequence()
 
-    def remove_row(self, row: int) -> None:
+    def remove_sequence(self, row: int) -> None:
         """Let a row go, its features and its part of the cache with it."""
         assert self.recorder is not None
         assert self.prompt_recorder is not None
-        remove_row(self.builders, row)
-        remove_row(self.features, row)
-        self.recorder.remove_row(row)
-        self.prompt_recorder.remove_row(row)
-        self.cache.remove_row(row)
+        swap_remove(self.builders, row)
+        swap_remove(self.features, row)
+        self.recorder.remove_sequence(row)
+        self.prompt_recorder.remove_sequence(row)
+        self.cache.remove_sequence(row)

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from look_again.core.families import Family, Grid, VisionTokens, family_of
+from look_again.core.families import Family, Grid, VisionTokens, find_family
 from look_again.core.reattention import Reattention
 from look_again.core.runner import encode_images
-from look_again.core.slots import SlotBuilder, VisualSpan, spans_of
+from look_again.core.slots import SlotBuilder, VisualSpan, build_spans
 
 Image = tuple[torch.Tensor, Grid]
 """Features (rows, hidden) and grid of one image."""
@@ -39,7 +39,7 @@ def encode(model: Any, pixel_values: torch.Tensor | None, grid_thw: torch.Tensor
     """The images of one pass of the vision tower, none where there are no pixels."""
     if pixel_values is None or grid_thw is None:
         return []
-    family, device = family_of(model.config), model.get_input_embeddings().weight.device
+    family, device = find_family(model.config), model.get_input_embeddings().weight.device
     features = encode_images(model, pixel_values.to(device), grid_thw.to(device))
     return [(rows, family.merged_grid(grid, model.config)) for rows, grid in zip(features, grid_thw, strict=True)]
 
@@ -70,7 +70,7 @@ def encode_with_control(
 def start_one(model: Any, policy: Reattention, prompt: Sequence[int], pixels: Any) -> Start:
     """The start of one prompt, `pixels` being what the image processor makes (empty without images)."""
     images, others = encode_with_control(model, policy, pixels.get("pixel_values"), pixels.get("image_grid_thw"))
-    family = family_of(model.config)
+    family = find_family(model.config)
     return _start(family, family.vision_tokens(model.config), prompt, images, others)
 
 
@@ -86,7 +86,7 @@ def start_batch(
 
     Raises ValueError for videos and for images that do not match the prompts.
     """
-    family = family_of(model.config)
+    family = find_family(model.config)
     tokens = family.vision_tokens(model.config)
     prompts = [
         ids.tolist() if attention_mask is None else ids[attention_mask[i].bool()].tolist()
@@ -111,7 +111,9 @@ def _share_images(prompts: Sequence[list[int]], tokens: VisionTokens, images: li
             wanted -= len(images[last][0])
             last += 1
         if wanted:
-            raise ValueError("image tokens and images do not match: the prompts ask for another number of visual rows")
+            raise ValueError(
+                "image tokens and images do not match: the prompts ask for another number of visual tokens"
+            )
         yield first, last
     if last != len(images):
         raise ValueError(f"{len(images)} images were given, the prompts show {last}")
@@ -120,7 +122,7 @@ def _share_images(prompts: Sequence[list[int]], tokens: VisionTokens, images: li
 def _start(
     family: Family, tokens: VisionTokens, prompt: Sequence[int], images: list[Image], others: list[Image]
 ) -> Start:
-    spans = spans_of([grid for _, grid in [*images, *others]])
+    spans = build_spans([grid for _, grid in [*images, *others]])
     own, control = spans[: len(images)], spans[len(images) :]
     builder = SlotBuilder(family, tokens)
     builder.add_prompt(prompt, own)

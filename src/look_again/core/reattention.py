@@ -1,7 +1,7 @@
-"""Visual re-attention: when to look again and at which rows. Pure functions; the one definition for every use.
+"""Visual re-attention: when to look again and at which visual tokens. Pure functions; the one definition for every use.
 
-COPY (VTC) re-inserts all visual rows of the prompt before `<REFLECTION>`, ROUTE (VTR) the m% most attended ones
-(equation 5). The paper leaves open: the order and positions of routed rows (here: grid order, their places in a fresh
+COPY (VTC) re-inserts all visual tokens of the prompt before `<REFLECTION>`, ROUTE (VTR) the m% most attended ones
+(equation 5). The paper leaves open: the order and positions of routed tokens (here: grid order, their places in a fresh
 grid), several images (all, in order, ranked together), the layers and heads of the ranking (here: all, selectable).
 The controls are ours: each takes away one thing that a look is claimed to work by.
 """
@@ -25,19 +25,19 @@ RULES = ("paper", "relative")
 class Reattention:
     """What happens at `<REFLECTION>`. ValueError on construction for values out of range.
 
-    mode: "text" inserts nothing, "copy" all rows, "route" the most attended, "vision" all rows and then closes the
-        reflection at once (the paper's vision-only ablation).
-    keep: m, the percentage of rows that "route" (and the "random-rows" control) re-inserts; the paper's main value.
-    delimiters: put the family's vision delimiters around each image's rows (the paper is silent; prompts have them).
-    layout: "grid" keeps routed rows at their places in a fresh grid, "strip" makes them one contiguous row.
-    max_reinsertions: insertions per answer; later reflections show nothing and are reported as skipped.
-    rule: "paper" is equation (5); "relative" subtracts the attention that the prompt's own text pays to a row, which
-        discounts attention sinks.
+    mode: "text" inserts nothing, "copy" all visual tokens, "route" the most attended, "vision" all of them and then
+        closes the reflection at once (the paper's vision-only ablation).
+    keep: m, the percentage of visual tokens that "route" (and the "random-rows" control) re-inserts; the paper's main
+    value. delimiters: put the family's vision delimiters around each image's tokens (the paper is silent; prompts have
+    them). layout: "grid" keeps routed tokens at their places in a fresh grid, "strip" makes them one contiguous row.
+    max_reinsertions: insertions per answer; later reflections show nothing and are reported as skipped. rule: "paper"
+    is equation (5); "relative" subtracts the attention that the prompt's own text pays to a token,
+        which discounts attention sinks.
     layers: decoder layers averaged by the ranking; None takes all (as the paper's figure 9 does).
-    control: "wrong-image" shows another image's rows at the same places, "random-rows" a random m%, "blank-image" the
-        rows of an image of the processor's mean colour; "random-place" shows the rows once, before a sampled token at a
+    control: "wrong-image" shows another image's tokens at the same places, "random-rows" a random m%, "blank-image" the
+        tokens of an image of the processor's mean colour; "random-place" shows them once, before a sampled token at a
         random place of the response that is not `<REFLECTION>`, and nothing at the reflections.
-    seed: of the random rows and places.
+    seed: of the random choices and places.
     within: W: the random place comes after 1 to W sampled tokens; a response that ends earlier sees nothing again.
     """
 
@@ -65,7 +65,7 @@ class Reattention:
         if self.within < 1:
             raise ValueError(f"within is a number of tokens, at least 1, not {self.within}")
 
-    def layers_of(self, num_layers: int) -> Sequence[int]:
+    def ranking_layers(self, num_layers: int) -> Sequence[int]:
         """The decoder layers that the ranking averages. ValueError for one that the model does not have."""
         if self.layers is None:
             return range(num_layers)
@@ -79,7 +79,7 @@ class Reattention:
 
     @property
     def inserts(self) -> bool:
-        """Whether any rows are ever re-inserted."""
+        """Whether any visual tokens are ever re-inserted."""
         return self.mode in ("copy", "vision") or (self.mode == "route" and self.keep > 0)
 
     @property
@@ -89,18 +89,18 @@ class Reattention:
 
     @property
     def strays(self) -> bool:
-        """Whether rows are re-inserted at a random place instead of at the reflections."""
+        """Whether visual tokens are re-inserted at a random place instead of at the reflections."""
         return self.inserts and self.control == "random-place"
 
-    def rows_of(self, visual_rows: int) -> int:
+    def number_reinserted(self, visual_tokens: int) -> int:
         """k = ceil(m V / 100), in integers; V for the modes that copy."""
         chooses = self.mode == "route" or (self.control == "random-rows" and self.mode != "text")
-        return -(-self.keep * visual_rows // 100) if chooses else visual_rows if self.inserts else 0
+        return -(-self.keep * visual_tokens // 100) if chooses else visual_tokens if self.inserts else 0
 
     def slots_per_insertion(self, visual_token_counts: Sequence[int]) -> int:
         """Most slots that one insertion takes, delimiters with it, from the visual tokens of each image."""
         delimiters = 2 * self.delimiters * len(visual_token_counts)
-        return self.rows_of(sum(visual_token_counts)) + delimiters if self.inserts else 0
+        return self.number_reinserted(sum(visual_token_counts)) + delimiters if self.inserts else 0
 
 
 def _check(name: str, value: str, known: Sequence[str]) -> None:
@@ -108,29 +108,29 @@ def _check(name: str, value: str, known: Sequence[str]) -> None:
         raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
 
 
-def top_rows(scores_V: torch.Tensor, k: int) -> list[int]:
+def top_indices(scores_V: torch.Tensor, k: int) -> list[int]:
     """Indices of the k highest scores, ascending; ties go to the lower index."""
     order = torch.sort(scores_V, descending=True, stable=True).indices[:k]
     return sorted(order.tolist())
 
 
-def choose_rows(
-    policy: Reattention, visual_rows: int, scores_V: torch.Tensor | None = None, reflection: int = 0
+def choose_visual_tokens(
+    policy: Reattention, visual_tokens: int, scores_V: torch.Tensor | None = None, reflection: int = 0
 ) -> list[int]:
-    """Which of a sequence's V visual rows are re-inserted at its reflection number `reflection`, ascending.
+    """Which of a sequence's V visual tokens are re-inserted at its reflection number `reflection`, ascending.
 
-    `scores_V` (V,) is the ranking, needed when `policy.needs_scores`. Random rows depend on the policy's seed and on
-    the number of the reflection alone.
+    `scores_V` (V,) is the ranking, needed when `policy.needs_scores`. Random choices depend on the policy's seed and
+    on the number of the reflection alone.
     """
-    k = policy.rows_of(visual_rows)
+    k = policy.number_reinserted(visual_tokens)
     if policy.control == "random-rows" and k:
         generator = torch.Generator().manual_seed(policy.seed * 1_000_003 + reflection)
-        return sorted(torch.randperm(visual_rows, generator=generator)[:k].tolist())
-    if k in (0, visual_rows):
+        return sorted(torch.randperm(visual_tokens, generator=generator)[:k].tolist())
+    if k in (0, visual_tokens):
         return list(range(k))
     if scores_V is None:
-        raise ValueError("route needs the attention scores of the visual rows")
-    return top_rows(scores_V, k)
+        raise ValueError("route needs the attention scores of the visual tokens")
+    return top_indices(scores_V, k)
 
 
 def random_place(policy: Reattention, prompt_ids: Sequence[int]) -> int:
@@ -142,21 +142,21 @@ def random_place(policy: Reattention, prompt_ids: Sequence[int]) -> int:
     return 1 + int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % policy.within
 
 
-def split_by_image(rows: Sequence[int], spans: Sequence[VisualSpan]) -> list[tuple[VisualSpan, list[int]]]:
-    """Rows of the whole table as (image, rows within it), images in order; `spans` follow one another."""
+def split_by_image(indices: Sequence[int], spans: Sequence[VisualSpan]) -> list[tuple[VisualSpan, list[int]]]:
+    """Indices into the whole table as (image, indices within it), images in order; `spans` follow one another."""
     base = spans[0].first if spans else 0
     return [
         (
             span,
-            [base + row - span.first for row in rows if span.first <= base + row < span.first + span.count],
+            [base + index - span.first for index in indices if span.first <= base + index < span.first + span.count],
         )
         for span in spans
     ]
 
 
 def insertion_size(policy: Reattention, parts: Sequence[tuple[VisualSpan, Sequence[int]]]) -> int:
-    """Slots that an insertion takes: rows, and two delimiters for each image that shows any."""
-    return sum(len(rows) + 2 * policy.delimiters for _, rows in parts if rows)
+    """Slots that an insertion takes: visual tokens, and two delimiters for each image that shows any."""
+    return sum(len(indices) + 2 * policy.delimiters for _, indices in parts if indices)
 
 
 def reinsert(builder: SlotBuilder, policy: Reattention, parts: Sequence[tuple[VisualSpan, Sequence[int]]]) -> int:

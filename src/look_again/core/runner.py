@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from look_again.core.attention import AttentionRecorder
 from look_again.core.cache import RaggedCache
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.slots import Provenance, SlotBuilder
 
 
@@ -41,8 +41,8 @@ class Runner:
     """A batch of sequences and their cache.
 
     builders: one per batch row. features: per batch row the feature table (V, hidden) that its slots point into, or
-    None for a row without images. score_layers: decoder layers whose attention on the prompt's visual rows is recorded
-    (None records nothing); the model must then be inside `recorded_attention`.
+    None for a row without images. score_layers: decoder layers whose attention on the prompt's visual tokens is
+    recorded (None records nothing); the model must then be inside `recorded_attention`.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Runner:
         self.device = model.get_input_embeddings().weight.device
         text_config = model.config.get_text_config()
         self.cache = RaggedCache(text_config.num_hidden_layers, len(self.builders))
-        self.pad_id = family_of(model.config).vision_tokens(model.config).start
+        self.pad_id = find_family(model.config).vision_tokens(model.config).start
         self.recorder: AttentionRecorder | None = None
         self.prompt_recorder: AttentionRecorder | None = None
         if score_layers is not None:
@@ -83,9 +83,9 @@ class Runner:
         for row, slots in enumerate(parts):
             ids[row, : len(slots)] = slots.token_ids
             positions[:, row, : len(slots)] = slots.positions
-        self.cache.all_rows(self.device)
+        self.cache.select_all(self.device)
         self._watch_sequences([self._sampled(builder, 0) for builder in self.builders])
-        shown = [self._shown(row, slots.rows) for row, slots in enumerate(parts)]
+        shown = [self._shown(row, slots.visual_indices) for row, slots in enumerate(parts)]
         hidden = self._forward(ids, positions, [rows for rows in shown if rows is not None])
         for row, slots in enumerate(parts):
             self.cache.advance(row, len(slots))
@@ -99,7 +99,7 @@ class Runner:
         for row, builder in enumerate(self.builders):
             ids.append(builder.token_ids[-1] if row in going else self.pad_id)
             places.append(builder.positions[-1])
-        mask = self.cache.all_rows(self.device)
+        mask = self.cache.select_all(self.device)
         recorder = self._listening()
         if recorder is not None:
             recorder.watch_step([row for row in rows if self._is_sampled(row)])
@@ -117,9 +117,9 @@ class Runner:
         """Feed all slots of one row that its cache does not hold yet. Logits after the last, (1, W)."""
         start = self.cache.lengths[row]
         slots = self.builders[row].build(start)
-        self.cache.one_row(row)
+        self.cache.select_one(row)
         self._watch_sequences([self._sampled(self.builders[row], start)], rows=[row])
-        shown = self._shown(row, slots.rows)
+        shown = self._shown(row, slots.visual_indices)
         hidden = self._forward(
             slots.token_ids.unsqueeze(0), slots.positions.unsqueeze(1), [] if shown is None else [shown]
         )
@@ -127,7 +127,7 @@ class Runner:
         return self._logits(hidden[:, -1])
 
     def scores(self, row: int, rule: str = "paper") -> torch.Tensor:
-        """The ranking of a row's visual rows so far, (V,): equation (5), or relative to the prompt's own attention."""
+        """The ranking of a sequence's V visual tokens so far: equation (5), or relative to the prompt's own attention."""
         assert self.recorder is not None, "nothing was recorded"
         scores = self.recorder.scores(row)
         if rule == "relative":
@@ -167,7 +167,9 @@ class Runner:
         return table[visual.to(table.device)] if table is not None and len(visual) else None
 
     def _visual_slots(self, builder: SlotBuilder) -> torch.Tensor:
-        slots = [i for i, row in enumerate(builder.rows) if row >= 0 and builder.provenance[i] == Provenance.PROMPT]
+        slots = [
+            i for i, row in enumerate(builder.visual_indices) if row >= 0 and builder.provenance[i] == Provenance.PROMPT
+        ]
         return torch.tensor(slots, dtype=torch.long, device=self.device)
 
     def _listening(self) -> AttentionRecorder | None:
@@ -192,7 +194,7 @@ class Runner:
             self.prompt_recorder.watch_chunk(list(zip(rows, prompts, strict=True)))
 
     def _prompt_text(self, row: int) -> list[int]:
-        """The prompt's text slots after its last visual row: what it reads of the image before any answer."""
+        """The prompt's text slots after its last visual token: what it reads of the image before any answer."""
         provenance, slots = self.builders[row].provenance, self.recorder.visual_slots[row]  # type: ignore[union-attr]
         first = int(slots[-1]) + 1 if len(slots) else 0
         return [i for i in range(first, len(provenance)) if provenance[i] == Provenance.PROMPT]

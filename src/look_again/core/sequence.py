@@ -1,10 +1,10 @@
 """One sequence that is being decoded: what happens when a token of it is chosen, and when it ends.
 
-The one definition of re-insertion while decoding, whoever runs the forward passes: `generate`'s loop, whose rows start
-together, and the serving engine, whose rows come and go. A row knows its own policy, trigger, budget and context bound
-and nothing of its neighbours. A tag that a model without trained tags spells in several pieces is taken back and fed
-again after the insertion (the attention the pieces paid stays in ROUTE's mean, the one departure from equation 5, for
-such models only).
+The one definition of re-insertion while decoding, whoever runs the forward passes: `generate`'s loop, whose sequences
+start together, and the serving engine, whose sequences come and go. A sequence knows its own policy, trigger, budget
+and context bound and nothing of its neighbours. A tag that a model without trained tags spells in several pieces is
+taken back and fed again after the insertion (the attention the pieces paid stays in ROUTE's mean, the one departure
+from equation 5, for such models only).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from look_again.core.prefill import Start
 from look_again.core.reattention import (
     Reattention,
-    choose_rows,
+    choose_visual_tokens,
     insertion_size,
     random_place,
     reinsert,
@@ -31,44 +31,45 @@ from look_again.core.trigger import Trigger
 class Reflection:
     """One `<REFLECTION>` of an answer.
 
-    rows: indices of the visual rows put back, over all images of the prompt in order. skipped: why nothing was put back
-    although the mode would have ("context", "max_reinsertions", "max_new_tokens", "no image", "random-place"), else
-    None. at: number of response tokens before the tag. stray: no tag, but the insertion of the random-place control.
+    visual_indices: the visual tokens put back, counted over all images of the prompt in order. skipped: why nothing was
+    put back although the mode would have ("context", "max_reinsertions", "max_new_tokens", "no image", "random-place"),
+    else None. at: number of response tokens before the tag. stray: no tag, but the insertion of the random-place
+    control.
     """
 
     mode: str
-    rows: tuple[int, ...] = ()
+    visual_indices: tuple[int, ...] = ()
     skipped: str | None = None
     at: int = 0
     stray: bool = False
 
     @property
     def reinserted_tokens(self) -> int:
-        return len(self.rows)
+        return len(self.visual_indices)
 
 
 @dataclass(frozen=True)
 class Token:
-    """Event: row `row` got a response token. `forced`: written by the decoding loop, not sampled."""
+    """Event: a sequence of the batch got a response token. `forced`: written by the decoding loop, not sampled."""
 
-    row: int
+    sequence: int
     token_id: int
     forced: bool = False
 
 
 @dataclass(frozen=True)
 class Reinsertion:
-    """Event: row `row` looks again; comes before the Token event that follows it, the `<REFLECTION>` that caused it."""
+    """Event: a sequence looks again; comes before the Token event that follows it, the tag that caused it."""
 
-    row: int
+    sequence: int
     reflection: Reflection
 
 
 @dataclass(frozen=True)
 class End:
-    """Event: row `row` is finished; reason "stop", "length" (max_new_tokens) or "context" (the context is full)."""
+    """Event: a sequence is finished; reason "stop", "length" (max_new_tokens) or "context" (the context is full)."""
 
-    row: int
+    sequence: int
     reason: str
 
 
@@ -77,9 +78,9 @@ Event = Token | Reinsertion | End
 
 @dataclass(frozen=True)
 class Appended:
-    """What a chosen token did. looked: rows were put back, so the row is fed a chunk instead of one slot.
+    """What a chosen token did. looked: visual tokens were put back, so the sequence is fed a chunk instead of one slot.
 
-    taken_back: slots that the row's cache holds and the sequence no longer does.
+    taken_back: slots that its part of the cache holds and the sequence no longer does.
     """
 
     events: tuple[Token | Reinsertion, ...]
@@ -90,8 +91,8 @@ class Appended:
 class DecodedSequence:
     """One sequence that is being decoded.
 
-    budget: most sampled tokens. max_context: most slots. index: its number in the events. choose: the choice of rows,
-    `choose_rows` unless a caller wants to see it made.
+    budget: most sampled tokens. max_context: most slots. index: its number in the events. choose: the choice of visual
+    tokens, `choose_visual_tokens` unless a caller wants to observe it.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class DecodedSequence:
         budget: int,
         max_context: int,
         index: int = 0,
-        choose: Callable[..., list[int]] = choose_rows,
+        choose: Callable[..., list[int]] = choose_visual_tokens,
     ) -> None:
         self.builder, self.spans, self.shown = start.builder, start.spans, start.shown
         self.policy, self.trigger = policy, trigger
@@ -119,7 +120,7 @@ class DecodedSequence:
         self.place = random_place(policy, self.builder.token_ids) if policy.strays else None
 
     @property
-    def visual_rows(self) -> int:
+    def visual_tokens(self) -> int:
         return sum(span.count for span in self.spans)
 
     def overrule(self, token: int) -> int:
@@ -142,7 +143,7 @@ class DecodedSequence:
         return replace(appended, events=(*appended.events, Token(self.index, token)))
 
     def finish(self, stop: bool) -> bool:
-        """Whether the row is finished, `stop` being what the stopping criteria say; sets its reason."""
+        """Whether the sequence is finished, `stop` being what the stopping criteria say; sets its reason."""
         if stop:
             self.finish_reason = "stop"
         elif self.sampled >= self.budget and not self.forced:
@@ -158,11 +159,11 @@ class DecodedSequence:
             self.forced.append(self.trigger.close_id)
         reflection = self._look(pieces, scores)
         self.reflections += [reflection] if reflection else []
-        if reflection is None or not reflection.rows:
+        if reflection is None or not reflection.visual_indices:
             self.builder.add_token(token, Provenance.SAMPLED)
             return Appended(())
         spelled = self.builder.truncate(len(self.builder) - max(0, pieces - 1))
-        reinsert(self.builder, self.policy, split_by_image(reflection.rows, self.shown))
+        reinsert(self.builder, self.policy, split_by_image(reflection.visual_indices, self.shown))
         for place, piece in enumerate([*spelled, token]):
             self.builder.add_token(piece, Provenance.SAMPLED, chosen=place == 0)
         return Appended((Reinsertion(self.index, reflection),), looked=True, taken_back=len(spelled))
@@ -181,7 +182,7 @@ class DecodedSequence:
 
     def _reflection(self, at: int, scores: Callable[[], torch.Tensor]) -> Reflection:
         """What is put back here."""
-        policy, done = self.policy, sum(bool(r.rows) for r in self.reflections)
+        policy, done = self.policy, sum(bool(r.visual_indices) for r in self.reflections)
         if not policy.inserts:
             return Reflection(policy.mode, at=at)
         if not self.spans:
@@ -191,8 +192,8 @@ class DecodedSequence:
         if self.sampled >= self.budget:
             return Reflection(policy.mode, skipped="max_new_tokens", at=at)
         ranking = scores() if policy.needs_scores else None
-        rows = self.choose(policy, self.visual_rows, ranking, len(self.reflections))
-        size = insertion_size(policy, split_by_image(rows, self.shown))
+        indices = self.choose(policy, self.visual_tokens, ranking, len(self.reflections))
+        size = insertion_size(policy, split_by_image(indices, self.shown))
         if len(self.builder) + size + 2 > self.max_context:
             return Reflection(policy.mode, skipped="context", at=at)
-        return Reflection(policy.mode, rows=tuple(rows), at=at)
+        return Reflection(policy.mode, visual_indices=tuple(indices), at=at)

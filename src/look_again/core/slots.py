@@ -1,10 +1,10 @@
-"""A sequence is slots: text tokens and rows of image features, each with its provenance and its position.
+"""A sequence is slots: text tokens and visual tokens, each with its provenance and its position.
 
 This is the one definition of what the model reads. Decoding appends to it, SFT and RL build it from a response, and
 losses, rewards and length counts read its provenance. It departs from the paper only in saying what the paper leaves
 open: positions, delimiters and which logits chose a token.
 
-Legend: N slots of one sequence, V visual rows of its images.
+Legend: N slots of one sequence, V visual tokens of its images. A visual token is one row of image features.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ POSITION_LAYOUTS = ("grid", "strip")
 class Provenance(IntEnum):
     """Where a slot comes from: the prompt, the model's own sampling, re-insertion, or the decoding loop's hand.
 
-    FORCED slots are vision delimiters around re-inserted rows and a closing tag that vision-only mode writes.
+    FORCED slots are vision delimiters around re-inserted visual tokens and a closing tag that vision-only mode writes.
     """
 
     PROMPT = 0
@@ -34,7 +34,7 @@ class Provenance(IntEnum):
 
 @dataclass(frozen=True)
 class VisualSpan:
-    """One image: its rows are `first` .. `first + count - 1` of the sequence's feature table (V, hidden)."""
+    """One image: its visual tokens are `first` .. `first + count - 1` of the sequence's feature table (V, hidden)."""
 
     first: int
     grid: Grid
@@ -44,7 +44,7 @@ class VisualSpan:
         return self.grid[0] * self.grid[1] * self.grid[2]
 
 
-def spans_of(grids: Sequence[Grid]) -> tuple[VisualSpan, ...]:
+def build_spans(grids: Sequence[Grid]) -> tuple[VisualSpan, ...]:
     """Spans of images whose features are concatenated in order."""
     spans: list[VisualSpan] = []
     for grid in grids:
@@ -56,13 +56,13 @@ def spans_of(grids: Sequence[Grid]) -> tuple[VisualSpan, ...]:
 class Slots:
     """A finished sequence.
 
-    token_ids: (N,) the image token's id at visual rows. rows: (N,) index into the feature table, -1 at text.
-    provenance: (N,) Provenance. positions: (position_dims, N). sampled_from: (N,) the slot whose logits sampled this
-    token, -1 where nothing did. For a `<REFLECTION>` that triggered an insertion it is the last slot before it.
+    token_ids: (N,) the image token's id at visual tokens. visual_indices: (N,) index into the feature table, -1 at
+    text. provenance: (N,) Provenance. positions: (position_dims, N). sampled_from: (N,) the slot whose logits sampled
+    this token, -1 where nothing did. For a `<REFLECTION>` that triggered an insertion it is the last slot before it.
     """
 
     token_ids: torch.Tensor
-    rows: torch.Tensor
+    visual_indices: torch.Tensor
     provenance: torch.Tensor
     positions: torch.Tensor
     sampled_from: torch.Tensor
@@ -75,16 +75,16 @@ class Slots:
         return int((self.provenance == provenance).sum())
 
     def targets(self, silent: Sequence[bool] = ()) -> torch.Tensor:
-        """(N,) the token that the logits of each slot are asked for; -100 where no token was sampled from them.
+        """(N,) the token that the logits of each slot have to predict; -100 where no token was sampled from them.
 
         `silent`, one flag per sampled token, leaves tokens out that are read but must not be learned.
         """
-        asked = self.token_ids.clone()
+        sampled = self.token_ids.clone()
         if len(silent):
-            asked[(self.provenance == Provenance.SAMPLED).nonzero()[:, 0][torch.tensor(silent)]] = -100
+            sampled[(self.provenance == Provenance.SAMPLED).nonzero()[:, 0][torch.tensor(silent)]] = -100
         targets = torch.full_like(self.token_ids, -100)
         chosen = self.sampled_from >= 0
-        targets[self.sampled_from[chosen]] = asked[chosen]
+        targets[self.sampled_from[chosen]] = sampled[chosen]
         return targets
 
 
@@ -95,7 +95,7 @@ class SlotBuilder:
         self.family = family
         self.tokens = tokens
         self.token_ids: list[int] = []
-        self.rows: list[int] = []
+        self.visual_indices: list[int] = []
         self.provenance: list[int] = []
         self.positions: list[tuple[int, ...]] = []
         self.sampled_from: list[int] = []
@@ -116,7 +116,7 @@ class SlotBuilder:
         self._chooser = len(self.token_ids) - 1
 
     def add_prompt(self, token_ids: Sequence[int], spans: Sequence[VisualSpan]) -> None:
-        """Append the prompt; runs of the image token become the rows of the images, in order.
+        """Append the prompt; runs of the image token become the visual tokens of the images, in order.
 
         ValueError when image tokens and images do not match.
         """
@@ -129,8 +129,8 @@ class SlotBuilder:
             span = next(images, None)
             stop = index + (span.count if span else 1)
             if span is None or any(t != self.tokens.image for t in token_ids[index:stop]) or stop > len(token_ids):
-                raise ValueError("the prompt's image tokens do not match its images: one token per visual row")
-            self._add_rows(span, range(span.count), Provenance.PROMPT, "grid")
+                raise ValueError("the prompt's image tokens do not match its images: one token per visual token")
+            self._add_visual_tokens(span, range(span.count), Provenance.PROMPT, "grid")
             index = stop
         if next(images, None) is not None:
             raise ValueError("the prompt has fewer image blocks than images")
@@ -143,9 +143,9 @@ class SlotBuilder:
         delimiters: bool = True,
         layout: str = "grid",
     ) -> int:
-        """Re-insert chosen rows of images (indices within each image, ascending), images in order.
+        """Re-insert chosen visual tokens of images (indices within each image, ascending), images in order.
 
-        An image without chosen rows leaves no trace. `layout` "grid": rows keep their places in a fresh grid and what
+        An image without chosen ones leaves no trace. `layout` "grid": they keep their places in a fresh grid and what
         follows continues after the full grid; "strip": they are contiguous columns of a one-row grid. Returns the
         number of slots appended. The token appended next is still chosen by the slot before the insertion.
         """
@@ -155,7 +155,7 @@ class SlotBuilder:
                 continue
             if delimiters:
                 self._add_forced(self.tokens.start)
-            self._add_rows(span, chosen, Provenance.REINSERTED, layout)
+            self._add_visual_tokens(span, chosen, Provenance.REINSERTED, layout)
             if delimiters:
                 self._add_forced(self.tokens.end)
         return len(self) - start
@@ -163,10 +163,10 @@ class SlotBuilder:
     def truncate(self, length: int) -> list[int]:
         """Drop the text slots from `length` on and return their ids; the next token is chosen by the last one left."""
         dropped = self.token_ids[length:]
-        if any(row >= 0 for row in self.rows[length:]):
-            raise ValueError("visual rows cannot be dropped from a sequence")
+        if any(index >= 0 for index in self.visual_indices[length:]):
+            raise ValueError("visual tokens cannot be dropped from a sequence")
         self.next_position -= len(dropped)
-        for column in (self.token_ids, self.rows, self.provenance, self.positions, self.sampled_from):
+        for column in (self.token_ids, self.visual_indices, self.provenance, self.positions, self.sampled_from):
             del column[length:]
         self._chooser = len(self.token_ids) - 1
         return dropped
@@ -175,7 +175,7 @@ class SlotBuilder:
         """The slots from `start` on, as tensors on the CPU."""
         return Slots(
             torch.tensor(self.token_ids[start:], dtype=torch.long),
-            torch.tensor(self.rows[start:], dtype=torch.long),
+            torch.tensor(self.visual_indices[start:], dtype=torch.long),
             torch.tensor(self.provenance[start:], dtype=torch.uint8),
             torch.tensor(self.positions[start:], dtype=torch.long).view(-1, self.family.position_dims).T,
             torch.tensor(self.sampled_from[start:], dtype=torch.long),
@@ -185,17 +185,19 @@ class SlotBuilder:
         self._add(token_id, -1, Provenance.FORCED, (self.next_position,) * self.family.position_dims, -1)
         self.next_position += 1
 
-    def _add_rows(self, span: VisualSpan, chosen: Sequence[int], provenance: Provenance, layout: str) -> None:
+    def _add_visual_tokens(self, span: VisualSpan, chosen: Sequence[int], provenance: Provenance, layout: str) -> None:
         grid = span.grid if layout == "grid" else (1, 1, len(chosen))
         index = torch.as_tensor(chosen) if layout == "grid" else torch.arange(len(chosen))
         positions = (self.family.grid_positions(grid)[:, index] + self.next_position).T.tolist()
-        for row, position in zip(chosen, positions, strict=True):
-            self._add(self.tokens.image, span.first + int(row), provenance, tuple(position), -1)
+        for place, position in zip(chosen, positions, strict=True):
+            self._add(self.tokens.image, span.first + int(place), provenance, tuple(position), -1)
         self.next_position += self.family.grid_extent(grid)
 
-    def _add(self, token_id: int, row: int, provenance: int, position: tuple[int, ...], sampled_from: int) -> None:
+    def _add(
+        self, token_id: int, visual_index: int, provenance: int, position: tuple[int, ...], sampled_from: int
+    ) -> None:
         self.token_ids.append(token_id)
-        self.rows.append(row)
+        self.visual_indices.append(visual_index)
         self.provenance.append(int(provenance))
         self.positions.append(position)
         self.sampled_from.append(sampled_from)

@@ -146,7 +146,7 @@ def output_of(answer: Answer, seconds: float) -> Output:
         tokens=answer.tokens,
         finish_reason=answer.finish_reason,
         reflections=sum(not reflection.stray for reflection in answer.reflections),
-        looks=sum(bool(reflection.rows) for reflection in answer.reflections),
+        looks=sum(bool(reflection.visual_indices) for reflection in answer.reflections),
         seconds=seconds,
     )
 

@@ -85,7 +85,7 @@ def _rollout(codec: Codec, row: Sample, item: Item, output: Any, index: int) -> 
     slots, asked = output.slots[index], item.example
     assert asked is not None
     ids = slots.token_ids[slots.provenance == Provenance.SAMPLED].tolist()
-    chosen = [list(reflection.rows) for reflection in output.reflections[index]]
+    chosen = [list(reflection.visual_indices) for reflection in output.reflections[index]]
     example = Example(asked.prompt_ids, ids, asked.grids, asked.policy, [False] * len(ids), chosen)
     finished = output.finish_reasons[index] == "stop"
     return Rollout(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from look_again.core.families import Family, family_of
+from look_again.core.families import Family, find_family
 from look_again.core.inputs import PIXEL_NAMES, ImageInputs, count_visual_tokens, process_images
 from look_again.core.reattention import Reattention
 from look_again.data.image_files import open_image
@@ -45,7 +45,7 @@ class Codec:
     @classmethod
     def of(cls, config: Any, tokenizer: Any, image_processor: Any) -> Codec:
         """Of a model's configuration and a prepared tokenizer."""
-        return cls(family_of(config), tokenizer, tag_ids(tokenizer), image_processor, config)
+        return cls(find_family(config), tokenizer, tag_ids(tokenizer), image_processor, config)
 
     @property
     def renderer(self) -> Renderer:

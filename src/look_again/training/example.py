@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import torch
 
 from look_again.core.families import Family, Grid, VisionTokens
-from look_again.core.reattention import Reattention, choose_rows, reinsert, split_by_image
-from look_again.core.slots import Provenance, SlotBuilder, Slots, VisualSpan, spans_of
+from look_again.core.reattention import Reattention, choose_visual_tokens, reinsert, split_by_image
+from look_again.core.slots import Provenance, SlotBuilder, Slots, VisualSpan, build_spans
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Example:
 
     @property
     def spans(self) -> tuple[VisualSpan, ...]:
-        return spans_of(self.grids)
+        return build_spans(self.grids)
 
 
 def start_sequence(family: Family, tokens: VisionTokens, example: Example) -> SlotBuilder:
@@ -73,10 +73,14 @@ def add_response(
 ) -> None:
     """Append the whole response. `chosen[i]` are the rows of reflection i where a ranking was needed."""
     index, reflection = 0, 0
-    visual_rows = sum(span.count for span in example.spans)
+    visual_tokens = sum(span.count for span in example.spans)
     while (index := add_until_reflection(builder, example, index, reflection_id)) < len(example.response_ids):
-        if visual_rows and example.policy.inserts and reflection < example.policy.max_reinsertions:
-            rows = choose_rows(example.policy, visual_rows, None, reflection) if chosen is None else chosen[reflection]
+        if visual_tokens and example.policy.inserts and reflection < example.policy.max_reinsertions:
+            rows = (
+                choose_visual_tokens(example.policy, visual_tokens, None, reflection)
+                if chosen is None
+                else chosen[reflection]
+            )
             add_insertion(builder, example, rows)
         builder.add_token(reflection_id, Provenance.SAMPLED)
         index, reflection = index + 1, reflection + 1
@@ -106,7 +110,12 @@ def pad_batch(
         torch.full((len(sequences), longest), pad_id),
         torch.zeros((sequences[0].positions.shape[0], len(sequences), longest), dtype=torch.long),
         torch.full((len(sequences), longest), -100),
-        torch.cat([slots.rows[slots.rows >= 0] + n for slots, n in zip(sequences, rows_before, strict=True)]),
+        torch.cat(
+            [
+                slots.visual_indices[slots.visual_indices >= 0] + n
+                for slots, n in zip(sequences, rows_before, strict=True)
+            ]
+        ),
     )
     for b, slots in enumerate(sequences):
         batch.token_ids[b, : len(slots)] = slots.token_ids

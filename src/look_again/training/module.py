@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.runner import encode_images, encoder_outputs
 from look_again.core.slots import Slots
 from look_again.text.grammar import TAGS, close_tag, open_tag
@@ -94,7 +94,7 @@ class Reattending(nn.Module):
 
         They are those of sampling at `temperature`, which never samples vision tokens.
         """
-        never = list(family_of(self.config).vision_tokens(self.config).never_sampled)
+        never = list(find_family(self.config).vision_tokens(self.config).never_sampled)
         features, unseen = self.features(examples, pixel_values, image_grid_thw)
         out: list[torch.Tensor] = [torch.empty(0)] * len(examples)
         for batch in self.batches(examples, features):
@@ -166,7 +166,7 @@ class Reattending(nn.Module):
 
     def batches(self, examples: Sequence[Example], features: list[torch.Tensor]) -> Iterator[Batch]:
         """The step's sequences in at most LENGTH_GROUPS padded batches of similar length."""
-        pad = family_of(self.config).vision_tokens(self.config).start
+        pad = find_family(self.config).vision_tokens(self.config).start
         sequences = self.sequences(examples, features)
         before = [0, *itertools.accumulate(len(rows) for rows in features)]
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
@@ -180,12 +180,12 @@ class Reattending(nn.Module):
 
     def sequences(self, examples: Sequence[Example], features: Sequence[torch.Tensor]) -> list[Slots]:
         """What decoding would have produced with these responses: the slots of every row."""
-        tokens = family_of(self.config).vision_tokens(self.config)
+        tokens = find_family(self.config).vision_tokens(self.config)
         reflection_id = self.tag_ids[open_tag("REFLECTION")]
         chosen = self._selected(examples, features, reflection_id)
         sequences = []
         for i, example in enumerate(examples):
-            builder = start_sequence(family_of(self.config), tokens, example)
+            builder = start_sequence(find_family(self.config), tokens, example)
             add_response(builder, example, reflection_id, chosen.get(i, example.chosen))
             sequences.append(builder.build())
         return sequences

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from look_again.core.attention import recorded_attention
-from look_again.core.families import family_of
-from look_again.core.reattention import choose_rows
+from look_again.core.families import find_family
+from look_again.core.reattention import choose_visual_tokens
 from look_again.core.runner import Runner
 from look_again.core.slots import Provenance
 from look_again.training.example import Example, add_insertion, add_until_reflection, start_sequence
@@ -24,10 +24,10 @@ def select_visual_tokens(
     model: Any, examples: Sequence[Example], features: Sequence[torch.Tensor], reflection_id: int
 ) -> list[list[list[int]]]:
     """Per example, per reflection, the rows that ROUTE re-inserts. All examples share one policy's rule and layers."""
-    family = family_of(model.config)
+    family = find_family(model.config)
     tokens = family.vision_tokens(model.config)
     policy = examples[0].policy
-    layers = policy.layers_of(model.config.get_text_config().num_hidden_layers)
+    layers = policy.ranking_layers(model.config.get_text_config().num_hidden_layers)
     builders = [start_sequence(family, tokens, example) for example in examples]
     chosen: list[list[list[int]]] = [[] for _ in examples]
     ends = [
@@ -60,12 +60,12 @@ def count_passes(examples: Sequence[Example], reflection_id: int) -> int:
 def idle_pass(model: Any) -> None:
     """A pass that shows nothing: where weights are sharded, every process has to take part in every pass."""
     token = torch.zeros((1, 1), dtype=torch.long, device=model.get_input_embeddings().weight.device)
-    positions = torch.zeros((family_of(model.config).position_dims, 1, 1), dtype=torch.long, device=token.device)
+    positions = torch.zeros((find_family(model.config).position_dims, 1, 1), dtype=torch.long, device=token.device)
     model.base_model(input_ids=token, position_ids=positions, use_cache=False)
 
 
 def _choose(runner: Runner, row: int, example: Example, reflection: int) -> list[int]:
     if reflection >= example.policy.max_reinsertions:
         return []
-    visual_rows = sum(span.count for span in example.spans)
-    return choose_rows(example.policy, visual_rows, runner.scores(row, example.policy.rule), reflection)
+    visual_tokens = sum(span.count for span in example.spans)
+    return choose_visual_tokens(example.policy, visual_tokens, runner.scores(row, example.policy.rule), reflection)

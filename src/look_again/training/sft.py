@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.loading import LoadError, load_tokenizer
 from look_again.tabletop.tiny import build_image_processor, build_model, build_tokenizer
 from look_again.text.tags import has_tags, prepare, prepare_tokenizer, tag_ids
@@ -135,7 +135,7 @@ def load_start(config: SftConfig, before: str | Path | None, tokenizer: Any, dty
     if before is None:
         return build_model(tokenizer, config.tiny, config.seed)
     try:
-        family_of(AutoConfig.from_pretrained(before))
+        find_family(AutoConfig.from_pretrained(before))
         model = AutoModelForImageTextToText.from_pretrained(before, dtype=dtype, use_safetensors=True)
     except OSError as error:
         raise LoadError(f"{before} cannot be loaded: {str(error).splitlines()[0]}") from error

@@ -196,7 +196,7 @@ def _card_html(card: _Card) -> str:
 
 def _between(transcript: Transcript, shown: Shown, given: int, token: int) -> str:
     """What was put back before the reflection whose tag is response token `token`, or that nothing was."""
-    looks = [look for look in transcript.looks[given:] if look.at <= token and look.rows]
+    looks = [look for look in transcript.looks[given:] if look.at <= token and look.visual_indices]
     if looks:
         return "".join(_look_html(look, transcript, shown) for look in looks)
     why = transcript.why_not(token)
@@ -209,7 +209,7 @@ def _look_html(look: Reflection, transcript: Transcript, shown: Shown) -> str:
     image = f'<img src="{escape(shown.image)}" alt="" draggable="false">' if shown.image else ""
     return (
         f'<button type="button" class="la-look" title="show which" data-at="{look.at}">'
-        f'<span class="la-mask">{image}{_veil(look.rows, grid)}</span><span><b>⟲ looks again</b> '
+        f'<span class="la-mask">{image}{_veil(look.visual_indices, grid)}</span><span><b>⟲ looks again</b> '
         f"{kept} of {of} visual tokens put back{strip}</span></button>"
     )
 

@@ -61,7 +61,7 @@ def measure(checkpoint: Checkpoint, job: Job, decoded: Decoded) -> Looks:
     before = prompt_text_slots(slots)
     frames, rows, columns = images.grids[0]
     places, depth = frames * rows * columns, config.get_text_config().num_hidden_layers
-    size = max(1, PASS_FLOATS // (depth * int((slots.rows >= 0).sum())))
+    size = max(1, PASS_FLOATS // (depth * int((slots.visual_indices >= 0).sum())))
     parts = [_pass(checkpoint.model, slots, features, before[:0] if i else before, part, places)
              for i, part in enumerate(own.split(size))]  # fmt: skip
     original, reinserted = (torch.cat([part[kind] for part in parts], dim=1) for kind in (0, 1))

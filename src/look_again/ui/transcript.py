@@ -129,7 +129,9 @@ class Transcript:
         if self.running or not self.texts.ids or self.slots is None:
             return None
         ids = tuple(self.texts.ids)
-        return Decoded(ids, tuple(look for look in self.looks if look.rows and look.at < len(ids)), self.slots)
+        return Decoded(
+            ids, tuple(look for look in self.looks if look.visual_indices and look.at < len(ids)), self.slots
+        )
 
 
 def policy_of(mode: str, keep: int, layout: str = "grid") -> Reattention:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.generate import LookAgainDecoding, Token
 from look_again.core.reattention import Reattention
 from look_again.core.sequence import DecodedSequence
@@ -73,7 +73,7 @@ class Heard:
 def as_prompt(model: Any, shown: Shown) -> Prompt:
     if shown.pixel_values is None or shown.image_grid_thw is None:
         return Prompt(shown.token_ids, [], {})
-    grids = [family_of(model.config).merged_grid(grid, model.config) for grid in shown.image_grid_thw]
+    grids = [find_family(model.config).merged_grid(grid, model.config) for grid in shown.image_grid_thw]
     return Prompt(shown.token_ids, grids, {"pixel_values": shown.pixel_values, "image_grid_thw": shown.image_grid_thw})
 
 
@@ -131,7 +131,7 @@ def test_rows_that_join_and_leave_answer_as_alone(model, batch, prompts, expecte
     order = torch.randperm(len(POLICIES), generator=torch.Generator().manual_seed(seed)).tolist()
     heard = {i: Heard() for i in order}
     waiting, left, quitter = list(order), None, order[1]
-    image_id = family_of(model.config).vision_tokens(model.config).image
+    image_id = find_family(model.config).vision_tokens(model.config).image
     for step in itertools.count():
         if waiting and step % (2 + seed) == 0 and len(batch.running) < 5:
             i = waiting.pop(0)
@@ -154,12 +154,21 @@ def test_rows_that_join_and_leave_answer_as_alone(model, batch, prompts, expecte
         assert heard[i].events[0] == Started(len(ids), ids.count(image_id))
         assert heard[i].ended.sampled == LENGTHS[i] or reason == "stop"
         assert heard[i].ended.sampled + heard[i].ended.forced == len(tokens)
-        assert heard[i].ended.reinserted == sum(len(r.rows) for r in reflections)
+        assert heard[i].ended.reinserted == sum(len(r.visual_indices) for r in reflections)
 
 
 def test_the_policies_above_do_different_things(expected):
     """Would show that the comparison above compares answers without insertions, or all the same."""
-    assert [sum(bool(r.rows) for r in reflections) for _, reflections, _ in expected] == [4, 1, 4, 0, 4, 1, 1, 2]
+    assert [sum(bool(r.visual_indices) for r in reflections) for _, reflections, _ in expected] == [
+        4,
+        1,
+        4,
+        0,
+        4,
+        1,
+        1,
+        2,
+    ]
     assert len({tuple(tokens[:9]) for tokens, _, _ in expected}) == len(POLICIES)
 
 
@@ -307,10 +316,10 @@ def test_a_long_row_gives_its_memory_back_when_it_leaves(model, batch, prompts):
     batch.join(as_prompt(model, prompts[0]), Reattention(mode="text"), greedy(99), Heard())
     for _ in range(93):
         batch.step()
-    long = batch.runner.cache.allocated_rows * batch.runner.cache.allocated_slots
+    long = batch.runner.cache.allocated_sequences * batch.runner.cache.allocated_slots
     run_out_to(batch, lambda: len(batch.running) == 1)
     cache = batch.runner.cache
-    assert cache.allocated_rows * cache.allocated_slots < 0.6 * long
+    assert cache.allocated_sequences * cache.allocated_slots < 0.6 * long
     assert cache.allocated_slots >= cache.lengths[0]
 
 
@@ -338,7 +347,7 @@ def test_a_prefill_that_fails_leaves_the_others_alone(model, tokenizer, batch, p
             batch.join(broken, Reattention(mode="route"), greedy(5), Heard())
     finally:
         hook.remove()
-    assert len(batch.running) == len(batch.runner.builders) == batch.runner.cache.num_rows == 1
+    assert len(batch.running) == len(batch.runner.builders) == batch.runner.cache.num_sequences == 1
     run_out(batch)
     assert (
         heard.tokens

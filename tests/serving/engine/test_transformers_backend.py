@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import Qwen2VLImageProcessorPil
 
 import look_again
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.generate import Reinsertion, Token
 from look_again.core.reattention import Reattention
 from look_again.loading import Checkpoint
@@ -42,7 +42,7 @@ Events = list[BackendEvent]
 def tiny(model, tokenizer) -> Checkpoint:
     """A random model: fast, and it never stops by itself."""
     processor = Qwen2VLImageProcessorPil(size={"shortest_edge": 28**2, "longest_edge": 64 * 28**2})
-    return Checkpoint("random", model, tokenizer, processor, family_of(model.config), True)
+    return Checkpoint("random", model, tokenizer, processor, find_family(model.config), True)
 
 
 def noise(width: int = 84, height: int = 56) -> Image.Image:
@@ -156,7 +156,7 @@ def test_mixed_requests_that_arrive_one_after_the_other_equal_ask():
 def told(answer: Any) -> Events:
     """The events of an answer that `ask` gave."""
     events: Events = []
-    looks = {reflection.at: reflection for reflection in answer.reflections if reflection.rows}
+    looks = {reflection.at: reflection for reflection in answer.reflections if reflection.visual_indices}
     for at, slot in enumerate(response_slots(answer.slots)):
         events += [Reinsertion(0, looks[at])] if at in looks else []
         forced = int(answer.slots.provenance[slot]) == 3

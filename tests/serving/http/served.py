@@ -16,7 +16,7 @@ import httpx
 from PIL import Image
 from transformers import AutoConfig
 
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.generate import Reflection, Reinsertion, Token
 from look_again.core.reattention import Reattention
 from look_again.loading import Checkpoint, default_checkpoint, load_tokenizer
@@ -40,7 +40,7 @@ def checkpoint() -> Checkpoint:
     """The shipped checkpoint without its weights."""
     folder = str(default_checkpoint())
     config = AutoConfig.from_pretrained(folder)
-    return Checkpoint("fake", None, load_tokenizer(folder), None, family_of(config), True)
+    return Checkpoint("fake", None, load_tokenizer(folder), None, find_family(config), True)
 
 
 @cache
@@ -96,7 +96,7 @@ class FakeBackend:
                 raise self.error
             await asyncio.sleep(self.step_s)
             if token == looks and job.images and job.policy.inserts:
-                seen.append(Reflection(job.policy.mode, rows=tuple(range(ROWS)), at=at))
+                seen.append(Reflection(job.policy.mode, visual_indices=tuple(range(ROWS)), at=at))
                 yield Reinsertion(0, seen[-1])
             yield Token(0, token)
         short = job.sampling.max_new_tokens < len(ids)

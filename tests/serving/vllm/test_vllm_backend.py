@@ -126,7 +126,9 @@ def test_copy_goes_on_with_the_image_between_what_was_said_and_the_tag(light):
     assert [body["sampling_params"]["max_tokens"] for body in fake.requests] == [100, 92, 88]
     places = [i for i, event in enumerate(events) if isinstance(event, Reinsertion)]
     assert [events[i + 1].token_id for i in places] == [TAG, TAG]
-    assert all(event.reflection.rows == tuple(range(ROWS)) for event in events if isinstance(event, Reinsertion))
+    assert all(
+        event.reflection.visual_indices == tuple(range(ROWS)) for event in events if isinstance(event, Reinsertion)
+    )
     ended = events[-1]
     assert (ended.sampled, ended.forced, ended.reinserted) == (len(ANSWER), 0, 2 * ROWS)
     assert ended.cached_tokens == sum(
@@ -483,7 +485,7 @@ def test_route_sends_features_of_the_rows_that_the_ranking_chose(loaded):
     ]
     table = items[0][2]
     for event, (_, _, rows) in zip([e for e in events if isinstance(e, Reinsertion)], items[1:], strict=True):
-        assert rows == b"".join(table[640 * row : 640 * (row + 1)] for row in event.reflection.rows)
+        assert rows == b"".join(table[640 * row : 640 * (row + 1)] for row in event.reflection.visual_indices)
     hashes = third["features"]["mm_hashes"]["image"]
     assert hashes[0] == first["content_parts"][0]["uuid"]
     assert (hashes[1] == hashes[2]) == (items[1][2] == items[2][2])

@@ -22,8 +22,8 @@ import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from look_again.core.attention import recorded_attention
-from look_again.core.cache import remove_row
-from look_again.core.families import family_of
+from look_again.core.cache import swap_remove
+from look_again.core.families import find_family
 from look_again.core.open_runner import OpenRunner
 from look_again.core.prefill import start_one
 from look_again.core.reattention import Reattention
@@ -99,7 +99,7 @@ class ContinuousBatch:
         self.running: list[RunningSequence] = []
         self.runner = OpenRunner(model)
         self.sampled = self.reinserted = 0
-        self.banned = torch.tensor(family_of(model.config).vision_tokens(model.config).never_sampled)
+        self.banned = torch.tensor(find_family(model.config).vision_tokens(model.config).never_sampled)
         self._recording: AbstractContextManager[None] | None = None
 
     def join(
@@ -111,9 +111,9 @@ class ContinuousBatch:
             start, policy, self.trigger, budget=sampling.max_new_tokens, max_context=self.max_context
         )
         entry = RunningSequence(sequence, Sampler.of(sampling, self.runner.device), listener)
-        layers = policy.layers_of(self.num_layers) if policy.needs_scores else ()
+        layers = policy.ranking_layers(self.num_layers) if policy.needs_scores else ()
         self.running.append(entry)
-        index = self.runner.add_row(
+        index = self.runner.add_sequence(
             start.builder, start.features, score_layers=layers, score_prompt=policy.rule == "relative"
         )
         try:
@@ -143,8 +143,8 @@ class ContinuousBatch:
     def leave(self, entry: RunningSequence) -> None:
         """Take a sequence out; no more events of it are sent. An empty batch holds no memory."""
         index = self.running.index(entry)
-        remove_row(self.running, index)
-        self.runner.remove_row(index)
+        swap_remove(self.running, index)
+        self.runner.remove_sequence(index)
         if not self.running:
             self.clear()
         self._record(self._ranks)

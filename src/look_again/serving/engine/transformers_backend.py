@@ -65,7 +65,7 @@ class TransformersBackend:
         """RefusedError for the wrong-image control, which a job has no image for; ValueError for unknown layers."""
         if job.policy.control == "wrong-image":
             raise RefusedError("the wrong-image control needs other images, which a request cannot bring")
-        job.policy.layers_of(self.checkpoint.model.config.get_text_config().num_hidden_layers)
+        job.policy.ranking_layers(self.checkpoint.model.config.get_text_config().num_hidden_layers)
 
     async def generate(self, job: Job) -> AsyncGenerator[BackendEvent, None]:
         """See Backend. Also raises ValueError, before Started, for messages and images that make no prompt."""
@@ -112,7 +112,7 @@ class TransformersBackend:
             "running": len(batch.running),
             "waiting": len(self._engine.waiting),
             "cache_slots_used": sum(cache.lengths),
-            "cache_slots_allocated": cache.allocated_rows * cache.allocated_slots,
+            "cache_slots_allocated": cache.allocated_sequences * cache.allocated_slots,
             "tokens_sampled": batch.sampled,
             "tokens_reinserted": batch.reinserted,
             "engine_steps": self._engine.steps,

@@ -45,7 +45,7 @@ class Metrics:
             self.tokens.labels("forced").inc(choice.forced)
             self.tokens.labels("reinserted").inc(choice.reinserted)
             for reflection in choice.reflections:
-                self.reflections.labels(reflection.mode, "yes" if reflection.rows else "no").inc()
+                self.reflections.labels(reflection.mode, "yes" if reflection.visual_indices else "no").inc()
 
     def exposition(self) -> bytes:
         return generate_latest(self.registry)

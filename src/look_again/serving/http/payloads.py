@@ -110,7 +110,7 @@ def describe_reflection(index: int, reflection: Reflection, *, rows: bool) -> JS
         "reinserted_tokens": reflection.reinserted_tokens,
         "skipped": reflection.skipped,
     }
-    return {**described, "rows": list(reflection.rows)} if rows else described
+    return {**described, "rows": list(reflection.visual_indices)} if rows else described
 
 
 def models(names: Sequence[str], created: int) -> JSON:

@@ -171,7 +171,7 @@ class VllmAnswer:
     def _may_look_again(self) -> bool:
         """Whether a next reflection could run anything; once one did not, none does."""
         sequence = self.sequence
-        done = sum(bool(reflection.rows) for reflection in sequence.reflections)
+        done = sum(bool(reflection.visual_indices) for reflection in sequence.reflections)
         full = any(reflection.skipped == "context" for reflection in sequence.reflections)
         return bool(sequence.spans) and done < sequence.policy.max_reinsertions and not full
 

@@ -40,7 +40,7 @@ class Ranker:
         model, policy = self.checkpoint.model, sequence.policy
         with recorded_attention(model):
             if self._runner is None:
-                layers = policy.layers_of(model.config.get_text_config().num_hidden_layers)
+                layers = policy.ranking_layers(model.config.get_text_config().num_hidden_layers)
                 relative = policy.rule == "relative"
                 self._runner = Runner(
                     model, [sequence.builder], [self.table()], score_layers=layers, score_prompt=relative

@@ -11,11 +11,11 @@ from typing import Any
 from transformers import AutoConfig, GenerationConfig, Qwen2VLImageProcessorPil
 
 from look_again.clients.vllm_requests import SentImage, scale_images
-from look_again.core.families import family_of
+from look_again.core.families import find_family
 from look_again.core.prefill import Start
 from look_again.core.reattention import Reattention
 from look_again.core.sequence import DecodedSequence
-from look_again.core.slots import SlotBuilder, spans_of
+from look_again.core.slots import SlotBuilder, build_spans
 from look_again.core.trigger import Trigger
 from look_again.loading import Checkpoint, LoadError, default_checkpoint, load_tokenizer, was_trained
 from look_again.serving.backend import Job
@@ -53,7 +53,7 @@ class ServedModel:
         max_context: int = 2**31,
     ) -> DecodedSequence:
         """A decoded sequence that holds the prompt so far, without features: whatever computes is elsewhere."""
-        family, spans = checkpoint.family, spans_of(prompt.grids)
+        family, spans = checkpoint.family, build_spans(prompt.grids)
         builder = SlotBuilder(family, family.vision_tokens(self.config))
         builder.add_prompt(prompt.token_ids, spans)
         start = Start(builder, spans, spans, None)
@@ -79,7 +79,7 @@ def load_without_model(name: str | None = None, *, max_pixels: int | None = None
         generation = GenerationConfig.from_model_config(config)
     prepare_tokenizer(tokenizer)
     shown = name or "tabletop-tiny"
-    checkpoint = Checkpoint(shown, None, tokenizer, processor, family_of(config), was_trained(source))
+    checkpoint = Checkpoint(shown, None, tokenizer, processor, find_family(config), was_trained(source))
     return checkpoint, ServedModel(config, _stops(generation, tokenizer))
 
 

@@ -51,7 +51,7 @@ def find_image_runs(sequence: DecodedSequence) -> list[ImageRun]:
         (index, span.count, None) for index, span in enumerate(sequence.spans)
     ]
     for reflection in sequence.reflections:
-        for image, (span, chosen) in enumerate(split_by_image(reflection.rows, sequence.shown)):
+        for image, (span, chosen) in enumerate(split_by_image(reflection.visual_indices, sequence.shown)):
             whole = len(chosen) == span.count and sequence.policy.layout == "grid"
             expected += [(image, len(chosen), None if whole else tuple(chosen))] if chosen else []
     runs, place = list[ImageRun](), 0

@@ -112,7 +112,7 @@ class VllmBackend:
         if job.sampling.temperature > MAX_TEMPERATURE:
             raise RefusedError(f"vLLM samples at temperatures up to {MAX_TEMPERATURE}, not {job.sampling.temperature}")
         chat = any(server.up and server.chat for server in self._servers.all)
-        job.policy.layers_of(self.served.config.get_text_config().num_hidden_layers)
+        job.policy.ranking_layers(self.served.config.get_text_config().num_hidden_layers)
         if job.images:
             check_policy(job.policy, self.checkpoint, chat)
         if chat:
