@@ -27,7 +27,7 @@ PROMPT_PANEL = "prompt's text"
 
 @dataclass(frozen=True)
 class Panel:
-    """What one group of tokens looked at: maps (V,) of the prompt's visual tokens and of re-inserted ones, per place."""
+    """What a group of tokens looked at: maps (V,) of the prompt's visual tokens and of those re-inserted, by place."""
 
     name: str
     tokens: int

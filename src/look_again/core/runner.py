@@ -127,7 +127,7 @@ class Runner:
         return self._logits(hidden[:, -1])
 
     def scores(self, row: int, rule: str = "paper") -> torch.Tensor:
-        """The ranking of a sequence's V visual tokens so far: equation (5), or relative to the prompt's own attention."""
+        """The ranking of V visual tokens so far, (V,): equation (5), or relative to the prompt's own attention."""
         assert self.recorder is not None, "nothing was recorded"
         scores = self.recorder.scores(row)
         if rule == "relative":
