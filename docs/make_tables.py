@@ -15,15 +15,15 @@ ARMS = {
     "route-relative": "ROUTE, m = 50, rule that discounts sinks",
     "text": "text-only reflection",
     "copy-heldout": "COPY, held-out colour-shape pairs",
-    "copy-wrong-image": "COPY, the wrong image's rows (control)",
-    "route-random-rows": "random 50% of the rows (control)",
+    "copy-wrong-image": "COPY, the wrong image's visual tokens (control)",
+    "route-random-rows": "random 50% of the visual tokens (control)",
 }
 TRAINED = {
     "text": "text-only reflections, text-only in training",
     "copy": "COPY, trained with COPY",
     "route": "ROUTE, m = 50, trained with ROUTE",
-    "copy-wrong-image": "the COPY arm, the wrong image's rows (control)",
-    "route-wrong-image": "the ROUTE arm, the wrong image's rows (control)",
+    "copy-wrong-image": "the COPY arm, the wrong image's visual tokens (control)",
+    "route-wrong-image": "the ROUTE arm, the wrong image's visual tokens (control)",
 }
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end table -->)", re.DOTALL)
 
@@ -35,7 +35,7 @@ def share(value: float | None) -> str:
 def arms_table(results: dict[str, dict], arms: dict[str, str] = ARMS) -> str:
     lines = [
         "| reflection | exact answers (95%) | planted mistakes mended | answers after planted mistakes |"
-        " hallucinated in last REFLECTION | rows put back |",
+        " hallucinated in last REFLECTION | visual tokens put back |",
         "|---|---|---|---|---|---|",
     ]
     for name, title in arms.items():

@@ -10,6 +10,9 @@ import json
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for a hub
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker has a core, and so have the programs that it starts
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
