@@ -9,15 +9,15 @@ from look_again.analysis.token_sections import section_names, sections_of_tokens
 from look_again.core.generate import Token
 from look_again.serving.backend import Started
 from look_again.text.grammar import parse
-from look_again.ui.answer_html import Shown, answer_html, progress
-from tests.ui.ui_answers import ANSWER, GRID, TOKENIZER, events_of, ids_of, transcript_of
+from look_again.ui.answer_html import AnswerDisplay, answer_html, progress
+from tests.ui.ui_answers import ANSWER, GRID, TOKENIZER, build_events, build_transcript, encode
 
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=2</script>${window.hit=3}{{constructor}}'
-SHOWN = Shown("pictures/abc", (300, 200))
+SHOWN = AnswerDisplay("pictures/abc", (300, 200))
 
 
 def html_of(text: str, mode: str = "route", rows: tuple[int, ...] = (0, 4, 5)) -> str:
-    return answer_html(transcript_of(events_of(text, rows, mode), mode), SHOWN)
+    return answer_html(build_transcript(build_events(text, rows, mode), mode), SHOWN)
 
 
 def tokens_in(html: str) -> dict[int, str]:
@@ -37,16 +37,16 @@ def test_a_models_words_are_text():
 
 
 def test_a_picture_address_and_a_message_are_text():
-    transcript = transcript_of([Started(20, 6)])
+    transcript = build_transcript([Started(20, 6)])
     transcript.fail(HOSTILE)
-    html = answer_html(transcript, Shown('"><script>'))
+    html = answer_html(transcript, AnswerDisplay('"><script>'))
     assert "<script" not in html
     assert "window.hit=1" in html
 
 
 def test_every_word_is_the_token_that_wrote_it():
     ends, text = [], ""
-    for token_id in ids_of(ANSWER):
+    for token_id in encode(ANSWER):
         text += TOKENIZER.decode([token_id])
         ends.append(len(text))
     shown = tokens_in(html_of(ANSWER))
@@ -63,7 +63,7 @@ def test_cards_have_the_analysis_numbers():
     cards = re.findall(r'<section class="la-section la-(\w+)" data-section="(\d+)"', html)
     named = [section.tag.lower() for _, section in section_names(parse(text))]
     by_number = {int(number): tag for tag, number in cards}
-    names, _ = sections_of_tokens(parse(text), transcript_of(events_of(text)).texts.ends)
+    names, _ = sections_of_tokens(parse(text), build_transcript(build_events(text)).texts.ends)
     assert [by_number[i] for i in range(len(named))] == named
     assert by_number[len(named)] == "outside"
     assert len(names) == len(named) + 1
@@ -78,10 +78,10 @@ def test_looks_stand_before_their_reflection():
 
 
 def test_a_look_is_shown_before_its_tag_is_written():
-    events = events_of(ANSWER)
+    events = build_events(ANSWER)
     cut = next(i for i, event in enumerate(events) if hasattr(event, "reflection")) + 1
-    assert answer_html(transcript_of(events[:cut]), SHOWN).count("looks again") == 1
-    assert answer_html(transcript_of(events[: cut + 1]), SHOWN).count("looks again") == 1
+    assert answer_html(build_transcript(events[:cut]), SHOWN).count("looks again") == 1
+    assert answer_html(build_transcript(events[: cut + 1]), SHOWN).count("looks again") == 1
 
 
 def test_text_only_says_that_nothing_was_put_back():
@@ -91,26 +91,26 @@ def test_text_only_says_that_nothing_was_put_back():
 
 
 def test_half_a_tag_is_held_back_while_it_may_become_one():
-    spelled = [Started(20, 6), *(Token(0, token) for token in ids_of("<SUMMARY> a</SUMMARY>"))]
+    spelled = [Started(20, 6), *(Token(0, token) for token in encode("<SUMMARY> a</SUMMARY>"))]
     pieces = [Token(0, token) for token in TOKENIZER("<REFL", add_special_tokens=False)["input_ids"]]
-    running = transcript_of([*spelled, *pieces])
+    running = build_transcript([*spelled, *pieces])
     assert "REFL" not in answer_html(running, SHOWN)
     running.stop()
     assert "REFL" in answer_html(running, SHOWN)
 
 
 def test_only_a_kept_answer_can_be_scrubbed():
-    transcript = transcript_of(events_of(ANSWER))
+    transcript = build_transcript(build_events(ANSWER))
     assert "la-range" not in answer_html(transcript, SHOWN)
     transcript.key = 'k"y'
     html = answer_html(transcript, SHOWN)
     assert "la-range" in html
     assert 'data-key="k&quot;y"' in html
     assert f'data-rows="{GRID[1]}" data-columns="{GRID[2]}"' in html
-    assert "la-range" not in answer_html(transcript, Shown())  # without a picture
+    assert "la-range" not in answer_html(transcript, AnswerDisplay())  # without a picture
 
 
 def test_progress_in_words():
-    assert progress(transcript_of([])) == "waiting for its turn"
-    assert progress(transcript_of(events_of(ANSWER)[:3])) == "2 tokens"
-    assert "put back" in progress(transcript_of(events_of(ANSWER)))
+    assert progress(build_transcript([])) == "waiting for its turn"
+    assert progress(build_transcript(build_events(ANSWER)[:3])) == "2 tokens"
+    assert "put back" in progress(build_transcript(build_events(ANSWER)))

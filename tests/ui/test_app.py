@@ -15,16 +15,16 @@ from look_again.serving.backend import BackendError, RefusedError
 from look_again.ui.app import make_app, read_access
 from look_again.ui.kept_answers import shown_png
 from look_again.ui.page import make_page
-from look_again.ui.workspace import Desk
+from look_again.ui.workspace import Workspace
 from look_again.web.access import Access, build_access
 from tests.ui.test_workspace import Played
-from tests.ui.ui_answers import ANSWER, events_of
+from tests.ui.ui_answers import ANSWER, build_events
 
 needs_gradio = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="needs the extra ui")
 
 
-def desk_of() -> Desk:
-    return Desk(Played(lambda job: events_of(ANSWER)))
+def build_workspace() -> Workspace:
+    return Workspace(Played(lambda job: build_events(ANSWER)))
 
 
 def talk(app, *requests):
@@ -42,13 +42,13 @@ def talk(app, *requests):
 
 @needs_gradio
 def test_the_page_is_whole_and_fetches_nothing():
-    app = make_app(desk_of(), Access())
+    app = make_app(build_workspace(), Access())
     page, config, foreign, other, docs = talk(
         app,
         ("GET", "/", {}),
         ("GET", "/config", {}),
         ("GET", "/", {"headers": {"host": "evil.example"}}),
-        ("GET", "/looks/x", {"headers": {"origin": "http://evil.example"}}),
+        ("GET", "/attention_maps/x", {"headers": {"origin": "http://evil.example"}}),
         ("GET", "/gradio_api/info", {}),
     )
     assert page[0] == config[0] == 200
@@ -65,21 +65,21 @@ def test_the_page_is_whole_and_fetches_nothing():
 
 @needs_gradio
 def test_pictures_are_found_by_their_names():
-    desk = desk_of()
-    key = desk.images.put((shown_png(Image.new("RGB", (30, 20))), (30, 20)))
+    workspace = build_workspace()
+    key = workspace.images.put((shown_png(Image.new("RGB", (30, 20))), (30, 20)))
     kept, gone = talk(
-        make_app(desk, Access()),
-        ("GET", f"/pictures/{key}", {}),
-        ("GET", "/pictures/other", {}),
+        make_app(workspace, Access()),
+        ("GET", f"/images/{key}", {}),
+        ("GET", "/images/other", {}),
     )
     assert (kept[0], kept[1]["content-type"], kept[2][:4]) == (200, "image/png", b"\x89PNG")
     assert "private" in kept[1]["cache-control"]
     assert gone[0] == 404
 
 
-def asking(desk, image=None, question="How many?"):
+def asking(workspace, image=None, question="How many?"):
     """A request that presses Ask with these in the fields."""
-    listeners = make_page(desk).config["dependencies"]
+    listeners = make_page(workspace).config["dependencies"]
     ask = next(listener["id"] for listener in listeners if len(listener["inputs"]) == 7)
     data = [image, question, ["text"], 50, 0, 0, 10]
     return "POST", "/gradio_api/queue/join", {"json": {"data": data, "fn_index": ask, "session_hash": "w"}}
@@ -88,16 +88,16 @@ def asking(desk, image=None, question="How many?"):
 @needs_gradio
 def test_no_field_makes_the_server_fetch_a_file():
     """Gradio downloads what a file's path names, also in a field that takes text."""
-    desk = desk_of()
+    workspace = build_workspace()
     there, elsewhere = (
         {"path": path, "meta": {"_type": "gradio.FileData"}} for path in ("/tmp/a.png", "https://example.org/a.png")
     )
     uploaded, image, text, plain = talk(
-        make_app(desk, Access()),
-        asking(desk, there),
-        asking(desk, elsewhere),
-        asking(desk, question=elsewhere),
-        asking(desk, question="What is on https://example.org/a.png?"),
+        make_app(workspace, Access()),
+        asking(workspace, there),
+        asking(workspace, elsewhere),
+        asking(workspace, question=elsewhere),
+        asking(workspace, question="What is on https://example.org/a.png?"),
     )
     assert (uploaded[0], plain[0]) == (200, 200)
     for answer in (image, text):
@@ -107,7 +107,7 @@ def test_no_field_makes_the_server_fetch_a_file():
 @needs_gradio
 def test_the_picture_field_keeps_its_own_way_to_read_uploads():
     """Gradio makes a skipped field anew, without it: other scenes may not touch the picture."""
-    config = make_page(desk_of()).config
+    config = make_page(build_workspace()).config
     (field,) = (part["id"] for part in config["components"] if part["props"].get("elem_id") == "la-picture")
     (scenes,) = (part["id"] for part in config["components"] if part["props"].get("elem_id") == "la-examples")
     changing = [listener["outputs"] for listener in config["dependencies"] if field in listener["outputs"]]
@@ -126,15 +126,16 @@ def test_the_picture_field_keeps_its_own_way_to_read_uploads():
     ],
 )
 def test_what_measuring_says(outcome, status, said):
-    desk = desk_of()
+    workspace = build_workspace()
 
-    async def looks(key, layer):
+    async def attention_maps(key, layer):
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    desk.looks = looks
-    answer, wrong = talk(make_app(desk, Access()), ("GET", "/looks/key?layer=1", {}), ("GET", "/looks/key?layer=x", {}))
+    workspace.attention_maps = attention_maps
+    address = "/attention_maps/key?layer="
+    answer, wrong = talk(make_app(workspace, Access()), ("GET", f"{address}1", {}), ("GET", f"{address}x", {}))
     assert answer[0] == status
     assert said in answer[2].decode()
     assert wrong[0] == 400
@@ -144,7 +145,7 @@ def test_what_measuring_says(outcome, status, said):
 def test_a_password_keeps_others_out():
     access = build_access("0.0.0.0", ["correct horse"])
     config, scene, wrong, right = talk(
-        make_app(desk_of(), access),
+        make_app(build_workspace(), access),
         ("GET", "/config", {}),
         ("GET", "/scenes/0/3", {}),  # an example, drawn for whoever asked
         ("POST", "/login", {"data": {"username": "ann", "password": "wrong horse"}}),

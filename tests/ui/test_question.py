@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import re
 import struct
 import zlib
 
@@ -15,8 +12,7 @@ from look_again.core.reattention import Reattention
 from look_again.images import ImageError
 from look_again.loading import default_checkpoint
 from look_again.model import Sampling
-from look_again.ui.examples import COUNT, SEEDS, example_of, examples_html, set_after
-from look_again.ui.question import asked_of, grid_of, image_bytes, keep_of, modes_of
+from look_again.ui.question import compute_grid, image_bytes, read_keep, read_modes, read_question
 
 
 def bomb() -> bytes:
@@ -37,20 +33,20 @@ def test_bad_pictures_are_refused_without_their_path(tmp_path, data, said):
     path = tmp_path / "upload"
     path.write_bytes(data)
     with pytest.raises(ImageError, match=said) as caught:
-        asked_of(str(path), "How many?", 0, 0, 10)
+        read_question(str(path), "How many?", 0, 0, 10)
     assert str(tmp_path) not in str(caught.value)
     assert str(caught.value).startswith("The picture")
 
 
 def test_a_question_as_the_fields_have_it(tmp_path):
     Image.new("RGBA", (40, 30)).save(tmp_path / "a.png")
-    asked = asked_of(str(tmp_path / "a.png"), "  How many? ", 0.7000001, 5.0, 64.0, "window")
+    asked = read_question(str(tmp_path / "a.png"), "  How many? ", 0.7000001, 5.0, 64.0, "window")
     assert (asked.text, asked.image.mode, asked.image.size) == ("How many?", "RGB", (40, 30))
     assert asked.sampling == Sampling(max_new_tokens=64, temperature=0.7, seed=5)
     job = asked.job(Reattention(mode="copy"))
     assert job.messages == [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many?"}]}]
     assert (job.conversation, len(job.images)) == ("window", 1)
-    assert asked_of(None, "How many?", 0, None, 10).job(Reattention()).images == []
+    assert read_question(None, "How many?", 0, None, 10).job(Reattention()).images == []
 
 
 @pytest.mark.parametrize(
@@ -69,45 +65,30 @@ def test_a_question_as_the_fields_have_it(tmp_path):
 )
 def test_refusals_name_the_field(fields, said):
     with pytest.raises(ValueError, match=said):
-        asked_of(*fields)
+        read_question(*fields)
 
 
 def test_modes_and_keep():
-    assert modes_of(["route", "text", "<script>"]) == ["text", "route"]
+    assert read_modes(["route", "text", "<script>"]) == ["text", "route"]
     for nothing in ([], None, "copy", ["vision"]):
         with pytest.raises(ValueError, match="at least one of text, COPY and ROUTE"):
-            modes_of(nothing)
-    assert keep_of(30.0) == 30
+            read_modes(nothing)
+    assert read_keep(30.0) == 30
     for wrong in (101, -1, 0.5, None, "50"):
         with pytest.raises(ValueError, match="keep is a whole number"):
-            keep_of(wrong)
+            read_keep(wrong)
 
 
 def test_the_grid_is_the_processors():
     from transformers import Qwen2VLImageProcessorPil
 
     processor = Qwen2VLImageProcessorPil.from_pretrained(default_checkpoint())
-    assert grid_of(processor, Image.new("RGB", (168, 168))) == (1, 6, 6)
-    assert grid_of(processor, None) is None
-
-
-def test_examples_are_those_of_the_page_alone():
-    html = examples_html(0)
-    assert html.count("data-scene=") == COUNT
-    small = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', html)
-    assert {Image.open(io.BytesIO(base64.b64decode(code))).size for code in small} == {(112, 112)}
-    assert len(small) == html.count("src=") == COUNT
-    image, question = example_of("0/1")
-    assert image.size == (168, 168)
-    assert question.endswith("Think step by step.")
-    assert [set_after(name) for name in ("0", "7", SEEDS - 1, None, "x", "9" * 5000)] == [1, 8, 0, 0, 0, 0]
-    for name in (None, "", "0", "0/99", f"{SEEDS}/0", "-1/0", "0/x", "../../etc", "9" * 5000):
-        with pytest.raises(ValueError, match="example"):
-            example_of(name)
+    assert compute_grid(processor, Image.new("RGB", (168, 168))) == (1, 6, 6)
+    assert compute_grid(processor, None) is None
 
 
 def test_what_a_picture_takes_in_memory():
     """Counted at three bytes a pixel, a quarter too much would be kept."""
     image = Image.new("RGB", (40, 30))
     assert image_bytes(image) == 4800
-    assert asked_of(None, "How many?", 0, 0, 10).size_bytes == 0
+    assert read_question(None, "How many?", 0, 0, 10).size_bytes == 0

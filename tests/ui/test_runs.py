@@ -10,17 +10,17 @@ import pytest
 from look_again.model import Sampling
 from look_again.serving.admission import Admission
 from look_again.serving.backend import BackendError, BusyError, RefusedError
-from look_again.ui.question import Asked
+from look_again.ui.question import UserQuestion
 from look_again.ui.runs import Runs
-from look_again.ui.transcript import policy_of
-from tests.ui.ui_answers import ANSWER, PlayedBackend, events_of
+from look_again.ui.transcript import build_policy
+from tests.ui.ui_answers import ANSWER, PlayedBackend, build_events
 
-POLICIES = {mode: policy_of(mode, 50) for mode in ("text", "copy", "route")}
+POLICIES = {mode: build_policy(mode, 50) for mode in ("text", "copy", "route")}
 
 
-def runs_of(backend: PlayedBackend) -> Runs:
+def find_row_runs(backend: PlayedBackend) -> Runs:
     runs = Runs(backend, Admission(4, 4, noun="answers"))
-    runs.begin(Asked(None, "How many?", Sampling()), (1, 2, 3), "", list(POLICIES))
+    runs.begin(UserQuestion(None, "How many?", Sampling()), (1, 2, 3), "", list(POLICIES))
     return runs
 
 
@@ -29,8 +29,8 @@ async def news_of(runs: Runs, policies: dict = POLICIES) -> list[list[str]]:
 
 
 def test_all_modes_are_answered_side_by_side():
-    backend = PlayedBackend(lambda job: events_of(ANSWER, mode=job.policy.mode), pause_s=0.005)
-    runs = runs_of(backend)
+    backend = PlayedBackend(lambda job: build_events(ANSWER, mode=job.policy.mode), pause_s=0.005)
+    runs = find_row_runs(backend)
     news = asyncio.run(news_of(runs))
     assert news[0] == list(POLICIES)
     assert len(news) > 3  # it grows in steps
@@ -50,8 +50,8 @@ def test_all_modes_are_answered_side_by_side():
     ],
 )
 def test_what_goes_wrong_is_said_and_the_rest_goes_on(error, said, caplog):
-    backend = PlayedBackend(lambda job: [error] if job.policy.mode == "copy" else events_of(ANSWER))
-    runs = runs_of(backend)
+    backend = PlayedBackend(lambda job: [error] if job.policy.mode == "copy" else build_events(ANSWER))
+    runs = find_row_runs(backend)
     asyncio.run(news_of(runs))
     assert (runs.transcripts["copy"].status, runs.transcripts["copy"].message) == ("failed", said)
     assert runs.transcripts["route"].status == "done"
@@ -59,7 +59,7 @@ def test_what_goes_wrong_is_said_and_the_rest_goes_on(error, said, caplog):
 
 
 def test_an_answer_that_just_ends_has_failed():
-    runs = runs_of(PlayedBackend(lambda job: events_of(ANSWER)[:-1]))
+    runs = find_row_runs(PlayedBackend(lambda job: build_events(ANSWER)[:-1]))
     asyncio.run(news_of(runs))
     assert runs.transcripts["copy"].message == "the answer broke off"
 
@@ -73,8 +73,8 @@ def test_stop_ends_the_generation():
     """A stop button that only stopped showing would leave the model busy."""
 
     async def go() -> None:
-        backend = PlayedBackend(lambda job: events_of(ANSWER), pause_s=0.02)
-        runs = runs_of(backend)
+        backend = PlayedBackend(lambda job: build_events(ANSWER), pause_s=0.02)
+        runs = find_row_runs(backend)
         asking = asyncio.create_task(news_of(runs))
         await asyncio.sleep(0.02)
         await _until_written(runs)
@@ -90,7 +90,7 @@ def test_stop_ends_the_generation():
 
 def test_stopped_before_it_began():
     async def go() -> None:
-        runs = runs_of(PlayedBackend(lambda job: events_of(ANSWER)))
+        runs = find_row_runs(PlayedBackend(lambda job: build_events(ANSWER)))
         asking = runs.ask(POLICIES)
         await anext(asking)
         runs.stop()
@@ -102,8 +102,8 @@ def test_stopped_before_it_began():
 
 def test_a_window_that_leaves_stops_its_answers():
     async def go() -> None:
-        backend = PlayedBackend(lambda job: events_of(ANSWER), pause_s=0.02)
-        runs = runs_of(backend)
+        backend = PlayedBackend(lambda job: build_events(ANSWER), pause_s=0.02)
+        runs = find_row_runs(backend)
         async with aclosing(runs.ask(POLICIES)) as news:
             async for _ in news:
                 if backend.jobs:
@@ -118,12 +118,12 @@ def test_asking_again_replaces_one_mode_only():
     """ROUTE's slider while the other modes still write: theirs go on, and the old answer says nothing more."""
 
     async def go() -> None:
-        backend = PlayedBackend(lambda job: events_of(ANSWER), pause_s=0.02)
-        runs = runs_of(backend)
+        backend = PlayedBackend(lambda job: build_events(ANSWER), pause_s=0.02)
+        runs = find_row_runs(backend)
         first = asyncio.create_task(news_of(runs))
         await asyncio.sleep(0.02)
         await _until_written(runs)
-        again = policy_of("route", 80)
+        again = build_policy("route", 80)
         second = await news_of(runs, {"route": again})
         await first
         assert all(modes == ["route"] for modes in second)
@@ -135,12 +135,12 @@ def test_asking_again_replaces_one_mode_only():
 
 def test_another_question_stops_the_first():
     async def go() -> None:
-        backend = PlayedBackend(lambda job: events_of(ANSWER), pause_s=0.02)
-        runs = runs_of(backend)
+        backend = PlayedBackend(lambda job: build_events(ANSWER), pause_s=0.02)
+        runs = find_row_runs(backend)
         first = asyncio.create_task(news_of(runs))
         await asyncio.sleep(0.02)
         await _until_written(runs)
-        runs.begin(Asked(None, "And now?", Sampling()), None, "", ["copy"])
+        runs.begin(UserQuestion(None, "And now?", Sampling()), None, "", ["copy"])
         await asyncio.gather(first, news_of(runs, {"copy": POLICIES["copy"]}))
         assert list(runs.transcripts) == ["copy"]
         assert runs.transcripts["copy"].status == "done"
@@ -151,9 +151,9 @@ def test_another_question_stops_the_first():
 
 def test_a_full_page_says_when_to_ask_again():
     """Would catch answers without bound: every window may ask in three modes."""
-    backend = PlayedBackend(lambda job: events_of(ANSWER, mode=job.policy.mode), pause_s=0.005)
+    backend = PlayedBackend(lambda job: build_events(ANSWER, mode=job.policy.mode), pause_s=0.005)
     runs = Runs(backend, Admission(1, 1, noun="answers"))
-    runs.begin(Asked(None, "How many?", Sampling()), (1, 2, 3), "", list(POLICIES))
+    runs.begin(UserQuestion(None, "How many?", Sampling()), (1, 2, 3), "", list(POLICIES))
     asyncio.run(news_of(runs))
     assert [runs.transcripts[mode].status for mode in POLICIES] == ["done", "done", "failed"]
     assert runs.transcripts["route"].message.startswith("2 answers are under way or waiting. Ask again in ")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from look_again.core.reattention import Reattention
 from look_again.model import Sampling
-from look_again.ui.question import Asked
+from look_again.ui.question import UserQuestion
 from look_again.ui.snippets import code_html, curl_code, openai_code, python_code
 
 QUESTIONS = [
@@ -26,8 +26,8 @@ IMAGE = Image.new("RGB", (60, 60))
 ROUTE = Reattention(mode="route", keep=30)
 
 
-def asked(text: str, picture: Image.Image | None = IMAGE, **sampling: object) -> Asked:
-    return Asked(picture, text, Sampling(**sampling))  # type: ignore[arg-type]
+def question(text: str, picture: Image.Image | None = IMAGE, **sampling: object) -> UserQuestion:
+    return UserQuestion(picture, text, Sampling(**sampling))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", QUESTIONS)
@@ -42,7 +42,7 @@ def test_python_asks_the_same(text, monkeypatch):
     import look_again
 
     monkeypatch.setitem(look_again.__dict__, "load", lambda *name: calls.append(name) or Model())
-    exec(python_code(asked(text, temperature=0.7, seed=3, max_new_tokens=64), ROUTE, "org/name"), {})
+    exec(python_code(question(text, temperature=0.7, seed=3, max_new_tokens=64), ROUTE, "org/name"), {})
     sampling = Sampling(max_new_tokens=64, temperature=0.7, seed=3)
     assert calls == [("org/name",), ("picture.png", text, {"reattention": ROUTE, "sampling": sampling})]
 
@@ -62,9 +62,9 @@ def test_the_openai_client_asks_the_same(text, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "openai", SimpleNamespace(OpenAI=Client))
     monkeypatch.chdir(tmp_path)
     IMAGE.save("picture.png")
-    exec(openai_code(asked(text), ROUTE, None), {})
-    ((image, question),) = [message["content"] for message in sent[0]["messages"]]
-    assert question == {"type": "text", "text": text}
+    exec(openai_code(question(text), ROUTE, None), {})
+    ((image, asked),) = [message["content"] for message in sent[0]["messages"]]
+    assert asked == {"type": "text", "text": text}
     assert base64.b64decode(image["image_url"]["url"].split(",")[1]) == (tmp_path / "picture.png").read_bytes()
     assert sent[0]["extra_body"] == {"look_again": {"reattention": "route", "keep": 30}}
     assert (sent[0]["model"], sent[0]["temperature"], sent[0]["max_tokens"]) == ("tabletop-tiny", 0.0, 1024)
@@ -74,11 +74,11 @@ def test_the_openai_client_asks_the_same(text, monkeypatch, tmp_path):
 def test_curl_asks_the_same(text, tmp_path):
     """Nothing of a question is run by the shell, and nothing of it is changed on the way."""
     IMAGE.save(tmp_path / "picture.png")
-    code = f"curl() {{ cat; }}\n{curl_code(asked(text), Reattention(mode='copy'), 'm')}"
+    code = f"curl() {{ cat; }}\n{curl_code(question(text), Reattention(mode='copy'), 'm')}"
     done = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     body = json.loads(done.stdout)
-    image, question = body["messages"][0]["content"]
-    assert question["text"] == text
+    image, asked = body["messages"][0]["content"]
+    assert asked["text"] == text
     assert base64.b64decode(image["image_url"]["url"].split(",")[1]) == (tmp_path / "picture.png").read_bytes()
     assert body["look_again"] == {"reattention": "copy"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["picture.png"]
@@ -86,16 +86,16 @@ def test_curl_asks_the_same(text, tmp_path):
 
 def test_without_a_picture_nothing_is_read():
     for code in (python_code, openai_code, curl_code):
-        assert "picture" not in code(asked("How many?", None), Reattention(mode="text"), None)
+        assert "picture" not in code(question("How many?", None), Reattention(mode="text"), None)
 
 
 def test_another_layout_is_said():
     strip = Reattention(mode="route", keep=30, layout="strip")
-    assert "layout='strip'" in python_code(asked("a"), strip, None)
-    assert '"layout": "strip"' in curl_code(asked("a"), strip, None)
+    assert "layout='strip'" in python_code(question("a"), strip, None)
+    assert '"layout": "strip"' in curl_code(question("a"), strip, None)
 
 
 def test_code_on_the_page_is_text():
-    html = code_html(asked("</pre><script>${x}{{y}}"), ROUTE, None)
+    html = code_html(question("</pre><script>${x}{{y}}"), ROUTE, None)
     assert "<script" not in html
     assert "${" not in html

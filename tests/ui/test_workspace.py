@@ -13,10 +13,10 @@ from transformers import Qwen2VLImageProcessorPil
 import look_again.ui.workspace as desk_module
 from look_again.loading import default_checkpoint
 from look_again.serving.backend import RefusedError
-from look_again.ui.attention_maps import Looks
-from look_again.ui.kept_answers import Kept, Shelf, shown_png, trim
-from look_again.ui.workspace import Desk, Fields
-from tests.ui.ui_answers import ANSWER, TOKENIZER, PlayedBackend, events_of
+from look_again.ui.attention_maps import AttentionMaps
+from look_again.ui.kept_answers import KeptAnswer, LruCache, shown_png, trim_maps
+from look_again.ui.workspace import FormFields, Workspace
+from tests.ui.ui_answers import ANSWER, TOKENIZER, PlayedBackend, build_events
 
 PROCESSOR = Qwen2VLImageProcessorPil.from_pretrained(default_checkpoint())
 
@@ -48,139 +48,139 @@ def measured(monkeypatch):
 
     def measure(checkpoint, job, decoded):
         tokens = torch.full((2, len(decoded.ids), 36), 0.01)
-        return Looks(tokens[:, 0], tokens, tokens.sum(-1), 0 * tokens.sum(-1), (6, 6))
+        return AttentionMaps(tokens[:, 0], tokens, tokens.sum(-1), 0 * tokens.sum(-1), (6, 6))
 
     monkeypatch.setattr(desk_module, "measure", measure)
 
 
-def fields(image: str | None, modes=("text", "copy", "route"), keep: object = 50) -> Fields:
-    return Fields(image, "How many <b>?", list(modes), keep, 0, 0, 64)
+def fields(image: str | None, modes=("text", "copy", "route"), keep: object = 50) -> FormFields:
+    return FormFields(image, "How many <b>?", list(modes), keep, 0, 0, 64)
 
 
-def desk_of(name: str = "transformers") -> Desk:
-    return Desk(Played(lambda job: events_of(ANSWER, mode=job.policy.mode), name=name))
+def build_workspace(name: str = "transformers") -> Workspace:
+    return Workspace(Played(lambda job: build_events(ANSWER, mode=job.policy.mode), name=name))
 
 
-async def asked(desk: Desk, window: str, given: Fields) -> dict[str, str]:
+async def asked(workspace: Workspace, window: str, given: FormFields) -> dict[str, str]:
     """Ask, and the last HTML of every mode."""
     found: dict[str, str] = {}
-    modes = await desk.begin(window, given)
-    async for changed in desk.answers(window, modes, given):
+    modes = await workspace.begin(window, given)
+    async for changed in workspace.answers(window, modes, given):
         found |= changed
     return found
 
 
 def test_an_answer_is_kept_and_measured_once(image, measured):
     async def go() -> None:
-        desk = desk_of()
-        found = await asked(desk, "w", fields(image, ["copy"]))
-        key = desk._runs("w").transcripts["copy"].key
+        workspace = build_workspace()
+        found = await asked(workspace, "w", fields(image, ["copy"]))
+        key = workspace._runs("w").transcripts["copy"].key
         assert f'data-key="{key}"' in found["copy"]
-        assert 'src="pictures/' in found["copy"]
+        assert 'src="images/' in found["copy"]
         assert "la-alone" in found["copy"]
-        first, second = await asyncio.gather(desk.looks(key, None), desk.looks(key, 1))
+        first, second = await asyncio.gather(workspace.attention_maps(key, None), workspace.attention_maps(key, 1))
         assert (first["layers"], second["layer"]) == (2, 1)
-        assert desk.backend.borrows == 1
+        assert workspace.backend.borrows == 1
         with pytest.raises(ValueError, match="layer is mean"):
-            await desk.looks(key, 2)
-        assert await desk.looks("another", None) is None
+            await workspace.attention_maps(key, 2)
+        assert await workspace.attention_maps("another", None) is None
 
     asyncio.run(go())
 
 
 def test_without_a_picture_nothing_is_kept():
-    found = asyncio.run(asked(desk_of(), "w", fields(None)))
+    found = asyncio.run(asked(build_workspace(), "w", fields(None)))
     assert all("data-key" not in html for html in found.values())
     assert all("nothing to look at again" in html for html in found.values())
 
 
 def test_windows_do_not_see_each_other(image):
     async def go() -> None:
-        desk = desk_of()
-        await asked(desk, "one", fields(image))
-        assert desk.asked("one")
-        assert not desk.asked("two")
-        desk.leave("one")
-        desk.leave("one")
-        assert not desk.asked("one")
+        workspace = build_workspace()
+        await asked(workspace, "one", fields(image))
+        assert workspace.has_question("one")
+        assert not workspace.has_question("two")
+        workspace.leave("one")
+        workspace.leave("one")
+        assert not workspace.has_question("one")
 
     asyncio.run(go())
 
 
 def test_modes_that_are_compared_later(image):
     async def go() -> None:
-        desk = desk_of()
-        await asked(desk, "w", fields(image, ["copy"]))
-        shown, missing = desk.compare("w", ["copy", "route"])
+        workspace = build_workspace()
+        await asked(workspace, "w", fields(image, ["copy"]))
+        shown, missing = workspace.compare("w", ["copy", "route"])
         assert missing == ["route"]
         assert "la-alone" not in shown["copy"]
         assert (shown["text"], shown["route"]) == ("", "")
-        async for _ in desk.answers("w", missing, fields(image, ["copy", "route"])):
+        async for _ in workspace.answers("w", missing, fields(image, ["copy", "route"])):
             pass
-        shown, missing = desk.compare("w", ["route"])
+        shown, missing = workspace.compare("w", ["route"])
         assert missing == []
         assert shown["copy"] == ""
         assert "la-alone" in shown["route"]
-        assert len(desk.backend.jobs) == 2
+        assert len(workspace.backend.jobs) == 2
 
     asyncio.run(go())
 
 
 def test_bad_fields_change_nothing(image):
     async def go() -> None:
-        desk = desk_of()
+        workspace = build_workspace()
         for given in (fields(image, []), fields(image, keep=500), fields(image + "x")):
             with pytest.raises(ValueError, match=r"Choose|keep|no such file"):
-                await desk.begin("w", given)
-        assert not desk.asked("w")
+                await workspace.begin("w", given)
+        assert not workspace.has_question("w")
 
     asyncio.run(go())
 
 
 def test_beside_vllm_rows_stand_in_a_strip_and_the_page_says_so(image):
     """vLLM gives chosen rows the positions of a strip; asked for a grid it refuses."""
-    desk = desk_of("vllm")
-    found = asyncio.run(asked(desk, "w", fields(image, ["route"], 30)))
-    (job,) = desk.backend.jobs
+    workspace = build_workspace("vllm")
+    found = asyncio.run(asked(workspace, "w", fields(image, ["route"], 30)))
+    (job,) = workspace.backend.jobs
     assert (job.policy.layout, job.policy.keep) == ("strip", 30)
     assert "visual tokens put back, in a strip" in found["route"]
 
 
 def test_a_backend_without_a_model_cannot_measure(image, measured):
     async def go() -> None:
-        desk = desk_of()
+        workspace = build_workspace()
 
         async def borrow(work):
             raise RefusedError("there is no model")
 
-        desk.backend.borrow = borrow
-        await asked(desk, "w", fields(image, ["copy"]))
+        workspace.backend.borrow = borrow
+        await asked(workspace, "w", fields(image, ["copy"]))
         with pytest.raises(RefusedError, match="no model"):
-            await desk.looks(desk._runs("w").transcripts["copy"].key, None)
+            await workspace.attention_maps(workspace._runs("w").transcripts["copy"].key, None)
 
     asyncio.run(go())
 
 
 def test_a_shelf_drops_the_oldest():
-    shelf: Shelf[str] = Shelf(2, 100, len)
-    first, second = shelf.put("first"), shelf.put("second")
-    assert shelf.get(first) == "first"
-    shelf.put("third")
-    assert (shelf.get(second), shelf.get(first)) == (None, "first")
-    assert shelf.get("") is None
+    cache: LruCache[str] = LruCache(2, 100, len)
+    first, second = cache.put("first"), cache.put("second")
+    assert cache.get(first) == "first"
+    cache.put("third")
+    assert (cache.get(second), cache.get(first)) == (None, "first")
+    assert cache.get("") is None
     with pytest.raises(ValueError, match="room"):
-        Shelf(0, 100, len)
+        LruCache(0, 100, len)
 
 
 def test_a_shelf_drops_the_oldest_beyond_its_bytes():
     """By number alone, 500 pictures of 12 megapixels take 24 GB."""
-    shelf: Shelf[str] = Shelf(5, 10, len)
-    first, second, third = shelf.put("1234"), shelf.put("1234"), shelf.put("12")
-    assert [shelf.get(key) for key in (second, third, first)] == ["1234", "12", "1234"]
-    fourth = shelf.put("1234")  # 14 bytes; the second is the oldest now
-    assert [shelf.get(key) for key in (first, second, third, fourth)] == ["1234", None, "12", "1234"]
-    large = shelf.put("12345678901")
-    assert [shelf.get(key) for key in (third, fourth, large)] == [None, None, "12345678901"]
+    cache: LruCache[str] = LruCache(5, 10, len)
+    first, second, third = cache.put("1234"), cache.put("1234"), cache.put("12")
+    assert [cache.get(key) for key in (second, third, first)] == ["1234", "12", "1234"]
+    fourth = cache.put("1234")  # 14 bytes; the second is the oldest now
+    assert [cache.get(key) for key in (first, second, third, fourth)] == ["1234", None, "12", "1234"]
+    large = cache.put("12345678901")
+    assert [cache.get(key) for key in (third, fourth, large)] == [None, None, "12345678901"]
 
 
 def test_pictures_are_bounded_by_bytes_on_the_desk(tmp_path, monkeypatch):
@@ -190,23 +190,23 @@ def test_pictures_are_bounded_by_bytes_on_the_desk(tmp_path, monkeypatch):
     monkeypatch.setattr(desk_module, "WINDOW_BYTES", 250_000)
 
     async def go() -> None:
-        desk, keys = desk_of(), []
+        workspace, keys = build_workspace(), []
         for window in ("one", "two", "three"):
-            await asked(desk, window, fields(str(tmp_path / "a.png"), ["copy"]))
-            keys.append(desk._runs(window).transcripts["copy"].key)
-        assert [desk.kept.get(key) is None for key in keys] == [True, False, False]
-        assert [desk.asked(window) for window in ("two", "three", "one")] == [True, True, False]
+            await asked(workspace, window, fields(str(tmp_path / "a.png"), ["copy"]))
+            keys.append(workspace._runs(window).transcripts["copy"].key)
+        assert [workspace.kept.get(key) is None for key in keys] == [True, False, False]
+        assert [workspace.has_question(window) for window in ("two", "three", "one")] == [True, True, False]
 
     asyncio.run(go())
 
 
 def test_measurements_are_forgotten_before_answers():
-    shelf: Shelf[Kept] = Shelf(5, 0, lambda kept: 0)
+    cache: LruCache[KeptAnswer] = LruCache(5, 0, lambda kept: 0)
     tokens = torch.zeros(1, 10, 4)
-    looks = Looks(tokens[:, 0], tokens, tokens[..., 0], tokens[..., 0], (2, 2))
-    keys = [shelf.put(Kept(None, None, "", (), looks)) for _ in range(3)]  # type: ignore[arg-type]
-    trim(shelf, 2 * looks.size_bytes)
-    assert [shelf.get(key).looks is None for key in keys] == [True, False, False]
+    maps = AttentionMaps(tokens[:, 0], tokens, tokens[..., 0], tokens[..., 0], (2, 2))
+    keys = [cache.put(KeptAnswer(None, None, "", (), maps)) for _ in range(3)]  # type: ignore[arg-type]
+    trim_maps(cache, 2 * maps.size_bytes)
+    assert [cache.get(key).maps is None for key in keys] == [True, False, False]
 
 
 def test_large_pictures_are_shown_smaller():

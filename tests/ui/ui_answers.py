@@ -15,7 +15,7 @@ from look_again.loading import default_checkpoint, load_tokenizer
 from look_again.serving.backend import BackendEvent, Ended, Job, Started
 from look_again.text.chat import encode_response
 from look_again.text.tags import tag_ids
-from look_again.ui.transcript import TokenTexts, Transcript, policy_of
+from look_again.ui.transcript import TokenTexts, Transcript, build_policy
 
 TOKENIZER = load_tokenizer(str(default_checkpoint()))
 GRID: Grid = (1, 2, 3)
@@ -25,26 +25,26 @@ ANSWER = (
 )
 
 
-def ids_of(text: str) -> list[int]:
+def encode(text: str) -> list[int]:
     return encode_response(TOKENIZER, text, tag_ids(TOKENIZER))[0]
 
 
-def events_of(text: str, rows: Sequence[int] = (0, 4, 5), mode: str = "route") -> list[BackendEvent]:
+def build_events(text: str, rows: Sequence[int] = (0, 4, 5), mode: str = "route") -> list[BackendEvent]:
     """A backend's events for a response that looks at `rows` before its reflections, and then ends."""
     opening = tag_ids(TOKENIZER)["<REFLECTION>"]
     events: list[BackendEvent] = [Started(20, 6, SlotBuilder(FAMILIES["qwen2_5_vl"], VisionTokens(0, 1, 2, 3)).build)]
     reflections = []
-    for at, token_id in enumerate(ids_of(text)):
+    for at, token_id in enumerate(encode(text)):
         if token_id == opening:
             reflections.append(Reflection(mode, tuple(rows), at=at))
             events += [Reinsertion(0, reflections[-1])] if rows else []
         events.append(Token(0, token_id))
-    count = len(ids_of(text))
+    count = len(encode(text))
     return [*events, Ended("stop", tuple(reflections), count, 0, len(rows) * len(reflections))]
 
 
-def transcript_of(events: Sequence[BackendEvent], mode: str = "route", grid: Grid | None = GRID) -> Transcript:
-    transcript = Transcript(policy_of(mode, 50), TokenTexts(TOKENIZER), grid)
+def build_transcript(events: Sequence[BackendEvent], mode: str = "route", grid: Grid | None = GRID) -> Transcript:
+    transcript = Transcript(build_policy(mode, 50), TokenTexts(TOKENIZER), grid)
     for event in events:
         transcript.take(event)
     return transcript

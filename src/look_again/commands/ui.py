@@ -35,12 +35,12 @@ def run(args: argparse.Namespace) -> int:
 
     require("gradio", extra="ui")
     from look_again.ui.app import make_app, read_access, serve
-    from look_again.ui.workspace import Desk
+    from look_again.ui.workspace import Workspace
 
     access = read_access(args.host, args.password_file)
     _check_urls(args)
     backend = _backend(args)
-    app = make_app(Desk(backend, args.model), access, args.port)
+    app = make_app(Workspace(backend, args.model), access, args.port)
     asyncio.run(serve(app, backend, args.host, args.port))
     return 0
 

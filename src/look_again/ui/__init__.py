@@ -1,5 +1,6 @@
 """The page of `look-again ui`: ask, watch the answer come, and see what each of its words looked at.
 
-question: what is asked. transcript: an answer while it comes. runs: answers of one window. answer_html, snippets: what
-is shown. looks: what the tokens looked at. page, app: Gradio and the web.
+question: the question of the page's fields. transcript: an answer while it comes. runs: answers of one window.
+answer_html, snippets: HTML. attention_maps: the attention of each token. kept_answers: what can still be measured.
+workspace: the state behind the page. page, app: Gradio and the web.
 """

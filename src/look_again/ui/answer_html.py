@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from look_again.core.families import Grid
 from look_again.core.generate import Reflection
 from look_again.text.grammar import StreamEvent, StreamParser, close_tag, open_tag
-from look_again.ui.transcript import Transcript, kept_of, runs_of
+from look_again.ui.transcript import Transcript, count_kept, find_row_runs
 from look_again.web.section_cards import escape, section_html, section_name
 
 NAMES = {"text": "Text", "copy": "COPY", "route": "ROUTE"}
@@ -24,7 +24,7 @@ ABOUT = {
 
 
 @dataclass(frozen=True)
-class Shown:
+class AnswerDisplay:
     """What goes with a transcript. image: its address, "" without one. size: its width and height. code: HTML of the
     snippets. alone: no other mode is compared with it.
     """
@@ -35,7 +35,7 @@ class Shown:
     alone: bool = False
 
 
-def answer_html(transcript: Transcript, shown: Shown) -> str:
+def answer_html(transcript: Transcript, shown: AnswerDisplay) -> str:
     """The whole answer of one mode."""
     mode = transcript.policy.mode
     key = f' data-key="{escape(transcript.key)}"' if transcript.key else ""
@@ -59,7 +59,7 @@ def head_html(transcript: Transcript) -> str:
 
 def progress(transcript: Transcript) -> str:
     """How far an answer is, in a few words."""
-    count, back = len(transcript.texts.ids), sum(look.reinserted_tokens for look in transcript.looks)
+    count, back = len(transcript.texts.ids), sum(reflection.reinserted_tokens for reflection in transcript.reinsertions)
     tokens = f"{count} token{'' if count == 1 else 's'}"
     again = f" · {back} put back" if back else ""
     if transcript.status == "waiting":
@@ -73,7 +73,7 @@ def progress(transcript: Transcript) -> str:
     return f"{transcript.status} · {tokens}{again}"
 
 
-def viewer_html(transcript: Transcript, shown: Shown) -> str:
+def viewer_html(transcript: Transcript, shown: AnswerDisplay) -> str:
     """The image, with room for a heat map over it and, once there is an answer, for scrubbing through its tokens."""
     if not shown.image:
         return (
@@ -97,10 +97,10 @@ def viewer_html(transcript: Transcript, shown: Shown) -> str:
     )
 
 
-def response_html(transcript: Transcript, shown: Shown) -> str:
+def response_html(transcript: Transcript, shown: AnswerDisplay) -> str:
     """Sections in colour, with what was put back between them."""
     if not transcript.texts.text.strip():
-        return _between(transcript, shown, 0, 0) if transcript.looks else '<p class="la-none la-wait"></p>'
+        return _between(transcript, shown, 0, 0) if transcript.reinsertions else '<p class="la-none la-wait"></p>'
     return "".join(_pieces(transcript, shown))
 
 
@@ -109,8 +109,8 @@ def end_html(transcript: Transcript) -> str:
     if transcript.status == "failed":
         return f'<p class="la-refused" role="alert">✗ {escape(transcript.message)}</p>'
     reason = transcript.ended.reason if transcript.ended else ""
-    said = {"length": "cut off: the number of tokens is used up", "context": "cut off: the context is full"}.get(reason)
-    return f'<p class="la-note">{said}</p>' if said else ""
+    note = {"length": "cut off: the number of tokens is used up", "context": "cut off: the context is full"}.get(reason)
+    return f'<p class="la-note">{note}</p>' if note else ""
 
 
 @dataclass
@@ -123,18 +123,18 @@ class _Card:
     closed: bool = False
 
 
-def _pieces(transcript: Transcript, shown: Shown) -> Iterator[str]:
-    """Cards and looks in the order in which they came."""
+def _pieces(transcript: Transcript, shown: AnswerDisplay) -> Iterator[str]:
+    """Cards and re-insertions in the order in which they came."""
     at, card, number, outside = 0, None, 0, _sections_in(transcript)
-    given = 0  # looks that were shown
+    shown_before = 0  # re-insertions that stand on the page
     for event in _events(transcript):
         if event.kind == "open":
             if card:
                 yield _card_html(card)
             token = transcript.token_at(at)
             if event.tag == "REFLECTION":
-                yield _between(transcript, shown, given, token)
-                given = sum(look.at <= token for look in transcript.looks)
+                yield _between(transcript, shown, shown_before, token)
+                shown_before = sum(reflection.at <= token for reflection in transcript.reinsertions)
             card, number = _Card(event.tag, number), number + 1
         elif event.kind == "close" and card:
             card.closed = True
@@ -147,8 +147,8 @@ def _pieces(transcript: Transcript, shown: Shown) -> Iterator[str]:
         at += _written(event)
     if card:
         yield _card_html(card)
-    if given < len(transcript.looks) and transcript.running:
-        yield _between(transcript, shown, given, len(transcript.texts.ids))
+    if shown_before < len(transcript.reinsertions) and transcript.running:
+        yield _between(transcript, shown, shown_before, len(transcript.texts.ids))
 
 
 def _events(transcript: Transcript) -> list[StreamEvent]:
@@ -175,15 +175,15 @@ def _spans(transcript: Transcript, text: str, at: int, goes_on: bool) -> str:
     stop = at + len(text)
     text = text if goes_on else text.lstrip()
     place = at = stop - len(text)
-    made = []
+    spans = []
     for token in range(transcript.token_at(at), len(transcript.texts.ends)):
         end = min(transcript.texts.ends[token], stop)
         if end > place:
-            made.append(f'<span data-t="{token}">{escape(text[place - at : end - at])}</span>')
+            spans.append(f'<span data-t="{token}">{escape(text[place - at : end - at])}</span>')
             place = end
         if place >= stop:
             break
-    return "".join(made)
+    return "".join(spans)
 
 
 def _card_html(card: _Card) -> str:
@@ -194,22 +194,26 @@ def _card_html(card: _Card) -> str:
     return section_html(card.tag, title, body, f' data-section="{card.number}"')
 
 
-def _between(transcript: Transcript, shown: Shown, given: int, token: int) -> str:
+def _between(transcript: Transcript, shown: AnswerDisplay, shown_before: int, token: int) -> str:
     """What was put back before the reflection whose tag is response token `token`, or that nothing was."""
-    looks = [look for look in transcript.looks[given:] if look.at <= token and look.visual_indices]
-    if looks:
-        return "".join(_look_html(look, transcript, shown) for look in looks)
+    reinsertions = [
+        reflection
+        for reflection in transcript.reinsertions[shown_before:]
+        if reflection.at <= token and reflection.visual_indices
+    ]
+    if reinsertions:
+        return "".join(_reinsertion_html(reflection, transcript, shown) for reflection in reinsertions)
     why = transcript.why_not(token)
     return f'<p class="la-look la-look-none">{escape(why)}</p>' if why else ""
 
 
-def _look_html(look: Reflection, transcript: Transcript, shown: Shown) -> str:
-    grid, (kept, of) = transcript.grid, kept_of(look, transcript.grid)
+def _reinsertion_html(reflection: Reflection, transcript: Transcript, shown: AnswerDisplay) -> str:
+    grid, (kept, of) = transcript.grid, count_kept(reflection, transcript.grid)
     strip = ", in a strip" if transcript.policy.layout == "strip" else ""
     image = f'<img src="{escape(shown.image)}" alt="" draggable="false">' if shown.image else ""
     return (
-        f'<button type="button" class="la-look" title="show which" data-at="{look.at}">'
-        f'<span class="la-mask">{image}{_veil(look.visual_indices, grid)}</span><span><b>⟲ looks again</b> '
+        f'<button type="button" class="la-look" title="show which" data-at="{reflection.at}">'
+        f'<span class="la-mask">{image}{_veil(reflection.visual_indices, grid)}</span><span><b>⟲ looks again</b> '
         f"{kept} of {of} visual tokens put back{strip}</span></button>"
     )
 
@@ -219,5 +223,5 @@ def _veil(kept: Sequence[int], grid: Grid | None = None) -> str:
     frames, rows, columns = grid or (0, 1, 1)
     seen = set(kept)
     dimmed = [place for place in range(frames * rows * columns) if place not in seen]
-    path = "".join(f"M{column} {row}h{count}v1h-{count}z" for row, column, count in runs_of(dimmed, columns))
+    path = "".join(f"M{column} {row}h{count}v1h-{count}z" for row, column, count in find_row_runs(dimmed, columns))
     return f'<svg class="la-veil" viewBox="0 0 {columns} {rows}" preserveAspectRatio="none"><path d="{path}"/></svg>'

@@ -1,4 +1,4 @@
-"""The page on the web: Gradio's page, and beside it images and what tokens looked at.
+"""The page on the web: Gradio's page, and beside it images and attention maps.
 
 Behind the guard that all pages of this project have (`web.guard`). Images and answers are found by keys that cannot
 be guessed; nothing is fetched from elsewhere, and no text of a question is logged.
@@ -15,7 +15,7 @@ from look_again.extras import require
 from look_again.serving.backend import Backend, BackendError, RefusedError
 from look_again.ui.page import make_page
 from look_again.ui.question import MAX_BYTES
-from look_again.ui.workspace import Desk
+from look_again.ui.workspace import Workspace
 from look_again.web.access import Access, build_page_access, read_password
 from look_again.web.guard import PageGuard
 from look_again.web.section_cards import sections_css
@@ -36,7 +36,7 @@ def read_access(host: str, password_file: Path | None) -> Access:
     return build_page_access(host, password, "write a password into a file and name it with --password-file")
 
 
-def make_app(desk: Desk, access: Access, port: int = 7861) -> Any:
+def make_app(workspace: Workspace, access: Access, port: int = 7861) -> Any:
     """The page as an ASGI application. MissingExtraError without gradio."""
     require("gradio", extra="ui")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -44,11 +44,11 @@ def make_app(desk: Desk, access: Access, port: int = 7861) -> Any:
     from fastapi import FastAPI
 
     web = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    _add_routes(web, desk)
+    _add_routes(web, workspace)
     asset = resources.files("look_again") / "assets" / "ui"
-    made = gr.mount_gradio_app(
+    page = gr.mount_gradio_app(
         web,
-        make_page(desk),
+        make_page(workspace),
         path="",
         server_name=access.host,
         server_port=port,
@@ -66,7 +66,7 @@ def make_app(desk: Desk, access: Access, port: int = 7861) -> Any:
         css=sections_css() + (asset / "page.css").read_text(encoding="utf-8"),
         head=f"<script>{(asset / 'viewer.js').read_text(encoding='utf-8')}</script>",
     )
-    return PageGuard(made, access)
+    return PageGuard(page, access)
 
 
 async def serve(app: Any, backend: Backend, host: str, port: int) -> None:
@@ -100,24 +100,24 @@ def _theme() -> Any:
     )
 
 
-def _add_routes(web: Any, desk: Desk) -> None:
+def _add_routes(web: Any, workspace: Workspace) -> None:
     from fastapi import Response
     from fastapi.responses import JSONResponse
 
-    @web.get("/pictures/{key}")
-    async def picture(key: str) -> Any:
-        found = desk.images.get(key)
-        return Response(found[0], media_type="image/png", headers=KEPT) if found else Response(status_code=404)
+    @web.get("/images/{key}")
+    async def image(key: str) -> Any:
+        kept = workspace.images.get(key)
+        return Response(kept[0], media_type="image/png", headers=KEPT) if kept else Response(status_code=404)
 
-    @web.get("/looks/{key}")
-    async def looks(key: str, layer: str = "mean") -> Any:
+    @web.get("/attention_maps/{key}")
+    async def attention_maps(key: str, layer: str = "mean") -> Any:
         try:
             chosen = None if layer == "mean" else int(layer[:4])
-            found = await desk.looks(key, chosen)
+            drawing = await workspace.attention_maps(key, chosen)
         except (ValueError, RefusedError) as error:
             return JSONResponse({"error": str(error)}, status_code=400)
         except BackendError as error:
             return JSONResponse({"error": str(error)}, status_code=503)
-        if found is None:
+        if drawing is None:
             return JSONResponse({"error": "this answer is not kept any more: ask again"}, status_code=404)
-        return JSONResponse(found, headers={"cache-control": "no-store"})
+        return JSONResponse(drawing, headers={"cache-control": "no-store"})

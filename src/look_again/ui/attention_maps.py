@@ -2,7 +2,7 @@
 
 The sequence that the backend decoded is read once, teacher-forced, as `analyze heatmap` does; so the numbers are exact
 and the same whichever backend decoded. A token's map is the attention that its query pays to each place of the image,
-as a share of all it pays, mean over heads: the place's row in the prompt and every row that was put back added up.
+as a share of all it pays, mean over heads: its visual token in the prompt and every one that was put back added up.
 Which layers the paper's figure 5 shows is not said: all are kept.
 
 Legend: N response tokens, L layers, V places of the image, S sections, K visual slots.
@@ -27,16 +27,16 @@ from look_again.core.slots import Slots
 from look_again.loading import Checkpoint
 from look_again.serving.backend import Job
 from look_again.text.grammar import parse
-from look_again.ui.transcript import Decoded
+from look_again.ui.transcript import DecodedAnswer
 
 PASS_FLOATS = 2**25  # of one pass, layers x queries x visual slots: 128 MB
 STEPS = 255  # a map is sent in bytes
 
 
 @dataclass(frozen=True)
-class Looks:
+class AttentionMaps:
     """prompt: (L, V) what the prompt's text after the image looked at. tokens: (L, N, V). original, reinserted:
-    (L, N) attention on the prompt's visual rows, and on those put back. grid: rows and columns.
+    (L, N) attention on the prompt's visual tokens, and on those put back. grid: rows and columns.
     """
 
     prompt: torch.Tensor
@@ -50,7 +50,7 @@ class Looks:
         return 4 * sum(part.numel() for part in (self.prompt, self.tokens, self.original, self.reinserted))
 
 
-def measure(checkpoint: Checkpoint, job: Job, decoded: Decoded) -> Looks:
+def measure(checkpoint: Checkpoint, job: Job, decoded: DecodedAnswer) -> AttentionMaps:
     """Read the sequence of an answer to a job about one image. ValueError for a job without an image."""
     if len(job.images) != 1:
         raise ValueError("there is no image that the answer could have looked at")
@@ -66,7 +66,9 @@ def measure(checkpoint: Checkpoint, job: Job, decoded: Decoded) -> Looks:
              for i, part in enumerate(own.split(size))]  # fmt: skip
     original, reinserted = (torch.cat([part[kind] for part in parts], dim=1) for kind in (0, 1))
     both = original + reinserted
-    return Looks(both[:, 0], both[:, 1:], original[:, 1:].sum(-1), reinserted[:, 1:].sum(-1), (frames * rows, columns))
+    return AttentionMaps(
+        both[:, 0], both[:, 1:], original[:, 1:].sum(-1), reinserted[:, 1:].sum(-1), (frames * rows, columns)
+    )
 
 
 @torch.no_grad()
@@ -77,27 +79,29 @@ def _features(model: Any, images: ImageInputs) -> torch.Tensor:
 def _pass(
     model: Any, slots: Slots, features: torch.Tensor, before: torch.Tensor, own: torch.Tensor, places: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention on places, (L, queries, V), of the prompt's rows and of re-inserted ones; `before` is one query."""
+    """Attention on places, (L, queries, V), of the prompt's visual tokens and re-inserted ones; `before`: one query."""
     first = int(len(before) > 0)
     panels = torch.cat([torch.zeros(len(before), dtype=torch.long), torch.arange(len(own)) + first])
     finished = FinishedSequence(slots, features, torch.cat([before, own]), panels, first + len(own))
     on_rows = read(model, [finished])[0].on_rows
-    found = maps.by_place(slots, on_rows.flatten(0, 1), places)
-    return found[0].view(*on_rows.shape[:2], places), found[1].view(*on_rows.shape[:2], places)
+    original, reinserted = maps.by_place(slots, on_rows.flatten(0, 1), places)[:2]
+    return original.view(*on_rows.shape[:2], places), reinserted.view(*on_rows.shape[:2], places)
 
 
-def payload(looks: Looks, text: str, ends: Sequence[int], decoded: Decoded, layer: int | None) -> dict[str, Any]:
+def payload(
+    measured: AttentionMaps, text: str, ends: Sequence[int], decoded: DecodedAnswer, layer: int | None
+) -> dict[str, Any]:
     """What the page draws of one layer, or (None) of their mean. ValueError for a layer that is not there.
 
     maps: bytes in base64, one per place, of every token and then of every section, relative to the map's own peak in
     `peaks`, which is its strongest place that is no sink; sinks may lie above it and are cut off there.
     """
-    depth = looks.tokens.shape[0]
+    depth = measured.tokens.shape[0]
     if layer is not None and not 0 <= layer < depth:
         raise ValueError(f"layer is mean or a number from 0 to {depth - 1}, not {layer}")
     tokens, prompt, original, reinserted = (
         part.mean(0) if layer is None else part[layer]
-        for part in (looks.tokens, looks.prompt, looks.original, looks.reinserted)
+        for part in (measured.tokens, measured.prompt, measured.original, measured.reinserted)
     )
     names, own = sections_of_tokens(parse(text), ends)
     sections = section_panels(tokens, names, own)
@@ -107,7 +111,7 @@ def payload(looks: Looks, text: str, ends: Sequence[int], decoded: Decoded, laye
     return {
         "layer": "mean" if layer is None else layer,
         "layers": depth,
-        "grid": looks.grid,
+        "grid": measured.grid,
         "texts": [text[start:end] for start, end in zip([0, *ends], ends, strict=False)],
         "section_of": own,
         "sections": [{"name": panel.name, "tokens": panel.tokens} for panel in sections],
@@ -117,7 +121,7 @@ def payload(looks: Looks, text: str, ends: Sequence[int], decoded: Decoded, laye
         "peaks": _rounded(peaks),
         "maps": base64.b64encode(coded).decode(),
         "sinks": sinks,
-        "looks": [{"before": look.at, "tokens": look.reinserted_tokens} for look in decoded.looks],
+        "looks": [{"before": look.at, "tokens": look.reinserted_tokens} for look in decoded.reinsertions],
     }
 
 

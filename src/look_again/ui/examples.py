@@ -1,64 +1,93 @@
-"""Questions to begin with: Tabletop scenes, rendered when they are shown.
+"""Questions to begin with, drawn when they are shown: sets of examples that are registered by name.
 
 Their small images are part of the page, not addresses of their own: whoever may not see the page cannot have any
-rendered.
+drawn.
 """
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from PIL import Image
 
 from look_again.images import data_url
-from look_again.tabletop.questions import KINDS
-from look_again.tabletop.render import render
-from look_again.tabletop.rows import TabletopRow, make_row
+from look_again.registry import lookup
 from look_again.web.section_cards import escape
 
-SPLIT = "test"
-COUNT = len(KINDS)  # one scene of each kind of question
+EXAMPLES = {"tabletop": "look_again.tabletop.ui_examples:TABLETOP_EXAMPLES"}
+SHOWN = "tabletop"
 SEEDS = 10_000
-LENGTHS = ("long", "normal")
 SMALL_SIDE = 112  # pixels, shown on half as many
 
 
-def example(seed: int, index: int) -> TabletopRow:
-    """Scene and question number `index` of a set. ValueError outside of the sets that the page has."""
-    if not 0 <= seed < SEEDS or not 0 <= index < COUNT:
-        raise ValueError(f"there is no example {index} of set {seed}")
-    return make_row(SPLIT, seed, index, length=LENGTHS[index % len(LENGTHS)])
+class ExampleQuestion(Protocol):
+    """text: the question. title: the question in short, for a tooltip. label: the kind of question."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def label(self) -> str: ...
+
+    def draw(self) -> Image.Image:
+        """Its image."""
+        ...
 
 
-def example_of(name: object) -> tuple[Image.Image, str]:
+class ExampleSets(Protocol):
+    """Sets of examples, a set for each seed. noun: what one of them is called. count: examples of a set."""
+
+    noun: str
+    count: int
+
+    def example(self, seed: int, index: int) -> ExampleQuestion:
+        """Example `index` of the set of a seed."""
+        ...
+
+
+def load_sets() -> ExampleSets:
+    """The sets that the page shows."""
+    sets: ExampleSets = lookup(EXAMPLES, SHOWN, what="set of examples")
+    return sets
+
+
+def load_example(name: object) -> tuple[Image.Image, str]:
     """Image and question of an example by its name in the page, "seed/index". ValueError for anything else."""
+    sets = load_sets()
     seed, _, index = str(name)[:20].partition("/")
     if not seed.isdecimal() or not index.isdecimal():
         raise ValueError("this is not an example of the page")
-    row = example(int(seed), int(index))
-    return render(row.scene), row.prompt
+    if int(seed) >= SEEDS or int(index) >= sets.count:
+        raise ValueError(f"there is no example {int(index)} of set {int(seed)}")
+    example = sets.example(int(seed), int(index))
+    return example.draw(), example.text
 
 
-def clicked(data: object, name: str) -> object:
-    """What a clicked button says of itself; untrusted, as a browser sent it."""
+def read_click(data: object, name: str) -> object:
+    """A field of a clicked button; untrusted, as a browser sent it."""
     return data.get(name) if isinstance(data, dict) else None
 
 
-def set_after(name: object) -> int:
+def next_set(name: object) -> int:
     """The set after the one of this name, the first for anything that is no set."""
     seed = str(name)[:6]
     return (int(seed) + 1) % SEEDS if seed.isdecimal() else 0
 
 
 def examples_html(seed: int) -> str:
-    """The set as small images to choose from, and a button for another set."""
-    shown = "".join(_example_html(seed, index) for index in range(COUNT))
+    """A set as small images to choose from, and a button for another set."""
+    sets = load_sets()
+    shown = "".join(_example_html(sets.example(seed, index), f"{seed}/{index}") for index in range(sets.count))
     more = f'<button type="button" class="la-more-scenes" data-set="{seed}" title="other scenes">↻</button>'
-    return f'<div class="la-scenes"><span class="la-scenes-title">or a Tabletop scene {more}</span>{shown}</div>'
+    return f'<div class="la-scenes"><span class="la-scenes-title">or {escape(sets.noun)} {more}</span>{shown}</div>'
 
 
-def _example_html(seed: int, index: int) -> str:
-    row = example(seed, index)
-    address = data_url(render(row.scene).resize((SMALL_SIDE, SMALL_SIDE)), "JPEG", quality=85)
+def _example_html(example: ExampleQuestion, name: str) -> str:
+    address = data_url(example.draw().resize((SMALL_SIDE, SMALL_SIDE)), "JPEG", quality=85)
     return (
-        f'<button type="button" class="la-scene" data-scene="{seed}/{index}" title="{escape(row.question.text)}">'
-        f'<img src="{address}" alt="{escape(row.question.kind)}" width="56" height="56"></button>'
+        f'<button type="button" class="la-scene" data-scene="{name}" title="{escape(example.title)}">'
+        f'<img src="{address}" alt="{escape(example.label)}" width="56" height="56"></button>'
     )

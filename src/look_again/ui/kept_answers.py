@@ -3,7 +3,7 @@
 Bounded by bytes as well as by number: an image is kept as it was asked about, for the heat is measured in the very
 sequence that was decoded, and a large one takes 200 MB.
 
-A key is the only way to a thing, is handed to the window that made it alone, and cannot be guessed.
+A key is the only way to a thing, is handed to the window that asked for it alone, and cannot be guessed.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from typing import Generic, TypeVar
 from PIL import Image
 
 from look_again.serving.backend import Job
-from look_again.ui.attention_maps import Looks
+from look_again.ui.attention_maps import AttentionMaps
 from look_again.ui.question import image_bytes
-from look_again.ui.transcript import Decoded
+from look_again.ui.transcript import DecodedAnswer
 
 SHOWN_SIDE = 1024  # pixels of an image on the page
 T = TypeVar("T")
 
 
 @dataclass
-class Kept:
-    """An answer that can be measured; `looks` once it was."""
+class KeptAnswer:
+    """An answer that can be measured; `maps` once it was."""
 
     job: Job
-    decoded: Decoded
+    decoded: DecodedAnswer
     text: str
     ends: tuple[int, ...]
-    looks: Looks | None = None
+    maps: AttentionMaps | None = None
     measuring: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -44,15 +44,15 @@ class Kept:
         return sum(map(image_bytes, self.job.images))
 
 
-class Shelf(Generic[T]):
-    """Things by key, at most `room` of them and `room_bytes` by their `size`; one that is asked for counts as new.
+class LruCache(Generic[T]):
+    """Things by key, at most `room` of them and `room_bytes` by their `size`; getting one makes it the newest.
 
     The newest stays even where it takes more by itself.
     """
 
     def __init__(self, room: int, room_bytes: int, size: Callable[[T], int]) -> None:
         if room < 1:
-            raise ValueError(f"a shelf has room for at least one thing, not {room}")
+            raise ValueError(f"a cache has room for at least one thing, not {room}")
         self.room, self.room_bytes, self.size = room, room_bytes, size
         self._things: OrderedDict[str, T] = OrderedDict()
 
@@ -76,14 +76,14 @@ class Shelf(Generic[T]):
         return list(reversed(self._things.values()))
 
 
-def trim(answers: Shelf[Kept], most_bytes: int) -> None:
+def trim_maps(answers: LruCache[KeptAnswer], most_bytes: int) -> None:
     """Forget the oldest measurements beyond a number of bytes; they can be made again."""
     held = 0
     for kept in answers.newest():
-        if kept.looks is not None:
-            held += kept.looks.size_bytes
+        if kept.maps is not None:
+            held += kept.maps.size_bytes
             if held > most_bytes:
-                kept.looks = None
+                kept.maps = None
 
 
 def shown_png(image: Image.Image) -> bytes:

@@ -11,9 +11,9 @@ from typing import Any
 
 from look_again.extras import require
 from look_again.ui.answer_html import NAMES
-from look_again.ui.examples import clicked, example_of, examples_html, set_after
-from look_again.ui.question import MODES, MOST_TOKENS, modes_of
-from look_again.ui.workspace import Desk, Fields
+from look_again.ui.examples import examples_html, load_example, next_set, read_click
+from look_again.ui.question import MODES, MOST_TOKENS, read_modes
+from look_again.ui.workspace import FormFields, Workspace
 from look_again.web.section_cards import escape
 
 TITLE = "LookAgain"
@@ -46,7 +46,7 @@ class Parts:
 
     @property
     def fields(self) -> list[Any]:
-        """What is asked, in the order of `Fields`."""
+        """What is asked, in the order of `FormFields`."""
         return [self.image, self.question, self.modes, self.keep, self.temperature, self.seed, self.tokens]
 
     @property
@@ -63,23 +63,23 @@ class Parts:
         return {self.message: f'<p class="la-refused" role="alert">✗ {escape(error)}</p>'}
 
 
-def make_page(desk: Desk) -> Any:
+def make_page(workspace: Workspace) -> Any:
     """The page as Gradio blocks. MissingExtraError without gradio."""
     require("gradio", extra="ui")
     import gradio as gr
 
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as blocks:
-        parts = _lay_out(desk)
-        _connect(blocks, parts, desk)
+        parts = _lay_out(workspace)
+        _connect(blocks, parts, workspace)
     return blocks
 
 
-def _lay_out(desk: Desk) -> Parts:
+def _lay_out(workspace: Workspace) -> Parts:
     import gradio as gr
 
     gr.HTML(
-        f'<div class="la-top"><h1>Look<b>Again</b></h1><span class="la-model">{escape(desk.model_name)} · '
-        f"{escape(desk.backend.name)}</span>{TOGGLE}</div>",
+        f'<div class="la-top"><h1>Look<b>Again</b></h1><span class="la-model">{escape(workspace.model_name)} · '
+        f"{escape(workspace.backend.name)}</span>{TOGGLE}</div>",
         elem_id="la-top",
         apply_default_css=False,
     )
@@ -160,30 +160,30 @@ def _lay_out_answers() -> tuple[dict[str, Any], Any]:
     return answers, keep
 
 
-def _connect(blocks: Any, parts: Parts, desk: Desk) -> None:
+def _connect(blocks: Any, parts: Parts, workspace: Workspace) -> None:
     """Who does what when something is pressed."""
     import gradio as gr
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     streaming: dict[str, Any] = {**quiet, "concurrency_limit": None}
-    ask, compare, again = _asking(parts, desk)
+    ask, compare, again = _asking(parts, workspace)
 
     async def stop(request: gr.Request) -> dict[Any, Any]:
-        desk.stop(_window(request))
+        workspace.stop(_window(request))
         return parts.busy(False)
 
     async def left(request: gr.Request) -> None:
-        desk.leave(_window(request))
+        workspace.leave(_window(request))
 
     # Apart: an image field that is skipped (gr.skip) is made anew by Gradio and loses its own way to read uploads.
     def choose(event: gr.EventData) -> tuple[Any, str]:
         try:
-            return example_of(clicked(event._data, "scene"))
+            return load_example(read_click(event._data, "scene"))
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
     def others(event: gr.EventData) -> str:
-        return examples_html(set_after(clicked(event._data, "set")))
+        return examples_html(next_set(read_click(event._data, "set")))
 
     parts.ask.click(ask, parts.fields, parts.shown, **streaming)
     parts.question.submit(ask, parts.fields, parts.shown, **streaming)
@@ -195,43 +195,43 @@ def _connect(blocks: Any, parts: Parts, desk: Desk) -> None:
     blocks.unload(left)
 
 
-def _asking(parts: Parts, desk: Desk) -> tuple[Callable[..., Any], ...]:
+def _asking(parts: Parts, workspace: Workspace) -> tuple[Callable[..., Any], ...]:
     """The three ways to ask: a new question, other modes for it, ROUTE with another share."""
     import gradio as gr
 
-    async def follow(request: gr.Request, modes: Sequence[str], fields: Fields) -> AsyncIterator[dict[Any, Any]]:
+    async def follow(request: gr.Request, modes: Sequence[str], fields: FormFields) -> AsyncIterator[dict[Any, Any]]:
         yield parts.busy(True)
-        async for changed in desk.answers(_window(request), modes, fields):
+        async for changed in workspace.answers(_window(request), modes, fields):
             yield {parts.answers[mode]: html for mode, html in changed.items()}
-        yield parts.busy(desk.running(_window(request)))
+        yield parts.busy(workspace.running(_window(request)))
 
     async def ask(request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
-        fields = Fields(*values)
+        fields = FormFields(*values)
         try:
-            modes = await desk.begin(_window(request), fields)
+            modes = await workspace.begin(_window(request), fields)
         except ValueError as error:
             yield parts.refused(error)
             return
         yield {parts.message: "", parts.empty: ""} | {parts.answers[mode]: "" for mode in MODES if mode not in modes}
-        async for made in follow(request, modes, fields):
-            yield made
+        async for update in follow(request, modes, fields):
+            yield update
 
     async def compare(request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
         """Other modes were chosen: those without an answer to this question are asked."""
-        fields = Fields(*values)
-        if not desk.asked(_window(request)) or not fields.modes:
+        fields = FormFields(*values)
+        if not workspace.has_question(_window(request)) or not fields.modes:
             return
-        shown, missing = desk.compare(_window(request), modes_of(fields.modes))
+        shown, missing = workspace.compare(_window(request), read_modes(fields.modes))
         yield {parts.answers[mode]: html for mode, html in shown.items()}
         if missing:
-            async for made in follow(request, missing, fields):
-                yield made
+            async for update in follow(request, missing, fields):
+                yield update
 
     async def again(request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
         """ROUTE's slider was let go."""
-        if desk.asked(_window(request)):
-            async for made in follow(request, ["route"], Fields(*values)):
-                yield made
+        if workspace.has_question(_window(request)):
+            async for update in follow(request, ["route"], FormFields(*values)):
+                yield update
 
     return ask, compare, again
 

@@ -21,7 +21,7 @@ MOST_TOKENS = 4096  # that the page asks for
 
 
 @dataclass(frozen=True)
-class Asked:
+class UserQuestion:
     """One question. image: RGB, or None for a question without one. conversation: of the window, see Job."""
 
     image: Image.Image | None
@@ -51,9 +51,9 @@ def image_bytes(image: Image.Image) -> int:
     return 4 * image.width * image.height
 
 
-def asked_of(
+def read_question(
     path: str | None, text: str | None, temperature: float, seed: float | None, tokens: float, conversation: str = ""
-) -> Asked:
+) -> UserQuestion:
     """The question as the page's fields have it. ValueError (ImageError for the image) that says what is wrong."""
     question = (text or "").strip()
     if not question:
@@ -65,7 +65,7 @@ def asked_of(
         temperature=round(float(temperature or 0), 4),
         seed=None if seed is None else _whole("The seed", seed, 0, 2**53),
     )
-    return Asked(_image(path) if path else None, question, sampling, conversation)
+    return UserQuestion(_image(path) if path else None, question, sampling, conversation)
 
 
 def _image(path: str) -> Image.Image:
@@ -82,7 +82,7 @@ def _whole(name: str, value: float | None, low: int, high: int) -> int:
     return int(value)
 
 
-def modes_of(chosen: object) -> list[str]:
+def read_modes(chosen: object) -> list[str]:
     """The modes that are asked, in the page's order. ValueError for none."""
     modes = [mode for mode in MODES if isinstance(chosen, list | tuple) and mode in chosen]
     if not modes:
@@ -90,12 +90,12 @@ def modes_of(chosen: object) -> list[str]:
     return modes
 
 
-def keep_of(value: float | None) -> int:
+def read_keep(value: float | None) -> int:
     """The slider's percentage. ValueError for what the slider cannot say."""
     return _whole("keep", value, 0, 100)
 
 
-def grid_of(processor: Any, image: Image.Image | None) -> Grid | None:
+def compute_grid(processor: Any, image: Image.Image | None) -> Grid | None:
     """The grid of an image's visual tokens, as the checkpoint's image processor cuts it; takes no model."""
     if image is None:
         return None

@@ -15,7 +15,7 @@ from look_again.core.families import Grid
 from look_again.core.reattention import Reattention
 from look_again.serving.admission import Admission
 from look_again.serving.backend import Backend, BackendError, BusyError, RefusedError
-from look_again.ui.question import Asked
+from look_again.ui.question import UserQuestion
 from look_again.ui.transcript import TokenTexts, Transcript
 
 FRAME_S = 0.08  # between two images of an answer that is being written
@@ -28,9 +28,9 @@ class Runs:
     def __init__(self, backend: Backend, admission: Admission) -> None:
         self.backend, self.admission = backend, admission
         self.conversation = secrets.token_urlsafe(12)
-        self.asked: Asked | None = None
+        self.question: UserQuestion | None = None
         self.grid: Grid | None = None
-        self.image = ""  # its key on the page's shelf
+        self.image = ""  # its key among the page's images
         self.modes: Sequence[str] = ()  # that are compared now
         self.transcripts: dict[str, Transcript] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -40,17 +40,17 @@ class Runs:
 
         An answer that is still being written in one of these modes is stopped. Closing this stops its answers.
         """
-        assert self.asked is not None
+        assert self.question is not None
         self.stop(policies)
         wake, news = asyncio.Event(), set(policies)
         mine = {mode: self._start(mode, policy, news, wake) for mode, policy in policies.items()}
         try:
             while news or any(not task.done() for task in mine.values()):
-                given = [mode for mode in policies if mode in news and self._tasks.get(mode) is mine[mode]]
+                changed = [mode for mode in policies if mode in news and self._tasks.get(mode) is mine[mode]]
                 news.clear()
                 wake.clear()
-                if given:
-                    yield given
+                if changed:
+                    yield changed
                 await self._wait(mine, wake)
             for mode in (last := [mode for mode in mine if self._tasks.get(mode) is mine[mode]]):
                 self.transcripts[mode].stop()  # if its last news is still on the way
@@ -62,10 +62,10 @@ class Runs:
                     self.transcripts[mode].stop()
             await asyncio.gather(*mine.values(), return_exceptions=True)
 
-    def begin(self, asked: Asked, grid: Grid | None, image: str, modes: Sequence[str]) -> None:
+    def begin(self, question: UserQuestion, grid: Grid | None, image: str, modes: Sequence[str]) -> None:
         """Another question: its answers take the place of the earlier one's."""
         self.stop()
-        self.asked, self.grid, self.image, self.modes = asked, grid, image, modes
+        self.question, self.grid, self.image, self.modes = question, grid, image, modes
         self.transcripts, self._tasks = {}, {}
 
     def stop(self, modes: Mapping[str, object] | Sequence[str] | None = None) -> None:
@@ -77,7 +77,7 @@ class Runs:
     @property
     def size_bytes(self) -> int:
         """What its question's image takes."""
-        return 0 if self.asked is None else self.asked.size_bytes
+        return 0 if self.question is None else self.question.size_bytes
 
     @property
     def running(self) -> bool:
@@ -100,8 +100,8 @@ class Runs:
         return self._tasks[mode]
 
     async def _follow(self, policy: Reattention, transcript: Transcript, heard: Callable[[], None]) -> None:
-        assert self.asked is not None
-        job = self.asked.job(policy)
+        assert self.question is not None
+        job = self.question.job(policy)
         try:
             self.backend.check(job)
             async with self.admission.place(), aclosing(self.backend.generate(job)) as events:

@@ -11,7 +11,7 @@ from typing import Any
 
 from look_again.core.reattention import Reattention
 from look_again.model import Sampling
-from look_again.ui.question import Asked
+from look_again.ui.question import UserQuestion
 from look_again.web.section_cards import escape
 
 SERVER = "http://127.0.0.1:8300/v1"
@@ -19,48 +19,48 @@ IMAGE = "picture.png"
 NAMES = {"python": "Python", "openai": "openai client", "curl": "curl"}
 
 
-def snippets(asked: Asked, policy: Reattention, model: str | None) -> dict[str, str]:
+def snippets(question: UserQuestion, policy: Reattention, model: str | None) -> dict[str, str]:
     """Code by kind; model: as `load` and the server know it, None for the shipped one."""
     return {
-        "python": python_code(asked, policy, model),
-        "openai": openai_code(asked, policy, model),
-        "curl": curl_code(asked, policy, model),
+        "python": python_code(question, policy, model),
+        "openai": openai_code(question, policy, model),
+        "curl": curl_code(question, policy, model),
     }
 
 
-def python_code(asked: Asked, policy: Reattention, model: str | None) -> str:
+def python_code(question: UserQuestion, policy: Reattention, model: str | None) -> str:
     """The question by this package's own API."""
     named = repr(model) if model else ""
-    images = f'"{IMAGE}"' if asked.image else "[]"
+    images = f'"{IMAGE}"' if question.image else "[]"
     options = ", ".join(f"{name.replace('reattention', 'mode')}={value!r}" for name, value in _extra(policy).items())
     return (
         "import look_again\n\n"
         f"model = look_again.load({named})\n"
         "answer = model.ask(\n"
         f"    {images},\n"
-        f"    {asked.text!r},\n"
+        f"    {question.text!r},\n"
         f"    reattention=look_again.Reattention({options}),\n"
-        f"    sampling=look_again.Sampling({_sampling(asked.sampling)}),\n"
+        f"    sampling=look_again.Sampling({_sampling(question.sampling)}),\n"
         ")\n"
         "print(answer.answer)\n"
         "print(answer.response)\n"
     )
 
 
-def openai_code(asked: Asked, policy: Reattention, model: str | None) -> str:
+def openai_code(question: UserQuestion, policy: Reattention, model: str | None) -> str:
     """The question by the openai client, to `look-again serve`."""
-    image = f'image = base64.b64encode(Path("{IMAGE}").read_bytes()).decode()\n' if asked.image else ""
+    image = f'image = base64.b64encode(Path("{IMAGE}").read_bytes()).decode()\n' if question.image else ""
     part = '            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}},\n'
-    options = [f"    {name}={value},\n" for name, value in _options(asked.sampling).items()]
-    imports = "import base64\nfrom pathlib import Path\n\n" if asked.image else ""
+    options = [f"    {name}={value},\n" for name, value in _options(question.sampling).items()]
+    imports = "import base64\nfrom pathlib import Path\n\n" if question.image else ""
     return (
         f"{imports}from openai import OpenAI\n\n"
         f'{image}client = OpenAI(base_url="{SERVER}", api_key="none")\n'
         "completion = client.chat.completions.create(\n"
         f"    model={_served(model)!r},\n"
         '    messages=[\n        {"role": "user", "content": [\n'
-        f"{part if asked.image else ''}"
-        f'            {{"type": "text", "text": {asked.text!r}}},\n'
+        f"{part if question.image else ''}"
+        f'            {{"type": "text", "text": {question.text!r}}},\n'
         "        ]},\n    ],\n"
         f"{''.join(options)}"
         f'    extra_body={{"look_again": {json.dumps(_extra(policy))}}},\n'
@@ -69,32 +69,32 @@ def openai_code(asked: Asked, policy: Reattention, model: str | None) -> str:
     )
 
 
-def curl_code(asked: Asked, policy: Reattention, model: str | None) -> str:
+def curl_code(question: UserQuestion, policy: Reattention, model: str | None) -> str:
     """The question by curl; the body is a here-document, so that an image of any size fits."""
     marker = "@PICTURE@"
-    content: list[dict[str, Any]] = [{"type": "text", "text": asked.text}]
-    if asked.image:
+    content: list[dict[str, Any]] = [{"type": "text", "text": question.text}]
+    if question.image:
         content.insert(0, {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{marker}"}})
     body = {
         "model": _served(model),
         "messages": [{"role": "user", "content": content}],
-        **_options(asked.sampling),
+        **_options(question.sampling),
         "look_again": _extra(policy),
     }
     quoted = shell_text(json.dumps(body, indent=1, ensure_ascii=True))
-    if asked.image:
+    if question.image:
         quoted = quoted.replace(marker, f"$(base64 < {IMAGE} | tr -d '\\n')", 1)
     return f"curl {SERVER}/chat/completions -H 'Content-Type: application/json' --data-binary @- <<END\n{quoted}\nEND\n"
 
 
-def code_html(asked: Asked, policy: Reattention, model: str | None) -> str:
+def code_html(question: UserQuestion, policy: Reattention, model: str | None) -> str:
     """The snippets, folded away."""
-    made = "".join(
+    sections = "".join(
         f'<div class="la-snippet"><div class="la-snippet-head"><b>{NAMES[kind]}</b>'
         f'<button type="button" class="la-copy">copy</button></div><pre tabindex="0">{escape(code)}</pre></div>'
-        for kind, code in snippets(asked, policy, model).items()
+        for kind, code in snippets(question, policy, model).items()
     )
-    return f'<details class="la-code"><summary>as code</summary>{made}</details>'
+    return f'<details class="la-code"><summary>as code</summary>{sections}</details>'
 
 
 def shell_text(text: str) -> str:
@@ -103,10 +103,10 @@ def shell_text(text: str) -> str:
 
 
 def _sampling(sampling: Sampling) -> str:
-    given: dict[str, Any] = {"max_new_tokens": sampling.max_new_tokens}
+    options: dict[str, Any] = {"max_new_tokens": sampling.max_new_tokens}
     if sampling.temperature:
-        given |= {"temperature": sampling.temperature} | ({} if sampling.seed is None else {"seed": sampling.seed})
-    return ", ".join(f"{name}={value}" for name, value in given.items())
+        options |= {"temperature": sampling.temperature} | ({} if sampling.seed is None else {"seed": sampling.seed})
+    return ", ".join(f"{name}={value}" for name, value in options.items())
 
 
 def _options(sampling: Sampling) -> dict[str, Any]:

@@ -29,11 +29,11 @@ SKIPPED = {
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """What was decoded, to be measured: the response's ids, the looks, and the sequence (see `Started.slots`)."""
+class DecodedAnswer:
+    """A decoded answer, to be measured: its ids, its re-insertions, and the sequence (see `Started.slots`)."""
 
     ids: tuple[int, ...]
-    looks: tuple[Reflection, ...]
+    reinsertions: tuple[Reflection, ...]
     slots: Callable[[], Slots]
 
 
@@ -65,9 +65,8 @@ class TokenTexts:
 class Transcript:
     """One answer under one policy.
 
-    grid: of the image's visual tokens, None without an image. message: why it failed. looks: what was put back so
-    far, each with the number of response tokens before it. seconds: from the question to the last event. key: by which
-    the page keeps it for measuring, "" before.
+    grid: of the image's visual tokens, None without an image. message: why it failed. reinsertions:
+    all that was put back so far. seconds: from the question to the last event. key: of the kept answer, "" before.
     """
 
     policy: Reattention
@@ -76,7 +75,7 @@ class Transcript:
     status: Status = "waiting"
     message: str = ""
     slots: Callable[[], Slots] | None = None
-    looks: list[Reflection] = field(default_factory=list)
+    reinsertions: list[Reflection] = field(default_factory=list)
     ended: Ended | None = None
     seconds: float = 0.0
     begun: float = field(default_factory=time.monotonic)
@@ -87,7 +86,7 @@ class Transcript:
         return self.status in ("waiting", "reading", "writing")
 
     def take(self, event: BackendEvent) -> None:
-        """The next event. Events after the end, and those of other rows, are mistakes of a backend."""
+        """The next event. Events after the end, and those of other sequences, are mistakes of a backend."""
         assert self.running, f"{event} after the answer was {self.status}"
         self.seconds = time.monotonic() - self.begun
         if isinstance(event, Started):
@@ -96,7 +95,7 @@ class Transcript:
             self.status = "writing"
             self.texts.add(event.token_id)
         elif isinstance(event, Reinsertion):
-            self.looks.append(event.reflection)
+            self.reinsertions.append(event.reflection)
         else:
             self.status, self.ended = "done", event
 
@@ -124,28 +123,32 @@ class Transcript:
         """Index of the token that writes the character at `place` of the text."""
         return next((i for i, end in enumerate(self.texts.ends) if end > place), len(self.texts.ends))
 
-    def decoded(self) -> Decoded | None:
+    def decoded(self) -> DecodedAnswer | None:
         """What can be read again, None while it runs and where nothing came."""
         if self.running or not self.texts.ids or self.slots is None:
             return None
         ids = tuple(self.texts.ids)
-        return Decoded(
-            ids, tuple(look for look in self.looks if look.visual_indices and look.at < len(ids)), self.slots
+        return DecodedAnswer(
+            ids,
+            tuple(
+                reflection for reflection in self.reinsertions if reflection.visual_indices and reflection.at < len(ids)
+            ),
+            self.slots,
         )
 
 
-def policy_of(mode: str, keep: int, layout: str = "grid") -> Reattention:
+def build_policy(mode: str, keep: int, layout: str = "grid") -> Reattention:
     """The page's policies: the paper's defaults but for mode, keep and ROUTE's layout. ValueError for others."""
     return Reattention(mode=mode, keep=keep, layout=layout) if mode == "route" else Reattention(mode=mode)
 
 
-def kept_of(look: Reflection, grid: Grid | None) -> tuple[int, int]:
-    """How many of an image's visual tokens a look put back, of how many."""
+def count_kept(reflection: Reflection, grid: Grid | None) -> tuple[int, int]:
+    """How many of an image's visual tokens a reflection put back, of how many."""
     frames, rows, columns = grid or (0, 0, 0)
-    return look.reinserted_tokens, frames * rows * columns
+    return reflection.reinserted_tokens, frames * rows * columns
 
 
-def runs_of(rows: Sequence[int], columns: int) -> list[tuple[int, int, int]]:
+def find_row_runs(rows: Sequence[int], columns: int) -> list[tuple[int, int, int]]:
     """Patches (ascending indices of a grid) as horizontal runs (row, first column, patches)."""
     runs: list[tuple[int, int, int]] = []
     for row, column in (divmod(index, columns) for index in rows):

@@ -1,4 +1,4 @@
-"""What stands behind the page: windows with their runs, images and answers that are kept, and measuring them."""
+"""The state behind the page: windows with their runs, images and answers that are kept, and measuring them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any
 from look_again.core.reattention import Reattention
 from look_again.serving.admission import Admission
 from look_again.serving.backend import Backend
-from look_again.ui.answer_html import Shown, answer_html
+from look_again.ui.answer_html import AnswerDisplay, answer_html
 from look_again.ui.attention_maps import measure, payload
-from look_again.ui.kept_answers import Kept, Shelf, shown_png, trim
-from look_again.ui.question import MODES, asked_of, grid_of, keep_of, modes_of
+from look_again.ui.kept_answers import KeptAnswer, LruCache, shown_png, trim_maps
+from look_again.ui.question import MODES, compute_grid, read_keep, read_modes, read_question
 from look_again.ui.runs import Runs
 from look_again.ui.snippets import code_html
-from look_again.ui.transcript import Transcript, policy_of
+from look_again.ui.transcript import Transcript, build_policy
 
 WINDOWS = 500
 ADMITTED = (16, 64)  # answers of all windows that run at once, and that wait
 IMAGES, ANSWERS = 500, 500
 WINDOW_BYTES, ANSWER_BYTES = 2**30, 2**30  # of the images that were asked about
-SHOWN_BYTES, LOOKS_BYTES = 2**28, 2**28  # of images as they are shown, and of measurements
+SHOWN_BYTES, MAPS_BYTES = 2**28, 2**28  # of images as they are shown, and of measurements
 LAYOUTS = {"vllm": "strip"}  # of chosen rows, where a backend has no other; the page says so
 
 
 @dataclass(frozen=True)
-class Fields:
+class FormFields:
     """What stands in the page's fields; untrusted, as a browser sent it. image: path of the uploaded file."""
 
     image: str | None
@@ -40,14 +40,16 @@ class Fields:
     tokens: Any
 
 
-class Desk:
+class Workspace:
     """One page. model: as `load` knows it, for the snippets; None is the shipped one."""
 
     def __init__(self, backend: Backend, model: str | None = None) -> None:
         self.backend = backend
         self.model = model
-        self.images: Shelf[tuple[bytes, tuple[int, int]]] = Shelf(IMAGES, SHOWN_BYTES, lambda shown: len(shown[0]))
-        self.kept: Shelf[Kept] = Shelf(ANSWERS, ANSWER_BYTES, lambda kept: kept.size_bytes)
+        self.images: LruCache[tuple[bytes, tuple[int, int]]] = LruCache(
+            IMAGES, SHOWN_BYTES, lambda shown: len(shown[0])
+        )
+        self.kept: LruCache[KeptAnswer] = LruCache(ANSWERS, ANSWER_BYTES, lambda kept: kept.size_bytes)
         self.admission = Admission(*ADMITTED, noun="answers")
         self._windows: OrderedDict[str, Runs] = OrderedDict()
 
@@ -55,26 +57,32 @@ class Desk:
     def model_name(self) -> str:
         return self.backend.checkpoint.name
 
-    async def begin(self, window: str, fields: Fields) -> list[str]:
+    async def begin(self, window: str, fields: FormFields) -> list[str]:
         """Take a question; the modes that it is asked in. ValueError that says what is wrong with it."""
         runs = self._runs(window)
-        modes, _ = modes_of(fields.modes), keep_of(fields.keep)
-        asked = await asyncio.to_thread(
-            asked_of, fields.image, fields.question, fields.temperature, fields.seed, fields.tokens, runs.conversation
+        modes, _ = read_modes(fields.modes), read_keep(fields.keep)
+        question = await asyncio.to_thread(
+            read_question,
+            fields.image,
+            fields.question,
+            fields.temperature,
+            fields.seed,
+            fields.tokens,
+            runs.conversation,
         )
-        grid = await asyncio.to_thread(grid_of, self.backend.checkpoint.image_processor, asked.image)
+        grid = await asyncio.to_thread(compute_grid, self.backend.checkpoint.image_processor, question.image)
         key = ""
-        if asked.image is not None:
-            key = self.images.put((await asyncio.to_thread(shown_png, asked.image), asked.image.size))
-        runs.begin(asked, grid, key, modes)
+        if question.image is not None:
+            key = self.images.put((await asyncio.to_thread(shown_png, question.image), question.image.size))
+        runs.begin(question, grid, key, modes)
         self._make_room()
         return modes
 
-    async def answers(self, window: str, modes: Sequence[str], fields: Fields) -> AsyncIterator[dict[str, str]]:
+    async def answers(self, window: str, modes: Sequence[str], fields: FormFields) -> AsyncIterator[dict[str, str]]:
         """Ask the window's question in these modes; HTML of the answers that have news."""
         runs = self._runs(window)
         layout = LAYOUTS.get(self.backend.name, "grid")
-        policies: dict[str, Reattention] = {mode: policy_of(mode, keep_of(fields.keep), layout) for mode in modes}
+        policies: dict[str, Reattention] = {mode: build_policy(mode, read_keep(fields.keep), layout) for mode in modes}
         async for changed in runs.ask(policies):
             yield {mode: self._html(runs, mode) for mode in changed if mode in runs.modes}
 
@@ -90,9 +98,9 @@ class Desk:
         shown = {mode: self._html(runs, mode) if mode in there else "" for mode in MODES}
         return shown, [mode for mode in modes if mode not in there]
 
-    def asked(self, window: str) -> bool:
+    def has_question(self, window: str) -> bool:
         """Whether the window has a question."""
-        return self._runs(window).asked is not None
+        return self._runs(window).question is not None
 
     def running(self, window: str) -> bool:
         return self._runs(window).running
@@ -106,18 +114,18 @@ class Desk:
         if window in self._windows:
             self._windows.pop(window).stop()
 
-    async def looks(self, key: str, layer: int | None) -> dict[str, Any] | None:
+    async def attention_maps(self, key: str, layer: int | None) -> dict[str, Any] | None:
         """What the viewer draws of a kept answer; None for one that is gone. ValueError, RefusedError, BackendError."""
         kept = self.kept.get(key)
         if kept is None:
             return None
         async with kept.measuring:
-            if kept.looks is None:
+            if kept.maps is None:
                 job, decoded = kept.job, kept.decoded
-                kept.looks = await self.backend.borrow(lambda checkpoint: measure(checkpoint, job, decoded))
-            looks = kept.looks
-            trim(self.kept, LOOKS_BYTES)
-        return await asyncio.to_thread(payload, looks, kept.text, kept.ends, kept.decoded, layer)
+                kept.maps = await self.backend.borrow(lambda checkpoint: measure(checkpoint, job, decoded))
+            maps = kept.maps
+            trim_maps(self.kept, MAPS_BYTES)
+        return await asyncio.to_thread(payload, maps, kept.text, kept.ends, kept.decoded, layer)
 
     def _runs(self, window: str) -> Runs:
         if window not in self._windows:
@@ -137,16 +145,18 @@ class Desk:
     def _keep(self, runs: Runs, transcript: Transcript) -> str:
         """Keep an answer that can be measured; its key, "" for others."""
         decoded = transcript.decoded()
-        if decoded is None or runs.asked is None or runs.asked.image is None:
+        if decoded is None or runs.question is None or runs.question.image is None:
             return ""
         texts = transcript.texts
-        return self.kept.put(Kept(runs.asked.job(transcript.policy), decoded, texts.text, tuple(texts.ends)))
+        return self.kept.put(KeptAnswer(runs.question.job(transcript.policy), decoded, texts.text, tuple(texts.ends)))
 
     def _html(self, runs: Runs, mode: str) -> str:
-        assert runs.asked is not None
+        assert runs.question is not None
         transcript = runs.transcripts[mode]
         transcript.key = transcript.key or self._keep(runs, transcript)
         image = self.images.get(runs.image) if runs.image else None
-        code = "" if transcript.running else code_html(runs.asked, transcript.policy, self.model)
-        address = f"pictures/{runs.image}" if image else ""
-        return answer_html(transcript, Shown(address, image[1] if image else (1, 1), code, len(runs.modes) == 1))
+        code = "" if transcript.running else code_html(runs.question, transcript.policy, self.model)
+        address = f"images/{runs.image}" if image else ""
+        return answer_html(
+            transcript, AnswerDisplay(address, image[1] if image else (1, 1), code, len(runs.modes) == 1)
+        )

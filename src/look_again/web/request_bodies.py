@@ -21,9 +21,9 @@ async def checked(headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> R
 
     ValueError for a body that is neither a form nor JSON, is longer than 4 MiB, or names a file by its address.
     """
-    given = list(headers)
-    kinds = [value.split(b";")[0].strip().lower() for name, value in given if name == b"content-type"]
-    empty = not any(name in (b"content-length", b"transfer-encoding") for name, _ in given)  # what HTTP says by itself
+    pairs = list(headers)
+    kinds = [value.split(b";")[0].strip().lower() for name, value in pairs if name == b"content-type"]
+    empty = not any(name in (b"content-length", b"transfer-encoding") for name, _ in pairs)  # what HTTP says by itself
     if empty or (len(kinds) == 1 and kinds[0] in FORMS):
         return receive
     body = await _read(receive)

@@ -1,4 +1,4 @@
-// The viewer of the page: what a token or a section looked at, as heat over the picture. Numbers come from looks/KEY, once
+// The viewer of the page: what a token or a section looked at, as heat over the picture. Numbers come from attention_maps/KEY, once
 // an answer is there and for every layer that is chosen; everything else happens here. Texts are only ever text nodes.
 (() => {
   const HEAT = [[254, 217, 118], [253, 141, 60], [227, 26, 28], [128, 0, 38]];  // from an even share to the peak
@@ -26,7 +26,7 @@
     if (!own.layers[layer]) {
       say(article, "measuring what it looked at …");
       try {
-        const response = await fetch(`looks/${encodeURIComponent(key)}?layer=${encodeURIComponent(layer)}`);
+        const response = await fetch(`attention_maps/${encodeURIComponent(key)}?layer=${encodeURIComponent(layer)}`);
         const data = await response.json();
         if (!response.ok) throw new Error(data.error || `status ${response.status}`);
         data.bytes = Uint8Array.from(atob(data.maps), (letter) => letter.charCodeAt(0));
