@@ -18,10 +18,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from look_again.clients.vllm_answers import VllmError
 from look_again.core.reattention import Reattention
 from look_again.data.sample import Sample
 from look_again.rl.rollouts import sample_groups
-from look_again.rl.vllm_messages import MARKER, VllmError, write_weights
+from look_again.rl.vllm_messages import MARKER, write_weights
 from look_again.rl.vllm_rollouts import VllmEngine, VllmServer, stop_ids
 from look_again.tabletop.tiny import build_image_processor
 from look_again.training.batches import Codec, bounded

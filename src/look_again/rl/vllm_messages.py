@@ -11,12 +11,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
+from look_again.clients.vllm_answers import VllmError, read_field
+from look_again.clients.vllm_requests import build_body, build_sampling_params, mention_images, scale_images
 from look_again.data.image_files import open_image
 from look_again.data.sample import Sample
 from look_again.images import data_url
@@ -26,13 +29,8 @@ from look_again.text.grammar import open_tag
 from look_again.training.batches import Codec, Item
 from look_again.training.example import Example
 
-BANNED = -1e9  # added to the logits of tokens that are never sampled; JSON knows no infinity
 MARKER = "WEIGHTS_FOR_ROLLOUTS"  # file in a folder that `write_weights` made and may replace
 SEEDS = 2**62  # of vLLM, which keeps them in 64 bits and adds up to G - 1
-
-
-class VllmError(ValueError):
-    """vLLM cannot be reached, or answers what cannot be used; the message says what to do."""
 
 
 @dataclass
@@ -43,8 +41,8 @@ class ServedRollout(Rollout):
 
 
 @dataclass(frozen=True)
-class Question:
-    """What vLLM is asked. token_ids: the prompt with one token per image. images: at the size that the loss sees.
+class RolloutRequest:
+    """A question as vLLM gets it. token_ids: the prompt, one token per image. images: at the size that the loss sees.
 
     sampling: the fields of vLLM's SamplingParams.
     """
@@ -56,102 +54,90 @@ class Question:
     sampling: dict[str, Any]
 
 
-def questions_of(
+def build_questions(
     codec: Codec, rows: Sequence[Sample], items: Sequence[Item], sampling: Mapping[str, Any], seed: int
-) -> list[Question]:
+) -> list[RolloutRequest]:
     """One per row; the G answers of each draw from seeds that no other answer has, at this `seed` or another one."""
     group = sampling["n"]
     return [
-        Question(
+        RolloutRequest(
             row,
             item,
-            one_token_per_image(codec, item),
-            images_of(codec, row, item),
+            mention_prompt_images(codec, item),
+            scale_prompt_images(codec, row, item),
             {**sampling, "seed": (seed * len(rows) + place) * group % SEEDS},
         )
         for place, (row, item) in enumerate(zip(rows, items, strict=True))
     ]
 
 
-def sampling_of(
+def build_group_sampling(
     codec: Codec, stop_token_ids: Sequence[int], group: int, max_new_tokens: int, temperature: float
 ) -> dict[str, Any]:
     """Everything spelled out, so that no generation_config.json on vLLM's side has a say."""
-    never = codec.family.vision_tokens(codec.config).never_sampled
-    return {
-        "n": group,
-        "max_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_k": 0,
-        "top_p": 1.0,
-        "min_p": 0.0,
-        "repetition_penalty": 1.0,
-        "ignore_eos": True,  # what vLLM takes for it; the stop tokens say what ends an answer
-        "stop_token_ids": sorted({codec.tokenizer.eos_token_id, *stop_token_ids}),
-        "logit_bias": dict.fromkeys(never, BANNED),
-        "logprobs": 0,  # of the sampled token alone
-        "detokenize": False,
-    }
+    params = build_sampling_params(
+        max_tokens=max_new_tokens,
+        temperature=temperature,
+        stops=[codec.tokenizer.eos_token_id, *stop_token_ids],
+        never_sampled=codec.family.vision_tokens(codec.config).never_sampled,
+    )
+    return {**params, "n": group, "logprobs": 0}  # log-probabilities of the sampled token alone
 
 
-def one_token_per_image(codec: Codec, item: Item) -> list[int]:
+def mention_prompt_images(codec: Codec, item: Item) -> list[int]:
     """The prompt's ids with one image token per image, which vLLM expands to the image's number of tokens."""
     assert item.example is not None
     image = codec.family.vision_tokens(codec.config).image
-    counts = iter([frames * rows * columns for frames, rows, columns in item.example.grids])
-    ids, place = list[int](), 0
-    while place < len(item.example.prompt_ids):
-        token = item.example.prompt_ids[place]
-        ids.append(token)
-        place += next(counts) if token == image else 1
-    return ids
+    return mention_images(item.example.prompt_ids, image, [prod(grid) for grid in item.example.grids])
 
 
-def images_of(codec: Codec, row: Sample, item: Item) -> list[Image.Image]:
-    """The row's images at the size that the loss pass sees, which vLLM's processor then leaves alone.
+def scale_prompt_images(codec: Codec, row: Sample, item: Item) -> list[Image.Image]:
+    """The sample's images at the size that the loss pass sees, which vLLM's processor then leaves alone.
 
-    Processors of other libraries scale to other pixels. Raises ValueError where the bounds of the run's own leave so
-    little room that it would scale its result again.
+    Raises ValueError where the bounds of the run's own processor leave so little room that it would scale its result
+    again.
     """
-    processor, resized = codec.image_processor, []
     grids = [] if item.image_grid_thw is None else item.image_grid_thw.tolist()
-    for image, (_, rows, columns) in zip(row.images, grids, strict=True):
-        width, height = columns * processor.patch_size, rows * processor.patch_size
-        if processor.get_number_of_image_patches(height, width, {}) != rows * columns:
+    processor = codec.image_processor
+    scaled = scale_images(processor, map(open_image, row.images), grids)
+    for image, (_, rows, columns) in zip(scaled, grids, strict=True):
+        if not image.kept:
+            width, height = columns * processor.patch_size, rows * processor.patch_size
             raise ValueError(
                 f"row {row.id!r}: a picture scaled to {width} x {height} pixels would be scaled again: widen the "
                 f"image processor's bounds, {processor.size}"
             )
-        resized.append(open_image(image).resize((width, height), processor.resample))
-    return resized
+    return [image.image for image in scaled]
 
 
-def body_of(question: Question) -> dict[str, Any]:
+def build_generate_body(question: RolloutRequest) -> dict[str, Any]:
     """The request. `return_token_ids`: the answer also holds the prompt's ids as the server expanded them."""
-    parts = [{"type": "image_url", "url": data_url(image)} for image in question.images]
-    body = {"token_ids": question.token_ids, "sampling_params": question.sampling, "return_token_ids": True}
-    return body | ({"content_parts": parts} if parts else {})
+    body = build_body(question.token_ids, [{"url": data_url(image)} for image in question.images])
+    return {**body, "sampling_params": question.sampling, "return_token_ids": True}
 
 
-def rollouts_of(codec: Codec, question: Question, answer: Any) -> list[Rollout]:
+def read_rollouts(codec: Codec, question: RolloutRequest, answer: Any) -> list[Rollout]:
     """The G rollouts in an answer, in order. Raises VllmError where it is no answer to the question."""
     row, example = question.row, question.item.example
     assert example is not None
-    if entry(answer, "prompt_token_ids", list) != example.prompt_ids:
+    if read_field(answer, "prompt_token_ids", list) != example.prompt_ids:
         raise VllmError(
             f"vLLM read another prompt for row {row.id!r} than the loss pass will: serve the checkpoint that trains, "
             "with bounds of images no narrower than the run's"
         )
-    choices = sorted(entry(answer, "choices", list), key=lambda choice: entry(choice, "index", int))
+    choices = sorted(read_field(answer, "choices", list), key=lambda choice: read_field(choice, "index", int))
     if [choice["index"] for choice in choices] != list(range(question.sampling["n"])):
         raise VllmError(f"vLLM gave {len(choices)} answers for row {row.id!r}, asked for {question.sampling['n']}")
     return [_rollout(codec, question, example, choice) for choice in choices]
 
 
-def _rollout(codec: Codec, question: Question, asked: Example, choice: Mapping[str, Any]) -> ServedRollout:
+def _rollout(codec: Codec, question: RolloutRequest, asked: Example, choice: Mapping[str, Any]) -> ServedRollout:
     row, pictures, sampling = question.row, question.item, question.sampling
-    ids, reason = entry(choice, "token_ids", list), entry(choice, "finish_reason", str)
-    log_probs = [entry(found, "logprob", float) for found in entry(entry(choice, "logprobs", dict), "content", list)]
+    ids, reason = read_field(choice, "token_ids", list), read_field(choice, "finish_reason", str)
+    log_probs = [
+        read_field(found, "logprob", float)
+        for found in read_field(read_field(choice, "logprobs", dict), "content", list)
+    ]
     stopped = bool(ids) and ids[-1] in sampling["stop_token_ids"]
     complete = 0 < len(ids) == len(log_probs) <= sampling["max_tokens"]
     if not complete or reason != ("stop" if stopped else "length"):
@@ -191,16 +177,8 @@ def write_weights(
     model.save_pretrained(folder, state_dict=copies)
 
 
-def weights_in(folder: str | Path) -> str:
+def resolve_weights(folder: str | Path) -> str:
     """The folder's whole path. ValueError without weights in it: vLLM has let go of its own before it finds out."""
     if not any(Path(folder).glob("*.safetensors")):
         raise ValueError(f"{folder} holds no weights (*.safetensors)")
     return str(Path(folder).resolve())
-
-
-def entry(answer: Any, name: str, kind: type) -> Any:
-    """`answer[name]`. Raises VllmError where it is missing or of another type."""
-    found = answer.get(name) if isinstance(answer, Mapping) else None
-    if not isinstance(found, kind):
-        raise VllmError(f"malformed answer of vLLM: no {name!r} in {str(answer)[:200]}; this speaks to vLLM 0.32")
-    return found

@@ -7,44 +7,43 @@ with the server on the training GPU, on another one or on none.
     VLLM_SERVER_DEV_MODE=1 vllm serve CHECKPOINT --max-model-len 8192 --enable-scale-out \
         --logprobs-mode processed_logprobs
 
-Development mode opens unprotected endpoints (to read weights, to sleep): bind the server to a private address. HTTP is
-the standard library's, a thread per question, past any proxy that the environment names. The paper samples by vLLM and
-says no more than its length; re-attention needs the decoding loop.
+Development mode opens unprotected endpoints (to read weights, to sleep): bind the server to a private address. Requests
+go a thread per question, past any proxy that the environment names. The paper samples by vLLM and says no more than its
+length; re-attention needs the decoding loop.
 
 Legend: Q questions, G answers per question.
 """
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
-from typing import Any
-from urllib.error import HTTPError
-from urllib.request import ProxyHandler, Request, build_opener
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from look_again.clients.vllm_answers import VllmError, read_field
+from look_again.clients.vllm_requests import GENERATE
 from look_again.core.reattention import Reattention
 from look_again.data.sample import Sample
+from look_again.extras import require
 from look_again.rl.rollouts import Rollout
 from look_again.rl.vllm_messages import (
-    Question,
-    VllmError,
-    body_of,
-    entry,
-    questions_of,
-    rollouts_of,
-    sampling_of,
-    weights_in,
+    RolloutRequest,
+    build_generate_body,
+    build_group_sampling,
+    build_questions,
+    read_rollouts,
+    resolve_weights,
     write_weights,
 )
 from look_again.training.batches import Codec
+
+if TYPE_CHECKING:
+    from look_again.clients.vllm import VllmConnection
 
 CONNECTIONS = 256  # requests on their way at a time
 START_IT = "start `vllm serve` 0.32 with --enable-scale-out and VLLM_SERVER_DEV_MODE=1"
@@ -56,7 +55,7 @@ class VllmRollouts(ABC):
     stop_token_ids: tuple[int, ...]
 
     @abstractmethod
-    def generate(self, questions: Sequence[Question]) -> list[Any]:
+    def generate(self, questions: Sequence[RolloutRequest]) -> list[Any]:
         """An answer in the shape of the server's to each question. Raises VllmError."""
 
     @abstractmethod
@@ -96,10 +95,10 @@ class VllmRollouts(ABC):
                 f"vLLM samples without re-attention; mode {policy.mode!r} needs the decoding loop's rollouts"
             )
         items = [codec.item(row, policy) for row in rows]
-        sampling = sampling_of(codec, self.stop_token_ids, group, max_new_tokens, temperature)
-        questions = questions_of(codec, rows, items, sampling, seed)
+        sampling = build_group_sampling(codec, self.stop_token_ids, group, max_new_tokens, temperature)
+        questions = build_questions(codec, rows, items, sampling, seed)
         answers = self.generate(questions)
-        found = [rollouts_of(codec, asked, answer) for asked, answer in zip(questions, answers, strict=True)]
+        found = [read_rollouts(codec, asked, answer) for asked, answer in zip(questions, answers, strict=True)]
         return [rollout for rollouts in found for rollout in rollouts]
 
     def push_weights(
@@ -123,46 +122,37 @@ class VllmServer(VllmRollouts):
     timeout: float = 1800.0
     stop_token_ids: tuple[int, ...] = ()
 
-    def generate(self, questions: Sequence[Question]) -> list[Any]:
+    def generate(self, questions: Sequence[RolloutRequest]) -> list[Any]:
         """All questions at once. Raises VllmError."""
-        with ThreadPoolExecutor(max(1, min(len(questions), CONNECTIONS))) as pool:
-            return list(pool.map(lambda question: self._post("/inference/v1/generate", body_of(question)), questions))
+        with self._connect() as vllm, ThreadPoolExecutor(max(1, min(len(questions), CONNECTIONS))) as pool:
+            bodies = map(build_generate_body, questions)
+            return list(pool.map(lambda body: vllm.post(GENERATE, body), bodies))
 
     def read_weights(self, folder: str | Path) -> None:
         """As above; the server sees the folder under the same path. ValueError for one without weights."""
-        path = weights_in(folder)
-        asleep = entry(self._answer("/is_sleeping"), "is_sleeping", bool)
-        if asleep:
-            self._post("/wake_up?tags=weights")
-        self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": path}})
-        if asleep:
-            self._post("/wake_up?tags=kv_cache")
-        self._post("/reset_mm_cache")
-        self._post("/reset_encoder_cache")
-        _check_dropped(entry(self._post("/reset_prefix_cache"), "success", bool))
+        path = resolve_weights(folder)
+        with self._connect() as vllm:
+            asleep = read_field(vllm.get("/is_sleeping"), "is_sleeping", bool)
+            if asleep:
+                vllm.post("/wake_up?tags=weights")
+            vllm.post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": path}})
+            if asleep:
+                vllm.post("/wake_up?tags=kv_cache")
+            vllm.post("/reset_mm_cache")
+            vllm.post("/reset_encoder_cache")
+            _check_dropped(read_field(vllm.post("/reset_prefix_cache"), "success", bool))
 
     def sleep(self) -> None:
         """As above."""
-        self._post("/sleep?level=2")
+        with self._connect() as vllm:
+            vllm.post("/sleep?level=2")
 
-    def _post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        return self._answer(path, json.dumps(body or {}).encode())
+    def _connect(self) -> VllmConnection:
+        """MissingExtraError without httpx."""
+        require("httpx", extra="train")
+        from look_again.clients.vllm import VllmConnection
 
-    def _answer(self, path: str, data: bytes | None = None) -> Any:
-        """The parsed answer to a GET (no data) or POST; None where it is empty."""
-        url = self.base_url.rstrip("/") + path
-        try:
-            request = Request(url, data, {"Content-Type": "application/json"})
-            with build_opener(ProxyHandler({})).open(request, timeout=self.timeout) as response:
-                answer = response.read()
-            return json.loads(answer) if answer else None
-        except HTTPError as error:
-            raise VllmError(_refusal(url, error)) from error
-        except json.JSONDecodeError as error:
-            raise VllmError(f"{url} answered what is not JSON, so it is no vLLM server: {START_IT}") from error
-        except (OSError, HTTPException, ValueError) as error:  # ValueError: no URL
-            reason = str(error) or type(error).__name__
-            raise VllmError(f"no answer from {url} within {self.timeout:g} s ({reason}): {START_IT}") from error
+        return VllmConnection(self.base_url, timeout_s=self.timeout, remedy=START_IT)
 
 
 class VllmEngine(VllmRollouts):
@@ -175,7 +165,7 @@ class VllmEngine(VllmRollouts):
     def __init__(self, llm: Any, stop_token_ids: tuple[int, ...] = ()) -> None:
         self.llm, self.stop_token_ids, self.asleep = llm, stop_token_ids, False
 
-    def generate(self, questions: Sequence[Question]) -> list[Any]:
+    def generate(self, questions: Sequence[RolloutRequest]) -> list[Any]:
         """All questions at once."""
         from vllm import SamplingParams
 
@@ -191,7 +181,7 @@ class VllmEngine(VllmRollouts):
 
     def read_weights(self, folder: str | Path) -> None:
         """As above. ValueError for a folder without weights."""
-        path = weights_in(folder)
+        path = resolve_weights(folder)
         if self.asleep:
             self.llm.wake_up(tags=["weights"])
         self.llm.collective_rpc("reload_weights", kwargs={"weights_path": path})
@@ -225,12 +215,3 @@ def _choice(completion: Any) -> dict[str, Any]:
 def _check_dropped(dropped: bool) -> None:
     if not dropped:
         raise VllmError("vLLM kept its prefix cache: requests are under way, and weights change only between steps")
-
-
-def _refusal(url: str, error: HTTPError) -> str:
-    """What a server that refuses says of it."""
-    said = error.read().decode(errors="replace").strip()
-    with suppress(ValueError, KeyError, TypeError):  # a page of something else
-        said = json.loads(said)["error"]["message"]
-    hint = f": {START_IT}" if error.code in (403, 404, 405) else ""
-    return f"{url} answered {error.code} {error.reason}, {said[:500]!r}{hint}"
