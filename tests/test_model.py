@@ -152,7 +152,23 @@ def test_a_question_beyond_the_context_is_refused(looker, image):
         looker.ask(image, "€µ§" * 3000)
 
 
-@pytest.mark.parametrize("bad", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}])
+def test_a_prefix_longer_than_the_reasoning_is_refused(looker, image):
+    """Would catch forced tags in the middle of a beginning that was to be continued."""
+    request = Request([image], "How many?", prefix=PREFIX)
+    with pytest.raises(ValueError, match=r"the prefix has .* more than max_reasoning_tokens"):
+        looker.ask_batch([request], sampling=Sampling(max_reasoning_tokens=3))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"max_new_tokens": 0},
+        {"max_reasoning_tokens": -1},
+        {"max_reasoning_tokens": 1024},
+        {"temperature": -1.0},
+        {"top_p": 0.0},
+    ],
+)
 def test_bad_sampling_is_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         Sampling(**bad)

@@ -38,6 +38,16 @@ def test_the_readmes_question_is_answered_with_a_look(capsys):
     assert result["tokens"]["reinserted"] >= 36
 
 
+def test_reasoning_without_end_still_ends_in_an_answer(capsys):
+    """Would catch a bound that cuts the answer off instead of bringing it."""
+    cut = ask(capsys, "--max-new-tokens", "40")
+    assert (cut["answer"], cut["finish_reason"]) == (None, "length")
+    bounded = ask(capsys, "--max-new-tokens", "100", "--max-reasoning-tokens", "20")
+    assert bounded["answer"]
+    assert bounded["finish_reason"] == "stop"
+    assert bounded["tokens"]["forced"] > 0
+
+
 @pytest.mark.parametrize(("mode", "unit"), [("copy", 36), ("vision", 36), ("route", 18)])
 def test_reinserted_tokens_come_in_whole_looks(capsys, mode, unit):
     """36 visual tokens in the picture, half of them for route at its default of 50%."""

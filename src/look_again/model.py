@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 from look_again.answers import Answer
 from look_again.core.generate import Event, LookAgainDecoding, LookAgainOutput
 from look_again.core.inputs import ImageInputs, left_padded, process_images, stack_pixels
+from look_again.core.reasoning_budget import ReasoningBudget, ReasoningWatch
 from look_again.core.reattention import Reattention
 from look_again.core.trigger import Trigger
 from look_again.images import load_image
@@ -45,9 +46,15 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How tokens are chosen. temperature 0 is greedy. seed None leaves sampling to the global generator."""
+    """How tokens are chosen, and how many.
+
+    temperature 0 is greedy. seed None leaves sampling to the global generator. max_reasoning_tokens: sampled tokens
+    before the CONCLUSION, which is then forced, as it is where the model ends without one; 0 answers at once, None
+    bounds nothing and forces nothing.
+    """
 
     max_new_tokens: int = DEFAULT_NEW_TOKENS
+    max_reasoning_tokens: int | None = None
     temperature: float = 0.0
     top_p: float | None = None
     seed: int | None = None
@@ -55,12 +62,29 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
+        reasoning = self.max_reasoning_tokens
+        if reasoning is not None and not 0 <= reasoning < self.max_new_tokens:
+            raise ValueError(
+                f"max_reasoning_tokens is at least 0 and below max_new_tokens ({self.max_new_tokens}), which leaves "
+                f"the rest to the CONCLUSION; it is {reasoning}"
+            )
         if self.temperature != 0 and not 0.01 <= self.temperature <= 100:
             raise ValueError(f"temperature is 0 (greedy) or from 0.01 to 100, not {self.temperature}")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is a number from 0 to 2**63 - 1, not {self.seed}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is above 0 and at most 1, not {self.top_p}")
+
+    def bound_reasoning(self, tokenizer: Any) -> ReasoningBudget | None:
+        """The bound on an answer's reasoning; None without one."""
+        if self.max_reasoning_tokens is None:
+            return None
+        return ReasoningBudget.within(tokenizer, self.max_reasoning_tokens, self.max_new_tokens)
+
+    def watch_reasoning(self, tokenizer: Any, stop_ids: Collection[int]) -> ReasoningWatch | None:
+        """The watch over one answer's reasoning. stop_ids: tokens that end an answer."""
+        budget = self.bound_reasoning(tokenizer)
+        return None if budget is None else budget.watch(stop_ids)
 
     def as_generate_kwargs(self) -> dict[str, Any]:
         """Options of `generate`, all of them said: nothing is left to a checkpoint's own generation defaults."""
@@ -161,7 +185,14 @@ class LookAgain:
         device = self.checkpoint.model.device
         if sampling.seed is not None:
             generator = torch.Generator(device).manual_seed(sampling.seed)
-        decoding = LookAgainDecoding(self.trigger, policy, on_event=on_event, generator=generator)
+        decoding = LookAgainDecoding(
+            self.trigger,
+            policy,
+            on_event=on_event,
+            generator=generator,
+            reasoning=sampling.bound_reasoning(self.checkpoint.tokenizer),
+        )
+        _check_prefixes([len(row.prefix_ids) for row in rows], sampling)
         inputs = self._batch(rows)
         columns = inputs["input_ids"].shape[1]
         processors = (
@@ -268,6 +299,13 @@ def _check_question(question: str) -> None:
         raise ValueError("the question is empty")
     if len(question) > MAX_QUESTION_CHARACTERS:
         raise ValueError(f"the question has {len(question)} characters; at most {MAX_QUESTION_CHARACTERS} are accepted")
+
+
+def _check_prefixes(lengths: Sequence[int], sampling: Sampling) -> None:
+    """ValueError for a beginning of the response that the bound on the reasoning would cut."""
+    bound = sampling.max_reasoning_tokens
+    if bound is not None and max(lengths) > bound:
+        raise ValueError(f"the prefix has {max(lengths)} tokens, more than max_reasoning_tokens ({bound})")
 
 
 def _as_list(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:

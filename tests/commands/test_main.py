@@ -91,6 +91,8 @@ def test_bad_questions(capsys, image, folder, question):
         (["--keep", "101"], "101"),
         (["--keep", "-1"], "-1"),
         (["--max-new-tokens", "0"], "max_new_tokens"),
+        (["--max-reasoning-tokens", "-1"], "max_reasoning_tokens"),
+        (["--max-new-tokens", "20", "--max-reasoning-tokens", "20"], "max_reasoning_tokens"),
         (["--temperature", "-1"], "temperature"),
         (["--device", "abacus"], "abacus"),
         (["--model", "no/such-model"], "no/such-model"),

@@ -129,6 +129,17 @@ def test_a_picture_travels_as_a_data_url_before_the_text(server):
     assert (server.bodies[0]["temperature"], server.bodies[0]["max_tokens"]) == (0.0, 50)
 
 
+def test_a_bound_on_the_reasoning_is_sent_where_it_is_given(server):
+    """Would catch a field that only LookAgain's server knows, sent to every endpoint."""
+    for bound in (None, 9):
+        dict(
+            EndpointSubject(endpoint(server, max_reasoning_tokens=bound)).answers(
+                [BenchmarkItem(id="a", prompt="?")], ()
+            )
+        )
+    assert [body.get("max_reasoning_tokens", "absent") for body in server.bodies] == ["absent", 9]
+
+
 def test_fields_of_the_request_can_be_added_and_taken_out(server):
     """Some endpoints refuse max_tokens or a temperature of 0."""
     changed = endpoint(server, request={"max_tokens": None, "max_completion_tokens": 9, "seed": 1})

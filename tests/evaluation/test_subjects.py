@@ -120,6 +120,15 @@ def test_wrong_images_are_spread_over_the_list():
     assert set(used.values()) == {1}
 
 
+def test_a_bound_on_the_reasoning_brings_a_conclusion_and_is_a_setting(looker, items):
+    """Would catch a run whose answers are cut off although a bound was asked for, or that does not say so."""
+    bounded = LocalSubject(looker, Reattention(), max_new_tokens=30, max_reasoning_tokens=20, batch=2)
+    texts = [output.text for index, output in bounded.answers(items, ()) if index in (1, 4)]
+    assert all("<CONCLUSION>" in text for text in texts)
+    assert bounded.settings["max_reasoning_tokens"] == 20
+    assert "max_reasoning_tokens" not in subject(looker, 2).settings
+
+
 def test_settings_tell_policies_apart(looker):
     settings = [
         subject(looker, 2, **p).settings for p in ({}, {"mode": "route", "keep": 25}, {"control": "wrong-image"})

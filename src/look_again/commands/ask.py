@@ -8,6 +8,7 @@ from typing import Any
 
 from look_again.commands.common import (
     add_model_arguments,
+    add_reasoning_argument,
     add_reattention_arguments,
     load_of,
     print_json,
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_reattention_arguments(parser)
     parser.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help="sampled tokens at most (1024)")
+    add_reasoning_argument(parser)
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
     parser.add_argument("--seed", type=int, metavar="S", help="of sampling")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of streaming")
@@ -41,7 +43,12 @@ def run(args: argparse.Namespace) -> int:
     from look_again.images import load_image
     from look_again.model import Sampling
 
-    sampling = Sampling(max_new_tokens=args.max_new_tokens, temperature=args.temperature, seed=args.seed)
+    sampling = Sampling(
+        max_new_tokens=args.max_new_tokens,
+        max_reasoning_tokens=args.max_reasoning_tokens,
+        temperature=args.temperature,
+        seed=args.seed,
+    )
     pictures = [load_image(image) for image in images]
     model = load_of(args)
     if args.json:

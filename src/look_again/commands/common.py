@@ -19,6 +19,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attention", help="attention kernel, e.g. sdpa or flash_attention_2 (default: the library's)")
 
 
+def add_reasoning_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-reasoning-tokens",
+        type=int,
+        metavar="N",
+        help="sampled tokens before the CONCLUSION, which is then forced (default: no bound, nothing is forced)",
+    )
+
+
 def add_reattention_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reattention", default="copy", choices=MODES, help="what a reflection does (default: copy)")
     parser.add_argument("--keep", type=int, default=50, metavar="M", help="percent of rows that route keeps (50)")

@@ -15,6 +15,7 @@ from typing import Any
 from look_again.commands.common import (
     add_control_argument,
     add_model_arguments,
+    add_reasoning_argument,
     add_reattention_arguments,
     load_of,
     print_json,
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch", type=int, metavar="N", help="asked together, or requests at a time; changes no answer (8)"
     )
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="per answer (default: the benchmark's)")
+    add_reasoning_argument(parser)
     parser.add_argument("--no-planted", action="store_true", help="leave out Tabletop's run on planted mistakes")
     add_model_arguments(parser)
     add_reattention_arguments(parser)
@@ -100,13 +102,20 @@ def _subject(args: argparse.Namespace, model: Any, policy: Any, benchmark: Any) 
         from look_again.evaluation.endpoint_subject import EndpointSubject, greedy_endpoint
 
         endpoint = greedy_endpoint(
-            args.base_url, args.model, max_new_tokens=budget, retries=args.retries, request=args.request
+            args.base_url,
+            args.model,
+            max_new_tokens=budget,
+            max_reasoning_tokens=args.max_reasoning_tokens,
+            retries=args.retries,
+            request=args.request,
         )
         return EndpointSubject(endpoint, concurrency=args.batch or BATCH)
     from look_again.evaluation.subjects import LocalSubject
 
     batch = args.batch or (TABLETOP_BATCH if benchmark.name.startswith("tabletop") else BATCH)
-    return LocalSubject(model, policy, max_new_tokens=budget, batch=batch)
+    return LocalSubject(
+        model, policy, max_new_tokens=budget, max_reasoning_tokens=args.max_reasoning_tokens, batch=batch
+    )
 
 
 def _plain(args: argparse.Namespace, found: list[Any], places: list[Any], policy: Any, judge: Any) -> int:
@@ -187,6 +196,7 @@ def _tabletop(args: argparse.Namespace, policy: Any) -> int:
         split=args.split or "test",
         batch=args.batch or TABLETOP_BATCH,
         max_new_tokens=args.max_new_tokens or TABLETOP_TOKENS,
+        max_reasoning_tokens=args.max_reasoning_tokens,
         planted=not args.no_planted,
     )
     result = evaluate(load_of(args), config, policy)

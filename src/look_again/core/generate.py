@@ -22,6 +22,7 @@ from transformers.utils import ModelOutput
 
 from look_again.core.attention import recorded_attention
 from look_again.core.prefill import Start, encode_with_control, start_batch
+from look_again.core.reasoning_budget import ReasoningBudget, list_stop_ids
 from look_again.core.reattention import Reattention, choose_visual_tokens
 from look_again.core.runner import Runner
 from look_again.core.sequence import DecodedSequence, End, Event, Reflection, Reinsertion, Token
@@ -66,7 +67,8 @@ class LookAgainDecoding:
     control images of the wrong-image control come as `control_pixel_values` and `control_grid_thw`, one per image.
 
     trigger: how `<REFLECTION>` is recognised. on_event: called with each Event as it happens. max_context: most slots
-    of a sequence; None takes the model's `max_position_embeddings`. generator: of the sampling.
+    of a sequence; None takes the model's `max_position_embeddings`. generator: of the sampling. reasoning: the bound
+    after which the CONCLUSION is forced; None lets a response end without one.
     """
 
     def __init__(
@@ -77,12 +79,14 @@ class LookAgainDecoding:
         on_event: Callable[[Event], None] | None = None,
         max_context: int | None = None,
         generator: torch.Generator | None = None,
+        reasoning: ReasoningBudget | None = None,
     ) -> None:
         self.trigger = trigger
         self.policy = policy or Reattention()
         self.on_event = on_event or (lambda event: None)
         self.max_context = max_context
         self.generator = generator
+        self.reasoning = reasoning
 
     @torch.no_grad()
     def __call__(
@@ -138,9 +142,13 @@ class _Loop:
             "budget": self.budget,
             "max_context": decoding.max_context or text_config.max_position_embeddings,
         }
+        reasoning, stop_ids = decoding.reasoning, list_stop_ids(generation_config.eos_token_id)
+        watches = [None if reasoning is None else reasoning.watch(stop_ids) for _ in starts]
         self.rows = [
-            DecodedSequence(start, policy, decoding.trigger, index=index, choose=choose_visual_tokens, **bounds)
-            for index, start in enumerate(starts)
+            DecodedSequence(
+                start, policy, decoding.trigger, index=index, choose=choose_visual_tokens, reasoning=watch, **bounds
+            )
+            for index, (start, watch) in enumerate(zip(starts, watches, strict=True))
         ]
         self.banned = torch.tensor(starts[0].builder.tokens.never_sampled, device=input_ids.device)
         pad = generation_config.pad_token_id

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from look_again.core.prefill import Start
+from look_again.core.reasoning_budget import ReasoningWatch
 from look_again.core.reattention import (
     Reattention,
     choose_visual_tokens,
@@ -92,7 +93,8 @@ class DecodedSequence:
     """One sequence that is being decoded.
 
     budget: most sampled tokens. max_context: most slots. index: its number in the events. choose: the choice of visual
-    tokens, `choose_visual_tokens` unless a caller wants to observe it.
+    tokens, `choose_visual_tokens` unless a caller wants to observe it. reasoning: forces the CONCLUSION where it
+    is due; None never does.
     """
 
     def __init__(
@@ -105,12 +107,13 @@ class DecodedSequence:
         max_context: int,
         index: int = 0,
         choose: Callable[..., list[int]] = choose_visual_tokens,
+        reasoning: ReasoningWatch | None = None,
     ) -> None:
         self.builder, self.spans, self.shown = start.builder, start.spans, start.shown
         self.policy, self.trigger = policy, trigger
         self.budget, self.max_context = budget, max_context
         self.index = index
-        self.choose = choose
+        self.choose, self.reasoning = choose, reasoning
         self.forced: list[int] = []
         self.reflections: list[Reflection] = []
         self.sampled = 0
@@ -118,13 +121,29 @@ class DecodedSequence:
         self.finish_reason: str | None = None
         # sampled tokens before the random-place control's insertion; None once it is done
         self.place = random_place(policy, self.builder.token_ids) if policy.strays else None
+        self.cut_off = False  # the CONCLUSION was closed for want of tokens
+        self._force_tags()
 
     @property
     def visual_tokens(self) -> int:
         return sum(span.count for span in self.spans)
 
+    @property
+    def room(self) -> int:
+        """Tokens that may be sampled before a bound (of the answer, the context or the reasoning) is reached."""
+        room = min(self.budget - self.sampled, self._context_left)
+        reasoning = None if self.reasoning is None else self.reasoning.room(self.sampled)
+        return room if reasoning is None else min(room, reasoning)
+
+    @property
+    def _context_left(self) -> int:
+        """Slots of the context that may be filled before the CONCLUSION has to begin, or in it."""
+        return self.max_context - len(self.builder) - (0 if self.reasoning is None else self.reasoning.reserve)
+
     def overrule(self, token: int) -> int:
         """The token that comes next where `token` was chosen. ValueError for a vision token."""
+        if self.reasoning is not None and not self.forced and self.reasoning.replaces(token):
+            self.forced += self.reasoning.forced_tags()
         if self.forced:
             return self.forced[0]
         if token in self.builder.tokens.never_sampled:
@@ -135,22 +154,42 @@ class DecodedSequence:
         """Append the next token, looking again first where that is due. `scores` measures ROUTE's ranking, (V,)."""
         if self.forced:
             self.builder.add_token(self.forced.pop(0), Provenance.FORCED)
-            self.response.append(token)
+            self._respond(token)
             return Appended((Token(self.index, token, forced=True),))
         self.sampled += 1
         appended = self._sampled(token, scores)
-        self.response.append(token)
+        self._respond(token)
         return replace(appended, events=(*appended.events, Token(self.index, token)))
 
     def finish(self, stop: bool) -> bool:
         """Whether the sequence is finished, `stop` being what the stopping criteria say; sets its reason."""
-        if stop:
+        answered = self.reasoning is not None and self.reasoning.answered and not self.cut_off
+        if stop or answered:
             self.finish_reason = "stop"
         elif self.sampled >= self.budget and not self.forced:
             self.finish_reason = "length"
         elif len(self.builder) >= self.max_context:
             self.finish_reason = "context"
         return self.finish_reason is not None
+
+    def _respond(self, token: int) -> None:
+        """Note a response token, and force the tags that are due after it."""
+        self.response.append(token)
+        if self.reasoning is not None:
+            self.reasoning.take(token)
+            self._force_tags()
+
+    def _force_tags(self) -> None:
+        """Open the CONCLUSION where the reasoning has no room left, and close it where it has none itself."""
+        watch = self.reasoning
+        if watch is None or self.forced:
+            return
+        if watch.answering:
+            due = self.cut_off = self.sampled >= self.budget or self._context_left <= 1
+        else:
+            due = not watch.concluded and (watch.room(self.sampled) == 0 or self._context_left <= 0)
+        if due:
+            self.forced += watch.forced_tags()
 
     def _sampled(self, token: int, scores: Callable[[], torch.Tensor]) -> Appended:
         """Append a sampled token, looking again first if it completes `<REFLECTION>`."""
@@ -194,6 +233,6 @@ class DecodedSequence:
         ranking = scores() if policy.needs_scores else None
         indices = self.choose(policy, self.visual_tokens, ranking, len(self.reflections))
         size = insertion_size(policy, split_by_image(indices, self.shown))
-        if len(self.builder) + size + 2 > self.max_context:
+        if size + 2 > self._context_left:
             return Reflection(policy.mode, skipped="context", at=at)
         return Reflection(policy.mode, visual_indices=tuple(indices), at=at)

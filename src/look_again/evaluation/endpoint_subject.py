@@ -40,6 +40,7 @@ def greedy_endpoint(
     model: str,
     *,
     max_new_tokens: int,
+    max_reasoning_tokens: int | None = None,
     retries: int = 5,
     timeout_s: float = 600.0,
     request: Mapping[str, JSON] | None = None,
@@ -48,6 +49,7 @@ def greedy_endpoint(
 
     base_url: ends in /v1 as a rule. retries: of connection errors, 408, 409, 429 and 5xx, with growing pauses.
     timeout_s: of one attempt. request: further fields of the request's body; None takes one of ours out.
+    max_reasoning_tokens: as a LookAgain server takes it; None is not sent.
 
     Raises ValueError for a URL that is not of HTTP, negative retries, and fields that are no mapping.
     """
@@ -57,6 +59,7 @@ def greedy_endpoint(
         raise ValueError(f"further fields of the request are a JSON object, not {request!r}")
     if retries < 0:
         raise ValueError(f"retries is {retries}: use 0 or more")
+    bound = {} if max_reasoning_tokens is None else {"max_reasoning_tokens": max_reasoning_tokens}
     return Endpoint(
         name=model,
         base_url=base_url,
@@ -68,7 +71,7 @@ def greedy_endpoint(
         max_tokens=max_new_tokens,
         temperature=0.0,
         seed=False,
-        body=request or {},
+        body={**bound, **(request or {})},
     )
 
 

@@ -64,19 +64,30 @@ class Subject(Protocol):
 
 
 class LocalSubject:
-    """A checkpoint on this machine, decoding greedily, `batch` items at a time, under one policy."""
+    """A checkpoint on this machine, decoding greedily, `batch` items at a time, under one policy.
 
-    def __init__(self, model: LookAgain, policy: Reattention, *, max_new_tokens: int, batch: int = 8) -> None:
+    max_new_tokens, max_reasoning_tokens: of each answer, as in `Sampling`.
+    """
+
+    def __init__(
+        self,
+        model: LookAgain,
+        policy: Reattention,
+        *,
+        max_new_tokens: int,
+        max_reasoning_tokens: int | None = None,
+        batch: int = 8,
+    ) -> None:
         if batch < 1:
             raise ValueError(f"batch must be at least 1, not {batch}")
         self.model = model
         self.policy = policy
-        self.sampling = Sampling(max_new_tokens=max_new_tokens)
+        self.sampling = Sampling(max_new_tokens=max_new_tokens, max_reasoning_tokens=max_reasoning_tokens)
         self.batch = batch
 
     @property
     def settings(self) -> dict[str, JSON]:
-        check = self.model.checkpoint
+        check, bound = self.model.checkpoint, self.sampling.max_reasoning_tokens
         return {
             "kind": "checkpoint",
             "model": check.name,
@@ -87,6 +98,7 @@ class LocalSubject:
             "attention": check.model.config.get_text_config()._attn_implementation,
             "image_size": {k: v for k, v in dict(check.image_processor.size).items() if v is not None},
             "max_new_tokens": self.sampling.max_new_tokens,
+            **({} if bound is None else {"max_reasoning_tokens": bound}),
             "reattention": asdict(self.policy),
         }
 

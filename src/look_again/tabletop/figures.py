@@ -31,6 +31,7 @@ class EvalConfig:
     split: str = "test"
     batch: int = 50
     max_new_tokens: int = 512
+    max_reasoning_tokens: int | None = None
     planted: bool = True
     length: str | None = None
 
@@ -43,7 +44,13 @@ class EvalConfig:
 
 def evaluate(model: LookAgain, config: EvalConfig, policy: Reattention) -> dict[str, Any]:
     """Everything that `look-again eval tabletop --json` prints. ValueError for an item that cannot be asked."""
-    subject = LocalSubject(model, policy, max_new_tokens=config.max_new_tokens, batch=config.batch)
+    subject = LocalSubject(
+        model,
+        policy,
+        max_new_tokens=config.max_new_tokens,
+        max_reasoning_tokens=config.max_reasoning_tokens,
+        batch=config.batch,
+    )
     items = _by_length(load_free(config.location))
     outputs = _answers(subject, items, "answers")
     result = {"benchmark": "tabletop", **summarise_free(score_free(items, [o.reply for o in outputs]), outputs)}

@@ -15,6 +15,7 @@ from look_again.core.families import find_family
 from look_again.core.generate import LookAgainDecoding, Token
 from look_again.core.reattention import Reattention
 from look_again.core.sequence import DecodedSequence
+from look_again.core.slots import Provenance
 from look_again.core.trigger import Trigger
 from look_again.model import Sampling
 from look_again.serving.backend import BackendEvent, Ended, Started
@@ -100,9 +101,9 @@ def expected(model, tokenizer, trigger, prompts) -> list[Any]:
 
 
 @pytest.fixture
-def batch(model, trigger) -> Any:
+def batch(model, tokenizer, trigger) -> Any:
     with torch.no_grad():
-        made = ContinuousBatch(model, AtColumns(trigger))
+        made = ContinuousBatch(model, tokenizer, AtColumns(trigger))
         yield made
         made.clear()
 
@@ -214,7 +215,7 @@ def test_ends_as_generate_ends(model, tokenizer, trigger, prompts, monkeypatch):
     last = next(token for at, token in enumerate(tokens) if at >= 4 and token not in tokens[:at])
     monkeypatch.setattr(model.generation_config, "eos_token_id", [last, 3])
     with torch.no_grad():
-        batch, heard = ContinuousBatch(model, calm), Heard()
+        batch, heard = ContinuousBatch(model, tokenizer, calm), Heard()
         batch.join(as_prompt(model, prompts[0]), Reattention(mode="text"), greedy(12), heard)
         run_out(batch)
         assert heard.tokens == tokens[: tokens.index(last) + 1]
@@ -224,6 +225,28 @@ def test_ends_as_generate_ends(model, tokenizer, trigger, prompts, monkeypatch):
         batch.join(as_prompt(model, prompts[0]), Reattention(mode="text"), greedy(12), short)
         run_out(batch)
     assert (len(short.tokens), short.ended.reason) == (3, "context")
+
+
+@pytest.mark.parametrize("bound", [0, 7])
+def test_reasoning_ends_as_in_generate(model, tokenizer, batch, prompts, bound):
+    """Would catch a forced CONCLUSION that the engine samples over, counts as sampled, or gives a neighbour."""
+    shown, heard, other = prompts[1], Heard(), Heard()
+    sampling = Sampling(max_new_tokens=20, max_reasoning_tokens=bound)
+    batch.join(as_prompt(model, prompts[0]), Reattention(), greedy(24), other)
+    batch.join(as_prompt(model, shown), Reattention(), sampling, heard)
+    run_out(batch)
+    output = model.generate(
+        **batch_inputs(tokenizer, [shown]),
+        custom_generate=LookAgainDecoding(batch.trigger, Reattention(), reasoning=sampling.bound_reasoning(tokenizer)),
+        return_dict_in_generate=True,
+        max_new_tokens=20,
+    )
+    slots = output.slots[0]
+    assert heard.tokens == slots.token_ids[response_slots(slots)].tolist()
+    assert tokenizer.convert_tokens_to_ids("<CONCLUSION>") in heard.tokens
+    sampled = slots.count(Provenance.SAMPLED)
+    assert (heard.ended.sampled, heard.ended.forced) == (sampled, len(response_slots(slots)) - sampled)
+    assert other.tokens == alone(model, tokenizer, prompts[0], Reattention(), batch.trigger, max_new_tokens=24)[0]
 
 
 def test_a_conversation_without_image_shares_a_batch(model, tokenizer, batch, prompts):
@@ -255,9 +278,9 @@ def widths(model: Any) -> Any:
         hook.remove()
 
 
-def test_passes_are_as_wide_as_the_batch_is(model, trigger, prompts):
+def test_passes_are_as_wide_as_the_batch_is(model, tokenizer, trigger, prompts):
     """Would catch steps over places that nobody sits in, a prefill done twice, and a pass for rows that only wait."""
-    batch = ContinuousBatch(model, AtColumns(trigger, (2,)))
+    batch = ContinuousBatch(model, tokenizer, AtColumns(trigger, (2,)))
     first, second = (len(prompts[i].token_ids) for i in (0, 2))
     with torch.no_grad(), widths(model) as seen:
         batch.join(as_prompt(model, prompts[0]), Reattention(), greedy(4), Heard())

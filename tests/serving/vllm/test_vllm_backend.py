@@ -93,6 +93,42 @@ def tokens(events) -> list[int]:
     return [event.token_id for event in events if isinstance(event, Token)]
 
 
+SUMMARY_END, CONCLUSION, CONCLUSION_END = 533, 540, 541
+LONG = [532, *range(300, 312), EOS]  # a section that is never closed
+
+
+def test_reasoning_that_is_spent_is_closed_and_the_answer_goes_on(light):
+    """Would catch a request longer than the bound, forced tags that are not sent, and a budget counted anew."""
+    fake = FakeVllm(LONG)
+    events = run(light, job(TEXT, max_reasoning_tokens=5), a=fake)
+    assert tokens(events) == [*LONG[:5], SUMMARY_END, CONCLUSION, *LONG[7:-1], CONCLUSION_END]
+    forced = [event.token_id for event in events if isinstance(event, Token) and event.forced]
+    assert forced == [SUMMARY_END, CONCLUSION, CONCLUSION_END]
+    first, second = fake.requests
+    assert first["sampling_params"]["max_tokens"] == 5
+    assert second["token_ids"][-2:] == [SUMMARY_END, CONCLUSION]
+    assert second["sampling_params"]["max_tokens"] == 95
+    assert (events[-1].sampled, events[-1].forced, events[-1].reason) == (len(LONG) - 3, 3, "stop")
+
+
+def test_no_reasoning_begins_with_the_conclusion(light):
+    """Would catch forced tags told before the answer started, or not sent with the first request."""
+    fake = FakeVllm(LONG)
+    events = run(light, job(TEXT, max_reasoning_tokens=0, new=8), a=fake)
+    assert isinstance(events[0], Started)
+    assert tokens(events) == [CONCLUSION, *LONG[1:9], CONCLUSION_END]
+    assert fake.requests[0]["token_ids"][-1] == CONCLUSION
+    assert events[-1].reason == "length"
+
+
+def test_an_end_without_a_conclusion_is_replaced_by_one(light):
+    """Would catch an answer of a server that ends before the bound, without an answer."""
+    fake = FakeVllm([532, 300, EOS, 301, 302, EOS])
+    events = run(light, job(TEXT, max_reasoning_tokens=50), a=fake)
+    assert tokens(events) == [532, 300, SUMMARY_END, CONCLUSION, 302, CONCLUSION_END]
+    assert events[-1].reason == "stop"
+
+
 def test_text_is_one_request(light):
     """Would catch stops at a tag that nothing happens at, and tokens that are lost or said twice."""
     fake = FakeVllm(ANSWER)

@@ -26,6 +26,7 @@ from look_again.core.cache import swap_remove
 from look_again.core.families import find_family
 from look_again.core.open_runner import OpenRunner
 from look_again.core.prefill import start_one
+from look_again.core.reasoning_budget import list_stop_ids
 from look_again.core.reattention import Reattention
 from look_again.core.sequence import DecodedSequence
 from look_again.core.trigger import Trigger
@@ -87,15 +88,15 @@ class RunningSequence:
 class ContinuousBatch:
     """The running answers of one model. Not thread-safe: one thread calls it, without gradients.
 
-    trigger: how `<REFLECTION>` is recognised. sampled, reinserted: tokens of all answers so far.
+    tokenizer: of the model. trigger: how `<REFLECTION>` is recognised. sampled, reinserted: tokens of all answers.
     """
 
-    def __init__(self, model: Any, trigger: Trigger) -> None:
-        self.model, self.trigger = model, trigger
+    def __init__(self, model: Any, tokenizer: Any, trigger: Trigger) -> None:
+        self.model, self.tokenizer, self.trigger = model, tokenizer, trigger
         text_config = model.config.get_text_config()
         self.max_context: int = text_config.max_position_embeddings
         self.num_layers: int = text_config.num_hidden_layers
-        self.stop_ids = _stop_ids(model.generation_config.eos_token_id)
+        self.stop_ids = list_stop_ids(model.generation_config.eos_token_id)
         self.running: list[RunningSequence] = []
         self.runner = OpenRunner(model)
         self.sampled = self.reinserted = 0
@@ -108,7 +109,12 @@ class ContinuousBatch:
         """Prefill a sequence and give it its first token. Where the prefill raises, the others are as they were."""
         start = start_one(self.model, policy, prompt.token_ids, prompt.pixels)
         sequence = DecodedSequence(
-            start, policy, self.trigger, budget=sampling.max_new_tokens, max_context=self.max_context
+            start,
+            policy,
+            self.trigger,
+            budget=sampling.max_new_tokens,
+            max_context=self.max_context,
+            reasoning=sampling.watch_reasoning(self.tokenizer, self.stop_ids),
         )
         entry = RunningSequence(sequence, Sampler.of(sampling, self.runner.device), listener)
         layers = policy.ranking_layers(self.num_layers) if policy.needs_scores else ()
@@ -212,13 +218,6 @@ class ContinuousBatch:
         elif not wanted and self._recording is not None:
             recording, self._recording = self._recording, None
             recording.__exit__(None, None, None)
-
-
-def _stop_ids(eos: int | Sequence[int] | None) -> frozenset[int]:
-    """The ids that end an answer, as a generation configuration names them."""
-    if eos is None:
-        return frozenset()
-    return frozenset([eos] if isinstance(eos, int) else eos)
 
 
 def _build_ended(sequence: DecodedSequence) -> Ended:

@@ -95,9 +95,11 @@ class VllmAnswer:
         self.finished: list[UpstreamRequest] = []
         self.sent = 0  # requests
         self.started = False
+        self._written: list[BackendEvent] = []  # before the first request; told once that has started
 
     async def events(self) -> AsyncGenerator[BackendEvent, None]:
         """As `Backend.generate`."""
+        self._written += self._write_forced()
         while self.sequence.finish_reason is None:
             server = self.server = self.server or self._choose()
             request = await self._request(server)
@@ -141,6 +143,8 @@ class VllmAnswer:
                 if sent and not self.started:
                     self.started = True
                     yield Started(len(self.prompt.token_ids), self.prompt.visual_tokens, self.sequence.builder.build)
+                    for event in self._written:
+                        yield event
                 for token in read_tokens(chunk):
                     if ended:
                         break  # a server that could not know that the answer goes another way
@@ -156,7 +160,7 @@ class VllmAnswer:
     def _sampling(self) -> dict[str, Any]:
         """Of the next request: it stops at a tag where the answer may go another way from there."""
         sequence, policy = self.sequence, self.sequence.policy
-        room = min(sequence.budget - sequence.sampled, sequence.max_context - len(sequence.builder))
+        room = max(1, sequence.room)
         if sequence.place is not None:
             room = max(1, min(room, sequence.place + 1 - sequence.sampled))
         stops = set(self.shared.stops)
@@ -190,6 +194,8 @@ class VllmAnswer:
         sequence = self.sequence
         if token in sequence.builder.tokens.never_sampled:
             raise BackendError(f"the server sampled the vision token {token} against its logit_bias")
+        if sequence.overrule(token) != token:  # it would leave the answer without a whole CONCLUSION
+            return self._write_forced(), True
         ranked = sequence.policy.needs_scores and (
             sequence.place is not None or sequence.trigger.pieces(sequence.response, token) > 0
         )
@@ -200,11 +206,17 @@ class VllmAnswer:
         else:
             appended = sequence.append(token, _no_scores)
         sequence.finish(token in self.shared.stops)
-        events, over = list(appended.events), appended.looked or bool(sequence.forced)
+        over = appended.looked or bool(sequence.forced)
+        events = [*appended.events, *self._write_forced()]
+        return events, over or sequence.finish_reason is not None
+
+    def _write_forced(self) -> list[BackendEvent]:
+        """Append the tokens that are due without being sampled."""
+        sequence, events = self.sequence, list[BackendEvent]()
         while sequence.forced and sequence.finish_reason is None:
             events += sequence.append(sequence.forced[0], _no_scores).events
             sequence.finish(False)
-        return events, over or sequence.finish_reason is not None
+        return events
 
     def _note(self, server: UpstreamServer, request: UpstreamRequest) -> None:
         if request.sampled == 0:

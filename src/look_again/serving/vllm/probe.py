@@ -69,7 +69,7 @@ class ServerProbe:
 
     async def _probe(self, servers: Servers, server: UpstreamServer) -> None:
         trigger = Trigger.of(self.checkpoint.tokenizer)
-        sequence = self.served.begin(self.checkpoint, self.prompt, self.job.policy, trigger, budget=1)
+        sequence = self.served.begin(self.checkpoint, self.prompt, self.job.policy, trigger, sampling=self.job.sampling)
         images = send_images(self.checkpoint, self.job, self.prompt)
         if server.chat:
             request = build_chat_request(self.checkpoint, self.job, sequence, images, server)

@@ -18,6 +18,7 @@ from look_again.core.sequence import DecodedSequence
 from look_again.core.slots import SlotBuilder, build_spans
 from look_again.core.trigger import Trigger
 from look_again.loading import Checkpoint, LoadError, default_checkpoint, load_tokenizer, was_trained
+from look_again.model import Sampling
 from look_again.serving.backend import Job
 from look_again.serving.prompt import Prompt
 from look_again.text.tags import prepare_tokenizer
@@ -49,7 +50,7 @@ class ServedModel:
         policy: Reattention,
         trigger: Trigger,
         *,
-        budget: int,
+        sampling: Sampling,
         max_context: int = 2**31,
     ) -> DecodedSequence:
         """A decoded sequence that holds the prompt so far, without features: whatever computes is elsewhere."""
@@ -57,7 +58,14 @@ class ServedModel:
         builder = SlotBuilder(family, family.vision_tokens(self.config))
         builder.add_prompt(prompt.token_ids, spans)
         start = Start(builder, spans, spans, None)
-        return DecodedSequence(start, policy, trigger, budget=budget, max_context=max_context)
+        return DecodedSequence(
+            start,
+            policy,
+            trigger,
+            budget=sampling.max_new_tokens,
+            max_context=max_context,
+            reasoning=sampling.watch_reasoning(checkpoint.tokenizer, self.stops),
+        )
 
 
 def load_without_model(name: str | None = None, *, max_pixels: int | None = None) -> tuple[Checkpoint, ServedModel]:

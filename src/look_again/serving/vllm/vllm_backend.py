@@ -128,7 +128,7 @@ class VllmBackend:
             prompt,
             job.policy,
             self._trigger,
-            budget=job.sampling.max_new_tokens,
+            sampling=job.sampling,
             max_context=self.max_context,
         )
         answer = VllmAnswer(self._shared, job, prompt, sequence, images, ranker)
