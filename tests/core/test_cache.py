@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from look_again.core.cache import RaggedCache
 from look_again.core.families import find_family
 from look_again.core.reattention import Reattention, reinsert, split_by_image
-from look_again.core.runner import Runner
+from look_again.core.runner import Runner, cache_keyword
 from look_again.core.slots import Provenance, SlotBuilder, build_spans
 from tests.conftest import decode, feature_table
 
@@ -163,7 +163,10 @@ def feed_whole(model: Any, builder: SlotBuilder, table: torch.Tensor, library: D
     embeddings = model.get_input_embeddings()(slots.token_ids)
     embeddings[slots.visual_indices >= 0] = table[slots.visual_indices[slots.visual_indices >= 0]]
     model.base_model.language_model(
-        inputs_embeds=embeddings[None], position_ids=slots.positions[:, None], past_key_values=library, use_cache=True
+        inputs_embeds=embeddings[None],
+        position_ids=slots.positions[:, None],
+        use_cache=True,
+        **{cache_keyword(model): library},
     )
 
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import DynamicCache, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from look_again.core.families import find_family
 from look_again.core.generate import End, LookAgainDecoding, Reinsertion, Token
 from look_again.core.reattention import Reattention
-from look_again.core.slots import Provenance
+from look_again.core.runner import Runner, cache_keyword
+from look_again.core.slots import Provenance, SlotBuilder
 from look_again.core.trigger import Trigger
 from tests.conftest import (
     LARGE,
@@ -287,6 +288,30 @@ def test_what_cannot_be_decoded_is_refused(model, tokenizer, prompts, options, m
     """Would catch an option that is silently ignored."""
     with pytest.raises(ValueError, match=message):
         decode(model, tokenizer, prompts[:1], **options)
+
+
+@pytest.mark.parametrize("length", [0, 3])
+def test_a_filled_cache_of_the_callers_is_refused(model, tokenizer, prompts, length):
+    """Would catch a cache that arrives under the library's other name for it and is silently ignored."""
+    cache = DynamicCache(config=model.config)
+    for layer in range(model.config.get_text_config().num_hidden_layers):
+        cache.update(torch.zeros(1, 1, length, 32), torch.zeros(1, 1, length, 32), layer)
+    options = {cache_keyword(model): cache, "max_new_tokens": 2}
+    if not length:
+        assert len(decode(model, tokenizer, prompts[:1], **options).slots) == 1
+        return
+    with pytest.raises(ValueError, match=f"a filled {cache_keyword(model)} is not supported"):
+        decode(model, tokenizer, prompts[:1], **options)
+
+
+def test_a_model_that_does_not_write_the_cache_is_noticed(model, prompts, monkeypatch):
+    """Would catch a cache passed under a name that the library takes no more: no error there, and other logits."""
+    builder = SlotBuilder(find_family(model.config), find_family(model.config).vision_tokens(model.config))
+    builder.add_prompt([5, 6, 7], [])
+    runner = Runner(model, [builder], [None])
+    monkeypatch.setattr(runner, "cache_keyword", "a_new_name")
+    with pytest.raises(AssertionError, match="the model wrote 0 of 3 slots"):
+        runner.prefill()
 
 
 def test_images_must_match_the_prompts(model, tokenizer, trigger, prompts):

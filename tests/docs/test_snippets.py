@@ -166,7 +166,6 @@ def test_the_first_command_prints_what_the_readme_shows_and_nothing_else(tmp_pat
     shown = re.search(r"with every look at the image:\n\n```\n(.*?)```", text, re.S)
     assert shown is not None
     settings = {
-        "PYTHONWARNINGS": "ignore::FutureWarning",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }

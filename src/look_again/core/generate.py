@@ -24,7 +24,7 @@ from look_again.core.attention import recorded_attention
 from look_again.core.prefill import Start, encode_with_control, start_batch
 from look_again.core.reasoning_budget import ReasoningBudget, list_stop_ids
 from look_again.core.reattention import Reattention, choose_visual_tokens
-from look_again.core.runner import Runner
+from look_again.core.runner import CACHE_KEYWORDS, Runner
 from look_again.core.sequence import DecodedSequence, End, Event, Reflection, Reinsertion, Token
 from look_again.core.slots import Slots
 from look_again.core.trigger import Trigger
@@ -251,9 +251,9 @@ def _check_supported(config: GenerationConfig, model_kwargs: dict[str, Any]) -> 
         raise ValueError(f"re-attention decodes greedily or by sampling; {mode.value} is not supported")
     if model_kwargs.get("use_cache") is False:
         raise ValueError("re-attention decodes on a cache; use_cache=False is not supported")
-    cache = model_kwargs.get("past_key_values")
-    if cache is not None and cache.get_seq_length() > 0:
-        raise ValueError("re-attention keeps a cache of its own; a filled past_key_values is not supported")
+    for name in CACHE_KEYWORDS:
+        if (cache := model_kwargs.get(name)) is not None and cache.get_seq_length() > 0:
+            raise ValueError(f"re-attention keeps a cache of its own; a filled {name} is not supported")
     if config.output_attentions or config.output_hidden_states:
         raise ValueError("output_attentions and output_hidden_states are not supported while re-attending")
     if "pixel_values_videos" in model_kwargs:

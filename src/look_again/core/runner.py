@@ -9,6 +9,7 @@ Legend: B batch rows, n slots fed, W vocabulary, P position dimensions.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,10 +21,20 @@ from look_again.core.cache import RaggedCache
 from look_again.core.families import find_family
 from look_again.core.slots import Provenance, SlotBuilder
 
+CACHE_KEYWORDS = ("cache", "past_key_values")
+
 
 def encode_images(model: Any, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> list[torch.Tensor]:
     """Visual rows of each image, (rows, hidden) each: one pass of the vision tower."""
     return list(model.get_image_features(pixel_values, image_grid_thw, return_dict=True).pooler_output)
+
+
+def cache_keyword(model: Any) -> str:
+    """The keyword of the cache in the forward of a model's base: `cache` since transformers 5.24, else
+    `past_key_values`.
+    """
+    known = inspect.signature(model.base_model.forward).parameters
+    return next((name for name in CACHE_KEYWORDS if name in known), CACHE_KEYWORDS[-1])
 
 
 def attention_scaling(text_config: Any) -> float:
@@ -55,6 +66,7 @@ class Runner:
         score_prompt: bool = False,
     ) -> None:
         self.model = model
+        self.cache_keyword = cache_keyword(model)
         self.builders = list(builders)
         self.features = list(features)
         self.device = model.get_input_embeddings().weight.device
@@ -148,14 +160,17 @@ class Runner:
             extra["mm_encoder_outputs"] = encoder_outputs(shown)
         if (recorder := self._listening()) is not None:
             extra["attention_recorder"] = _Recorders(recorder, self.prompt_recorder)
-        return self.model.base_model(
+        hidden = self.model.base_model(
             input_ids=ids.to(self.device),
             position_ids=positions.to(self.device),
             attention_mask=attention_mask,
-            past_key_values=self.cache,
             use_cache=True,
+            **{self.cache_keyword: self.cache},
             **extra,
         ).last_hidden_state
+        fed = self.cache.window.longest + ids.shape[1]
+        assert self.cache.allocated_slots >= fed, f"the model wrote {self.cache.allocated_slots} of {fed} slots"
+        return hidden
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.model.get_output_embeddings()(hidden)
