@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from look_again.pipeline.ledger.ledger import Ledger
-from look_again.pipeline.review.review import broken_links, decisions
+from look_again.pipeline.review.decisions import broken_links, list_decisions
 from tests.browser.windows import Server, Window
 
 ROWS = 12
@@ -45,7 +45,7 @@ class ReviewServer(Server):
         with Ledger(self.run, create=False) as ledger:
             assert broken_links(ledger) == []
             names = dict(ledger.read("SELECT n, id FROM rows"))
-            return [(decision.reviewer, decision.action, names[decision.n]) for decision in decisions(ledger)]
+            return [(decision.reviewer, decision.action, names[decision.n]) for decision in list_decisions(ledger)]
 
 
 class Reviewer(Window):
@@ -60,17 +60,17 @@ class Reviewer(Window):
     def press(self, *keys: str) -> None:
         """Each key, and then wait for the page to answer it and to take the next."""
         for key in keys:
-            before = self.turn()
+            before = self.state()
             self.page.keyboard.press(key)
             self.answered(before)
 
     def click(self, name: str) -> None:
         """A button, and then wait for the page's answer."""
-        before = self.turn()
+        before = self.state()
         self.page.click(f"#la-{name}")
         self.answered(before)
 
-    def turn(self) -> str:
+    def state(self) -> str:
         """What names the page's last answer, once it takes keys."""
         return self.page.wait_for_selector(READY).get_attribute("data-turn") or ""
 

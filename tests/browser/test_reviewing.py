@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import expect
 
 from look_again.pipeline.ledger.ledger import Ledger
-from look_again.pipeline.review.review import decisions
+from look_again.pipeline.review.decisions import list_decisions
 from look_again.text.grammar import parse
 from tests.browser.reviewing import ROWS, Reviewer
 from tests.browser.windows import PATIENCE_S
@@ -57,7 +57,7 @@ def test_rows_are_accepted_and_rejected_by_key(review, reviewer):
     ann.see("2 of 6 decided")
     assert server.decided() == [("ann", "accept", first), ("ann", "reject", second)]
     with Ledger(server.run, create=False) as ledger:
-        assert [decision.note for decision in decisions(ledger)] == ["", "a note, read rarely"]
+        assert [decision.note for decision in list_decisions(ledger)] == ["", "a note, read rarely"]
 
 
 def test_nothing_needs_a_mouse(review, reviewer):
@@ -112,7 +112,7 @@ def test_an_edit_that_breaks_the_grammar_is_refused_and_kept(review, reviewer):
     ann.press("Control+Enter")
     ann.see(f"{first}: edited")
     with Ledger(server.run, create=False) as ledger:
-        assert [(d.action, d.response) for d in decisions(ledger)] == [("edit", fixed)]
+        assert [(d.action, d.response) for d in list_decisions(ledger)] == [("edit", fixed)]
     assert parse(fixed).well_formed
 
 
@@ -139,7 +139,7 @@ def test_two_reviewers_at_once_never_share_a_row(review, reviewer):
     people = {name: reviewer(server.of(name)) for name in ("ann", "bob")}
     seen: dict[str, list[str]] = {name: [] for name in people}
     for _ in range(ROWS // 2):
-        before = {name: one.turn() for name, one in people.items()}
+        before = {name: one.state() for name, one in people.items()}
         for name, one in people.items():
             seen[name].append(one.row())
         for one in people.values():  # both, before either has an answer
@@ -173,7 +173,7 @@ def test_keys_and_clicks_in_a_hurry_decide_one_row(review, reviewer):
     """A held key, a double click, and a key at the very moment at which the next row appears."""
     server = review()
     ann = reviewer(server.of("ann"))
-    before = ann.turn()
+    before = ann.state()
     ann.page.evaluate(IN_A_HURRY)
     ann.answered(before)
     ann.page.wait_for_timeout(2000)

@@ -19,9 +19,9 @@ from look_again.clients.openai import (
     RequestRefusedError,
 )
 from look_again.pipeline.chat_client import Chat
-from look_again.pipeline.endpoint_pool import Line
-from look_again.pipeline.engine import open_desk
-from look_again.pipeline.ledger.items import Item
+from look_again.pipeline.endpoint_pool import EndpointState
+from look_again.pipeline.engine import open_chat_client
+from look_again.pipeline.ledger.items import WorkItem
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.tabletop.answering import COMMON_FAULTS, Conduct
 from look_again.tabletop.endpoint import app
@@ -52,9 +52,9 @@ def ask(url: str, folder, model: str, rows: int, text: str | None = None):
     endpoint = Endpoint(name="e", base_url=url, model=model, backoff_s=0.01, timeout_s=1.5, attempts=12)
 
     async def go(ledger):
-        async with open_desk(ledger, [Line(endpoint, OpenAITransport(endpoint))], "test") as desk:
-            items = [Item(n, 0, row, {}, "i") for n, row in enumerate(tabletop_samples("test", 1, range(rows)))]
-            asks = [Chat(desk, "s", item).ask("e", "", text or item.row.prompt, item.row.images) for item in items]
+        async with open_chat_client(ledger, [EndpointState(endpoint, OpenAITransport(endpoint))], "test") as client:
+            items = [WorkItem(n, 0, row, {}, "i") for n, row in enumerate(tabletop_samples("test", 1, range(rows)))]
+            asks = [Chat(client, "s", item).ask("e", "", text or item.row.prompt, item.row.images) for item in items]
             return await asyncio.gather(*asks, return_exceptions=True)
 
     with Ledger(folder) as ledger:

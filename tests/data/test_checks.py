@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from look_again.data.checks import Needs, RowsReport, check_rows, check_sample, select_samples
+from look_again.data.checks import Needs, SampleReport, check_sample, check_samples, select_samples
 from look_again.data.loaders import load_samples
 from look_again.data.sample import BadSample, Sample, SampleError
 from look_again.data.source import Source
@@ -59,7 +59,7 @@ def test_response_that_is_not_needed_is_not_judged(row) -> None:
 
 def test_rows_are_split_in_order_with_all_reasons(row) -> None:
     rows = [row(id="a"), row(id="b", question="", response=None), row(id="c")]
-    good, bad = check_rows(rows, progress=False)
+    good, bad = check_samples(rows, progress=False)
     assert good == [rows[0], rows[2]]
     assert bad == [BadSample("b", "the question is empty; no response")]
 
@@ -77,7 +77,7 @@ def test_refusing_lists_what_is_bad(row) -> None:
 def test_skipping_reports_what_was_left_out(row) -> None:
     rows, report = select_samples([row(images=()), row(id="b", response=None)], on_bad_row="skip", progress=False)
     assert [r.id for r in rows] == ["r"]
-    assert report == RowsReport(good=1, without_image=1, bad=(BadSample("b", "no response"),))
+    assert report == SampleReport(good=1, without_image=1, bad=(BadSample("b", "no response"),))
     assert str(report) == "1 of 2 rows are good, 1 of them without a picture\n1 bad row:\n  b: no response"
 
 
@@ -102,11 +102,11 @@ def test_no_good_row_is_an_error_even_when_skipping(row) -> None:
 def test_listing_is_bounded_and_printable() -> None:
     """Ids come from strangers' files: one with escape codes or a page of text must not take over the terminal."""
     bad = tuple(BadSample(f"r{i}", "no response") for i in range(12))
-    lines = RowsReport(good=0, without_image=0, bad=bad).listing().splitlines()
+    lines = SampleReport(good=0, without_image=0, bad=bad).listing().splitlines()
     assert lines[0] == "12 bad rows:"
     assert lines[-1] == "  and 4 more"
     assert len(lines) == 10
-    wild = RowsReport(good=0, without_image=0, bad=(BadSample("a\n\x1b[31m" + "x" * 500, "y" * 5000),)).listing()
+    wild = SampleReport(good=0, without_image=0, bad=(BadSample("a\n\x1b[31m" + "x" * 500, "y" * 5000),)).listing()
     assert len(wild.splitlines()) == 2
     assert "\x1b" not in wild
     assert len(wild) < 400
@@ -128,12 +128,12 @@ def test_settings_are_checked_before_any_row(fields: dict, complaint: str) -> No
 def test_unknown_need_is_an_error() -> None:
     """A misspelt one that was ignored would let every row pass."""
     with pytest.raises(TypeError, match="need_image"):
-        check_rows([], need_image=True)
+        check_samples([], need_image=True)
 
 
 def test_progress_bar_can_be_turned_off(row, capsys, monkeypatch) -> None:
     monkeypatch.setattr("look_again.data.checks.BAR_DELAY_S", 0)
-    check_rows([row()], progress=False)
+    check_samples([row()], progress=False)
     assert capsys.readouterr().err == ""
-    check_rows([row()], progress=True)
+    check_samples([row()], progress=True)
     assert "checking rows" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from look_again.data.records import row_from_record, samples_from_records
+from look_again.data.records import sample_from_record, samples_from_records
 from look_again.data.sample import Sample, SampleError
 
 BASE = Path("/data/set")
@@ -17,7 +17,7 @@ CAT, DOG = BASE / "img/cat.png", BASE / "img/dog.png"
 
 
 def read(base: Path | None = BASE, **record: Any) -> Sample:
-    return row_from_record(record, index=4, source="test", base=base)
+    return sample_from_record(record, index=4, source="test", base=base)
 
 
 def user(content: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 
 from look_again.data import zips
 from look_again.data.image_files import image_size, open_image
-from look_again.data.zips import JoinedFile, ZipMember, parts_of
+from look_again.data.zips import JoinedFile, ZipMember, find_parts
 from look_again.images import ImageError
 
 
@@ -36,7 +36,7 @@ def test_joined_file_reads_as_the_whole_does(tmp_path: Path) -> None:
     """Every seek and length against a plain file, over parts of 0, 1, 3 and more bytes."""
     data = bytes(range(40))
     cut(tmp_path / "x", data, 1, 1, 4, 20)
-    joined = io.BufferedReader(JoinedFile(parts_of(tmp_path / "x")), buffer_size=4)
+    joined = io.BufferedReader(JoinedFile(find_parts(tmp_path / "x")), buffer_size=4)
     for start in range(42):
         for length in (0, 1, 3, 17, 60):
             assert joined.seek(start) == start
@@ -100,18 +100,18 @@ def test_parts_are_in_order_without_strays(tmp_path: Path) -> None:
     cut(tmp_path / "image.zip", b"abcdef", 1, 2)
     for stray in ("image.zip.part-aa.incomplete", "image.zip.part-", "ximage.zip.part-ab", "image.zip.partial"):
         (tmp_path / stray).write_bytes(b"?")
-    assert [path.name[-2:] for path in parts_of(tmp_path / "image.zip")] == ["aa", "ab", "ac"]
-    assert parts_of(tmp_path / "none.zip") == []
+    assert [path.name[-2:] for path in find_parts(tmp_path / "image.zip")] == ["aa", "ab", "ac"]
+    assert find_parts(tmp_path / "none.zip") == []
     for i in range(28):
         (tmp_path / f"long.zip.part-{'ab'[i // 26]}{chr(97 + i % 26)}").write_bytes(b"x")
-    assert [path.name[-2:] for path in parts_of(tmp_path / "long.zip")][24:] == ["ay", "az", "ba", "bb"]
+    assert [path.name[-2:] for path in find_parts(tmp_path / "long.zip")][24:] == ["ay", "az", "ba", "bb"]
 
 
 def test_hole_in_the_parts_is_named(tmp_path: Path) -> None:
     cut(tmp_path / "image.zip", b"abcdef", 1, 2)
     (tmp_path / "image.zip.part-aa").unlink()
     with pytest.raises(ValueError, match=r"image\.zip\.part-aa is missing"):
-        parts_of(tmp_path / "image.zip")
+        find_parts(tmp_path / "image.zip")
 
 
 def test_archive_is_opened_once_in_every_process(tmp_path: Path, encoded, monkeypatch) -> None:
@@ -120,7 +120,7 @@ def test_archive_is_opened_once_in_every_process(tmp_path: Path, encoded, monkey
     members = {f"{i}.png": encoded() for i in range(3)}
     cut(tmp_path / "image.zip", zipped(members), 500)
     opened: list[Path] = []
-    monkeypatch.setattr(zips, "parts_of", lambda path: opened.append(path) or parts_of(path))
+    monkeypatch.setattr(zips, "find_parts", lambda path: opened.append(path) or find_parts(path))
 
     def read_all() -> int:
         opened.clear()

@@ -14,18 +14,18 @@ from look_again.data.image_files import open_image
 from look_again.data.loaders import load_samples
 from look_again.data.sample import Sample
 from look_again.data.source import Source
-from look_again.pipeline.build import BuildConfig, build, push, record_of
-from look_again.pipeline.engine import Stage, open_desk, run_stages
+from look_again.pipeline.build import BuildConfig, build, build_record, push
+from look_again.pipeline.engine import PipelineStage, open_chat_client, run_stages
 from look_again.pipeline.intake import add_rows
-from look_again.pipeline.ledger.items import Item, Outcome, Place
+from look_again.pipeline.ledger.items import Outcome, StageKey, WorkItem
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.tabletop.loader import tabletop_samples
 
 pytest.importorskip("pyarrow")
-LAST = Place("last", "v", samples=2)
+LAST = StageKey("last", "v", samples=2)
 
 
-def filled(ledger: Ledger, response: str, pictures: tuple[bytes, ...], place: Place = LAST) -> Ledger:
+def filled(ledger: Ledger, response: str, pictures: tuple[bytes, ...], key: StageKey = LAST) -> Ledger:
     """Five rows with two samples each; of the last the second sample breaks the grammar."""
 
     async def work(item, chat):
@@ -37,8 +37,8 @@ def filled(ledger: Ledger, response: str, pictures: tuple[bytes, ...], place: Pl
     add_rows(ledger, made, "here")
 
     async def go():
-        async with open_desk(ledger, [], "test") as desk:
-            await run_stages(desk, [Stage(place, work=work)], workers=3)
+        async with open_chat_client(ledger, [], "test") as client:
+            await run_stages(client, [PipelineStage(key, work=work)], workers=3)
 
     asyncio.run(go())
     return ledger
@@ -117,10 +117,10 @@ def test_planted_mistakes_stay_silent(response, tmp_path):
     """A reflection put in behind them does not move them; a rewrite of what is before them ends it."""
     text = response.replace("<REFLECTION></REFLECTION>", "")
     row = Sample(id="r", question="Q?", response=text, silent=((9, 10), (30, 31)), source="s")
-    item = Item(1, 0, row, {}, "i")
-    assert record_of(item, response, tmp_path)["silent"] == [[9, 10], [30, 31]]
-    assert record_of(item, response.replace("<CAPTION>c", "<CAPTION>x"), tmp_path)["silent"] == [[9, 10]]
-    assert "silent" not in record_of(item, "z" + response, tmp_path)
+    item = WorkItem(1, 0, row, {}, "i")
+    assert build_record(item, response, tmp_path)["silent"] == [[9, 10], [30, 31]]
+    assert build_record(item, response.replace("<CAPTION>c", "<CAPTION>x"), tmp_path)["silent"] == [[9, 10]]
+    assert "silent" not in build_record(item, "z" + response, tmp_path)
 
 
 def test_nothing_to_build_is_an_error(tmp_path):
@@ -138,11 +138,11 @@ def test_many_rows_go_through_the_table(tmp_path, response):
         add_rows(ledger, [Sample(id=f"r{i}", question="Q?", source="s") for i in range(150)], "here")
 
         async def go():
-            async with open_desk(ledger, [], "test") as desk:
-                await run_stages(desk, [Stage(Place("last", "v"), work=work)], workers=3)
+            async with open_chat_client(ledger, [], "test") as client:
+                await run_stages(client, [PipelineStage(StageKey("last", "v"), work=work)], workers=3)
 
         asyncio.run(go())
-        build(ledger, Place("last", "v"), tmp_path / "out")
+        build(ledger, StageKey("last", "v"), tmp_path / "out")
     source = Source(loader="parquet", path=str(tmp_path / "out" / "train.parquet"))
     assert [row.id for row in load_samples(source)] == [f"r{i}" for i in range(150)]
 

@@ -22,17 +22,17 @@ from look_again.clients.openai import (
     retry_after_s,
 )
 from look_again.data.sample import Sample
-from look_again.pipeline.budget import Budget
+from look_again.pipeline.budget import BudgetLimits
 from look_again.pipeline.chat_client import Chat, Halt
-from look_again.pipeline.endpoint_pool import DOWN_AFTER, EndpointDownError, Line
-from look_again.pipeline.engine import open_desk
-from look_again.pipeline.ledger.items import Item
+from look_again.pipeline.endpoint_pool import DOWN_AFTER, EndpointDownError, EndpointState
+from look_again.pipeline.engine import open_chat_client
+from look_again.pipeline.ledger.items import WorkItem
 from look_again.pipeline.ledger.ledger import Ledger
 
 ENDPOINT = Endpoint(
     name="e", base_url="test:", model="m", backoff_s=0.001, max_wait_s=0.05, timeout_s=30.0, price_in=1e6, attempts=4
 )
-ITEM = Item(1, 0, Sample(id="r", question="Q?", source="test"), {}, "i")
+ITEM = WorkItem(1, 0, Sample(id="r", question="Q?", source="test"), {}, "i")
 
 
 def completion(text: str = "fine", tokens: int = 1) -> dict:
@@ -72,8 +72,10 @@ def asked(
     """Replies or errors of `times` different requests made at once."""
 
     async def go():
-        async with open_desk(ledger, [Line(endpoint, InProcessTransport(server))], "test", budget) as desk:
-            chat = Chat(desk, "stage", ITEM)
+        async with open_chat_client(
+            ledger, [EndpointState(endpoint, InProcessTransport(server))], "test", budget
+        ) as client:
+            chat = Chat(client, "stage", ITEM)
             asks = [chat.ask("e", "", "text", ask=number) for number in range(times)]
             return await asyncio.gather(*asks, return_exceptions=True)
 
@@ -170,8 +172,8 @@ def test_a_server_that_is_down_is_given_up_and_left_alone(ledger):
     server = Server((503, {}, "down"))
 
     async def go() -> list[BaseException | Reply]:
-        async with open_desk(ledger, [Line(ENDPOINT, InProcessTransport(server))], "test") as desk:
-            chat, ends = Chat(desk, "stage", ITEM), []
+        async with open_chat_client(ledger, [EndpointState(ENDPOINT, InProcessTransport(server))], "test") as client:
+            chat, ends = Chat(client, "stage", ITEM), []
             for number in range(40):
                 ends += await asyncio.gather(chat.ask("e", "", "text", ask=number), return_exceptions=True)
             return ends
@@ -193,7 +195,7 @@ def test_a_request_that_is_refused_is_the_rows_fault(ledger):
     assert isinstance(error, RequestRefusedError)
 
 
-@pytest.mark.parametrize("budget", [Budget(money=5.0), Budget(tokens=5)])
+@pytest.mark.parametrize("budget", [BudgetLimits(money=5.0), BudgetLimits(tokens=5)])
 def test_the_budget_stops_cleanly_and_holds_over_sessions(ledger, budget):
     """Each reply costs 1: requests that go out side by side must not all see the same rest of the budget."""
     server = Server()

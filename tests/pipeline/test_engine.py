@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from look_again.clients.openai import Endpoint, InProcessTransport
 from look_again.data.sample import Sample
 from look_again.images import ImageError
-from look_again.pipeline.budget import Budget
+from look_again.pipeline.budget import BudgetLimits
 from look_again.pipeline.chat_client import Chat, Halt
-from look_again.pipeline.endpoint_pool import Line
-from look_again.pipeline.engine import RowProblem, Stage, open_desk, run_stages
+from look_again.pipeline.endpoint_pool import EndpointState
+from look_again.pipeline.engine import PipelineStage, RowProblem, open_chat_client, run_stages
 from look_again.pipeline.intake import add_rows
-from look_again.pipeline.ledger.items import Item, Outcome, Place, counts, results
+from look_again.pipeline.ledger.items import Outcome, StageKey, WorkItem, counts, results
 from look_again.pipeline.ledger.ledger import Ledger, LedgerFullError
 
 ENDPOINT = Endpoint(name="e", base_url="test:", model="m", backoff_s=0.0001, max_wait_s=0.001, concurrency=3)
@@ -61,22 +61,24 @@ class Server:
         return 200, {}, {"choices": [{"message": {"content": f"{len(text)}{text[-1]}"}}], "usage": {"prompt_tokens": 1}}
 
 
-async def first(item: Item, chat: Chat) -> Outcome:
+async def first(item: WorkItem, chat: Chat) -> Outcome:
     one, two = await asyncio.gather(chat.ask("e", "", f"{item.row.question}{item.sample}"), chat.ask("e", "", "two"))
     if item.n % 5 == 0:
         raise RowProblem("every fifth")
     return Outcome(output={"response": one.text + two.text})
 
 
-async def second(item: Item, chat: Chat) -> Outcome:
+async def second(item: WorkItem, chat: Chat) -> Outcome:
     reply = await chat.ask("e", "", f"again {item.response}")
     return Outcome(output={"response": reply.text})
 
 
 STAGES = [
-    Stage(Place("one", "v", samples=2), work=first, later=("two", "three")),
-    Stage(Place("two", "v", "one"), work=second, later=("three",)),
-    Stage(Place("three", "v", "two"), batch_work=lambda items: [Outcome(output={"n": i.n}) for i in items], batch=4),
+    PipelineStage(StageKey("one", "v", samples=2), work=first, later=("two", "three")),
+    PipelineStage(StageKey("two", "v", "one"), work=second, later=("three",)),
+    PipelineStage(
+        StageKey("three", "v", "two"), batch_work=lambda items: [Outcome(output={"n": i.n}) for i in items], batch=4
+    ),
 ]
 
 
@@ -86,10 +88,10 @@ def rows(n: int) -> list[Sample]:
 
 def run(ledger: Ledger, server: Server, stages=STAGES, **options):
     async def go():
-        async with open_desk(
-            ledger, [Line(ENDPOINT, InProcessTransport(server))], "test", options.get("budget")
-        ) as desk:
-            return await run_stages(desk, stages, workers=options.get("workers", 4))
+        async with open_chat_client(
+            ledger, [EndpointState(ENDPOINT, InProcessTransport(server))], "test", options.get("budget")
+        ) as client:
+            return await run_stages(client, stages, workers=options.get("workers", 4))
 
     return asyncio.run(go())
 
@@ -144,14 +146,14 @@ def test_counts_add_up_at_every_stage(tmp_path):
 
 
 def test_a_row_that_fails_gets_its_reason_and_the_others_go_on(tmp_path):
-    async def picky(item: Item, chat: Chat) -> Outcome:
+    async def picky(item: WorkItem, chat: Chat) -> Outcome:
         if item.n == 2:
             raise ImageError("no such picture")
         return Outcome()
 
     with Ledger(tmp_path) as ledger:
         add_rows(ledger, rows(3), "here")
-        run(ledger, Server(0), [Stage(Place("s", "v"), work=picky)])
+        run(ledger, Server(0), [PipelineStage(StageKey("s", "v"), work=picky)])
         assert ledger.read("SELECT n, status, reason FROM results ORDER BY n") == [
             (1, "ok", None),
             (2, "bad", "no such picture"),
@@ -175,12 +177,12 @@ def test_a_server_that_is_down_leaves_rows_waiting_and_they_go_on_later(tmp_path
 def test_a_spent_budget_leaves_rows_pending(tmp_path):
     with Ledger(tmp_path) as ledger:
         add_rows(ledger, rows(9), "here")
-        (report,) = run(ledger, Server(0), STAGES, budget=Budget(tokens=7))
+        (report,) = run(ledger, Server(0), STAGES, budget=BudgetLimits(tokens=7))
         assert "budget" in report.stopped
         assert report.pending > 0
         assert ledger.spent().tokens_in == 7
         assert run(ledger, Server(0))[-1].stopped is None
-        assert counts(ledger, STAGES[0].place)["pending"] == 0
+        assert counts(ledger, STAGES[0].key)["pending"] == 0
 
 
 def test_a_full_disk_stops_the_run_and_a_later_one_goes_on(tmp_path, undisturbed):
@@ -201,7 +203,7 @@ def test_a_full_disk_stops_the_run_and_a_later_one_goes_on(tmp_path, undisturbed
 def test_an_error_of_ours_is_raised_and_replies_under_way_are_kept(tmp_path):
     """A bug in one stage must not throw away what other rows have paid for."""
 
-    async def buggy(item: Item, chat: Chat) -> Outcome:
+    async def buggy(item: WorkItem, chat: Chat) -> Outcome:
         await chat.ask("e", "", item.row.question)
         if item.n == 1:
             raise ZeroDivisionError
@@ -210,7 +212,7 @@ def test_an_error_of_ours_is_raised_and_replies_under_way_are_kept(tmp_path):
     with Ledger(tmp_path) as ledger:
         add_rows(ledger, rows(4), "here")
         with pytest.raises(ZeroDivisionError):
-            run(ledger, Server(0), [Stage(Place("s", "v"), work=buggy)])
+            run(ledger, Server(0), [PipelineStage(StageKey("s", "v"), work=buggy)])
         assert ledger.audit()["interrupted"] == 0
         assert ledger.read("SELECT count(*) FROM attempts WHERE outcome IS NULL") == [(0,)]
 
@@ -219,7 +221,7 @@ def test_only_so_many_rows_are_in_work(tmp_path):
     """Rows hold pictures: a queue that fills up would hold all of them."""
     open_now = widest = 0
 
-    async def slow(item: Item, chat: Chat) -> Outcome:
+    async def slow(item: WorkItem, chat: Chat) -> Outcome:
         nonlocal open_now, widest
         open_now += 1
         widest = max(widest, open_now)
@@ -229,7 +231,7 @@ def test_only_so_many_rows_are_in_work(tmp_path):
 
     with Ledger(tmp_path) as ledger:
         add_rows(ledger, rows(50), "here")
-        run(ledger, Server(0), [Stage(Place("s", "v"), work=slow)], workers=5)
+        run(ledger, Server(0), [PipelineStage(StageKey("s", "v"), work=slow)], workers=5)
     assert widest == 5
 
 
@@ -237,19 +239,19 @@ def test_results_stream_in_order(tmp_path):
     with Ledger(tmp_path) as ledger:
         add_rows(ledger, rows(5), "here")
         run(ledger, Server(0), STAGES[:1])
-        found = [(item.row.id, item.sample) for item, _ in results(ledger, STAGES[0].place, page=3)]
+        found = [(item.row.id, item.sample) for item, _ in results(ledger, STAGES[0].key, page=3)]
     assert found == [(f"r{i}", k) for i in range(4) for k in range(2)]
 
 
 def test_halting_lets_what_is_under_way_finish(tmp_path):
-    async def asks(item: Item, chat: Chat) -> Outcome:
+    async def asks(item: WorkItem, chat: Chat) -> Outcome:
         reply = await chat.ask("e", "", item.row.question)
-        chat.desk.halt("enough")
+        chat.client.halt("enough")
         return Outcome(output={"response": reply.text})
 
     with Ledger(tmp_path) as ledger:
         add_rows(ledger, rows(20), "here")
-        (report,) = run(ledger, Server(1), [Stage(Place("s", "v"), work=asks)])
+        (report,) = run(ledger, Server(1), [PipelineStage(StageKey("s", "v"), work=asks)])
         assert report.stopped == "enough"
         assert 1 <= report.ok <= 4
         assert ledger.audit()["interrupted"] == 0

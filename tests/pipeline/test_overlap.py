@@ -12,7 +12,7 @@ from look_again.commands.main import main
 from look_again.data.loaders import load_samples
 from look_again.data.sample import Sample
 from look_again.data.source import Source
-from look_again.pipeline.overlap import Known, fingerprints_of, normalised_question, overlap, shared_with
+from look_again.pipeline.overlap import Known, load_fingerprints, normalised_question, overlap, shared_with
 from look_again.tabletop.render import render
 from look_again.tabletop.rows import make_row
 
@@ -41,7 +41,7 @@ def evaluation(tmp_path, write_lines):
 
 @pytest.fixture
 def known(evaluation):
-    return fingerprints_of([evaluation])
+    return load_fingerprints([evaluation])
 
 
 def kinds(image: Image.Image | None, known: Known, question: str = "Else?") -> list[tuple[str, str]]:

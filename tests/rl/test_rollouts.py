@@ -9,7 +9,7 @@ from look_again.core.families import find_family
 from look_again.core.reattention import Reattention
 from look_again.data.sample import Sample
 from look_again.rl.rollouts import sample_groups
-from look_again.tabletop.loader import row_of
+from look_again.tabletop.loader import build_sample
 from look_again.tabletop.rows import make_row
 from look_again.tabletop.tiny import build_image_processor
 from look_again.text.tags import tag_ids
@@ -29,7 +29,7 @@ def codec(model, tokenizer):
 @pytest.fixture(scope="module")
 def rows():
     text = Sample(id="text", question="How many?", reference="3", source="s")
-    return [row_of(make_row("train", 1, 0), "train"), text, row_of(make_row("train", 1, 5), "train")]
+    return [build_sample(make_row("train", 1, 0), "train"), text, build_sample(make_row("train", 1, 5), "train")]
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.mode)

@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from look_again.commands.main import main
-from look_again.pipeline.budget import Budget
+from look_again.pipeline.budget import BudgetLimits
 from look_again.pipeline.intake import add_rows
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.pipeline.pipeline_run import build_run, run
-from look_again.pipeline.review import review
+from look_again.pipeline.review import decisions
 from look_again.pipeline.run_config import RunConfig
 from look_again.pipeline.stages.distil import Distillation
 from look_again.tabletop.demo import DemoConfig, _cold_rows, _plain_rows, _stand_in
@@ -51,7 +51,7 @@ def through(folder: Path, config: RunConfig, options: RayOptions | None, rows: i
         add_rows(ledger, ROW_MAKERS[config.flow](replace(DEMO, rows=rows)), "tabletop")
         run(ledger, config, ray=options)
         _stand_in(ledger, config)
-        run(ledger, config, [review.NAME], ray=options)
+        run(ledger, config, [decisions.NAME], ray=options)
         build_run(ledger, config, folder / "build")
         return state(ledger, folder / "build")
 
@@ -184,7 +184,7 @@ def test_a_spent_budget_stops_cleanly_and_goes_on(local, tmp_path):
     limit = total // 2
     with Ledger(tmp_path) as ledger:
         add_rows(ledger, _cold_rows(DEMO), "tabletop")
-        (report,) = run(ledger, replace(whole, budget=Budget(tokens=limit)), ["cold-start"], ray=OPTIONS)
+        (report,) = run(ledger, replace(whole, budget=BudgetLimits(tokens=limit)), ["cold-start"], ray=OPTIONS)
         spent = ledger.spent()
         print(f"{spent.tokens_in + spent.tokens_out} of {limit} tokens spent: {report.stopped}")
         assert "the budget" in report.stopped

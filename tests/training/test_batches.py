@@ -7,7 +7,7 @@ import pytest
 from look_again.core.reattention import Reattention
 from look_again.data.image_files import image_size
 from look_again.data.sample import Sample
-from look_again.tabletop.loader import row_of
+from look_again.tabletop.loader import build_sample
 from look_again.tabletop.rows import make_row
 from look_again.tabletop.tiny import build_image_processor
 from look_again.text.chat import encode_response
@@ -45,11 +45,11 @@ def test_tabletop_responses_tokenise_as_the_whole_string_does(tokenizer):
 
 def test_planted_words_are_silent_and_nothing_else(codec, tokenizer):
     made = next(make_row("train", 6, i, error_rate=0.9) for i in range(9))
-    example = codec.item(row_of(made, "train"), Reattention()).example
+    example = codec.item(build_sample(made, "train"), Reattention()).example
     silent = [tokenizer.decode([t]) for t, s in zip(example.response_ids, example.silent, strict=True) if s]
     planted = [made.written.text[a:b] for a, b in made.written.planted_spans]
     assert "".join(silent) == "".join(planted) != ""
-    assert not any(codec.item(row_of(made, "train"), Reattention(), learn_silent=True).example.silent)
+    assert not any(codec.item(build_sample(made, "train"), Reattention(), learn_silent=True).example.silent)
 
 
 @pytest.mark.parametrize("mode", ["text", "copy", "route"])
@@ -57,7 +57,7 @@ def test_lengths_are_known_before_pictures_are_decoded(codec, mode):
     """Would catch a row that is kept as short enough and is not, with its re-insertions."""
     made = make_row("train", 3, 1, length="long", reflections=3)
     policy = Reattention(mode=mode)
-    row = row_of(made, "train")
+    row = build_sample(made, "train")
     example = codec.item(row, policy).example
     builder = start_sequence(codec.family, codec.family.vision_tokens(codec.config), example)
     chosen = [list(range(18))] * 3 if mode == "route" else None
@@ -68,7 +68,7 @@ def test_lengths_are_known_before_pictures_are_decoded(codec, mode):
 def test_collated_labels_count_the_targets_either_way(codec):
     """The library may shift labels or not before it counts them; the count must be that of the targets."""
     text = Sample(id="t", question="How many?", response="<SUMMARY>a</SUMMARY>", source="s")
-    items = [codec.item(text, Reattention()), codec.item(row_of(make_row("train", 1, 0), "train"), Reattention())]
+    items = [codec.item(text, Reattention()), codec.item(build_sample(make_row("train", 1, 0), "train"), Reattention())]
     batch = collate(items)
     targets = sum(item.example.silent.count(False) for item in items)
     assert int((batch["labels"] != -100).sum()) == int((batch["labels"][:, 1:] != -100).sum()) == targets

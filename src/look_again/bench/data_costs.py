@@ -23,10 +23,10 @@ from typing import Any
 from look_again.clients.openai import Endpoint, InProcessTransport
 from look_again.data.sample import Sample
 from look_again.pipeline.chat_client import Chat
-from look_again.pipeline.endpoint_pool import Line
-from look_again.pipeline.engine import Stage, open_desk, run_stage
+from look_again.pipeline.endpoint_pool import EndpointState
+from look_again.pipeline.engine import PipelineStage, open_chat_client, run_stage
 from look_again.pipeline.intake import add_rows
-from look_again.pipeline.ledger.items import Item, Outcome, Place, counts, pending
+from look_again.pipeline.ledger.items import Outcome, StageKey, WorkItem, counts, pending
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.tabletop.render import render
 from look_again.tabletop.rows import make_row
@@ -34,7 +34,7 @@ from look_again.tabletop.rows import make_row
 TARGETS = {"rows_per_second": 300, "memory_40k_over_2k": 1.2, "resume_40k_seconds": 2.0}
 IMAGES = 50  # files that the rows share
 LEFT = 100  # rows that a resumed run still has to do
-PLACE = Place("bench", "1")
+KEY = StageKey("bench", "1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +114,8 @@ def _reopened(folder: Path) -> float:
     with Ledger(folder) as ledger:
         ledger.begin("again")
         ledger.spent()
-        left = counts(ledger, PLACE)["pending"]
-        next(pending(ledger, PLACE))
+        left = counts(ledger, KEY)["pending"]
+        next(pending(ledger, KEY))
         assert left == LEFT
         return time.perf_counter() - start
 
@@ -140,14 +140,14 @@ def drive(folder: Path, concurrency: int) -> dict[str, float]:
     """One stage over a run; rows per second, and the peak of this process's memory in MiB."""
     endpoint = Endpoint(name="bench", base_url="bench:", model="bench", concurrency=concurrency)
 
-    async def work(item: Item, chat: Chat) -> Outcome:
+    async def work(item: WorkItem, chat: Chat) -> Outcome:
         reply = await chat.ask("bench", "", item.row.prompt, item.row.images)
         return Outcome(output={"response": reply.text})
 
     async def go(ledger: Ledger) -> float:
-        async with open_desk(ledger, [Line(endpoint, InProcessTransport(_answer))], "bench") as desk:
+        async with open_chat_client(ledger, [EndpointState(endpoint, InProcessTransport(_answer))], "bench") as client:
             start = time.perf_counter()
-            report = await run_stage(desk, Stage(PLACE, work=work), workers=2 * concurrency)
+            report = await run_stage(client, PipelineStage(KEY, work=work), workers=2 * concurrency)
             assert report.ok == report.items
             return report.items / (time.perf_counter() - start)
 

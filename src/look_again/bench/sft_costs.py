@@ -25,7 +25,7 @@ from look_again.core.reattention import Reattention
 from look_again.data.image_files import open_image
 from look_again.extras import require
 from look_again.processing import LookAgainProcessor
-from look_again.tabletop.loader import row_of
+from look_again.tabletop.loader import build_sample
 from look_again.tabletop.rows import TabletopRow, make_row
 from look_again.tabletop.tiny import SPECIAL_TOKENS, TinyConfig, build_image_processor, build_model, build_tokenizer
 from look_again.text.grammar import open_tag
@@ -84,7 +84,7 @@ class SftBench:
     def collated(self, policy: Reattention) -> dict[str, Any]:
         """Our batch of the rows."""
         codec = Codec.of(self.model.config, self.tokenizer, self.image_processor)
-        return collate([codec.item(row_of(row, "train"), policy) for row in self.rows])
+        return collate([codec.item(build_sample(row, "train"), policy) for row in self.rows])
 
     def collated_by_trl(self) -> dict[str, Any]:
         """TRL's batch of the rows, the image repeated before every reflection."""
@@ -147,7 +147,7 @@ def _model(settings: SftSettings, tokenizer: Any, device: torch.device) -> tuple
 
 def _conversation(row: TabletopRow) -> dict[str, Any]:
     """A row in TRL's shape, its image repeated before every reflection."""
-    image, tag = open_image(row_of(row, "train").images[0]), open_tag("REFLECTION")
+    image, tag = open_image(build_sample(row, "train").images[0]), open_tag("REFLECTION")
     head, *rest = row.written.text.split(tag)
     parts: list[dict[str, str]] = [{"type": "text", "text": head}]
     for part in rest:

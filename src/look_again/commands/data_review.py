@@ -42,9 +42,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _review(args: argparse.Namespace) -> int:
     from look_again.pipeline.ledger.ledger import Ledger
-    from look_again.pipeline.review.review import NAME
-    from look_again.pipeline.review.review_access import build_review_access
-    from look_again.pipeline.review.session import Sitting, take_over
+    from look_again.pipeline.review.decisions import NAME
+    from look_again.pipeline.review.reviewers import build_review_access
+    from look_again.pipeline.review.session import ReviewSession, take_over
     from look_again.pipeline.run_config import load_run_config
 
     config = load_run_config(args.config) if args.config else None
@@ -60,9 +60,9 @@ def _review(args: argparse.Namespace) -> int:
             print(f"{report.items} rows, {report.ok} go on, {report.bad} rejected, {report.waiting} wait for people")
         if args.no_page:
             return 0
-        from look_again.pipeline.review.review_page import make_app, serve
+        from look_again.pipeline.review.gradio_app import make_app, serve
 
-        app = make_app(Sitting(ledger, tuple(sharing)), access, args.port)
+        app = make_app(ReviewSession(ledger, tuple(sharing)), access, args.port)
         password = " with the password of $" + args.password_env if args.password_env else ""
         print(f"http://{args.host}:{args.port} is for {', '.join(who)}{password}; Ctrl-C ends it", flush=True)
         serve(app, args.host, args.port)

@@ -24,7 +24,7 @@ BAR_DELAY_S = 1.0  # before a progress bar shows
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowsReport:
+class SampleReport:
     """What a check found; printing it lists the bad rows.
 
     good: rows that passed. without_image: of these, rows without an image. bad: rows left out.
@@ -76,20 +76,22 @@ class Needs:
             raise ValueError(f"max_pixels is {self.max_pixels}: use 1 or more")
 
 
-def check_sample(row: Sample, needs: Needs) -> list[str]:
+def check_sample(sample: Sample, needs: Needs) -> list[str]:
     """What is wrong with a row: [] if nothing."""
-    reasons = [] if row.question.strip() else ["the question is empty"]
-    if needs.needs_image and not row.images:
+    reasons = [] if sample.question.strip() else ["the question is empty"]
+    if needs.needs_image and not sample.images:
         reasons.append("no picture")
-    if needs.needs_reference and not (row.reference or "").strip():
+    if needs.needs_reference and not (sample.reference or "").strip():
         reasons.append("no reference answer")
     if needs.needs_response:
-        reasons += _response_reasons(row.response, needs.min_reflections)
-    pictures = (_image_reason(image, needs.max_pixels) for image in row.images)
-    return reasons + [f"image {number}: {reason}" for number, reason in enumerate(pictures, start=1) if reason]
+        reasons += _response_reasons(sample.response, needs.min_reflections)
+    images = (_image_reason(image, needs.max_pixels) for image in sample.images)
+    return reasons + [f"image {number}: {reason}" for number, reason in enumerate(images, start=1) if reason]
 
 
-def check_rows(rows: Iterable[Sample], *, progress: bool = True, **needs: Any) -> tuple[list[Sample], list[BadSample]]:
+def check_samples(
+    samples: Iterable[Sample], *, progress: bool = True, **needs: Any
+) -> tuple[list[Sample], list[BadSample]]:
     """The rows that have what `Needs(**needs)` says and those that do not, in order.
 
     `progress` shows a bar once the check has taken a second. ValueError and TypeError as `Needs` raises them.
@@ -97,22 +99,22 @@ def check_rows(rows: Iterable[Sample], *, progress: bool = True, **needs: Any) -
     needed = Needs(**needs)
     good: list[Sample] = []
     bad: list[BadSample] = []
-    for row in tqdm(rows, desc="checking rows", unit="row", delay=BAR_DELAY_S, disable=not progress):
-        if reasons := check_sample(row, needed):
-            bad.append(BadSample(row.id, "; ".join(reasons)))
+    for sample in tqdm(samples, desc="checking rows", unit="row", delay=BAR_DELAY_S, disable=not progress):
+        if reasons := check_sample(sample, needed):
+            bad.append(BadSample(sample.id, "; ".join(reasons)))
         else:
-            good.append(row)
+            good.append(sample)
     return good, bad
 
 
 def select_samples(
-    rows: Iterable[Sample],
+    samples: Iterable[Sample],
     *,
     on_bad_row: str = "refuse",
     passed_over: Sequence[BadSample] = (),
     progress: bool = True,
     **needs: Any,
-) -> tuple[list[Sample], RowsReport]:
+) -> tuple[list[Sample], SampleReport]:
     """The good rows and the report, checked as `check_rows` does.
 
     `passed_over` are rows that loading left out; they count as bad. It may fill while `rows` is read:
@@ -125,9 +127,9 @@ def select_samples(
     """
     if on_bad_row not in ON_BAD_ROW:
         raise ValueError(f"on_bad_row is {on_bad_row!r}: use one of {', '.join(ON_BAD_ROW)}")
-    good, bad = check_rows(rows, progress=progress, **needs)
-    without_image = sum(not row.images for row in good)
-    report = RowsReport(good=len(good), without_image=without_image, bad=(*passed_over, *bad))
+    good, bad = check_samples(samples, progress=progress, **needs)
+    without_image = sum(not sample.images for sample in good)
+    report = SampleReport(good=len(good), without_image=without_image, bad=(*passed_over, *bad))
     if report.bad and on_bad_row == "refuse":
         raise SampleError(None, f'{report.listing()}\nmend them, or leave them out with on_bad_row="skip"')
     if not good:

@@ -29,7 +29,7 @@ def short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def text_of(value: object, row_id: str, field: str) -> str:
+def check_text(value: object, row_id: str, field: str) -> str:
     """The value itself; SampleError unless it is a text that can be written as UTF-8."""
     if not isinstance(value, str):
         raise SampleError(row_id, f"{field} is {short(value)}: a text is needed")
@@ -50,7 +50,7 @@ def reference_text(value: object, has_options: bool, row_id: str, field: str) ->
         raise SampleError(
             row_id, f"{field} is the number {value} beside options: write the letter or the option's text"
         )
-    return text_of(str(value), row_id, field)
+    return check_text(str(value), row_id, field)
 
 
 def option_texts(value: object, row_id: str) -> tuple[str, ...]:
@@ -60,7 +60,7 @@ def option_texts(value: object, row_id: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
         raise SampleError(row_id, f"options is {short(value)}: a list of texts is needed")
     plain = [str(option) if type(option) in (int, float) else option for option in value]
-    options = [text_of(option, row_id, f"options[{i}]") for i, option in enumerate(plain)]
+    options = [check_text(option, row_id, f"options[{i}]") for i, option in enumerate(plain)]
     letters = [match[1] if (match := _LETTER.match(option)) else "" for option in options]
     if "".join(letters) == ascii_uppercase[: len(options)]:
         options = [_LETTER.sub("", option, count=1) for option in options]
@@ -78,7 +78,7 @@ def silent_spans(value: object, row_id: str) -> tuple[tuple[int, int], ...]:
     return tuple((start, stop) for start, stop in spans)
 
 
-def image_of(value: object, row_id: str, field: str, base: Path | None) -> ImageSource:
+def parse_image(value: object, row_id: str, field: str, base: Path | None) -> ImageSource:
     """The image that a value stands for: a path text, a data URL, bytes, {"bytes", "path"} or an image object.
 
     A `Path` is taken as it is: only code makes one, a file cannot.
@@ -88,9 +88,9 @@ def image_of(value: object, row_id: str, field: str, base: Path | None) -> Image
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
     if isinstance(value, Mapping) and value.get("bytes") is not None:
-        return image_of(value["bytes"], row_id, field, base)
+        return parse_image(value["bytes"], row_id, field, base)
     if isinstance(value, Mapping) and value.get("path") is not None:
-        return image_of(value["path"], row_id, field, base)
+        return parse_image(value["path"], row_id, field, base)
     if not isinstance(value, str) or not value:
         raise SampleError(row_id, f"{field} is {short(value)}: a path, bytes or a picture is needed")
     if header := _DATA_URL.match(value):

@@ -17,7 +17,7 @@ from look_again.extras import require
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def folder_of(path: str, patterns: list[str], *, example: str) -> Path:
+def find_folder(path: str, patterns: list[str], *, example: str) -> Path:
     """The folder `path`, or where the files of the hub data set of that name that match `patterns` were downloaded to.
 
     ValueError where it is neither, or the hub does not give it; `example` is a name to suggest.

@@ -39,38 +39,38 @@ def load_samples(
     """
     counts = Counts() if counts is None else counts
     kept = _kept(source, on_skip, counts)
-    rows: Iterable[Sample] = islice(kept, source.limit)
+    samples: Iterable[Sample] = islice(kept, source.limit)
     if source.limit is not None and source.sample_seed is not None:
-        rows = _sample(kept, source.limit, source.sample_seed)
-    for row in rows:
+        samples = _sample(kept, source.limit, source.sample_seed)
+    for sample in samples:
         counts.rows += 1
-        yield row
+        yield sample
 
 
-def _sample(rows: Iterable[Sample], count: int, seed: int) -> list[Sample]:
+def _sample(samples: Iterable[Sample], count: int, seed: int) -> list[Sample]:
     """`count` rows drawn without replacement, in their order, holding no more than these (reservoir sampling)."""
     generator = random.Random(seed)
     drawn: list[tuple[int, Sample]] = []
-    for index, row in enumerate(rows):
+    for index, sample in enumerate(samples):
         if index < count:
-            drawn.append((index, row))
-        elif (place := generator.randrange(index + 1)) < count:
-            drawn[place] = (index, row)
-    return [row for _, row in sorted(drawn, key=lambda pair: pair[0])]
+            drawn.append((index, sample))
+        elif (position := generator.randrange(index + 1)) < count:
+            drawn[position] = (index, sample)
+    return [sample for _, sample in sorted(drawn, key=lambda pair: pair[0])]
 
 
 def _kept(source: Source, on_skip: Callable[[BadSample], object] | None, counts: Counts) -> Iterator[Sample]:
     seen: set[str] = set()
-    for found in resolve(LOADERS[source.loader])(source):
-        if isinstance(found, Sample) and found.id in seen:
-            found = SampleError(found.id, f"this id occurs twice in {source.path}: give every row its own, or none")
-        if isinstance(found, SampleError):
+    for loaded in resolve(LOADERS[source.loader])(source):
+        if isinstance(loaded, Sample) and loaded.id in seen:
+            loaded = SampleError(loaded.id, f"this id occurs twice in {source.path}: give every row its own, or none")
+        if isinstance(loaded, SampleError):
             if on_skip is None:
-                raise found
+                raise loaded
             counts.skipped += 1
-            on_skip(BadSample(found.row_id or "", found.reason))
+            on_skip(BadSample(loaded.row_id or "", loaded.reason))
             continue
-        seen.add(found.id)
-        counts.without_image += not found.images
-        if found.images or source.without_image == "keep":
-            yield found
+        seen.add(loaded.id)
+        counts.without_image += not loaded.images
+        if loaded.images or source.without_image == "keep":
+            yield loaded

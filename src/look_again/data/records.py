@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from look_again.data.fields import image_of, option_texts, reference_text, short, silent_spans, text_of
+from look_again.data.fields import check_text, option_texts, parse_image, reference_text, short, silent_spans
 from look_again.data.image_files import ImageSource
 from look_again.data.sample import Sample, SampleError
 
@@ -33,7 +33,7 @@ _MARKS = re.compile(r"(?:(?<!\s)\s+)?<image>(?:\s*<image>)*\s*")  # the look-beh
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Exchange:
     """What was asked and said. parts: one entry per image part, None where the image lies beside the messages."""
 
     question: str
@@ -41,7 +41,7 @@ class _Asked:
     parts: tuple[Any, ...] = ()
 
 
-def row_from_record(record: Record, *, index: int, source: str, split: str = "train", base: Path | None) -> Sample:
+def sample_from_record(record: Record, *, index: int, source: str, split: str = "train", base: Path | None) -> Sample:
     """The row that a record describes; `index` names one without an id, `base` is where its image paths start.
 
     Shapes, the first found: `conversations` [{from, value}]; `messages` [{role, content}]; `prompt` with `completion`,
@@ -52,16 +52,16 @@ def row_from_record(record: Record, *, index: int, source: str, split: str = "tr
     that disagree with their placeholders, and image paths outside `base`.
     """
     row_id = _row_id(record, f"{source}-{index}")
-    asked = _asked(record, row_id)
-    question, marks = _without_marks(asked.question)
+    exchange = _read_exchange(record, row_id)
+    question, marks = _without_marks(exchange.question)
     options = option_texts(record.get("options"), row_id)
     return Sample(
         id=row_id,
-        images=_images(record, asked.parts, marks, row_id, base),
+        images=_images(record, exchange.parts, marks, row_id, base),
         question=question,
         options=options,
         reference=_reference(record, bool(options), row_id),
-        response=asked.response,
+        response=exchange.response,
         source=source,
         split=split,
         silent=silent_spans(record.get("silent"), row_id),
@@ -77,7 +77,7 @@ def samples_from_records(
             yield record
             continue
         try:
-            yield row_from_record(record, index=index, source=source, split=split, base=base)
+            yield sample_from_record(record, index=index, source=source, split=split, base=base)
         except SampleError as error:
             yield error
 
@@ -87,14 +87,14 @@ def _row_id(record: Record, default: str) -> str:
         return default
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise SampleError(default, f"id is {short(value)}: use a text or a whole number, or leave it out")
-    return text_of(str(value), default, "id")
+    return check_text(str(value), default, "id")
 
 
 def _absent(value: object) -> bool:
     return value is None or (isinstance(value, Sized) and len(value) == 0)
 
 
-def _asked(record: Record, row_id: str) -> _Asked:
+def _read_exchange(record: Record, row_id: str) -> _Exchange:
     for field in ("conversations", "messages"):
         if not _absent(turns := record.get(field)):
             return _from_turns(turns, row_id, field)
@@ -103,16 +103,16 @@ def _asked(record: Record, row_id: str) -> _Asked:
     for field in ("question", "problem"):
         if record.get(field) is not None:
             response = record.get("response")
-            said = None if response is None else text_of(response, row_id, "response")
-            return _Asked(text_of(record[field], row_id, field), said)
+            answer = None if response is None else check_text(response, row_id, "response")
+            return _Exchange(check_text(record[field], row_id, field), answer)
     keys = ", ".join(sorted(map(str, record)))[:200]
     raise SampleError(row_id, f"no question, prompt, messages or conversations among its fields ({keys}): add one")
 
 
-def _from_prompt(prompt: object, completion: object, row_id: str) -> _Asked:
+def _from_prompt(prompt: object, completion: object, row_id: str) -> _Exchange:
     if isinstance(prompt, str) and isinstance(completion, str | None):
-        said = None if completion is None else text_of(completion, row_id, "completion")
-        return _Asked(text_of(prompt, row_id, "prompt"), said)
+        answer = None if completion is None else check_text(completion, row_id, "completion")
+        return _Exchange(check_text(prompt, row_id, "prompt"), answer)
     if isinstance(prompt, list | tuple) and isinstance(completion, list | tuple | None):
         return _from_turns([*prompt, *(completion or ())], row_id, "prompt")
     raise SampleError(
@@ -120,7 +120,7 @@ def _from_prompt(prompt: object, completion: object, row_id: str) -> _Asked:
     )
 
 
-def _from_turns(turns: object, row_id: str, field: str) -> _Asked:
+def _from_turns(turns: object, row_id: str, field: str) -> _Exchange:
     """A user's message and, if there is one, the assistant's."""
     if not isinstance(turns, list | tuple):
         raise SampleError(row_id, f"{field} is {short(turns)}: a list of messages is needed")
@@ -133,41 +133,41 @@ def _from_turns(turns: object, row_id: str, field: str) -> _Asked:
     response = messages[1][1] if len(messages) > 1 else None
     if len(messages) > 1 and messages[1][2]:
         raise SampleError(row_id, f"{field}[1] has a picture in the response: leave it out")
-    return _Asked(question, response, tuple(parts))
+    return _Exchange(question, response, tuple(parts))
 
 
 def _message(turn: object, row_id: str, field: str) -> tuple[str, str, list[Any]]:
     """Role, text and image parts of one message."""
     if not isinstance(turn, Mapping):
         raise SampleError(row_id, f"{field} is {short(turn)}: a message with role and content is needed")
-    said_by = turn.get("role") or turn.get("from")
-    if said_by in ("system", "developer"):
+    role = turn.get("role") or turn.get("from")
+    if role in ("system", "developer"):
         raise SampleError(
-            row_id, f"{field} is a {said_by} message, which a row has no place for: put it into the question"
+            row_id, f"{field} is a {role} message, which a row has no place for: put it into the question"
         )
-    if not isinstance(said_by, str) or said_by not in ROLES:
-        raise SampleError(row_id, f"{field} is said by {short(said_by)}: use user and assistant, or human and gpt")
+    if not isinstance(role, str) or role not in ROLES:
+        raise SampleError(row_id, f"{field} is said by {short(role)}: use user and assistant, or human and gpt")
     content = turn["content"] if turn.get("content") is not None else turn.get("value")
     if not isinstance(content, list | tuple):
-        return ROLES[said_by], text_of(content, row_id, field), []
+        return ROLES[role], check_text(content, row_id, field), []
     texts: list[str] = []
-    pictures: list[Any] = []
+    images: list[Any] = []
     for i, part in enumerate(content):
-        _take_part(part, texts, pictures, row_id, f"{field}.content[{i}]")
-    return ROLES[said_by], "\n".join(texts), pictures
+        _take_part(part, texts, images, row_id, f"{field}.content[{i}]")
+    return ROLES[role], "\n".join(texts), images
 
 
-def _take_part(part: object, texts: list[str], pictures: list[Any], row_id: str, field: str) -> None:
+def _take_part(part: object, texts: list[str], images: list[Any], row_id: str, field: str) -> None:
     """Add a content part to the texts or images so far. Keys that are None are a table's, not the message's."""
     given = {k: v for k, v in part.items() if v is not None} if isinstance(part, Mapping) else {}
     kind = given.get("type")
     if kind == "text":
-        texts.append(text_of(given.get("text"), row_id, field))
+        texts.append(check_text(given.get("text"), row_id, field))
     elif kind == "image":
-        pictures.append(next((given[key] for key in ("image", "path", "url") if key in given), None))
+        images.append(next((given[key] for key in ("image", "path", "url") if key in given), None))
     elif kind == "image_url":
         link = given.get("image_url")
-        pictures.append((link.get("url") if isinstance(link, Mapping) else link) or "")
+        images.append((link.get("url") if isinstance(link, Mapping) else link) or "")
     else:
         raise SampleError(row_id, f"{field} is {short(part)}: parts are of type text, image or image_url")
 
@@ -194,7 +194,7 @@ def _images(
     if placeholders and placeholders != len(values):
         raise SampleError(row_id, f"{placeholders} image placeholders for {len(values)} images: make the numbers agree")
     field = given[0] if given else "messages"
-    return tuple(image_of(value, row_id, f"{field}[{i}]", base) for i, value in enumerate(values))
+    return tuple(parse_image(value, row_id, f"{field}[{i}]", base) for i, value in enumerate(values))
 
 
 def _reference(record: Record, has_options: bool, row_id: str) -> str | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase, digits
 
-from look_again.data.records import Record, row_from_record
+from look_again.data.records import Record, sample_from_record
 from look_again.data.sample import Sample, SampleError
 from look_again.scoring.extraction import kind_of
 from look_again.scoring.grading import MAX_REFERENCE
@@ -41,16 +41,16 @@ def split_choices(text: str, styles: Iterable[re.Pattern[str]]) -> Choices | Non
     None where labels are missing, repeated or out of order: then a guess would cut the text in the wrong place.
     """
     for style in styles:
-        found = list(style.finditer(text))
-        labels = "".join(match[match.lastindex or 0] for match in found).upper()
-        if len(found) > 1 and labels in (ascii_uppercase[: len(found)], digits[1 : len(found) + 1]):
-            ends = [match.start() for match in found[1:]] + [len(text)]
-            texts = tuple(text[match.end() : end].strip() for match, end in zip(found, ends, strict=True))
-            return Choices(text[: found[0].start()].strip(), labels, texts)
+        matches = list(style.finditer(text))
+        labels = "".join(match[match.lastindex or 0] for match in matches).upper()
+        if len(matches) > 1 and labels in (ascii_uppercase[: len(matches)], digits[1 : len(matches) + 1]):
+            ends = [match.start() for match in matches[1:]] + [len(text)]
+            texts = tuple(text[match.end() : end].strip() for match, end in zip(matches, ends, strict=True))
+            return Choices(text[: matches[0].start()].strip(), labels, texts)
     return None
 
 
-def question_rows(
+def question_samples(
     records: Iterable[Record | SampleError],
     shape: Shape,
     *,
@@ -68,23 +68,23 @@ def question_rows(
         row_id = f"{source}-{own}" if type(own) in (str, int) and own != "" else f"{source}-{split}-{index}"
         try:
             shaped = {**shape(record, row_id), "id": row_id}
-            row = row_from_record(shaped, index=index, source=source, split=split, base=base)
-            _check(row, needs_image)
+            sample = sample_from_record(shaped, index=index, source=source, split=split, base=base)
+            _check(sample, needs_image)
         except SampleError as error:
             yield error
         else:
-            yield row
+            yield sample
 
 
-def _check(row: Sample, needs_image: bool) -> None:
-    if needs_image and not row.images:
-        raise SampleError(row.id, "no picture, and its questions are about one: download the set again")
-    reference = row.reference or ""
+def _check(sample: Sample, needs_image: bool) -> None:
+    if needs_image and not sample.images:
+        raise SampleError(sample.id, "no picture, and its questions are about one: download the set again")
+    reference = sample.reference or ""
     if not reference.strip():
-        raise SampleError(row.id, "no reference answer")
+        raise SampleError(sample.id, "no reference answer")
     if len(reference) > MAX_REFERENCE:
-        raise SampleError(row.id, f"a reference of {len(reference)} characters: {MAX_REFERENCE} is the most")
+        raise SampleError(sample.id, f"a reference of {len(reference)} characters: {MAX_REFERENCE} is the most")
     try:
-        kind_of(reference, row.options)
+        kind_of(reference, sample.options)
     except ValueError as error:
-        raise SampleError(row.id, str(error)) from error
+        raise SampleError(sample.id, str(error)) from error

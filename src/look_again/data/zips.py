@@ -68,7 +68,7 @@ class JoinedFile(io.RawIOBase):
         super().close()
 
 
-def parts_of(archive: Path) -> list[Path]:
+def find_parts(archive: Path) -> list[Path]:
     """The files that together are `archive`: itself, or `archive.part-aa`, … in order; [] when there are none.
 
     ValueError when a part in between is missing. A missing last part shows only when the archive is opened.
@@ -77,16 +77,16 @@ def parts_of(archive: Path) -> list[Path]:
         return [archive]
     pattern = re.compile(re.escape(archive.name) + r"\.part-([a-z]+|[0-9]+)")
     siblings = archive.parent.iterdir() if archive.parent.is_dir() else iter(())
-    found = {match[1]: path for path in siblings if (match := pattern.fullmatch(path.name))}
-    have = sorted(found)
-    if have:
-        alphabet = digits if have[0].isdigit() else ascii_lowercase
-        due = ["".join(letters) for letters in islice(product(alphabet, repeat=len(have[0])), len(have))]
-        if lost := sorted(set(due) - set(have)):
+    paths = {match[1]: path for path in siblings if (match := pattern.fullmatch(path.name))}
+    suffixes = sorted(paths)
+    if suffixes:
+        alphabet = digits if suffixes[0].isdigit() else ascii_lowercase
+        expected = ["".join(letters) for letters in islice(product(alphabet, repeat=len(suffixes[0])), len(suffixes))]
+        if lost := sorted(set(expected) - set(suffixes)):
             raise ValueError(
-                f"{archive}.part-{lost[0]} is missing beside its {len(have)} other parts: download it again"
+                f"{archive}.part-{lost[0]} is missing beside its {len(suffixes)} other parts: download it again"
             )
-    return [found[suffix] for suffix in have]
+    return [paths[suffix] for suffix in suffixes]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class ZipMember(LazyImage):
 @lru_cache(maxsize=4)
 def _archive(path: Path, process: int) -> zipfile.ZipFile:
     """The archive, opened once per process: forked processes that share a file would move each other's position."""
-    parts = parts_of(path)
+    parts = find_parts(path)
     if not parts:
         raise FileNotFoundError(f"no such archive, whole or in parts: {path}")
     return zipfile.ZipFile(cast(BinaryIO, io.BufferedReader(JoinedFile(parts), buffer_size=2**16)))

@@ -1,6 +1,6 @@
 """What is left of a budget, asked before every request.
 
-One purse serves all who spend from it: the coroutines of one process, or through an actor every worker of a cluster.
+One `Budget` serves all who spend from it: the coroutines of one process, or through an actor every worker of a cluster.
 The paper names no budget.
 """
 
@@ -19,7 +19,7 @@ LOOK_S = 1.0  # between looks whether somebody who reserved is gone
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
+class BudgetLimits:
     """What a run may cost in all its sessions, in the endpoints' money and in tokens; None for no limit.
 
     A request goes out only if it fits, with those under way, by the mean cost of a reply so far; what a run spends over
@@ -34,19 +34,19 @@ class Budget:
         return self.money is not None or self.tokens is not None
 
 
-class Spending(Protocol):
-    """What a desk needs of a purse."""
+class BudgetLike(Protocol):
+    """What a chat client needs of a budget."""
 
     async def take(self, key: str, within_s: float) -> str: ...
 
     def settle(self, key: str, tokens: tuple[int, int] | None = None, money: float = 0.0) -> None: ...
 
 
-class Purse:
-    """A budget and what has been spent of it."""
+class Budget:
+    """Limits and what has been spent of them."""
 
-    def __init__(self, budget: Budget, spent: Spent) -> None:
-        self.budget, self.spent = budget, spent
+    def __init__(self, limits: BudgetLimits, spent: Spent) -> None:
+        self.limits, self.spent = limits, spent
         self._reserved: dict[str, float] = {}  # requests under way, and when they are given up
         self._returned = asyncio.Event()
 
@@ -56,7 +56,7 @@ class Purse:
         Waits as long as requests under way may leave some. One that is not settled `within_s` seconds no longer counts:
         whoever sent it is gone.
         """
-        while short := self._short_of(self._under_way(key) + 1):
+        while short := self._find_shortage(self._under_way(key) + 1):
             if not self._under_way(key):
                 return short
             self._returned.clear()
@@ -79,12 +79,12 @@ class Purse:
         now = time.monotonic()
         return sum(until > now for key, until in self._reserved.items() if key != but)
 
-    def _short_of(self, more: int) -> str:
+    def _find_shortage(self, more: int) -> str:
         """What budget `more` replies of the mean cost would break, "" if none; without any reply so far, one may go."""
         spent = self.spent
         for limit, so_far, name in (
-            (self.budget.money, spent.money, "money"),
-            (self.budget.tokens, spent.tokens_in + spent.tokens_out, "tokens"),
+            (self.limits.money, spent.money, "money"),
+            (self.limits.tokens, spent.tokens_in + spent.tokens_out, "tokens"),
         ):
             mean = so_far / spent.replies if spent.replies else 0.0
             if limit is not None and (so_far + more * mean > limit or (not spent.replies and more > 1)):

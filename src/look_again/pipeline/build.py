@@ -18,8 +18,8 @@ from typing import Any
 from look_again.data.encoded_images import sendable
 from look_again.data.sample import Sample
 from look_again.extras import require
-from look_again.pipeline.contents import digest_of
-from look_again.pipeline.ledger.items import Item, Place, results
+from look_again.pipeline.contents import compute_digest
+from look_again.pipeline.ledger.items import StageKey, WorkItem, results
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.text.grammar import parse
 
@@ -68,11 +68,11 @@ class Statistics:
 
 def build(
     ledger: Ledger,
-    last: Place,
+    last: StageKey,
     out: Path,
     config: BuildConfig | None = None,
     *,
-    leave_out: Callable[[Item], str | None] = lambda item: None,
+    leave_out: Callable[[WorkItem], str | None] = lambda item: None,
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Build from the results of the stage `last` into the folder `out`, which is made; the statistics.
@@ -96,18 +96,18 @@ def build(
     draft.replace(out / "train.jsonl")
     if config.table != "none":
         write_table(out, embedded=config.table == "embedded")
-    made = statistics.as_dict()
-    (out / "statistics.json").write_text(json.dumps(made, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (out / "README.md").write_text(card(config.name, made, about or {}), encoding="utf-8")
-    return made
+    summary = statistics.as_dict()
+    (out / "statistics.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (out / "README.md").write_text(card(config.name, summary, about or {}), encoding="utf-8")
+    return summary
 
 
 def _records(
     ledger: Ledger,
-    last: Place,
+    last: StageKey,
     out: Path,
     config: BuildConfig,
-    leave_out: Callable[[Item], str | None],
+    leave_out: Callable[[WorkItem], str | None],
     statistics: Statistics,
 ) -> Iterator[dict[str, Any]]:
     before = -1
@@ -122,34 +122,34 @@ def _records(
             continue
         before = item.n
         _count(statistics, item, output, parsed)
-        yield record_of(item, parsed.text, out)
+        yield build_record(item, parsed.text, out)
 
 
-def record_of(item: Item, response: str, out: Path) -> dict[str, Any]:
+def build_record(item: WorkItem, response: str, out: Path) -> dict[str, Any]:
     """An item as a line of `train.jsonl`; its images are written under `out`."""
-    row = item.row
-    record: dict[str, Any] = {"id": row.id if item.sample == 0 else f"{row.id}#{item.sample}"}
-    if row.images:
-        record["images"] = [_write_image(sendable(image), out) for image in row.images]
-    record["question"] = row.question
-    if row.options:
-        record["options"] = list(row.options)
-    if row.reference is not None:
-        record["reference"] = row.reference
-    if silent := still_silent(row, response):
+    sample = item.row
+    record: dict[str, Any] = {"id": sample.id if item.sample == 0 else f"{sample.id}#{item.sample}"}
+    if sample.images:
+        record["images"] = [_write_image(sendable(image), out) for image in sample.images]
+    record["question"] = sample.question
+    if sample.options:
+        record["options"] = list(sample.options)
+    if sample.reference is not None:
+        record["reference"] = sample.reference
+    if silent := still_silent(sample, response):
         record["silent"] = [list(span) for span in silent]
-    return {**record, "response": response, "origin": row.source}
+    return {**record, "response": response, "origin": sample.source}
 
 
-def still_silent(row: Sample, response: str) -> list[tuple[int, int]]:
+def still_silent(sample: Sample, response: str) -> list[tuple[int, int]]:
     """The row's silent spans that mean the same in `response`: those up to whose ends nothing was changed."""
-    before = row.response or ""
-    return [(start, stop) for start, stop in row.silent if response[:stop] == before[:stop]]
+    before = sample.response or ""
+    return [(start, stop) for start, stop in sample.silent if response[:stop] == before[:stop]]
 
 
-def _write_image(picture: tuple[str, bytes], out: Path) -> str:
-    kind, data = picture
-    name = f"images/{digest_of(data)}.{kind.split('/')[1].replace('jpeg', 'jpg')}"
+def _write_image(image: tuple[str, bytes], out: Path) -> str:
+    kind, data = image
+    name = f"images/{compute_digest(data)}.{kind.split('/')[1].replace('jpeg', 'jpg')}"
     if not (out / name).is_file():
         draft = out / f"{name}.part"
         draft.write_bytes(data)
@@ -157,7 +157,7 @@ def _write_image(picture: tuple[str, bytes], out: Path) -> str:
     return name
 
 
-def _count(statistics: Statistics, item: Item, output: Mapping[str, Any], parsed: Any) -> None:
+def _count(statistics: Statistics, item: WorkItem, output: Mapping[str, Any], parsed: Any) -> None:
     statistics.rows += 1
     statistics.without_image += not item.row.images
     statistics.rewritten += bool(output.get("rewritten", item.output.get("rewritten")))
@@ -173,12 +173,12 @@ def write_table(out: Path, *, embedded: bool) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    picture = (
+    image_type = (
         pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]) if embedded else pyarrow.string()
     )
     texts = [(name, pyarrow.string()) for name in ("id", "question", "reference", "response", "origin")]
     lists = [
-        ("images", pyarrow.list_(picture)),
+        ("images", pyarrow.list_(image_type)),
         ("options", pyarrow.list_(pyarrow.string())),
         ("silent", pyarrow.list_(pyarrow.list_(pyarrow.int64()))),
     ]

@@ -20,13 +20,13 @@ from look_again.text.unicode import storable
 IMAGES = "pictures"  # folder of images that have no file of their own
 
 
-def content_of(row: Sample, folder: Path) -> dict[str, Any]:
+def store_sample(sample: Sample, folder: Path) -> dict[str, Any]:
     """A row as JSON; images without a place of their own are written under `folder`."""
-    kept = {name: value for name, value in vars(row).items() if name != "images" and value not in (None, ())}
-    return {**kept, "images": [_named(image, folder) for image in row.images]}
+    kept = {name: value for name, value in vars(sample).items() if name != "images" and value not in (None, ())}
+    return {**kept, "images": [_named(image, folder) for image in sample.images]}
 
 
-def row_of(content: dict[str, Any], folder: Path) -> Sample:
+def restore_sample(content: dict[str, Any], folder: Path) -> Sample:
     """The row again."""
     fields = {**content, "images": tuple(_found(name, folder) for name in content["images"])}
     fields["options"] = tuple(content.get("options", ()))
@@ -39,7 +39,7 @@ def as_text(value: Any) -> str:
     return storable(json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")))
 
 
-def digest_of(text: str | bytes) -> str:
+def compute_digest(text: str | bytes) -> str:
     """Hexadecimal, 32 digits."""
     return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()[:32]
 
@@ -50,7 +50,7 @@ def _named(image: ImageSource, folder: Path) -> dict[str, Any]:
     if isinstance(image, Path):
         return {"path": str(image.absolute())}
     data = image_bytes(image)
-    name = digest_of(data)
+    name = compute_digest(data)
     write_whole(folder / IMAGES / name, data)
     return {"kept": name}
 

@@ -15,7 +15,7 @@ class EndpointDownError(ValueError):
     """A server that does not answer; the row can wait."""
 
 
-class Line:
+class EndpointState:
     """One endpoint in use: its open requests, its pace, and whether it is down."""
 
     def __init__(self, endpoint: Endpoint, transport: Transport) -> None:

@@ -18,15 +18,15 @@ from tqdm import tqdm
 
 from look_again.clients.openai import RequestRefusedError
 from look_again.images import ImageError
-from look_again.pipeline.budget import Budget, Purse
-from look_again.pipeline.chat_client import Chat, Desk, Halt
-from look_again.pipeline.endpoint_pool import EndpointDownError, Line
-from look_again.pipeline.ledger.items import PAGE, Item, Outcome, Place, counts, pending, result_ops
+from look_again.pipeline.budget import Budget, BudgetLimits
+from look_again.pipeline.chat_client import Chat, ChatClient, Halt
+from look_again.pipeline.endpoint_pool import EndpointDownError, EndpointState
+from look_again.pipeline.ledger.items import PAGE, Outcome, StageKey, WorkItem, counts, pending, result_ops
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.pipeline.ledger.tasks import Head
 
-Work = Callable[[Item, Chat], Awaitable[Outcome]]
-BatchWork = Callable[[Sequence[Item]], Sequence[Outcome]]
+Work = Callable[[WorkItem, Chat], Awaitable[Outcome]]
+BatchWork = Callable[[Sequence[WorkItem]], Sequence[Outcome]]
 
 
 class RowProblem(ValueError):  # noqa: N818 - a verdict
@@ -34,13 +34,13 @@ class RowProblem(ValueError):  # noqa: N818 - a verdict
 
 
 @dataclass(frozen=True)
-class Stage:
+class PipelineStage:
     """A stage. work: what it does with one item; or batch_work: with up to `batch` items, in a thread, in order.
 
     later: stages after it whose results on an item go when this one stops the item.
     """
 
-    place: Place
+    key: StageKey
     work: Work | None = None
     batch_work: BatchWork | None = None
     batch: int = 1
@@ -48,12 +48,12 @@ class Stage:
 
     @property
     def name(self) -> str:
-        return self.place.stage
+        return self.key.stage
 
     @property
     def head(self) -> Head:
         """What a worker without the ledger is told of the stage."""
-        return Head(self.place, self.later)
+        return Head(self.key, self.later)
 
     @property
     def batch_size(self) -> int | None:
@@ -74,42 +74,48 @@ class StageReport:
     stopped: str | None = None
 
 
-async def run_stages(desk: Desk, stages: Sequence[Stage], *, workers: int, progress: bool = False) -> list[StageReport]:
+async def run_stages(
+    client: ChatClient, stages: Sequence[PipelineStage], *, workers: int, progress: bool = False
+) -> list[StageReport]:
     """Run stages one after the other; the first that is stopped is the last."""
     reports: list[StageReport] = []
     for stage in stages:
-        reports.append(await run_stage(desk, stage, workers=workers, progress=progress))
+        reports.append(await run_stage(client, stage, workers=workers, progress=progress))
         if reports[-1].stopped:
             break
     return reports
 
 
-async def run_stage(desk: Desk, stage: Stage, *, workers: int, progress: bool = False) -> StageReport:
+async def run_stage(client: ChatClient, stage: PipelineStage, *, workers: int, progress: bool = False) -> StageReport:
     """Run a stage over the items that are pending, `workers` at a time.
 
     Raises LedgerError when a result cannot be written; what was written before stays.
     """
     page = stage.batch if stage.batch_work else PAGE
-    with stage_bar(desk.ledger, stage, progress) as bar:
-        await work_through(desk, stage, pending(desk.ledger, stage.place, page), workers=workers, bar=bar)
-    return StageReport(stage.name, **counts(desk.ledger, stage.place), stopped=desk.stopped)
+    with stage_bar(client.ledger, stage, progress) as bar:
+        await work_through(client, stage, pending(client.ledger, stage.key, page), workers=workers, bar=bar)
+    return StageReport(stage.name, **counts(client.ledger, stage.key), stopped=client.stopped)
 
 
-async def work_through(desk: Desk, stage: Stage, items: Iterator[Item], *, workers: int, bar: tqdm) -> None:
-    """Do these items of a stage, or as many as can be done before the desk halts."""
+async def work_through(
+    client: ChatClient, stage: PipelineStage, items: Iterator[WorkItem], *, workers: int, bar: tqdm
+) -> None:
+    """Do these items of a stage, or as many as can be done before the client halts."""
     if stage.batch_work is not None:
-        await _run_batches(desk, stage, items, bar)
+        await _run_batches(client, stage, items, bar)
     else:
-        await _run_items(desk, stage, items, workers, bar)
+        await _run_items(client, stage, items, workers, bar)
 
 
-async def _run_items(desk: Desk, stage: Stage, items: Iterator[Item], workers: int, bar: tqdm) -> None:
+async def _run_items(
+    client: ChatClient, stage: PipelineStage, items: Iterator[WorkItem], workers: int, bar: tqdm
+) -> None:
     """Workers take items from one stream: it is read as they get free, so no queue can grow."""
-    tasks = [asyncio.create_task(_worker(desk, stage, items, bar)) for _ in range(workers)]
+    tasks = [asyncio.create_task(_worker(client, stage, items, bar)) for _ in range(workers)]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         if any(task.exception() for task in done):
-            desk.halt("an error stopped the run")  # replies under way are still waited for and kept
+            client.halt("an error stopped the run")  # replies under way are still waited for and kept
         ends = await asyncio.gather(*tasks, return_exceptions=True)
     finally:
         for task in tasks:
@@ -119,19 +125,19 @@ async def _run_items(desk: Desk, stage: Stage, items: Iterator[Item], workers: i
             raise end
 
 
-async def _worker(desk: Desk, stage: Stage, items: Iterator[Item], bar: tqdm) -> None:
+async def _worker(client: ChatClient, stage: PipelineStage, items: Iterator[WorkItem], bar: tqdm) -> None:
     for item in items:
-        if desk.stopped is not None:
+        if client.stopped is not None:
             return
         try:
-            outcome = await attempt(stage, item, Chat(desk, stage.name, item))
+            outcome = await attempt(stage, item, Chat(client, stage.name, item))
         except Halt:
             return
-        await desk.committer.write(*result_ops(stage.place, item, outcome, stage.later))
+        await client.committer.write(*result_ops(stage.key, item, outcome, stage.later))
         bar.update()
 
 
-async def attempt(stage: Stage, item: Item, chat: Chat) -> Outcome:
+async def attempt(stage: PipelineStage, item: WorkItem, chat: Chat) -> Outcome:
     """What the stage says of an item; what is wrong with the row or an endpoint becomes its verdict. Raises Halt."""
     assert stage.work is not None
     try:
@@ -142,48 +148,48 @@ async def attempt(stage: Stage, item: Item, chat: Chat) -> Outcome:
         return Outcome.waiting(str(error))
 
 
-async def _run_batches(desk: Desk, stage: Stage, items: Iterator[Item], bar: tqdm) -> None:
+async def _run_batches(client: ChatClient, stage: PipelineStage, items: Iterator[WorkItem], bar: tqdm) -> None:
     """Batches in order, each committed whole: a run that was killed forms the same batches again."""
     assert stage.batch_work is not None
-    while desk.stopped is None and (part := list(islice(items, stage.batch))):
+    while client.stopped is None and (part := list(islice(items, stage.batch))):
         outcomes = await asyncio.to_thread(stage.batch_work, part)
         pairs = zip(part, outcomes, strict=True)
-        ops = [op for item, outcome in pairs for op in result_ops(stage.place, item, outcome, stage.later)]
-        await desk.committer.write(*ops)
+        ops = [op for item, outcome in pairs for op in result_ops(stage.key, item, outcome, stage.later)]
+        await client.committer.write(*ops)
         bar.update(len(part))
 
 
-def stage_bar(ledger: Ledger, stage: Stage, progress: bool) -> tqdm:
+def stage_bar(ledger: Ledger, stage: PipelineStage, progress: bool) -> tqdm:
     """A bar of the stage's items, at where it stands; one that shows nothing without `progress`."""
     if not progress:
         return tqdm(disable=True)
-    before = counts(ledger, stage.place)
+    before = counts(ledger, stage.key)
     return tqdm(total=before["items"], initial=before["ok"] + before["bad"], desc=stage.name, unit="row")
 
 
 @asynccontextmanager
-async def open_desk(
-    ledger: Ledger, lines: Sequence[Line], command: str, budget: Budget | None = None
-) -> AsyncIterator[Desk]:
-    """A desk in a session of its own; Ctrl-C lets what is under way finish, a second one does not."""
+async def open_chat_client(
+    ledger: Ledger, states: Sequence[EndpointState], command: str, limits: BudgetLimits | None = None
+) -> AsyncIterator[ChatClient]:
+    """A chat client in a session of its own; Ctrl-C lets what is under way finish, a second one does not."""
     session = ledger.begin(command)
-    purse = Purse(budget or Budget(), ledger.spent())
-    desk = Desk(ledger, {line.endpoint.name: line for line in lines}, session, purse)
+    budget = Budget(limits or BudgetLimits(), ledger.spent())
+    client = ChatClient(ledger, {state.endpoint.name: state for state in states}, session, budget)
     loop = asyncio.get_running_loop()
 
     def interrupt() -> None:
-        desk.halt("interrupted")
+        client.halt("interrupted")
         loop.remove_signal_handler(signal.SIGINT)
 
     with suppress(NotImplementedError, RuntimeError, ValueError):  # not the main thread, or no such signals here
         loop.add_signal_handler(signal.SIGINT, interrupt)
     outcome = "failed"
     try:
-        yield desk
-        outcome = desk.stopped or "done"
+        yield client
+        outcome = client.stopped or "done"
     finally:
         with suppress(NotImplementedError, RuntimeError, ValueError):
             loop.remove_signal_handler(signal.SIGINT)
-        await desk.close()
+        await client.close()
         with suppress(ValueError):  # a full disk has been reported already
             ledger.end(session, outcome)

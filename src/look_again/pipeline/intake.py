@@ -14,7 +14,7 @@ from look_again.data.loaders import load_samples
 from look_again.data.sample import BadSample, Sample
 from look_again.data.source import Source
 from look_again.images import ImageError
-from look_again.pipeline.contents import as_text, content_of, digest_of
+from look_again.pipeline.contents import as_text, compute_digest, store_sample
 from look_again.pipeline.ledger.ledger import Ledger, LedgerError, Op
 from look_again.text.unicode import storable
 
@@ -31,7 +31,7 @@ class Intake:
     known: int = 0
 
 
-def found_rows(source: Source) -> Iterator[Sample | BadSample]:
+def read_source(source: Source) -> Iterator[Sample | BadSample]:
     """A source's rows, and in their places the ones that it could not give."""
     skipped: list[BadSample] = []
     for row in load_samples(source, on_skip=skipped.append):
@@ -51,7 +51,7 @@ def add_rows(ledger: Ledger, rows: Iterable[Sample | BadSample], origin: str) ->
     taken = {row_id for (row_id,) in ledger.read("SELECT id FROM rows WHERE verdict = 'ok'")}
     for position, row in enumerate(rows):
         content, reason = _content(ledger, row)
-        digest = digest_of(content or as_text([row.id, reason]))
+        digest = compute_digest(content or as_text([row.id, reason]))
         if position in known:
             _check_same(known[position], digest, row.id, origin)
             intake.known += 1
@@ -72,10 +72,10 @@ def add_rows(ledger: Ledger, rows: Iterable[Sample | BadSample], origin: str) ->
 def add_source(ledger: Ledger, source: Source, *, again: bool = False) -> Intake:
     """Take a source's rows in; one that was read to its end before is not read `again` unless asked for."""
     origin = as_text({"loader": source.loader, "path": source.path, "split": source.split, "name": source.name})
-    fact = f"read {digest_of(as_text(vars(source)))}"
+    fact = f"read {compute_digest(as_text(vars(source)))}"
     if not again and (before := ledger.fact(fact)) is not None:
         return Intake(known=int(before))
-    intake = add_rows(ledger, found_rows(source), origin)
+    intake = add_rows(ledger, read_source(source), origin)
     ledger.set_fact(fact, str(intake.new + intake.known))
     return intake
 
@@ -85,7 +85,7 @@ def _content(ledger: Ledger, row: Sample | BadSample) -> tuple[str | None, str |
     if isinstance(row, BadSample):
         return None, row.reason
     try:
-        return as_text(content_of(row, ledger.folder)), None
+        return as_text(store_sample(row, ledger.folder)), None
     except ImageError as error:
         return None, str(error)
 
@@ -105,8 +105,8 @@ def _check_same(before: str, now: str, row_id: str, origin: str) -> None:
 
 def _op(origin: str, position: int, row_id: str, reason: str | None, digest: str, content: str | None) -> Op:
     verdict = "ok" if reason is None else "refused"
-    said = None if reason is None else storable(reason)
-    values = (origin, position, storable(row_id), verdict, said, digest, content)
+    stored_reason = None if reason is None else storable(reason)
+    values = (origin, position, storable(row_id), verdict, stored_reason, digest, content)
     return (
         "INSERT INTO rows (origin, position, id, verdict, reason, digest, content) VALUES (?, ?, ?, ?, ?, ?, ?)",
         values,

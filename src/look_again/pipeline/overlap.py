@@ -22,7 +22,7 @@ from look_again.data.loaders import load_samples
 from look_again.data.sample import BadSample, Sample
 from look_again.data.source import Source
 from look_again.images import ImageError
-from look_again.pipeline.contents import digest_of
+from look_again.pipeline.contents import compute_digest
 
 SMALL, LARGE = 16, 32  # sides of the two fingerprints
 NEAR, SURE = 0.97, 0.985  # correlations that make a candidate, and a copy
@@ -40,7 +40,7 @@ class ImageFingerprint:
 
 
 @dataclass(frozen=True)
-class Match:
+class SharedRow:
     """What a row shares with a row of an evaluation set. kind: "image", "resized image" or "question"."""
 
     kind: str
@@ -60,7 +60,7 @@ class Known:
     by_image: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     by_question: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     rows: list[tuple[str, str, str]] = field(default_factory=list)
-    pictures: list[tuple[int, ImageSource]] = field(default_factory=list)
+    images: list[tuple[int, ImageSource]] = field(default_factory=list)
     grey: np.ndarray = field(default_factory=lambda: np.zeros((0, SMALL * SMALL), np.float32))
     skipped: int = 0
 
@@ -69,72 +69,72 @@ def fingerprint(source: ImageSource) -> ImageFingerprint:
     """ImageError when the image cannot be read."""
     image = open_image(source)
     return ImageFingerprint(
-        digest_of(f"{image.size}".encode() + image.tobytes()),
+        compute_digest(f"{image.size}".encode() + image.tobytes()),
         _normalised(image.convert("L").resize((SMALL, SMALL), Image.Resampling.BOX)),
         _normalised(image.resize((LARGE, LARGE), Image.Resampling.BOX)),
     )
 
 
-def normalised_question(row: Sample) -> str:
+def normalised_question(sample: Sample) -> str:
     """The words of question and options, in lower case, without marks and accents' variants."""
-    text = unicodedata.normalize("NFKC", " ".join((row.question, *row.options))).casefold()
+    text = unicodedata.normalize("NFKC", " ".join((sample.question, *sample.options))).casefold()
     return " ".join(_WORD.findall(text))
 
 
-def fingerprints_of(sources: Iterable[Source]) -> Known:
+def load_fingerprints(sources: Iterable[Source]) -> Known:
     """Fingerprints of evaluation sets; rows and images that cannot be read are counted as skipped."""
     known, greys = Known(), list[np.ndarray]()
     skipped: list[BadSample] = []
     for source in sources:
-        for row in load_samples(source, on_skip=skipped.append):
+        for sample in load_samples(source, on_skip=skipped.append):
             index = len(known.rows)
-            known.rows.append((row.id, row.source, normalised_question(row)))
-            if not row.images:
+            known.rows.append((sample.id, sample.source, normalised_question(sample)))
+            if not sample.images:
                 known.by_question[known.rows[-1][2]].append(index)
-            for image in row.images:
+            for image in sample.images:
                 try:
-                    made = fingerprint(image)
+                    image_print = fingerprint(image)
                 except ImageError:
                     known.skipped += 1
                     continue
-                known.by_image[made.exact].append(index)
-                known.pictures.append((index, image))
-                greys.append(made.grey)
+                known.by_image[image_print.exact].append(index)
+                known.images.append((index, image))
+                greys.append(image_print.grey)
     known.skipped += len(skipped)
     known.grey = np.stack(greys) if greys else known.grey
     return known
 
 
-def shared_with(row: Sample, known: Known) -> list[Match]:
+def shared_with(sample: Sample, known: Known) -> list[SharedRow]:
     """What a row shares with the known ones; [] for nothing. An image that cannot be read shares nothing."""
-    question = normalised_question(row)
-    found: dict[tuple[str, int], Match] = {}
-    for image in row.images:
+    question = normalised_question(sample)
+    shared: dict[tuple[str, int], SharedRow] = {}
+    for image in sample.images:
         try:
-            made = fingerprint(image)
+            image_print = fingerprint(image)
         except ImageError:
             continue
-        exact: set[int] = set(known.by_image.get(made.exact, []))
-        resized = _copies(made, known) - exact
+        exact: set[int] = set(known.by_image.get(image_print.exact, []))
+        resized = _copies(image_print, known) - exact
         for kind, indices in (("picture", exact), ("resized picture", resized)):
-            found |= {(kind, index): _match(kind, row, question, index, known) for index in sorted(indices)}
-    if not row.images and question:
+            shared |= {(kind, index): _match(kind, sample, question, index, known) for index in sorted(indices)}
+    if not sample.images and question:
         texts = known.by_question.get(question, [])
-        found |= {("question", index): _match("question", row, question, index, known) for index in texts}
-    return list(found.values())
+        shared |= {("question", index): _match("question", sample, question, index, known) for index in texts}
+    return list(shared.values())
 
 
 def overlap(sources: Sequence[Source], evaluation: Sequence[Source], listed: int = 20) -> dict[str, Any]:
     """Counts of rows that `sources` share with `evaluation`, by kind, and the first ones by name."""
-    known = fingerprints_of(evaluation)
+    known = load_fingerprints(evaluation)
     rows = shared = same_question = 0
     kinds: dict[str, int] = defaultdict(int)
     named: list[dict[str, Any]] = []
     skipped: list[BadSample] = []
     for source in sources:
-        for row in load_samples(source, on_skip=skipped.append):
+        for sample in load_samples(source, on_skip=skipped.append):
             rows += 1
-            matches = shared_with(row, known)
+            matches = shared_with(sample, known)
             shared += bool(matches)
             same_question += any(match.same_question for match in matches)
             for kind in {match.kind for match in matches}:
@@ -150,20 +150,20 @@ def overlap(sources: Sequence[Source], evaluation: Sequence[Source], listed: int
     return {**totals, "by_kind": dict(kinds), "unreadable": known.skipped + len(skipped), "rows_shared": named}
 
 
-def _match(kind: str, row: Sample, question: str, index: int, known: Known) -> Match:
+def _match(kind: str, sample: Sample, question: str, index: int, known: Known) -> SharedRow:
     other_id, other_source, other_question = known.rows[index]
-    return Match(kind, row.id, other_id, other_source, question == other_question)
+    return SharedRow(kind, sample.id, other_id, other_source, question == other_question)
 
 
-def _copies(made: ImageFingerprint, known: Known) -> set[int]:
+def _copies(image_print: ImageFingerprint, known: Known) -> set[int]:
     """Rows with an image that is a copy in another size or encoding."""
     if not len(known.grey):
         return set()
-    near = np.flatnonzero(known.grey @ made.grey >= NEAR)
+    near = np.flatnonzero(known.grey @ image_print.grey >= NEAR)
     copies = set()
     for at in near:
-        index, image = known.pictures[at]
-        if float(fingerprint(image).colour @ made.colour) >= SURE:
+        index, image = known.images[at]
+        if float(fingerprint(image).colour @ image_print.colour) >= SURE:
             copies.add(index)
     return copies
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from look_again.pipeline.build import build
-from look_again.pipeline.endpoint_pool import Line
-from look_again.pipeline.engine import Stage, StageReport, open_desk, run_stages
+from look_again.pipeline.endpoint_pool import EndpointState
+from look_again.pipeline.engine import PipelineStage, StageReport, open_chat_client, run_stages
 from look_again.pipeline.intake import add_source
-from look_again.pipeline.ledger.items import Item
+from look_again.pipeline.ledger.items import WorkItem
 from look_again.pipeline.ledger.ledger import Ledger
-from look_again.pipeline.overlap import fingerprints_of, shared_with
-from look_again.pipeline.review import review
-from look_again.pipeline.run_config import RunConfig, lines_of
+from look_again.pipeline.overlap import load_fingerprints, shared_with
+from look_again.pipeline.review import decisions
+from look_again.pipeline.run_config import RunConfig, open_endpoints
 
 if TYPE_CHECKING:
     from look_again.pipeline.ray.ray_engine import RayOptions
@@ -40,32 +40,32 @@ def run(
     chosen = [stage for stage in stages if names is None or stage.name in names]
     if ray is not None:
         return _run_under_ray(ledger, config, chosen, ray, progress)
-    return _run_here(ledger, chosen, lines_of(config), config, progress)
+    return _run_here(ledger, chosen, open_endpoints(config), config, progress)
 
 
 def _run_here(
-    ledger: Ledger, stages: Sequence[Stage], lines: Sequence[Line], config: RunConfig, progress: bool
+    ledger: Ledger, stages: Sequence[PipelineStage], states: Sequence[EndpointState], config: RunConfig, progress: bool
 ) -> list[StageReport]:
     async def go() -> list[StageReport]:
-        async with open_desk(ledger, lines, " ".join(stage.name for stage in stages), config.budget) as desk:
-            return await run_stages(desk, stages, workers=config.width, progress=progress)
+        async with open_chat_client(ledger, states, " ".join(stage.name for stage in stages), config.budget) as client:
+            return await run_stages(client, stages, workers=config.width, progress=progress)
 
     return asyncio.run(go())
 
 
 def _run_under_ray(
-    ledger: Ledger, config: RunConfig, stages: Sequence[Stage], options: RayOptions, progress: bool
+    ledger: Ledger, config: RunConfig, stages: Sequence[PipelineStage], options: RayOptions, progress: bool
 ) -> list[StageReport]:
     """All but the review, whose decisions are in the ledger."""
     from look_again.pipeline.ray import ray_engine
 
-    asking = [stage for stage in stages if stage.name != review.NAME]
+    chat_stages = [stage for stage in stages if stage.name != decisions.NAME]
     reports: list[StageReport] = []
-    for report in ray_engine.run_stages(ledger, config, asking, options, progress=progress) if asking else ():
+    for report in ray_engine.run_stages(ledger, config, chat_stages, options, progress=progress) if chat_stages else ():
         reports.append(report)
         if report.stopped:
             return reports
-    rest = [stage for stage in stages if stage.name == review.NAME]
+    rest = [stage for stage in stages if stage.name == decisions.NAME]
     return reports + (_run_here(ledger, rest, [], config, progress) if rest else [])
 
 
@@ -77,27 +77,27 @@ def build_run(ledger: Ledger, config: RunConfig, out: Path) -> dict[str, Any]:
         "models": ", ".join(dict.fromkeys(f"{e.name} ({e.model})" for e in config.endpoints if e.name in config.asked)),
         "prompts": ", ".join(f"{stage} {version}" for stage, version in _prompts(ledger)),
     }
-    return build(ledger, stages[-1].place, out, config.build, leave_out=_shared(config, out), about=about)
+    return build(ledger, stages[-1].key, out, config.build, leave_out=_shared(config, out), about=about)
 
 
 def _prompts(ledger: Ledger) -> list[tuple[str, str]]:
-    found = ledger.read("SELECT DISTINCT stage, prompt FROM requests WHERE prompt != '' ORDER BY stage, prompt")
-    return [(stage, prompt) for stage, prompt in found]
+    versions = ledger.read("SELECT DISTINCT stage, prompt FROM requests WHERE prompt != '' ORDER BY stage, prompt")
+    return [(stage, prompt) for stage, prompt in versions]
 
 
-def _shared(config: RunConfig, out: Path) -> Callable[[Item], str | None]:
+def _shared(config: RunConfig, out: Path) -> Callable[[WorkItem], str | None]:
     """What leaves out rows that evaluation sets hold too; under "refuse" the first one ends the build."""
     if not config.evaluation or config.on_overlap == "keep":
         return lambda item: None
-    known = fingerprints_of(config.evaluation)
+    known = load_fingerprints(config.evaluation)
 
-    def reason(item: Item) -> str | None:
-        found = shared_with(item.row, known)
-        if found and config.on_overlap == "refuse":
+    def reason(item: WorkItem) -> str | None:
+        matches = shared_with(item.row, known)
+        if matches and config.on_overlap == "refuse":
             raise ValueError(
-                f"row {item.row.id!r} is in an evaluation set ({found[0]}): see `look-again data overlap`, then set "
+                f"row {item.row.id!r} is in an evaluation set ({matches[0]}): see `look-again data overlap`, then set "
                 "on_overlap to drop or keep"
             )
-        return "shared with an evaluation set" if found else None
+        return "shared with an evaluation set" if matches else None
 
     return reason

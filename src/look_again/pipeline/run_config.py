@@ -8,20 +8,20 @@ from pathlib import Path
 
 from look_again.clients.openai import Endpoint, open_transport
 from look_again.data.source import Source
-from look_again.pipeline.budget import Budget
+from look_again.pipeline.budget import BudgetLimits
 from look_again.pipeline.build import BuildConfig
-from look_again.pipeline.endpoint_pool import Line
-from look_again.pipeline.engine import Stage
+from look_again.pipeline.endpoint_pool import EndpointState
+from look_again.pipeline.engine import PipelineStage
 from look_again.pipeline.ledger.ledger import Ledger
-from look_again.pipeline.review import review
+from look_again.pipeline.review import decisions
 from look_again.pipeline.stages import cold_start, distil, rewrite, verify
 from look_again.pipeline.stages.distil import Distillation
 from look_again.pipeline.stages.prompt_files import load_prompt
 from look_again.yaml_config import build, read_yaml
 
 FLOWS = {
-    "cold-start": (cold_start.NAME, review.NAME),
-    "distilled": (distil.NAME, verify.NAME, rewrite.NAME, review.NAME),
+    "cold-start": (cold_start.NAME, decisions.NAME),
+    "distilled": (distil.NAME, verify.NAME, rewrite.NAME, decisions.NAME),
 }
 ON_OVERLAP = ("refuse", "drop", "keep")
 
@@ -39,10 +39,10 @@ class RunConfig:
     flow: str
     sources: tuple[Source, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
-    budget: Budget = field(default_factory=Budget)
+    budget: BudgetLimits = field(default_factory=BudgetLimits)
     teacher: str | None = None
     distil: Distillation | None = None
-    panel: verify.Panel | None = None
+    panel: verify.JudgePanel | None = None
     writer: str | None = None
     review: str = "all"
     reviewers: tuple[str, ...] = ("reviewer",)
@@ -88,11 +88,11 @@ class RunConfig:
         """Rows in work at once."""
         return self.workers or 2 * max((endpoint.concurrency for endpoint in self.endpoints), default=1)
 
-    def stages(self, ledger: Ledger) -> list[Stage]:
+    def stages(self, ledger: Ledger) -> list[PipelineStage]:
         """The flow's stages, in order; nothing is loaded or sent yet."""
         names = FLOWS[self.flow]
         later = {name: names[i + 1 :] for i, name in enumerate(names)}
-        people = review.stage(ledger, names[-2], which=self.review, later=later[review.NAME])
+        people = decisions.stage(ledger, names[-2], which=self.review, later=later[decisions.NAME])
         if self.flow == "cold-start":
             prompt = load_prompt("cold_start", self.prompts.get("cold_start"))
             teach = cold_start.stage(str(self.teacher), prompt, asks=self.asks, later=later[cold_start.NAME])
@@ -106,7 +106,7 @@ class RunConfig:
             people,
         ]
 
-    def _distil_stage(self, later: tuple[str, ...]) -> Stage:
+    def _distil_stage(self, later: tuple[str, ...]) -> PipelineStage:
         given = self.distil
         assert given is not None
         if given.model is not None:
@@ -115,9 +115,13 @@ class RunConfig:
         return distil.local_stage(given, later=later)
 
 
-def lines_of(config: RunConfig) -> list[Line]:
+def open_endpoints(config: RunConfig) -> list[EndpointState]:
     """The endpoints that the run asks, opened. ValueError without their keys, MissingExtraError without openai."""
-    return [Line(endpoint, open_transport(endpoint)) for endpoint in config.endpoints if endpoint.name in config.asked]
+    return [
+        EndpointState(endpoint, open_transport(endpoint))
+        for endpoint in config.endpoints
+        if endpoint.name in config.asked
+    ]
 
 
 def load_run_config(path: str | Path) -> RunConfig:

@@ -11,32 +11,32 @@ from rich.table import Table
 COUNTS = ("items", "ok", "bad", "waiting", "pending")
 
 
-def show_status(found: Mapping[str, Any], console: Console | None = None) -> None:
+def show_status(summary: Mapping[str, Any], console: Console | None = None) -> None:
     """Print what `status` found."""
     console = console or Console(highlight=False)
-    console.print("rows: " + ", ".join(f"{count} {verdict}" for verdict, count in found["rows"].items()))
-    _stages(console, found["stages"])
-    _reasons(console, {"refused": found["refused"], **{n: s["reasons"] for n, s in found["stages"].items()}})
+    console.print("rows: " + ", ".join(f"{count} {verdict}" for verdict, count in summary["rows"].items()))
+    _stages(console, summary["stages"])
+    _reasons(console, {"refused": summary["refused"], **{n: s["reasons"] for n, s in summary["stages"].items()}})
     table = Table("endpoint", "replies", "attempts", "tokens in", "tokens out", "cost", "replies/s")
-    for name, part in found["endpoints"].items():
+    for name, part in summary["endpoints"].items():
         attempts = ", ".join(f"{count} {kind}" for kind, count in part.get("attempts", {}).items())
         rate = part.get("replies_per_second")
         values = (part["replies"], attempts, part["tokens_in"], part["tokens_out"], f"{part['money']:.4f}", rate or "-")
         table.add_row(name, *map(str, values))
     console.print(table)
-    _panel(console, found["panel"])
-    audit = found["requests"]
+    _panel(console, summary["panel"])
+    audit = summary["requests"]
     console.print(
-        f"{found['sessions']} sessions; {audit['interrupted']} requests were under way at an interruption, "
+        f"{summary['sessions']} sessions; {audit['interrupted']} requests were under way at an interruption, "
         f"{audit['repeated']} of them sent again; finished requests sent again: {audit['sent_again']}"
     )
 
 
-def show_demo(made: Mapping[str, Any], console: Console | None = None) -> None:
+def show_demo(summary: Mapping[str, Any], console: Console | None = None) -> None:
     """Print the summary of the demonstration."""
     console = console or Console(highlight=False)
     for flow in ("cold-start", "distilled"):
-        part = made[flow]
+        part = summary[flow]
         console.print(f"\n{flow}: {part['rows'].get('ok', 0)} rows in, {part['built']} built", style="bold")
         _stages(console, part["stages"])
         _reasons(console, part["reasons"])
@@ -57,20 +57,20 @@ def _stages(console: Console, stages: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _reasons(console: Console, reasons: Mapping[str, Mapping[str, int]]) -> None:
-    for stage, found in reasons.items():
-        for reason, count in found.items():
+    for stage, counts in reasons.items():
+        for reason, count in counts.items():
             console.print(f"  {stage}: {count} x {reason}", markup=False)
 
 
-def _panel(console: Console, found: Mapping[str, Any] | None) -> None:
-    if found is None:
+def _panel(console: Console, summary: Mapping[str, Any] | None) -> None:
+    if summary is None:
         return
     console.print(
-        f"panel: {found['flagged']} of {found['rows']} rows flagged ({found['flag_rate']:.3f}), "
-        f"{found['flagged_by_format']} by format; Fleiss' kappa {_number(found['fleiss_kappa'])}"
+        f"panel: {summary['flagged']} of {summary['rows']} rows flagged ({summary['flag_rate']:.3f}), "
+        f"{summary['flagged_by_format']} by format; Fleiss' kappa {_number(summary['fleiss_kappa'])}"
     )
     table = Table("judges", "rows", "equal", "Cohen's kappa")
-    for pair in found["pairs"]:
+    for pair in summary["pairs"]:
         table.add_row(" / ".join(pair["judges"]), str(pair["rows"]), _number(pair["equal"]), _number(pair["kappa"]))
     console.print(table)
 

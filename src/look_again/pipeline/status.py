@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from look_again.pipeline.engine import Stage
+from look_again.pipeline.engine import PipelineStage
 from look_again.pipeline.ledger.items import counts
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.pipeline.stages import verify
@@ -25,13 +25,13 @@ _OUTCOME = (
 )
 
 
-def status(ledger: Ledger, stages: Sequence[Stage]) -> dict[str, Any]:
+def status(ledger: Ledger, stages: Sequence[PipelineStage]) -> dict[str, Any]:
     """Everything, as JSON. Per stage, items = ok + bad + waiting + pending."""
     spent = ledger.spent()
     return {
         "rows": dict(_pairs(ledger, "SELECT verdict, count(*) FROM rows GROUP BY verdict ORDER BY verdict")),
         "refused": _reasons(ledger, "SELECT reason, count(*) FROM rows WHERE verdict = 'refused'"),
-        "stages": {stage.name: counts(ledger, stage.place) | _why(ledger, stage) for stage in stages},
+        "stages": {stage.name: counts(ledger, stage.key) | _why(ledger, stage) for stage in stages},
         "spent": {
             "replies": spent.replies,
             "tokens_in": spent.tokens_in,
@@ -48,24 +48,26 @@ def status(ledger: Ledger, stages: Sequence[Stage]) -> dict[str, Any]:
 def endpoints(ledger: Ledger, now: float | None = None) -> dict[str, dict[str, Any]]:
     """Per endpoint: requests, replies, attempts by outcome, tokens, money, and recent replies per second."""
     since = (time.time() if now is None else now) - RECENT_S
-    found = ledger.read(
+    totals = ledger.read(
         "SELECT endpoint, count(*), count(reply), coalesce(sum(tokens_in), 0), coalesce(sum(tokens_out), 0), "
         "coalesce(sum(cost), 0) FROM requests GROUP BY endpoint ORDER BY endpoint"
     )
     names = ("requests", "replies", "tokens_in", "tokens_out", "money")
-    made: dict[str, dict[str, Any]] = {endpoint: dict(zip(names, values, strict=True)) for endpoint, *values in found}
+    by_endpoint: dict[str, dict[str, Any]] = {
+        endpoint: dict(zip(names, values, strict=True)) for endpoint, *values in totals
+    }
     tries = (
         f"SELECT endpoint, {_OUTCOME} AS kind, count(*) FROM attempts JOIN requests USING (key) GROUP BY endpoint, kind"
     )
     for endpoint, kind, count in ledger.read(tries):
-        made[endpoint].setdefault("attempts", {})[kind] = count
+        by_endpoint[endpoint].setdefault("attempts", {})[kind] = count
     recent = (
         "SELECT endpoint, count(*), min(ended_at), max(ended_at) FROM attempts JOIN requests USING (key) "
         "WHERE outcome = 'ok' AND ended_at > ? GROUP BY endpoint"
     )
     for endpoint, count, first, last in ledger.read(recent, [since]):
-        made[endpoint]["replies_per_second"] = round((count - 1) / (last - first), 2) if last > first else None
-    return made
+        by_endpoint[endpoint]["replies_per_second"] = round((count - 1) / (last - first), 2) if last > first else None
+    return by_endpoint
 
 
 def panel(ledger: Ledger) -> dict[str, Any] | None:
@@ -76,8 +78,8 @@ def panel(ledger: Ledger) -> dict[str, Any] | None:
         rows += 1
         flagged += output["flagged"]
         by_format += bool(output["format"])
-        said = {verdict["judge"]: verify.objects(verdict) for verdict in output["verdicts"]}
-        votes.append({judge: objects for judge, objects in said.items() if objects is not None})
+        objections = {verdict["judge"]: verify.objects(verdict) for verdict in output["verdicts"]}
+        votes.append({judge: objects for judge, objects in objections.items() if objects is not None})
     if not rows:
         return None
     judged = [vote for vote in votes if vote]
@@ -96,22 +98,22 @@ def _outputs(ledger: Ledger, stage: str) -> Iterator[dict[str, Any]]:
         "SELECT n, sample, output FROM results WHERE stage = ? AND status = 'ok' AND (n, sample) > (?, ?) "
         "ORDER BY n, sample LIMIT 500"
     )
-    while found := ledger.read(page, [stage, *at]):
-        at = found[-1][:2]
-        yield from (json.loads(output) for _, _, output in found)
+    while page_rows := ledger.read(page, [stage, *at]):
+        at = page_rows[-1][:2]
+        yield from (json.loads(output) for _, _, output in page_rows)
 
 
-def _why(ledger: Ledger, stage: Stage) -> dict[str, Any]:
+def _why(ledger: Ledger, stage: PipelineStage) -> dict[str, Any]:
     """The commonest reasons of rows that ended or wait here."""
     query = "SELECT reason, count(*) FROM results WHERE stage = ? AND status != 'ok'"
     return {"reasons": _reasons(ledger, query, [stage.name])}
 
 
 def _reasons(ledger: Ledger, query: str, values: Sequence[Any] = ()) -> dict[str, int]:
-    found = _pairs(
+    counts = _pairs(
         ledger, f"{query} GROUP BY substr(reason, 1, 60) ORDER BY count(*) DESC, reason LIMIT {REASONS}", values
     )
-    return {str(reason)[:REASON_CHARACTERS]: count for reason, count in found}
+    return {str(reason)[:REASON_CHARACTERS]: count for reason, count in counts}
 
 
 def _pairs(ledger: Ledger, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, Any]]:

@@ -102,35 +102,37 @@ def reply_to(body: Mapping[str, Any], rng: random.Random, error_rate: float) -> 
     text, image = _parts(body)
     scene = see(image)
     blocks = dict(_BLOCK.findall(text))
-    asked = blocks.get("question", text).strip()
-    return ROLES[role](scene, question_of(asked), asked, blocks.get("answer", ""), rng, rng.random() < error_rate)
+    question_text = blocks.get("question", text).strip()
+    return ROLES[role](
+        scene, question_of(question_text), question_text, blocks.get("answer", ""), rng, rng.random() < error_rate
+    )
 
 
 def models() -> list[str]:
     return [f"tabletop-{role}" for role in ROLES]
 
 
-def _model(scene: Scene, question: Question, asked: str, answer: str, rng: random.Random, wrong: bool) -> str:
+def _model(scene: Scene, question: Question, question_text: str, answer: str, rng: random.Random, wrong: bool) -> str:
     """An answer to a question, one in which mistakes are made and mended as the oracle does."""
-    length = next((name for name, request in REQUESTS.items() if asked.endswith(request)), "normal")
+    length = next((name for name, request in REQUESTS.items() if question_text.endswith(request)), "normal")
     text = write_response(rng, scene, question, allowed_pairs("heldout"), length=length, reflections=1).text
     return _concluding_wrongly(text, question, scene, rng) if wrong else text
 
 
-def _writer(scene: Scene, question: Question, asked: str, answer: str, rng: random.Random, wrong: bool) -> str:
+def _writer(scene: Scene, question: Question, question_text: str, answer: str, rng: random.Random, wrong: bool) -> str:
     text = write_response(rng, scene, question, allowed_pairs("heldout"), reflections=1, error_rate=0.0).text
     return _concluding_wrongly(text, question, scene, rng) if wrong else text
 
 
-def _teacher(scene: Scene, question: Question, asked: str, answer: str, rng: random.Random, wrong: bool) -> str:
+def _teacher(scene: Scene, question: Question, question_text: str, answer: str, rng: random.Random, wrong: bool) -> str:
     """The given answer with a reflection; wrong: one that misreads the image, or a caption that was touched."""
     given = parse(answer, min_reflections=0)
     if not given.well_formed:
         raise BadRequestError("the answer is not in the grammar")
     fault = rng.choice(("image", "caption")) if wrong else None
     shown = _misread(scene, rng) if fault == "image" else scene
-    made = write_response(rng, shown, question, allowed_pairs("heldout"), reflections=1, error_rate=0.0).text
-    reflection, truth = parse(made).reflections[-1].text, question.conclude(shown.things)
+    rewritten = write_response(rng, shown, question, allowed_pairs("heldout"), reflections=1, error_rate=0.0).text
+    reflection, truth = parse(rewritten).reflections[-1].text, question.conclude(shown.things)
     before = re.search(r"so (.+)$", _text(answer, "REASONING"))
     verdict = "" if before is None else ", as before" if before[1] == truth else f", not {before[1]}"
     section = f"{open_tag('REFLECTION')} {reflection.removesuffix(', as before')}{verdict}{close_tag('REFLECTION')}"
@@ -138,14 +140,14 @@ def _teacher(scene: Scene, question: Question, asked: str, answer: str, rng: ran
     return text.replace(close_tag("CAPTION"), f" indeed{close_tag('CAPTION')}") if fault == "caption" else text
 
 
-def _judge(scene: Scene, question: Question, asked: str, answer: str, rng: random.Random, wrong: bool) -> str:
+def _judge(scene: Scene, question: Question, question_text: str, answer: str, rng: random.Random, wrong: bool) -> str:
     """A verdict as JSON; wrong: the verdict on the answer is turned round."""
     truth = question.conclude(scene.things)
-    said = parse(answer).conclusion or ""
+    conclusion = parse(answer).conclusion or ""
     evidence = next((s.text for s in reversed(parse(answer).reflections) if s.text), _text(answer, "REASONING"))
     false = listed(evidence) - {(thing.place, *thing.pair) for thing in scene.things}
-    right, sound = score(said, truth) != wrong, not false
-    reason = "the image bears it out" if right else f"the conclusion is {said!r}, the image says otherwise"
+    right, sound = score(conclusion, truth) != wrong, not false
+    reason = "the image bears it out" if right else f"the conclusion is {conclusion!r}, the image says otherwise"
     if false:
         reason += f"; {' '.join(min(false))} is not there"
     words = {True: "correct", False: "incorrect"}
@@ -166,8 +168,8 @@ def _concluding_wrongly(text: str, question: Question, scene: Scene, rng: random
 
 def _misread(scene: Scene, rng: random.Random) -> Scene:
     """The scene without one of its objects."""
-    gone = rng.randrange(len(scene.things))
-    return Scene(scene.things[:gone] + scene.things[gone + 1 :])
+    dropped = rng.randrange(len(scene.things))
+    return Scene(scene.things[:dropped] + scene.things[dropped + 1 :])
 
 
 def _text(answer: str, tag: str) -> str:
@@ -208,11 +210,13 @@ def _spoiled(text: str, fault: str | None) -> tuple[str, str]:
 
 
 def _completion(body: Mapping[str, Any], text: str, finish: str, digest: str) -> dict[str, Any]:
-    said = " ".join(
+    system_text = " ".join(
         str(message.get("content"))[:4000] for message in body["messages"] if isinstance(message["content"], str)
     )
-    asked = sum(len(part.get("text", "").split()) for part in body["messages"][-1]["content"] if isinstance(part, dict))
-    tokens_in, tokens_out = IMAGE_TOKENS + asked + len(said.split()), len(text.split())
+    user_words = sum(
+        len(part.get("text", "").split()) for part in body["messages"][-1]["content"] if isinstance(part, dict)
+    )
+    tokens_in, tokens_out = IMAGE_TOKENS + user_words + len(system_text.split()), len(text.split())
     usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
     return {

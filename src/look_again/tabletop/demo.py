@@ -17,18 +17,18 @@ from look_again.data.sample import Sample
 from look_again.pipeline.build import BuildConfig
 from look_again.pipeline.engine import StageReport
 from look_again.pipeline.intake import add_rows
-from look_again.pipeline.ledger.items import Item, results
+from look_again.pipeline.ledger.items import WorkItem, results
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.pipeline.pipeline_run import build_run, run
-from look_again.pipeline.review import review
+from look_again.pipeline.review import decisions
 from look_again.pipeline.run_config import RunConfig
 from look_again.pipeline.stages import rewrite
 from look_again.pipeline.stages.distil import Distillation
-from look_again.pipeline.stages.verify import Panel
+from look_again.pipeline.stages.verify import JudgePanel
 from look_again.pipeline.status import status
 from look_again.scoring.extraction import score
 from look_again.tabletop.answering import COMMON_FAULTS
-from look_again.tabletop.loader import row_of
+from look_again.tabletop.loader import build_sample
 from look_again.tabletop.rows import make_row
 from look_again.tabletop.seeing import listed
 from look_again.text.grammar import parse
@@ -83,7 +83,7 @@ class DemoConfig:
             flow=DISTILLED,
             endpoints=(self.endpoint("model", "model"), *judges, self.endpoint("writer", "writer")),
             distil=Distillation(model="model") if self.oracle else local,
-            panel=Panel(judges=JUDGES, threshold=self.threshold),
+            panel=JudgePanel(judges=JUDGES, threshold=self.threshold),
             writer="writer",
             review="rewritten",
             reviewers=REVIEWERS,
@@ -93,7 +93,7 @@ class DemoConfig:
 
 def demo(config: DemoConfig, out: Path, *, progress: bool = False) -> dict[str, Any]:
     """Run both flows under `out`, each in a ledger of its own, and build; the summary. Started again, it goes on."""
-    made: dict[str, Any] = {"rows": config.rows}
+    summaries: dict[str, Any] = {"rows": config.rows}
     flows = ((config.cold_start(), _cold_rows), (config.distilled(), _plain_rows))
     for run_config, rows in flows:
         with Ledger(out / run_config.flow) as ledger:
@@ -102,16 +102,16 @@ def demo(config: DemoConfig, out: Path, *, progress: bool = False) -> dict[str, 
                 ledger.set_fact("rows", str(config.rows))
             reports = _to_the_end(ledger, run_config, progress)
             _stand_in(ledger, run_config)
-            reports = run(ledger, run_config, [review.NAME], progress=progress) or reports
+            reports = run(ledger, run_config, [decisions.NAME], progress=progress) or reports
             built = build_run(ledger, run_config, out / run_config.flow / "build")
-            made[run_config.flow] = summary(ledger, run_config, built)
-    return made
+            summaries[run_config.flow] = summary(ledger, run_config, built)
+    return summaries
 
 
 def _to_the_end(ledger: Ledger, config: RunConfig, progress: bool) -> list[StageReport]:
     """All stages; rows that wait for an endpoint get another chance."""
     reports = run(ledger, config, progress=progress)
-    if any(report.waiting for report in reports if report.stage != review.NAME):
+    if any(report.waiting for report in reports if report.stage != decisions.NAME):
         reports = run(ledger, config, progress=progress)
     return reports
 
@@ -119,29 +119,29 @@ def _to_the_end(ledger: Ledger, config: RunConfig, progress: bool) -> list[Stage
 def _plain_rows(config: DemoConfig) -> Iterator[Sample]:
     """Questions alone."""
     for index in range(config.rows):
-        yield replace(row_of(make_row(config.split, config.seed, index), config.split), response=None, silent=())
+        yield replace(build_sample(make_row(config.split, config.seed, index), config.split), response=None, silent=())
 
 
 def _cold_rows(config: DemoConfig) -> Iterator[Sample]:
     """Answers without reflection, as LLaVA-CoT's; mistakes in them are what there is to see in the image again."""
     for index in range(config.rows):
-        yield row_of(make_row("train", config.seed, index, reflections=0), "train")
+        yield build_sample(make_row("train", config.seed, index, reflections=0), "train")
 
 
 def _stand_in(ledger: Ledger, config: RunConfig) -> None:
     """Decides for people by the truth: rejects wrong answers, and reflections that claim what is not there."""
     for reviewer in config.reviewers:
-        while (item := review.claim(ledger, reviewer, config.reviewers)) is not None:
+        while (item := decisions.claim(ledger, reviewer, config.reviewers)) is not None:
             fault = _fault(item)
-            review.decide(ledger, item, reviewer, "reject" if fault else "accept", note=fault)
+            decisions.decide(ledger, item, reviewer, "reject" if fault else "accept", note=fault)
 
 
-def _fault(item: Item) -> str:
-    row = item.row
+def _fault(item: WorkItem) -> str:
+    sample = item.row
     parsed = parse(item.response or "")
-    if not score(parsed.conclusion or "", row.reference or ""):
+    if not score(parsed.conclusion or "", sample.reference or ""):
         return "the answer is wrong"
-    scene = row.images[0].scene  # type: ignore[union-attr]
+    scene = sample.images[0].scene  # type: ignore[union-attr]
     truth = {(thing.place, *thing.pair) for thing in scene.things}
     last = parsed.reflections[-1].text if parsed.reflections else ""
     return "the reflection misreads the image" if last and listed(last) != truth else ""
@@ -149,25 +149,25 @@ def _fault(item: Item) -> str:
 
 def summary(ledger: Ledger, config: RunConfig, built: dict[str, Any]) -> dict[str, Any]:
     """Counts of every stage, which add up, and the share of wrong answers before and after."""
-    found = status(ledger, config.stages(ledger))
-    stages = found["stages"]
+    state = status(ledger, config.stages(ledger))
+    stages = state["stages"]
     reports = {
         name: {key: stage[key] for key in ("items", "ok", "bad", "waiting", "pending")}
         for name, stage in stages.items()
     }
-    made = {
-        "rows": found["rows"],
+    counts = {
+        "rows": state["rows"],
         "stages": reports,
         "built": built["rows"],
         "left_out": built["left_out"],
-        "adds_up": adds_up(found["rows"], reports, built),
+        "adds_up": adds_up(state["rows"], reports, built),
         "reasons": {name: stage["reasons"] for name, stage in stages.items() if stage["reasons"]},
-        "spent": found["spent"],
-        "requests": found["requests"],
+        "spent": state["spent"],
+        "requests": state["requests"],
     }
     if config.flow == DISTILLED:
-        made |= {"panel": found["panel"], "wrong": wrong_shares(ledger, config)}
-    return made
+        counts |= {"panel": state["panel"], "wrong": wrong_shares(ledger, config)}
+    return counts
 
 
 def adds_up(rows: dict[str, int], stages: dict[str, dict[str, int]], built: dict[str, Any]) -> bool:
@@ -182,14 +182,14 @@ def adds_up(rows: dict[str, int], stages: dict[str, dict[str, int]], built: dict
 
 def wrong_shares(ledger: Ledger, config: RunConfig) -> dict[str, Any]:
     """Wrong answers against Tabletop's truth: as distilled, after rewriting, and in the build."""
-    stages = {stage.name: stage.place for stage in config.stages(ledger)}
-    made: dict[str, Any] = {}
-    for label, name in (("distilled", "distil"), ("rewritten", rewrite.NAME), ("built", review.NAME)):
+    stages = {stage.name: stage.key for stage in config.stages(ledger)}
+    shares: dict[str, Any] = {}
+    for label, name in (("distilled", "distil"), ("rewritten", rewrite.NAME), ("built", decisions.NAME)):
         verdicts = [_is_wrong(item, output) for item, output in results(ledger, stages[name])]
         share = sum(verdicts) / len(verdicts) if verdicts else None
-        made[label] = {"wrong": sum(verdicts), "of": len(verdicts), "share": share}
-    return made
+        shares[label] = {"wrong": sum(verdicts), "of": len(verdicts), "share": share}
+    return shares
 
 
-def _is_wrong(item: Item, output: dict[str, Any]) -> bool:
+def _is_wrong(item: WorkItem, output: dict[str, Any]) -> bool:
     return not score(parse(output.get("response") or "").conclusion or "", item.row.reference or "")

@@ -19,7 +19,7 @@ ATTEMPT_HEADER = "x-attempt"
 SCHEME = "tabletop:"
 
 
-def attempt_of(headers: Mapping[str, str]) -> int:
+def read_attempt(headers: Mapping[str, str]) -> int:
     """How often a request went out before, as its sender says; 0 for senders that do not."""
     text = {name.lower(): value for name, value in headers.items()}.get(ATTEMPT_HEADER, "0")
     return int(text) if text.isdecimal() else 0
@@ -33,7 +33,7 @@ class InProcess:
         prepare()
 
     async def __call__(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], Any]:
-        served = await asyncio.to_thread(respond, body, attempt_of(headers), self.conduct)
+        served = await asyncio.to_thread(respond, body, read_attempt(headers), self.conduct)
         if served.delay_s:
             await asyncio.sleep(served.delay_s)
         return served.status, served.headers, served.body
@@ -65,13 +65,13 @@ def app(conduct: Conduct) -> Any:
     prepare()
     from fastapi import FastAPI, Response
 
-    made = FastAPI(title="Tabletop", docs_url=None, redoc_url=None)
+    application = FastAPI(title="Tabletop", docs_url=None, redoc_url=None)
 
-    @made.get("/health")
+    @application.get("/health")
     def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @made.get("/v1/models")
+    @application.get("/v1/models")
     def known() -> dict[str, Any]:
         return {
             "object": "list",
@@ -85,8 +85,10 @@ def app(conduct: Conduct) -> Any:
         text = served.body if isinstance(served.body, str) else json.dumps(served.body)
         return Response(text, served.status, dict(served.headers), media_type="application/json")
 
-    made.router.add_route("/v1/chat/completions", chat, methods=["POST"])  # the request as it is: no model to fit it to
-    return made
+    application.router.add_route(
+        "/v1/chat/completions", chat, methods=["POST"]
+    )  # the request as it is: no model to fit it to
+    return application
 
 
 def _served(raw: bytes, headers: Mapping[str, str], conduct: Conduct) -> Served:
@@ -96,7 +98,7 @@ def _served(raw: bytes, headers: Mapping[str, str], conduct: Conduct) -> Served:
         return Served(400, {"error": {"message": f"the body is not JSON: {error}", "type": "tabletop"}})
     if not isinstance(body, dict) or body.get("stream"):
         return Served(400, {"error": {"message": "a JSON object without stream is needed", "type": "tabletop"}})
-    return respond(body, attempt_of(headers), conduct)
+    return respond(body, read_attempt(headers), conduct)
 
 
 def serve(conduct: Conduct, host: str, port: int) -> None:

@@ -67,10 +67,10 @@ def tabletop_source(source: Source) -> Iterator[Sample]:
 
 def tabletop_samples(split: str, seed: int, indices: Iterable[int], length: str | None = None) -> Iterator[Sample]:
     """The rows of a stream at `indices`, of one length if given. ValueError for an unknown split or length."""
-    return (row_of(make_row(split, seed, index, length=length), split) for index in indices)
+    return (build_sample(make_row(split, seed, index, length=length), split) for index in indices)
 
 
-def row_of(row: TabletopRow, split: str) -> Sample:
+def build_sample(row: TabletopRow, split: str) -> Sample:
     """The same row in the common type: the answer is its reference, planted mistakes are its silent spans."""
     return Sample(
         id=row.id,

@@ -14,7 +14,7 @@ from look_again.data.checks import select_samples
 from look_again.data.image_files import image_size
 from look_again.data.loaders import load_samples
 from look_again.data.sample import BadSample, Sample
-from look_again.tabletop.loader import row_of
+from look_again.tabletop.loader import build_sample
 from look_again.tabletop.rows import TabletopRow, make_row
 from look_again.tabletop.world import COLOURS, GRID_SIDE, PLACES, SHAPES
 from look_again.text.grammar import close_tag
@@ -44,7 +44,7 @@ class TabletopDataset(Dataset):
             lengths=self.stage.lengths,
             cursory=self.stage.cursory,
         )
-        row = row_of(made, "train")
+        row = build_sample(made, "train")
         if self.stage.task == "vision":
             images = self.codec.images(row).tensors
             return Item(images["pixel_values"], images["image_grid_thw"], contents=contents_of(made))

@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import pytest
 
-from look_again.data.checks import check_rows
+from look_again.data.checks import check_samples
 from look_again.data.image_files import image_size
 from tests.data.sources.mixture_rows import load, right, table
 
@@ -93,7 +93,7 @@ def test_bad_folders_are_named(write) -> None:
     folder = write(7, problem(), image=False)
     rows, bad = load("geometry3k", folder)
     assert [row.id for row in rows] == ["geometry3k-7"]
-    assert "img_diagram.png" in check_rows(rows, needs_response=False, progress=False)[1][0].reason
+    assert "img_diagram.png" in check_samples(rows, needs_response=False, progress=False)[1][0].reason
     for number, reason in enumerate(
         ["'E' is none of the 4 options", "not JSON", "cannot be read", "annotat_text is None", "a list of texts"], 1
     ):

@@ -10,7 +10,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from look_again.data.checks import check_rows
+from look_again.data.checks import check_samples
 from look_again.data.image_files import image_size
 from look_again.data.loaders import Counts, load_samples
 from look_again.data.sample import BadSample, SampleError
@@ -68,7 +68,7 @@ def test_rows_of_the_published_layout(folder: Path) -> None:
 
 def test_missing_picture_is_found_by_the_check_alone(folder: Path) -> None:
     """A loader that opened pictures would end 100,000 rows at the first one missing."""
-    good, bad = check_rows(load_samples(source(folder)), min_reflections=0, progress=False)
+    good, bad = check_samples(load_samples(source(folder)), min_reflections=0, progress=False)
     assert [row.id for row in good] == ["sqa_1", "coco_2", "text_3", "open_5"]
     assert [row.id for row in bad] == ["lost_4"]
     assert "coco/train2017/4.jpg" in bad[0].reason
@@ -78,7 +78,7 @@ def test_missing_picture_is_found_by_the_check_alone(folder: Path) -> None:
 def test_missing_picture_without_an_archive(folder: Path) -> None:
     for part in folder.glob("image.zip.part-*"):
         part.unlink()
-    good, bad = check_rows(load_samples(source(folder)), min_reflections=0, progress=False)
+    good, bad = check_samples(load_samples(source(folder)), min_reflections=0, progress=False)
     assert [row.id for row in good] == ["text_3", "open_5"]
     assert all("no such file" in row.reason for row in bad)
 

@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import pytest
 
-from look_again.data.checks import check_rows
+from look_again.data.checks import check_samples
 from look_again.data.image_files import image_size
 from tests.data.sources.mixture_rows import load, right, table
 
@@ -86,7 +86,7 @@ def test_training_is_refused_where_testmini_is_not_known(repository: Path, write
 
 
 def test_missing_picture_is_found_by_the_check(repository: Path) -> None:
-    good, bad = check_rows(load("mathvision", repository)[0], needs_response=False, progress=False)
+    good, bad = check_samples(load("mathvision", repository)[0], needs_response=False, progress=False)
     assert [row.id for row in good] == ["mathvision-1", "mathvision-3"]
     assert "images/4.jpg" in bad[0].reason
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from look_again.data.checks import check_rows
+from look_again.data.checks import check_samples
 from look_again.data.image_files import image_size
 from tests.data.sources.mixture_rows import load, right
 
@@ -59,7 +59,7 @@ def test_training_leaves_both_small_splits_out(folder: Path) -> None:
     with pytest.raises(ValueError, match="split 'test' of polymath is what benchmarks evaluate on"):
         load("polymath", folder, split="test")
     assert len(load("polymath", folder, split="test", on_benchmark="allow")[0]) == 4
-    good, lost = check_rows(rows, needs_response=False, progress=False)
+    good, lost = check_samples(rows, needs_response=False, progress=False)
     assert [row.id for row in good] == ["polymath-9dd3_q1"]
     assert "9dd3_q4.png" in lost[0].reason
 

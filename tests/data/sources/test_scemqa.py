@@ -9,7 +9,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from look_again.data.checks import check_rows
+from look_again.data.checks import check_samples
 from look_again.data.image_files import image_size
 from tests.data.sources.mixture_rows import load, right
 
@@ -77,7 +77,7 @@ def test_free_response(folder: Path) -> None:
 
 
 def test_missing_picture_is_found_by_the_check(folder: Path) -> None:
-    good, bad = check_rows(load("scemqa", folder)[0], needs_response=False, progress=False)
+    good, bad = check_samples(load("scemqa", folder)[0], needs_response=False, progress=False)
     assert len(good) == 5
     assert [row.id for row in bad] == ["scemqa-Math_Free_Response-3"]
     assert "Math_Free_Response/2" in bad[0].reason

@@ -14,14 +14,14 @@ from look_again.data.encoded_images import image_bytes, sendable
 from look_again.data.image_files import open_image
 from look_again.data.sample import BadSample, Sample
 from look_again.data.source import Source
-from look_again.pipeline.contents import content_of, row_of
+from look_again.pipeline.contents import restore_sample, store_sample
 from look_again.pipeline.intake import add_rows, add_source
-from look_again.pipeline.ledger.items import Item, Outcome, Place, counts, pending, result_ops, results
+from look_again.pipeline.ledger.items import Outcome, StageKey, WorkItem, counts, pending, result_ops, results
 from look_again.pipeline.ledger.ledger import Ledger, LedgerError, LedgerFullError
 from look_again.tabletop.loader import tabletop_samples
 
-FIRST = Place("distil", "v1")
-SECOND = Place("verify", "v1", "distil")
+FIRST = StageKey("distil", "v1")
+SECOND = StageKey("verify", "v1", "distil")
 
 
 def text_rows(n: int) -> list[Sample]:
@@ -34,8 +34,8 @@ def ledger(tmp_path):
         yield opened
 
 
-def put(ledger: Ledger, place: Place, item: Item, outcome: Outcome, later: tuple[str, ...] = ()) -> None:
-    ledger.apply(result_ops(place, item, outcome, later))
+def put(ledger: Ledger, key: StageKey, item: WorkItem, outcome: Outcome, later: tuple[str, ...] = ()) -> None:
+    ledger.apply(result_ops(key, item, outcome, later))
 
 
 def test_rows_come_in_once_however_often_they_are_read(ledger):
@@ -91,7 +91,7 @@ def test_pictures_of_every_kind_come_back(ledger, encoded, tmp_path):
     (made,) = tabletop_samples("train", 3, [5])
     images = (tmp_path / "a.jpg", encoded(), Image.new("RGB", (9, 9), "red"), *made.images)
     row = replace(made, images=images)
-    back = row_of(json.loads(json.dumps(content_of(row, ledger.folder))), ledger.folder)
+    back = restore_sample(json.loads(json.dumps(store_sample(row, ledger.folder))), ledger.folder)
     assert [image_bytes(image) for image in back.images] == [image_bytes(image) for image in images]
     assert replace(back, images=images) == row
 
@@ -116,8 +116,8 @@ def test_a_stage_sees_what_the_stage_before_let_through(ledger):
 
 def test_samples_are_items_of_their_own(ledger):
     add_rows(ledger, text_rows(2), "here")
-    place = replace(FIRST, samples=3)
-    items = list(pending(ledger, place, page=2))
+    key = replace(FIRST, samples=3)
+    items = list(pending(ledger, key, page=2))
     assert [(item.row.id, item.sample) for item in items] == [(r, k) for r in ("r0", "r1") for k in range(3)]
 
 

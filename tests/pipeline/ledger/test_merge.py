@@ -14,7 +14,7 @@ from look_again.commands.main import main
 from look_again.pipeline.intake import add_rows
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.pipeline.ledger.merge import merge
-from look_again.pipeline.ledger.shards import Shard, read_shard, shards_in, write_shard
+from look_again.pipeline.ledger.shards import Shard, list_shards, read_shard, write_shard
 from tests.pipeline.ray.task_runs import STAGES, Counting, by_tasks, cut, do, everything, here, rows, state
 
 pytest.importorskip("pyarrow")
@@ -52,7 +52,7 @@ def test_a_shard_under_another_hash_doubles_nothing(ledger, shards):
     """Two workers that took each other for dead leave two shards of one task."""
     merge(ledger, [shards])
     before = everything(ledger)
-    found = read_shard(shards_in(shards)[0])
+    found = read_shard(list_shards(shards)[0])
     half = Shard(found.head, found.records[:4])
     write_shard(shards / f"again.{half.digest}.parquet", half)
     merged = merge(ledger, [shards])
@@ -63,7 +63,7 @@ def test_a_shard_under_another_hash_doubles_nothing(ledger, shards):
 
 def test_numbers_of_attempts_go_on_in_the_ledger(ledger, shards):
     """Else an answer would point to another request's attempt, and the audit would mean nothing."""
-    here(ledger, [replace(ONE, place=replace(ONE.place, stage="other"))])
+    here(ledger, [replace(ONE, key=replace(ONE.key, stage="other"))])
     merge(ledger, [shards])
     ids = [number for (number,) in ledger.read("SELECT id FROM attempts ORDER BY id")]
     assert ids == list(range(1, len(ids) + 1))
@@ -85,7 +85,7 @@ def test_a_reply_that_both_have_is_told_of(ledger, shards):
 
 def test_a_result_that_is_no_longer_wanted_replaces_none(ledger, shards):
     """Shards of the prompt before the last must not undo the last."""
-    newer = replace(ONE, place=replace(ONE.place, version="w"))
+    newer = replace(ONE, key=replace(ONE.key, version="w"))
     by_tasks(ledger, ledger.folder / "newer", [newer])
     results = state(ledger)["results"]
     merged = merge(ledger, [shards])
@@ -166,7 +166,7 @@ def test_an_item_that_ends_takes_later_results_with_it(ledger, shards):
 
 def test_the_command_tells_what_it_brought_in(ledger, shards, tmp_path, capsys):
     ledger.close()
-    last = shards_in(shards)[-1]
+    last = list_shards(shards)[-1]
     last.write_bytes(last.read_bytes()[:-9])
     run = str(tmp_path / "run")
     assert main(["data", "merge", "--run", run, "--json"]) == 1

@@ -23,7 +23,7 @@ from look_again.pipeline.ledger.items import Outcome
 from look_again.pipeline.ledger.journal import Journal, journals, read_journal
 from look_again.pipeline.ledger.ledger import Ledger, LedgerError, LedgerFullError
 from look_again.pipeline.ledger.merge import merge
-from look_again.pipeline.ledger.shards import ShardError, digest_in, read_shard, shard_of, shards_in
+from look_again.pipeline.ledger.shards import ShardError, find_shard, list_shards, parse_digest, read_shard
 from look_again.pipeline.ledger.tasks import TaskError, read_task
 from look_again.pipeline.ray import ray_engine, task_work
 from look_again.pipeline.ray.ray_engine import RayError, Worker, check_reachable, pool_size
@@ -64,7 +64,7 @@ def test_tasks_end_in_the_ledger_of_the_local_engine(ledger, shards, local):
 
 def test_tasks_hold_whole_batches(ledger, shards):
     """Sampling draws its random numbers per batch: other batches would be other answers."""
-    stage = replace(STAGES[2], place=replace(STAGES[2].place, after=None, samples=3), batch=4)
+    stage = replace(STAGES[2], key=replace(STAGES[2].key, after=None, samples=3), batch=4)
     sizes = [len(read_task(path).items) for path in cut(ledger, stage, shards, size=5)]
     assert sizes == [8, 8, 5]
     for path in sorted(shards.glob("*.task")):
@@ -113,7 +113,7 @@ def test_any_schedule_of_kills_ends_as_the_undisturbed_run(local, kills):
         add_rows(ledger, rows(7), "here")
         for stage in STAGES:
             for path in cut(ledger, stage, folder, size=8):
-                while shard_of(path) is None:
+                while find_shard(path) is None:
                     try:
                         do(path, stage, server)
                     except Killed:
@@ -152,7 +152,7 @@ def test_replies_of_another_version_are_not_paid_for_again(ledger, shards):
     server = Counting()
     by_tasks(ledger, shards, STAGES[:1], server)
     before = len(server.answered)
-    other = replace(STAGES[0], place=replace(STAGES[0].place, version="w"))
+    other = replace(STAGES[0], key=replace(STAGES[0].key, version="w"))
     assert by_tasks(ledger, shards, [other], server).results == 14
     assert len(server.answered) == before
     assert ledger.read("SELECT count(*) FROM results WHERE input LIKE 'w:%'") == [(14,)]
@@ -193,7 +193,7 @@ def test_a_shard_that_is_not_whole_is_refused(ledger, shards):
     data = whole.read_bytes()
     assert len(read_shard(whole).records) == 5
     for name, broken in (("short", data[:-20]), ("empty", b""), ("spoiled", data[:200] + b"\0" * 200 + data[400:])):
-        bad = shards / f"{name}.{digest_in(whole)}.parquet"
+        bad = shards / f"{name}.{parse_digest(whole)}.parquet"
         bad.write_bytes(broken)
         with pytest.raises(ShardError, match=r"no whole shard|not hold what its name"):
             read_shard(bad)
@@ -206,7 +206,7 @@ def test_a_shard_that_is_not_whole_is_refused(ledger, shards):
 def test_a_shard_that_was_being_written_is_not_seen(ledger, shards):
     path, *_ = cut(ledger, STAGES[0], shards)
     (shards / f"{path.stem}.01.{'0' * 16}.parquet.4711").write_bytes(b"PAR1")
-    assert shard_of(path) is None
+    assert find_shard(path) is None
     assert merge(ledger, [shards]).shards == 0
     assert not list(shards.iterdir()), "what is left of it goes"
 
@@ -317,7 +317,7 @@ def test_a_shard_reads_as_a_table(ledger, shards):
     from pyarrow import parquet
 
     by_tasks(ledger, shards, STAGES[:1])
-    table = parquet.read_table(shards_in(shards)[0]).to_pylist()
+    table = parquet.read_table(list_shards(shards)[0]).to_pylist()
     assert [row["n"] for row in table] == [1, 1, 2, 2, 3]
     requests = [request for row in table for request in row["requests"]]
     assert all(request["attempts"][-1]["outcome"] == "ok" for request in requests)

@@ -9,9 +9,9 @@ from pathlib import Path
 from look_again.clients.openai import Endpoint, InProcessTransport
 from look_again.data.sample import Sample
 from look_again.pipeline.chat_client import Chat
-from look_again.pipeline.endpoint_pool import Line
-from look_again.pipeline.engine import Stage, open_desk, run_stage
-from look_again.pipeline.ledger.items import Item, Outcome, Place
+from look_again.pipeline.endpoint_pool import EndpointState
+from look_again.pipeline.engine import PipelineStage, open_chat_client, run_stage
+from look_again.pipeline.ledger.items import Outcome, StageKey, WorkItem
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.pipeline.ledger.merge import Merged, merge
 from look_again.pipeline.ledger.tasks import write_tasks
@@ -56,7 +56,7 @@ class Counting:
         return said
 
 
-async def first(item: Item, chat: Chat) -> Outcome:
+async def first(item: WorkItem, chat: Chat) -> Outcome:
     one, two = await asyncio.gather(
         chat.ask("e", "", f"{item.row.question}{'x' * item.sample}"), chat.ask("e", "", "two")
     )
@@ -65,33 +65,33 @@ async def first(item: Item, chat: Chat) -> Outcome:
     return Outcome(output={"response": one.text + two.text})
 
 
-async def second(item: Item, chat: Chat) -> Outcome:
+async def second(item: WorkItem, chat: Chat) -> Outcome:
     reply = await chat.ask("e", "", f"again {item.response}")
     return Outcome(output={"response": reply.text})
 
 
-def sizes(items: Sequence[Item]) -> list[Outcome]:
+def sizes(items: Sequence[WorkItem]) -> list[Outcome]:
     """What batches were made."""
     return [Outcome(output={"of": len(items)}) for _ in items]
 
 
 STAGES = [
-    Stage(Place("one", "v", samples=2), work=first, later=("two", "three")),
-    Stage(Place("two", "v", "one"), work=second, later=("three",)),
-    Stage(Place("three", "v", "two"), batch_work=sizes, batch=4),
+    PipelineStage(StageKey("one", "v", samples=2), work=first, later=("two", "three")),
+    PipelineStage(StageKey("two", "v", "one"), work=second, later=("three",)),
+    PipelineStage(StageKey("three", "v", "two"), batch_work=sizes, batch=4),
 ]
 
 
-def lines(server=answer, endpoint: Endpoint = ENDPOINT) -> list[Line]:
-    return [Line(endpoint, InProcessTransport(server))]
+def states(server=answer, endpoint: Endpoint = ENDPOINT) -> list[EndpointState]:
+    return [EndpointState(endpoint, InProcessTransport(server))]
 
 
-def do(path: Path, stage: Stage, server=answer, purse=None) -> Done:
+def do(path: Path, stage: PipelineStage, server=answer, budget=None) -> Done:
     """One worker at one task."""
-    return asyncio.run(work_on(path, stage, {line.endpoint.name: line for line in lines(server)}, purse))
+    return asyncio.run(work_on(path, stage, {state.endpoint.name: state for state in states(server)}, budget))
 
 
-def cut(ledger: Ledger, stage: Stage, folder: Path, size: int = 5) -> list[Path]:
+def cut(ledger: Ledger, stage: PipelineStage, folder: Path, size: int = 5) -> list[Path]:
     session = ledger.begin("cut")
     ledger.end(session, "done")
     return write_tasks(ledger, stage.head, folder, session, size, batch=stage.batch_size)
@@ -111,9 +111,9 @@ def here(ledger: Ledger, stages=STAGES, server=answer) -> None:
     """All stages by the local engine."""
 
     async def go() -> None:
-        async with open_desk(ledger, lines(server), "test") as desk:
+        async with open_chat_client(ledger, states(server), "test") as client:
             for stage in stages:
-                await run_stage(desk, stage, workers=4)
+                await run_stage(client, stage, workers=4)
 
     asyncio.run(go())
 

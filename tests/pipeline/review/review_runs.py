@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from look_again.data.sample import Sample
-from look_again.pipeline.engine import Stage, open_desk, run_stages
+from look_again.pipeline.engine import PipelineStage, open_chat_client, run_stages
 from look_again.pipeline.intake import add_rows
-from look_again.pipeline.ledger.items import Outcome, Place
+from look_again.pipeline.ledger.items import Outcome, StageKey
 from look_again.pipeline.ledger.ledger import Ledger
-from look_again.pipeline.review import review
+from look_again.pipeline.review import decisions
 
 PEOPLE = ("ann", "bob")
 VERDICTS = [
@@ -26,7 +26,7 @@ def rows_of(count: int, **fields: Any) -> list[Sample]:
 
 def prepare(
     ledger: Ledger, text: str, rows: Sequence[Sample] = (), *, before: str | None = None, version: str = "v"
-) -> Stage:
+) -> PipelineStage:
     """Rows that wait for people with `text` as their response; `before`: what a writer replaced by it."""
 
     async def judged(item, chat):
@@ -37,15 +37,15 @@ def prepare(
         return Outcome(output={"response": text, "rewritten": before is not None, "before": before})
 
     stages = [
-        Stage(Place("verify", version), work=judged, later=("rewrite", review.NAME)),
-        Stage(Place("rewrite", version, "verify"), work=written, later=(review.NAME,)),
-        review.stage(ledger, "rewrite"),
+        PipelineStage(StageKey("verify", version), work=judged, later=("rewrite", decisions.NAME)),
+        PipelineStage(StageKey("rewrite", version, "verify"), work=written, later=(decisions.NAME,)),
+        decisions.stage(ledger, "rewrite"),
     ]
     add_rows(ledger, rows or rows_of(5), "here")
 
     async def go():
-        async with open_desk(ledger, [], "test") as desk:
-            return await run_stages(desk, stages, workers=2)
+        async with open_chat_client(ledger, [], "test") as client:
+            return await run_stages(client, stages, workers=2)
 
     asyncio.run(go())
     return stages[-1]

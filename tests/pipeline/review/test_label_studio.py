@@ -13,8 +13,8 @@ from PIL import Image
 from look_again.commands.main import main
 from look_again.pipeline.ledger.items import counts
 from look_again.pipeline.ledger.ledger import Ledger
-from look_again.pipeline.review.label_studio import INTERFACE, LabelStudioError, decision_in, export, read_back
-from look_again.pipeline.review.review import ReviewError, claim, decide, decisions
+from look_again.pipeline.review.decisions import ReviewError, claim, decide, list_decisions
+from look_again.pipeline.review.label_studio import INTERFACE, LabelStudioError, export, read_back, read_decision
 from tests.pipeline.review.review_runs import prepare, rows_of
 
 
@@ -83,14 +83,14 @@ def test_decisions_come_back_once(ledger, tmp_path, response):
     tasks[3]["annotations"] = [annotated("accept", was_cancelled=True)]
     back = send_back(tmp_path / "back.json", tasks)
     assert read_back(ledger, back) == {"taken": 3, "known": 0, "open": 2, "refused": []}
-    assert [(d.reviewer, d.action, d.note) for d in decisions(ledger)] == [
+    assert [(d.reviewer, d.action, d.note) for d in list_decisions(ledger)] == [
         ("ann@example.org", "accept", ""),
         ("label-studio-7", "reject", "blurred"),
         ("label-studio-7", "edit", ""),
     ]
-    assert decisions(ledger)[2].response == edited.replace("<CONCL", "\n<CONCL")
+    assert list_decisions(ledger)[2].response == edited.replace("<CONCL", "\n<CONCL")
     assert read_back(ledger, back) == {"taken": 0, "known": 3, "open": 2, "refused": []}
-    assert counts(ledger, people.place) == {"items": 5, "ok": 2, "bad": 1, "waiting": 2, "pending": 0}
+    assert counts(ledger, people.key) == {"items": 5, "ok": 2, "bad": 1, "waiting": 2, "pending": 0}
 
 
 def test_what_was_decided_here_goes_out_and_is_known_when_it_comes_back(ledger, tmp_path, response):
@@ -104,7 +104,7 @@ def test_what_was_decided_here_goes_out_and_is_known_when_it_comes_back(ledger, 
     with Ledger(tmp_path / "copy") as other:  # the same rows elsewhere: reviewer and decision travel
         prepare(other, response, rows_of(3))
         assert read_back(other, tmp_path / "out.json")["taken"] == 2
-        assert [(d.reviewer, d.action, d.response) for d in decisions(other)] == [
+        assert [(d.reviewer, d.action, d.response) for d in list_decisions(other)] == [
             ("ann", "reject", None),
             ("ann", "edit", edited),
         ]
@@ -191,10 +191,10 @@ def test_other_files_are_refused(ledger, tmp_path, text):
 
 
 def test_a_decision_without_a_reviewer_has_a_name_all_the_same():
-    assert decision_in({"annotations": [annotated("accept", by=None)]})[3] == "label-studio-unknown"
-    assert decision_in({"annotations": None}) is None
+    assert read_decision({"annotations": [annotated("accept", by=None)]})[3] == "label-studio-unknown"
+    assert read_decision({"annotations": None}) is None
     with pytest.raises(ReviewError, match="no decision"):
-        decision_in({"annotations": [{"result": ["odd"]}]})
+        read_decision({"annotations": [{"result": ["odd"]}]})
 
 
 def test_the_commands_export_and_import(ledger, tmp_path, response, capsys):
@@ -210,6 +210,6 @@ def test_the_commands_export_and_import(ledger, tmp_path, response, capsys):
     assert "1 decisions taken over, 0 were there, 0 tasks without one\n  r1: the annotation" in capsys.readouterr().out
     assert main(["data", "import", run, back, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["known"] == 1
-    assert decisions(ledger)[0].reviewer == "cy"
+    assert list_decisions(ledger)[0].reviewer == "cy"
     assert main(["data", "import", run, str(tmp_path / "none.json")]) == 2
     assert "none.json" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from look_again.pipeline.engine import open_desk, run_stages
+from look_again.pipeline.engine import open_chat_client, run_stages
 from look_again.pipeline.intake import add_rows
 from look_again.pipeline.ledger.items import pending
 from look_again.pipeline.ledger.ledger import Ledger
@@ -28,8 +28,8 @@ def checkpoint(tmp_path_factory, model, tokenizer):
 
 def run(ledger: Ledger, stage) -> None:
     async def go() -> None:
-        async with open_desk(ledger, [], "test") as desk:
-            await run_stages(desk, [stage], workers=1)
+        async with open_chat_client(ledger, [], "test") as client:
+            await run_stages(client, [stage], workers=1)
 
     asyncio.run(go())
 
@@ -61,7 +61,7 @@ def test_sampled_answers_are_the_same_after_an_interruption(checkpoint, tmp_path
             run(ledger, distil.local_stage(given))
             if stops:
                 ledger.apply([("DELETE FROM results WHERE (n, sample) > (2, 0)", ())])
-                assert next(pending(ledger, distil.local_stage(given).place)).sample == 1
+                assert next(pending(ledger, distil.local_stage(given).key)).sample == 1
                 run(ledger, distil.local_stage(given))
             found.append(answers(ledger))
     assert found[0] == found[1]

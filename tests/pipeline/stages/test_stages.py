@@ -12,7 +12,7 @@ from look_again.clients.openai import Reply
 from look_again.data.sample import Sample
 from look_again.pipeline.endpoint_pool import EndpointDownError
 from look_again.pipeline.engine import RowProblem, attempt
-from look_again.pipeline.ledger.items import Item, Outcome
+from look_again.pipeline.ledger.items import Outcome, WorkItem
 from look_again.pipeline.stages import cold_start, distil, rewrite, verify
 from look_again.pipeline.stages.chat_stage import UnusableReplyError, is_refusal, read_object, usable
 from look_again.pipeline.stages.prompt_files import load_prompt
@@ -21,16 +21,16 @@ from look_again.text.grammar import parse
 PLAIN = "<SUMMARY>s</SUMMARY>\n<CAPTION>c</CAPTION>\n<REASONING>r</REASONING>\n<CONCLUSION>4</CONCLUSION>"
 LOOKED = PLAIN.replace("<CONCLUSION>", "<REFLECTION>I look: it holds.</REFLECTION>\n<CONCLUSION>")
 ROW = Sample(id="r", question="How many?", reference="4", response=PLAIN, source="test")
-ITEM = Item(1, 0, ROW, {}, "i")
+ITEM = WorkItem(1, 0, ROW, {}, "i")
 CORRECT = json.dumps({"answer": "correct", "reasoning": "correct", "reason": "fine"})
 INCORRECT = json.dumps({"answer": "incorrect", "reasoning": "correct", "reason": "it is 4"})
-PANEL = verify.Panel(judges=("a", "b", "c", "d"))
+PANEL = verify.JudgePanel(judges=("a", "b", "c", "d"))
 
 
 class Chat:
     """Replies from a list per endpoint; the last for ever. An exception is raised."""
 
-    def __init__(self, item: Item, **replies) -> None:
+    def __init__(self, item: WorkItem, **replies) -> None:
         self.item, self.replies, self.asked = item, replies, []
 
     async def ask(self, endpoint, system, user, images=(), *, ask=0, prompt="", **options) -> Reply:
@@ -42,7 +42,7 @@ class Chat:
         return reply if isinstance(reply, Reply) else Reply(reply)
 
 
-def made(stage, item: Item, **replies) -> tuple[Outcome, Chat]:
+def made(stage, item: WorkItem, **replies) -> tuple[Outcome, Chat]:
     chat = Chat(item, **replies)
     return asyncio.run(attempt(stage, item, chat)), chat
 
@@ -110,7 +110,7 @@ def test_distilling_takes_answers_as_they_are_and_drops_empty_ones():
     assert "refusal" in str(made(stage, ITEM, m="I cannot help with that.")[0].reason)
 
 
-def checked(item: Item = ITEM, panel=PANEL, **replies) -> Outcome:
+def checked(item: WorkItem = ITEM, panel=PANEL, **replies) -> Outcome:
     given = dict.fromkeys(panel.judges, CORRECT) | replies
     return made(
         verify.stage(panel, load_prompt("verify"), "distil"), replace(item, output={"response": LOOKED}), **given

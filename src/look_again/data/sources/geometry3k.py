@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from look_again.data.fields import text_of
+from look_again.data.fields import check_text
 from look_again.data.hub_datasets import read_data_set
 from look_again.data.readers import read_json
 from look_again.data.records import Record
-from look_again.data.references import question_rows
+from look_again.data.references import question_samples
 from look_again.data.sample import Sample, SampleError
 from look_again.data.source import Source
 
@@ -34,10 +34,10 @@ def geometry3k_samples(source: Source) -> Iterator[Sample | SampleError]:
     folder = source.place / {"validation": "val"}.get(source.split, source.split)
     if any(folder.glob("*/data.json")):
         base = source.base(folder)
-        return question_rows(_folders(folder), _original, source="geometry3k", split=source.split, base=base)
+        return question_samples(_folders(folder), _original, source="geometry3k", split=source.split, base=base)
     records = read_data_set(source.path, source.split, looked_for=f"a folder {folder} of <number>/data.json")
     base = source.base(source.place if source.place.is_dir() else None)
-    return question_rows(records, _published, source="geometry3k", split=source.split, base=base)
+    return question_samples(records, _published, source="geometry3k", split=source.split, base=base)
 
 
 def _folders(split: Path) -> Iterator[Record | SampleError]:
@@ -50,7 +50,7 @@ def _folders(split: Path) -> Iterator[Record | SampleError]:
 def _original(record: Record, row_id: str) -> Record:
     text = next((record[name] for name in TEXTS if record.get(name)), None)
     return {
-        "question": text_of(text, row_id, TEXTS[0]),
+        "question": check_text(text, row_id, TEXTS[0]),
         "image": f"{record['id']}/{DIAGRAM}",
         "options": record.get("choices"),
         "reference": record.get("answer"),
@@ -59,7 +59,7 @@ def _original(record: Record, row_id: str) -> Record:
 
 def _published(record: Record, row_id: str) -> Record:
     return {
-        "question": text_of(record.get("problem"), row_id, "problem"),
+        "question": check_text(record.get("problem"), row_id, "problem"),
         "images": record.get("images"),
         "reference": record.get("answer"),
     }

@@ -16,11 +16,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from look_again.data.fields import text_of
+from look_again.data.fields import check_text
 from look_again.data.hub_datasets import read_configurations
 from look_again.data.readers import read_json
 from look_again.data.records import Record
-from look_again.data.references import question_rows
+from look_again.data.references import question_samples
 from look_again.data.sample import Sample, SampleError
 from look_again.data.source import Source
 from look_again.scoring.grading import boxed
@@ -37,7 +37,7 @@ def math_samples(source: Source) -> Iterator[Sample | SampleError]:
     else:
         looked_for = f"a folder {folder} of <subject>/<number>.json"
         records = read_configurations(source.path, source.split, source.name, looked_for=looked_for)
-    return question_rows(records, _shape, source="math", split=source.split, base=None, needs_image=False)
+    return question_samples(records, _shape, source="math", split=source.split, base=None, needs_image=False)
 
 
 def _files(folder: Path, subject: str | None) -> Iterator[Record | SampleError]:
@@ -51,10 +51,10 @@ def _files(folder: Path, subject: str | None) -> Iterator[Record | SampleError]:
 
 
 def _shape(record: Record, row_id: str) -> Record:
-    answer = last_boxed(text_of(record.get("solution"), row_id, "solution"))
+    answer = last_boxed(check_text(record.get("solution"), row_id, "solution"))
     if not answer:
         raise SampleError(row_id, r"the solution has no \boxed{} answer that closes")
-    return {"question": text_of(record.get("problem"), row_id, "problem"), "reference": answer}
+    return {"question": check_text(record.get("problem"), row_id, "problem"), "reference": answer}
 
 
 def last_boxed(solution: str) -> str | None:

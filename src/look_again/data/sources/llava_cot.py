@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from look_again.data.hub_datasets import folder_of
+from look_again.data.hub_datasets import find_folder
 from look_again.data.image_files import ImageSource
 from look_again.data.readers import read_jsonl
 from look_again.data.records import samples_from_records
 from look_again.data.sample import Sample, SampleError
 from look_again.data.source import Source
-from look_again.data.zips import FOLDERS, ZipMember, parts_of
+from look_again.data.zips import FOLDERS, ZipMember, find_parts
 
 ARCHIVE = "image.zip"
 
@@ -33,30 +33,32 @@ def llava_cot_samples(source: Source) -> Iterator[Sample | SampleError]:
     Raises ValueError when there is no such folder or hub data set, no `<split>.jsonl` in it, or a hole in the archive.
     """
     split, images = source.split, source.base(None)
-    folder = folder_of(source.path, [f"{split}.jsonl", f"{ARCHIVE}*"], example="Xkev/LLaVA-CoT-100k")
+    folder = find_folder(source.path, [f"{split}.jsonl", f"{ARCHIVE}*"], example="Xkev/LLaVA-CoT-100k")
     file = folder / f"{split}.jsonl"
     if not file.is_file():
         raise ValueError(f"{folder} has no {file.name}: LLaVA-CoT-100k has the split train, in train.jsonl")
     unpacked = Path(os.path.abspath(images or folder))
-    archive = folder.absolute() / ARCHIVE if parts_of(folder / ARCHIVE) else None
+    archive = folder.absolute() / ARCHIVE if find_parts(folder / ARCHIVE) else None
     rows = samples_from_records(read_jsonl(file), source="llava-cot", split=split, base=unpacked)
     return _finished(rows, unpacked, archive)
 
 
 def _finished(
-    rows: Iterator[Sample | SampleError], unpacked: Path, archive: Path | None
+    samples: Iterator[Sample | SampleError], unpacked: Path, archive: Path | None
 ) -> Iterator[Sample | SampleError]:
     """The rows with their images found and their ids told apart."""
     times: Counter[str] = Counter()
-    for row in rows:
-        if isinstance(row, Sample):
-            times[row.id] += 1
-            row_id = row.id if times[row.id] == 1 else f"{row.id}-{times[row.id]}"
-            row = replace(row, id=row_id, images=tuple(_found(image, unpacked, archive) for image in row.images))
-        yield row
+    for sample in samples:
+        if isinstance(sample, Sample):
+            times[sample.id] += 1
+            row_id = sample.id if times[sample.id] == 1 else f"{sample.id}-{times[sample.id]}"
+            sample = replace(
+                sample, id=row_id, images=tuple(_locate(image, unpacked, archive) for image in sample.images)
+            )
+        yield sample
 
 
-def _found(image: ImageSource, unpacked: Path, archive: Path | None) -> ImageSource:
+def _locate(image: ImageSource, unpacked: Path, archive: Path | None) -> ImageSource:
     """The unpacked file if there is one, else the member of the archive, else the path as it was."""
     if not isinstance(image, Path):
         return image

@@ -19,11 +19,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from look_again.data.fields import text_of
+from look_again.data.fields import check_text
 from look_again.data.hub_datasets import read_data_set
 from look_again.data.readers import read_jsonl
 from look_again.data.records import Record
-from look_again.data.references import question_rows
+from look_again.data.references import question_samples
 from look_again.data.sample import Sample, SampleError
 from look_again.data.source import Source
 
@@ -35,7 +35,7 @@ def mathvision_samples(source: Source) -> Iterator[Sample | SampleError]:
     """Rows of a split; bad records as RowErrors. ValueError where no layout is found."""
     records = _without_testmini(source) if source.split == "train" else _records(source, source.split)
     base = source.base(source.place if source.place.is_dir() else None)
-    return question_rows(records, _shape, source="mathvision", split=source.split, base=base)
+    return question_samples(records, _shape, source="mathvision", split=source.split, base=base)
 
 
 def _without_testmini(source: Source) -> Iterator[Record | SampleError]:
@@ -60,7 +60,7 @@ def _shape(record: Record, row_id: str) -> Record:
     if isinstance(options, list | tuple):
         options = [with_named_images(option) if isinstance(option, str) else option for option in options]
     return {
-        "question": readable(text_of(record.get("question"), row_id, "question")),
+        "question": readable(check_text(record.get("question"), row_id, "question")),
         "options": options,
         "image": image,
         "reference": record.get("answer"),

@@ -24,10 +24,10 @@ from pathlib import Path
 from string import ascii_uppercase
 
 from look_again.data.fields import short
-from look_again.data.hub_datasets import folder_of
+from look_again.data.hub_datasets import find_folder
 from look_again.data.readers import read_csv
 from look_again.data.records import Record
-from look_again.data.references import INLINE, question_rows, split_choices
+from look_again.data.references import INLINE, question_samples, split_choices
 from look_again.data.sample import Sample, SampleError
 from look_again.data.source import Source
 
@@ -43,12 +43,12 @@ def polymath_samples(source: Source) -> Iterator[Sample | SampleError]:
     made = source.split == "train"
     split = "test" if made else source.split
     patterns = [f"{split}/*", *(f"{name}/{TABLE}" for name in HELD_OUT if made)]
-    folder = folder_of(source.path, patterns, example="him1411/polymath")
+    folder = find_folder(source.path, patterns, example="him1411/polymath")
     held_out = {name for other in HELD_OUT if made for name in _names(_table(folder, other))}
     table = _table(folder, split)
     records = (record for record in _records(table) if isinstance(record, SampleError) or record["id"] not in held_out)
     base = source.base(table.parent)
-    return question_rows(records, _shape, source="polymath", split=source.split, base=base)
+    return question_samples(records, _shape, source="polymath", split=source.split, base=base)
 
 
 def _table(folder: Path, split: str) -> Path:
@@ -69,24 +69,24 @@ def _names(table: Path) -> Iterator[str]:
 
 
 def _shape(record: Record, row_id: str) -> Record:
-    asked, shown = _read(record["question_text"]) or ASK, _read(record["answer_option"])
+    question, options = _read(record["question_text"]) or ASK, _read(record["answer_option"])
     answer = (record["final_answer"] or "").strip().upper()
     if not re.fullmatch(r"[A-J]|[1-9]", answer):
         raise SampleError(
             row_id, f"final_answer is {short(record['final_answer'])}: one letter or one number is needed"
         )
     place = int(answer) - 1 if answer.isdigit() else ascii_uppercase.index(answer)
-    choices = split_choices(shown, INLINE)
+    choices = split_choices(options, INLINE)
     if choices and place >= len(choices.texts):
         raise SampleError(
-            row_id, f"final_answer is {answer!r}, and there are {len(choices.texts)} options: {short(shown)}"
+            row_id, f"final_answer is {answer!r}, and there are {len(choices.texts)} options: {short(options)}"
         )
-    shaped = {"question": asked, "image": record["file_name"]}
+    shaped = {"question": question, "image": record["file_name"]}
     if choices and all(choices.texts) and not choices.before:
         return {**shaped, "options": list(choices.texts), "reference": ascii_uppercase[place]}
     return {
         **shaped,
-        "question": f"{asked}\n{shown}".strip(),
+        "question": f"{question}\n{options}".strip(),
         "reference": choices.labels[place] if choices else answer,
     }
 

@@ -19,11 +19,11 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from look_again.data.fields import path_inside, short, text_of
-from look_again.data.hub_datasets import folder_of
+from look_again.data.fields import check_text, path_inside, short
+from look_again.data.hub_datasets import find_folder
 from look_again.data.readers import read_json
 from look_again.data.records import Record
-from look_again.data.references import AT_LINE_STARTS, question_rows, split_choices
+from look_again.data.references import AT_LINE_STARTS, question_samples, split_choices
 from look_again.data.sample import Sample, SampleError
 from look_again.data.source import Source
 from look_again.scoring.grading import boxed
@@ -37,13 +37,13 @@ _LETTER = re.compile(r"\s*\(?([A-H])\)?(?![A-Za-z])")
 
 def scemqa_samples(source: Source) -> Iterator[Sample | SampleError]:
     """Rows of both files; bad records as RowErrors. ValueError where there is no such folder, or neither file."""
-    folder = folder_of(source.path, [f"{Path(name).parent}/**" for name in FILES], example="Haozy/SceMQA-main")
+    folder = find_folder(source.path, [f"{Path(name).parent}/**" for name in FILES], example="Haozy/SceMQA-main")
     files = [folder / name for name in FILES if (folder / name).is_file()]
     if not files:
         raise ValueError(f"{folder} has none of {', '.join(FILES)}: SceMQA's questions are in these two")
     for file in files:
         base = source.base(file.parent) or file.parent
-        yield from question_rows(_records(file, base), _shape, source="scemqa", split=source.split, base=base)
+        yield from question_samples(_records(file, base), _shape, source="scemqa", split=source.split, base=base)
 
 
 def _records(file: Path, base: Path) -> Iterator[Record | SampleError]:
@@ -63,9 +63,9 @@ def _records(file: Path, base: Path) -> Iterator[Record | SampleError]:
 
 
 def _shape(record: Record, row_id: str) -> Record:
-    question = text_of(record.get("Question"), row_id, "Question").strip()
-    answer = text_of(record.get(ANSWER), row_id, ANSWER)
-    image = _image(text_of(record.get("ImagePath"), row_id, "ImagePath"), row_id, record["base"])
+    question = check_text(record.get("Question"), row_id, "Question").strip()
+    answer = check_text(record.get(ANSWER), row_id, ANSWER)
+    image = _image(check_text(record.get("ImagePath"), row_id, "ImagePath"), row_id, record["base"])
     if r"\answer{" in answer:
         first = boxed(r"\boxed{" + answer.split(r"\answer{")[1])
         return {"question": question, "image": image, "reference": (first or "").strip()}

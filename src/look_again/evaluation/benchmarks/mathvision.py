@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from string import ascii_uppercase
 
-from look_again.data.fields import image_of, option_texts, reference_text, text_of
+from look_again.data.fields import check_text, option_texts, parse_image, reference_text
 from look_again.data.image_files import ImageSource
 from look_again.data.readers import read_jsonl
 from look_again.data.sample import BadSample, Sample
@@ -86,7 +86,7 @@ def _item(record: Record, index: int, base: Path | None) -> BenchmarkItem:
     row = Sample(
         id=name,
         images=(_image(record, name, base),),
-        question=readable(text_of(record.get("question"), name, "question")),
+        question=readable(check_text(record.get("question"), name, "question")),
         options=options,
         reference=letter_of(answer, options, name) if options else usable_answer(answer.strip(), name),
         source="mathvision",
@@ -98,8 +98,8 @@ def _item(record: Record, index: int, base: Path | None) -> BenchmarkItem:
 def _image(record: Record, name: str, base: Path | None) -> ImageSource:
     """A table's decoded image; else the file "images/4.jpg" or "4.jpg" in `base`, or a member of its `images.zip`."""
     if record.get("decoded_image") is not None:
-        return image_of(record["decoded_image"], name, "decoded_image", None)
-    image = image_of(record.get("image"), name, "image", base)
+        return parse_image(record["decoded_image"], name, "decoded_image", None)
+    image = parse_image(record.get("image"), name, "image", base)
     if base is None or not isinstance(image, Path) or image.is_file():
         return image
     if (base / image.name).is_file():

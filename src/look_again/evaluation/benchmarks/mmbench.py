@@ -19,7 +19,7 @@ from itertools import islice
 from string import ascii_uppercase
 from typing import Any
 
-from look_again.data.fields import image_of, short, text_of
+from look_again.data.fields import check_text, parse_image, short
 from look_again.data.image_files import ImageSource
 from look_again.data.sample import BadSample, Sample, SampleError
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation, ItemScore, Judge, ModelReply, Scores
@@ -168,7 +168,7 @@ def _missing(cell: object) -> bool:
 
 def _item(record: Record, row: str, image: ImageSource, **facts: Any) -> BenchmarkItem:
     options = lettered_options(record, row)
-    question = text_of(record.get("question"), row, "question")
+    question = check_text(record.get("question"), row, "question")
     hint = record.get("hint")
     made = Sample(
         id=row,
@@ -187,7 +187,7 @@ def _image(value: object, questions: Mapping[int, Copies], decoded: dict[str, by
     if isinstance(value, str) and len(value) <= MAX_REFERENCE:
         value = _referred(value, questions, row)
     if not isinstance(value, str):
-        return image_of(value, row, "image", None)
+        return parse_image(value, row, "image", None)
     if value not in decoded:
         try:
             decoded[value] = base64.b64decode(value, validate=True)

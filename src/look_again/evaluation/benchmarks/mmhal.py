@@ -24,8 +24,8 @@ from importlib.resources import files
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from look_again.data.fields import short, text_of
-from look_again.data.hub_datasets import folder_of
+from look_again.data.fields import check_text, short
+from look_again.data.hub_datasets import find_folder
 from look_again.data.image_files import ImageSource
 from look_again.data.sample import BadSample, SampleError
 from look_again.evaluation.benchmark import (
@@ -76,7 +76,7 @@ def load(location: DataLocation) -> Iterator[BenchmarkItem | BadSample]:
     check_split(location, "MMHal-Bench", SPLITS)
     path = local_path(location)
     if path is None:
-        path = folder_of(location.path, [TEMPLATE, "images/*"], example=HUB)
+        path = find_folder(location.path, [TEMPLATE, "images/*"], example=HUB)
     file = path / TEMPLATE if path.is_dir() else path
     if file.is_file() and file.suffix == ".json":
         folders = image_folders(location, file.parent, "images")
@@ -112,7 +112,7 @@ def _item(record: Record, index: int, image: Callable[[Record, str], ImageSource
         raise SampleError(name, f"image_content is {short(contents)}: a list of texts is needed")
     facts = {
         "question_type": _question_type(record.get("question_type"), index),
-        "image_content": [text_of(text, name, "image_content") for text in contents],
+        "image_content": [check_text(text, name, "image_content") for text in contents],
     }
     return BenchmarkItem(
         id=name,

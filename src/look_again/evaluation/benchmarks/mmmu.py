@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from look_again.data.fields import image_of, option_texts, short, text_of
+from look_again.data.fields import check_text, option_texts, parse_image, short
 from look_again.data.hub_datasets import read_hub
 from look_again.data.image_files import ImageSource
 from look_again.data.readers import read_parquet
@@ -146,7 +146,7 @@ def marked_row(record: Record, name: str, options: Sequence[str], answer: str) -
     Images without a mark are left out, as MMMU's harness does: they belong to the explanation of the answer. A row
     without any mark shows all of them. SampleError for a mark without its image.
     """
-    question = text_of(record.get("question"), name, "question")
+    question = check_text(record.get("question"), name, "question")
     numbers = sorted({int(number) for text in (question, *options) for number in _MARK.findall(text)})
     numbers = numbers or [n for n in range(1, MAX_IMAGES + 1) if record.get(f"image_{n}") is not None]
     places = {str(number): place for place, number in enumerate(numbers, start=1)}
@@ -169,12 +169,12 @@ def _image(record: Record, number: int, name: str) -> ImageSource:
     field = f"image_{number}"
     if record.get(field) is None:
         raise SampleError(name, f"the text marks <image {number}>, and {field} is missing")
-    return image_of(record[field], name, field, None)
+    return parse_image(record[field], name, field, None)
 
 
 def _open_answers(value: object, name: str) -> list[str]:
     """The accepted answers: the text, or the texts of a list that is written out as text."""
-    text = text_of(value, name, "answer").strip()
+    text = check_text(value, name, "answer").strip()
     if text in ("", "?"):
         raise SampleError(name, f"answer is {short(text)}: withheld; use the split validation or dev")
     answers = listed_options(text, name) if _LIST.fullmatch(text) else (text,)

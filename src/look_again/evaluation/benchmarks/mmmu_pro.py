@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from string import ascii_uppercase
 
-from look_again.data.fields import image_of
+from look_again.data.fields import parse_image
 from look_again.data.sample import BadSample, Sample
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation, Judge, ModelReply, Scores
 from look_again.evaluation.benchmarks.choices import STRICT_RULE, guess, letter_of, mmmu_letter, score_choice, scores_of
@@ -88,7 +88,7 @@ def _vision_item(record: Record, index: int) -> BenchmarkItem:
     options = listed_options(record.get("options"), name)
     row = Sample(
         id=name,
-        images=(image_of(record.get("image"), name, "image", None),),
+        images=(parse_image(record.get("image"), name, "image", None),),
         question=VISION_QUESTION,
         reference=letter_of(record.get("answer"), options, name),
         source="mmmu-pro",

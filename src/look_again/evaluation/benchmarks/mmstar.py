@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from look_again.data.fields import image_of, text_of
+from look_again.data.fields import check_text, parse_image
 from look_again.data.sample import BadSample, Sample
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation, ItemScore, Judge, ModelReply, Scores
 from look_again.evaluation.benchmarks.choices import (
@@ -44,11 +44,11 @@ def load(location: DataLocation) -> Iterator[BenchmarkItem | BadSample]:
 
 def _item(record: Record, index: int) -> BenchmarkItem:
     name = row_id(record, "index", index)
-    question = text_of(record.get("question"), name, "question")
+    question = check_text(record.get("question"), name, "question")
     options = options_within(question) or _UNKNOWN
     row = Sample(
         id=name,
-        images=(image_of(record.get("image"), name, "image", None),),
+        images=(parse_image(record.get("image"), name, "image", None),),
         question=question.strip(),
         reference=letter_of(record.get("answer"), options, name),
         source="mmstar",

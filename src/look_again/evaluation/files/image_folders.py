@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from look_again.data.fields import image_of, path_inside, text_of
+from look_again.data.fields import check_text, parse_image, path_inside
 from look_again.data.image_files import ImageSource, image_size
 from look_again.data.sample import SampleError
 from look_again.evaluation.benchmark import DataLocation
@@ -44,7 +44,7 @@ def image_in(folders: Sequence[Path], name: str, row_id: str) -> Path:
 
 def record_image(record: Record, row_id: str) -> ImageSource:
     """The image in a table's column `image`; SampleError when there is none or it is damaged."""
-    return checked(image_of(record.get("image"), row_id, "image", None), row_id)
+    return checked(parse_image(record.get("image"), row_id, "image", None), row_id)
 
 
 def checked(image: ImageSource, row_id: str) -> ImageSource:
@@ -58,6 +58,6 @@ def checked(image: ImageSource, row_id: str) -> ImageSource:
 
 def parse_question(record: Record, field: str, row_id: str) -> str:
     """The stripped text of a field; SampleError unless there is one."""
-    if not (text := text_of(record.get(field), row_id, field).strip()):
+    if not (text := check_text(record.get(field), row_id, field).strip()):
         raise SampleError(row_id, f"{field} is empty")
     return text

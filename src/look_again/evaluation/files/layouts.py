@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from look_again.data.checks import Needs, check_sample
-from look_again.data.fields import short, text_of
+from look_again.data.fields import check_text, short
 from look_again.data.hub_datasets import read_hub
 from look_again.data.readers import read_parquet
 from look_again.data.sample import BadSample, Sample, SampleError
@@ -145,7 +145,7 @@ def row_id(record: Record, column: str, index: int) -> str:
     value = record.get(column)
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise SampleError(f"row {index}", f"{column} is {short(value)}: a text or a whole number is needed")
-    return text_of(str(value), f"row {index}", column)
+    return check_text(str(value), f"row {index}", column)
 
 
 def label(record: Record, *columns: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from look_again.data.sample import Sample
-from look_again.pipeline.contents import as_text, digest_of, row_of
+from look_again.pipeline.contents import as_text, compute_digest, restore_sample
 from look_again.pipeline.ledger.ledger import Ledger, Op
 from look_again.text.unicode import storable
 
@@ -33,7 +33,7 @@ _PENDING = f"(r.status IS NULL OR r.status = 'waiting' OR NOT ({_CURRENT}))"
 
 
 @dataclass(frozen=True)
-class Place:
+class StageKey:
     """Where a stage stands: its name, its version, the stage before it (None: it starts from the rows) and how many
     samples each row has."""
 
@@ -52,7 +52,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Item:
+class WorkItem:
     """A row, the number of a sample, what the stage before said (`output`), and the name of all of that (`input`)."""
 
     n: int
@@ -87,54 +87,56 @@ class Outcome:
         return Outcome(WAITING, output, reason)
 
 
-def pending(ledger: Ledger, place: Place, page: int = PAGE) -> Iterator[Item]:
+def pending(ledger: Ledger, key: StageKey, page: int = PAGE) -> Iterator[WorkItem]:
     """Items to be looked at, in the order of rows and samples, a page in memory at a time."""
     select = "SELECT up.n, up.sample, rows.content, up.output, :version || ':' || rows.digest || ':' || up.digest"
     where = f"WHERE {_PENDING} AND (up.n, up.sample) > (:n, :sample) ORDER BY up.n, up.sample LIMIT :page"
     at = (-1, -1)
-    while found := ledger.read(
-        f"{place.query}{select}{_JOINED} {where}", place.values | {"n": at[0], "sample": at[1], "page": page}
+    while page_rows := ledger.read(
+        f"{key.query}{select}{_JOINED} {where}", key.values | {"n": at[0], "sample": at[1], "page": page}
     ):
-        for n, sample, content, output, given in found:
+        for n, sample, content, output, given in page_rows:
             at = (n, sample)
-            yield Item(n, sample, row_of(json.loads(content), ledger.folder), json.loads(output), given)
+            yield WorkItem(n, sample, restore_sample(json.loads(content), ledger.folder), json.loads(output), given)
 
 
-def wanted(ledger: Ledger, place: Place, first: int, last: int) -> dict[tuple[int, int], str]:
+def pending_inputs(ledger: Ledger, key: StageKey, first: int, last: int) -> dict[tuple[int, int], str]:
     """Of the rows from `first` to `last`, the items that are to be looked at: the name of each one's input."""
     select = "SELECT up.n, up.sample, :version || ':' || rows.digest || ':' || up.digest"
     where = f"WHERE {_PENDING} AND up.n BETWEEN :first AND :last"
-    found = ledger.read(f"{place.query}{select}{_JOINED} {where}", place.values | {"first": first, "last": last})
-    return {(n, sample): given for n, sample, given in found}
+    page_rows = ledger.read(f"{key.query}{select}{_JOINED} {where}", key.values | {"first": first, "last": last})
+    return {(n, sample): given for n, sample, given in page_rows}
 
 
-def results(ledger: Ledger, place: Place, status: str = OK, page: int = PAGE) -> Iterator[tuple[Item, dict[str, Any]]]:
+def results(
+    ledger: Ledger, key: StageKey, status: str = OK, page: int = PAGE
+) -> Iterator[tuple[WorkItem, dict[str, Any]]]:
     """Items whose result has this status and still counts, each with what the stage said of it."""
     select = "SELECT up.n, up.sample, rows.content, up.output, r.input, r.output"
     where = f"WHERE r.status = :status AND {_CURRENT} AND (up.n, up.sample) > (:n, :sample)"
     order = "ORDER BY up.n, up.sample LIMIT :page"
     at = (-1, -1)
-    while found := ledger.read(
-        f"{place.query}{select}{_JOINED} {where} {order}",
-        place.values | {"n": at[0], "sample": at[1], "page": page, "status": status},
+    while page_rows := ledger.read(
+        f"{key.query}{select}{_JOINED} {where} {order}",
+        key.values | {"n": at[0], "sample": at[1], "page": page, "status": status},
     ):
-        for n, sample, content, output, given, said in found:
+        for n, sample, content, output, given, result_output in page_rows:
             at = (n, sample)
-            row = row_of(json.loads(content), ledger.folder)
-            yield Item(n, sample, row, json.loads(output), given), json.loads(said)
+            row = restore_sample(json.loads(content), ledger.folder)
+            yield WorkItem(n, sample, row, json.loads(output), given), json.loads(result_output)
 
 
-def counts(ledger: Ledger, place: Place) -> dict[str, int]:
+def counts(ledger: Ledger, key: StageKey) -> dict[str, int]:
     """Items that the stage gets and what became of them: items = ok + bad + waiting + pending."""
     state = f"CASE WHEN r.status IS NULL OR NOT ({_CURRENT}) THEN 'pending' ELSE r.status END"
-    query = f"{place.query}SELECT {state} AS state, count(*) {_JOINED} GROUP BY state"
-    found: dict[str, int] = dict(ledger.read(query, place.values))
-    return {"items": sum(found.values()), **{name: found.get(name, 0) for name in (OK, BAD, WAITING, "pending")}}
+    query = f"{key.query}SELECT {state} AS state, count(*) {_JOINED} GROUP BY state"
+    by_state: dict[str, int] = dict(ledger.read(query, key.values))
+    return {"items": sum(by_state.values()), **{name: by_state.get(name, 0) for name in (OK, BAD, WAITING, "pending")}}
 
 
-def result_ops(place: Place, item: Item, outcome: Outcome, later: Sequence[str] = ()) -> list[Op]:
+def result_ops(key: StageKey, item: WorkItem, outcome: Outcome, later: Sequence[str] = ()) -> list[Op]:
     """What writes a result; where it does not go on, what `later` stages said of the item goes."""
-    return record_ops(place.stage, (item.n, item.sample), item.input, outcome, time.time(), later)
+    return record_ops(key.stage, (item.n, item.sample), item.input, outcome, time.time(), later)
 
 
 def record_ops(
@@ -143,14 +145,14 @@ def record_ops(
     """The same for a result that was made at another time. of: row and sample. given: the name of the input."""
     output = as_text(outcome.output)
     reason = None if outcome.reason is None else storable(outcome.reason)
-    values = (stage, *of, outcome.status, given, digest_of(output), output, reason, at)
+    values = (stage, *of, outcome.status, given, compute_digest(output), output, reason, at)
     ops: list[Op] = [("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)]
     if outcome.status != OK:
-        gone = "DELETE FROM results WHERE stage = ? AND n = ? AND sample = ?"
-        ops += [(gone, (name, *of)) for name in later]
+        delete = "DELETE FROM results WHERE stage = ? AND n = ? AND sample = ?"
+        ops += [(delete, (name, *of)) for name in later]
     return ops
 
 
-def with_output(item: Item, **output: Any) -> Item:
+def with_output(item: WorkItem, **output: Any) -> WorkItem:
     """The item with more said of it."""
     return replace(item, output=item.output | output)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from look_again.pipeline.ledger.items import WAITING, Item
+from look_again.pipeline.ledger.items import WAITING, WorkItem
 from look_again.pipeline.ledger.ledger import Ledger, LedgerError, LedgerFullError, Op
 from look_again.pipeline.ledger.tasks import Task
 
@@ -54,9 +54,9 @@ class Journal(Ledger):
         """As the run's ledger does it. After a write that failed there is no other: LedgerError."""
         if self._file is None:
             raise LedgerError("the journal is closed")
-        made = [(statement, list(values)) for statement, values in ops]
-        super().apply(made)
-        line = json.dumps(made).encode() + b"\n"
+        transaction = [(statement, list(values)) for statement, values in ops]
+        super().apply(transaction)
+        line = json.dumps(transaction).encode() + b"\n"
         try:
             if self._file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, "No space left on device")
@@ -69,10 +69,10 @@ class Journal(Ledger):
     def last_attempt(self) -> int:
         return max(super().last_attempt(), self.number * NUMBERS)
 
-    def is_done(self, item: Item) -> bool:
+    def is_done(self, item: WorkItem) -> bool:
         """Whether an earlier worker has finished this item of the task."""
-        found = self.read("SELECT status FROM results WHERE n = ? AND sample = ?", [item.n, item.sample])
-        return bool(found) and found[0][0] != WAITING
+        statuses = self.read("SELECT status FROM results WHERE n = ? AND sample = ?", [item.n, item.sample])
+        return bool(statuses) and statuses[0][0] != WAITING
 
 
 def _known(task: Task) -> Iterator[Op]:

@@ -57,7 +57,7 @@ class Ledger:
             raise LedgerError(f"{self.folder} holds no run: there is no {FILE} in it")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
-        self._held: IO[str] | None = None
+        self._lock_file: IO[str] | None = None
         self._writer, self._reader = _connect(self.path), _connect(self.path)
         try:
             self._prepare()
@@ -83,9 +83,9 @@ class Ledger:
     def close(self) -> None:
         self._writer.close()
         self._reader.close()
-        if self._held is not None:
-            self._held.close()
-            self._held = None
+        if self._lock_file is not None:
+            self._lock_file.close()
+            self._lock_file = None
 
     def apply(self, ops: Iterable[Op]) -> None:
         """All statements or none, on disk when this returns. LedgerFullError when the disk has no room."""
@@ -108,8 +108,8 @@ class Ledger:
             return self._reader.execute(statement, values).fetchall()
 
     def fact(self, name: str) -> str | None:
-        found = self.read("SELECT value FROM facts WHERE name = ?", [name])
-        return found[0][0] if found else None
+        values = self.read("SELECT value FROM facts WHERE name = ?", [name])
+        return values[0][0] if values else None
 
     def set_fact(self, name: str, value: str) -> None:
         self.apply([("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))])
@@ -142,28 +142,28 @@ class Ledger:
             self.release()
 
     def release(self) -> None:
-        if self._held is not None:
-            self._held.close()
-            self._held = None
+        if self._lock_file is not None:
+            self._lock_file.close()
+            self._lock_file = None
 
     def _hold(self) -> None:
         """One process at a time sends requests: two would pay for the same ones."""
-        if self._held is not None:
+        if self._lock_file is not None:
             return
-        held = (self.folder / LOCK).open("w")
+        lock = (self.folder / LOCK).open("w")
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            held.close()
+            lock.close()
             raise LedgerError(f"another process is working on {self.folder}: wait for it or stop it") from error
-        self._held = held
+        self._lock_file = lock
 
     # requests
 
     def reply(self, key: str) -> dict[str, Any] | None:
         """The committed reply to a request."""
-        found = self.read("SELECT reply FROM requests WHERE key = ? AND reply IS NOT NULL", [key])
-        return json.loads(found[0][0]) if found else None
+        values = self.read("SELECT reply FROM requests WHERE key = ? AND reply IS NOT NULL", [key])
+        return json.loads(values[0][0]) if values else None
 
     def attempts(self, key: str) -> int:
         """How often a request has gone out."""

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from look_again.pipeline.ledger.items import Outcome, record_ops, wanted
+from look_again.pipeline.ledger.items import Outcome, pending_inputs, record_ops
 from look_again.pipeline.ledger.ledger import Ledger, Op
-from look_again.pipeline.ledger.shards import Shard, ShardError, digest_in, read_shard, salvage, shards_in
+from look_again.pipeline.ledger.shards import Shard, ShardError, list_shards, parse_digest, read_shard, salvage
 
 FACT = "shard "
 MANY = 500  # values of a query
@@ -58,7 +58,7 @@ def merge(ledger: Ledger, folders: Sequence[Path]) -> Merged:
 def merge_folder(ledger: Ledger, folder: Path, session: int, merged: Merged) -> None:
     """The same for one folder, in a session that was begun. Refused files are named and the others brought in."""
     salvage(folder)
-    for path in shards_in(folder):
+    for path in list_shards(folder):
         try:
             merge_shard(ledger, path, session, merged)
         except ShardError as error:
@@ -67,34 +67,34 @@ def merge_folder(ledger: Ledger, folder: Path, session: int, merged: Merged) -> 
 
 def merge_shard(ledger: Ledger, path: Path, session: int, merged: Merged) -> None:
     """Bring in one shard. ShardError for one that is not whole, or of another run."""
-    fact = FACT + digest_in(path)
+    fact = FACT + parse_digest(path)
     if ledger.fact(fact) is not None:
         merged.known += 1
         return
     shard = read_shard(path)
     _check_rows(ledger, path, shard)
-    found = _Parts(ledger, shard, session)
-    ops = [*found.results(merged), *found.requests(merged)]
+    parts = _NewParts(ledger, shard, session)
+    ops = [*parts.results(merged), *parts.requests(merged)]
     ledger.apply([*ops, ("INSERT INTO facts VALUES (?, ?)", (fact, path.name))])
     merged.shards += 1
 
 
 def _check_rows(ledger: Ledger, path: Path, shard: Shard) -> None:
     """ShardError unless the shard's rows are the ledger's, each under its number."""
-    here = _by_number(ledger, "SELECT n, digest FROM rows WHERE n IN", [record["n"] for record in shard.records])
+    digests = _by_number(ledger, "SELECT n, digest FROM rows WHERE n IN", [record["n"] for record in shard.records])
     for record in shard.records:
         _, digest, _ = record["input"].split(":")
-        if here.get(record["n"]) != digest:
+        if digests.get(record["n"]) != digest:
             raise ShardError(f"{path} is of another run: its row {record['n']} is not the one of {ledger.folder}")
 
 
-class _Parts:
+class _NewParts:
     """What of a shard is new to the ledger, as statements."""
 
     def __init__(self, ledger: Ledger, shard: Shard, session: int) -> None:
         self.shard, self.session = shard, session
         numbers = [record["n"] for record in shard.records]
-        self.wanted = wanted(ledger, shard.head.place, min(numbers), max(numbers))
+        self.pending_inputs = pending_inputs(ledger, shard.head.key, min(numbers), max(numbers))
         keys = [request["key"] for record in shard.records for request in record["requests"]]
         self.answered = _by_number(ledger, "SELECT key, reply IS NOT NULL FROM requests WHERE key IN", keys)
         self.sent = {
@@ -107,16 +107,16 @@ class _Parts:
 
     def results(self, merged: Merged) -> list[Op]:
         ops: list[Op] = []
-        place, later = self.shard.head.place, self.shard.head.later
+        key, later = self.shard.head.key, self.shard.head.later
         for record in self.shard.records:
             of = (record["n"], record["sample"])
             if record["status"] is None:
                 continue
-            if self.wanted.get(of) != record["input"]:
+            if self.pending_inputs.get(of) != record["input"]:
                 merged.outdated += 1
                 continue
             outcome = Outcome(record["status"], json.loads(record["output"]), record["reason"])
-            ops += record_ops(place.stage, of, record["input"], outcome, record["at"], later)
+            ops += record_ops(key.stage, of, record["input"], outcome, record["at"], later)
             merged.results += 1
         return ops
 
@@ -129,7 +129,7 @@ class _Parts:
 
     def _request(self, record: Mapping[str, Any], request: Mapping[str, Any], merged: Merged) -> list[Op]:
         key, ask, *about = (request[name] for name in _KNOWN)
-        values = (key, self.shard.head.place.stage, record["n"], record["sample"], ask, *about)
+        values = (key, self.shard.head.key.stage, record["n"], record["sample"], ask, *about)
         ops: list[Op] = [
             ("INSERT OR IGNORE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL, NULL)", values)
         ]
@@ -158,9 +158,9 @@ class _Parts:
 
 def _by_number(ledger: Ledger, select: str, values: Sequence[Any]) -> dict[Any, Any]:
     """What a SELECT finds for some values: its first column, and the rest of the row."""
-    found: dict[Any, Any] = {}
+    values_by_number: dict[Any, Any] = {}
     for at in range(0, len(values), MANY):
         part = values[at : at + MANY]
         for first, *rest in ledger.read(f"{select} ({', '.join('?' * len(part))})", part):
-            found[first] = rest[0] if len(rest) == 1 else tuple(rest)
-    return found
+            values_by_number[first] = rest[0] if len(rest) == 1 else tuple(rest)
+    return values_by_number

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from look_again.extras import require
-from look_again.pipeline.contents import as_text, digest_of, write_whole
+from look_again.pipeline.contents import as_text, compute_digest, write_whole
 from look_again.pipeline.ledger.journal import NUMBERS, Journal, journals
 from look_again.pipeline.ledger.tasks import Head, read_task
 
@@ -47,20 +47,20 @@ class Shard:
 
     @property
     def digest(self) -> str:
-        return digest_of(as_text([VERSION, self.head.as_dict(), self.records]))[:DIGITS]
+        return compute_digest(as_text([VERSION, self.head.as_dict(), self.records]))[:DIGITS]
 
 
-def shard_of(task: Path) -> Path | None:
+def find_shard(task: Path) -> Path | None:
     """The task's shard, where one was finished."""
     return next(iter(sorted(task.parent.glob(f"{task.stem}.*{SUFFIX}"))), None)
 
 
-def shards_in(folder: Path) -> list[Path]:
+def list_shards(folder: Path) -> list[Path]:
     """All shards of a folder, in order."""
     return sorted(folder.glob(f"*{SUFFIX}"))
 
 
-def digest_in(path: Path) -> str:
+def parse_digest(path: Path) -> str:
     """The hash that a shard's name ends in."""
     return path.stem.rpartition(".")[2]
 
@@ -85,17 +85,17 @@ def clear(task: Path) -> None:
 
 def salvage(folder: Path) -> int:
     """Make shards of what killed workers left, and remove their tasks; how many. Only while no worker is at work."""
-    found = 0
+    finished = 0
     for draft in [*folder.glob("*.task.*"), *folder.glob(f"*{SUFFIX}.*")]:
         draft.unlink()
     for path in sorted(folder.glob("*.task")):
-        if shard_of(path) is None and journals(path):
+        if find_shard(path) is None and journals(path):
             with Journal(path, read_task(path)) as journal:
                 journal.begin("salvage")  # what was under way is marked as interrupted
-                found += finish(path, journal) is not None
+                finished += finish(path, journal) is not None
         clear(path)
         path.unlink()
-    return found
+    return finished
 
 
 def write_shard(path: Path, shard: Shard) -> None:
@@ -104,8 +104,8 @@ def write_shard(path: Path, shard: Shard) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    said = json.dumps({"version": VERSION, "head": shard.head.as_dict()})
-    schema = pyarrow.schema(_schema(), metadata={"look_again": said})
+    header = json.dumps({"version": VERSION, "head": shard.head.as_dict()})
+    schema = pyarrow.schema(_schema(), metadata={"look_again": header})
     file = io.BytesIO()
     parquet.write_table(pyarrow.Table.from_pylist(shard.records, schema), file)
     write_whole(path, file.getvalue())
@@ -124,13 +124,13 @@ def read_shard(path: Path) -> Shard:
 
     try:
         table = parquet.read_table(path, partitioning=None)
-        said = json.loads(table.schema.metadata[b"look_again"])
-        shard = Shard(Head.of(said["head"]), table.to_pylist())
+        header = json.loads(table.schema.metadata[b"look_again"])
+        shard = Shard(Head.of(header["head"]), table.to_pylist())
     except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise ShardError(f"{path} is no whole shard ({' '.join(str(error).split())[:200]}): copy it again") from error
-    if said["version"] != VERSION:
-        raise ShardError(f"{path} is a shard of version {said['version']}; this is version {VERSION}")
-    if shard.digest != digest_in(path):
+    if header["version"] != VERSION:
+        raise ShardError(f"{path} is a shard of version {header['version']}; this is version {VERSION}")
+    if shard.digest != parse_digest(path):
         raise ShardError(f"{path} does not hold what its name says: copy it again, under its own name")
     return shard
 
@@ -147,13 +147,13 @@ def _records(journal: Journal, inputs: Mapping[tuple[int, int], str]) -> list[di
         record = dict(zip(_RESULT, values, strict=True))
         records[record["n"], record["sample"]] = {**record, "requests": []}
     for n, sample, *request in journal.read(f"SELECT n, sample, {', '.join(_REQUEST)} FROM requests ORDER BY key"):
-        made = dict(zip(_REQUEST, request, strict=True))
-        if made["key"] in attempts:
-            begun = {"n": n, "sample": sample, "input": inputs[n, sample], "requests": []}
-            nothing = {**dict.fromkeys(_RESULT), **begun}
+        fields = dict(zip(_REQUEST, request, strict=True))
+        if fields["key"] in attempts:
+            identity = {"n": n, "sample": sample, "input": inputs[n, sample], "requests": []}
+            nothing = {**dict.fromkeys(_RESULT), **identity}
             record = records.setdefault((n, sample), nothing)
-            record["requests"].append({**made, "attempts": attempts[made["key"]]})
-    return [records[place] for place in sorted(records)]
+            record["requests"].append({**fields, "attempts": attempts[fields["key"]]})
+    return [records[key] for key in sorted(records)]
 
 
 def _schema() -> list[Any]:

@@ -17,8 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from look_again.pipeline.contents import as_text, content_of, digest_of, row_of, write_whole
-from look_again.pipeline.ledger.items import Item, Place, pending
+from look_again.pipeline.contents import as_text, compute_digest, restore_sample, store_sample, write_whole
+from look_again.pipeline.ledger.items import StageKey, WorkItem, pending
 from look_again.pipeline.ledger.ledger import Ledger
 
 ROWS = 50  # of a shard: what is done again where a worker is killed while it decodes
@@ -34,15 +34,15 @@ class TaskError(ValueError):
 class Head:
     """The stage that tasks and shards are of: its place, and the stages whose results go with an item that ends."""
 
-    place: Place
+    key: StageKey
     later: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"place": asdict(self.key), "later": self.later}
 
     @staticmethod
     def of(values: dict[str, Any]) -> Head:
-        return Head(Place(**values["place"]), tuple(values["later"]))
+        return Head(StageKey(**values["place"]), tuple(values["later"]))
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Task:
         """The name of each item's input, by row and sample."""
         return {(item["n"], item["sample"]): item["input"] for item in self.items}
 
-    def read_items(self) -> Iterator[Item]:
+    def read_items(self) -> Iterator[WorkItem]:
         """The items. Images are read where the run has them."""
         for item in self.items:
-            row = row_of(item["content"], Path())
-            yield Item(item["n"], item["sample"], row, item["output"], item["input"])
+            row = restore_sample(item["content"], Path())
+            yield WorkItem(item["n"], item["sample"], row, item["output"], item["input"])
 
 
 def write_tasks(
@@ -76,10 +76,10 @@ def write_tasks(
     begin with the session's number, so none comes twice in a run.
     """
     size = rows if batch is None else -(-rows // batch) * batch
-    items, paths = pending(ledger, head.place, page=size), list[Path]()
+    items, paths = pending(ledger, head.key, page=size), list[Path]()
     while part := list(islice(items, size)):
         task = _task(ledger, head, part)
-        name = f"{session:04d}-{len(paths):05d}-{digest_of(as_text([item.input for item in part]))[:8]}"
+        name = f"{session:04d}-{len(paths):05d}-{compute_digest(as_text([item.input for item in part]))[:8]}"
         paths.append(folder / f"{name}{SUFFIX}")
         write_whole(paths[-1], json.dumps({**vars(task), "head": task.head.as_dict()}).encode())
     return paths
@@ -96,22 +96,22 @@ def read_task(path: Path) -> Task:
         raise TaskError(f"{path} is no task: {error}") from error
 
 
-def _task(ledger: Ledger, head: Head, part: Sequence[Item]) -> Task:
+def _task(ledger: Ledger, head: Head, part: Sequence[WorkItem]) -> Task:
     items = [
         {
             "n": item.n,
             "sample": item.sample,
             "input": item.input,
-            "content": content_of(item.row, ledger.folder),
+            "content": store_sample(item.row, ledger.folder),
             "output": item.output,
         }
         for item in part
     ]
-    places = {(item.n, item.sample) for item in part}
-    found = ledger.read(
+    positions = {(item.n, item.sample) for item in part}
+    requests = ledger.read(
         f"SELECT {REQUEST} FROM requests WHERE stage = ? AND n BETWEEN ? AND ?",
-        [head.place.stage, part[0].n, part[-1].n],
+        [head.key.stage, part[0].n, part[-1].n],
     )
-    known = [request for request in found if (request[2], request[3]) in places]
+    known = [request for request in requests if (request[2], request[3]) in positions]
     attempts = {request[0]: ledger.attempts(request[0]) for request in known if request[8] is None}
     return Task(head, items, known, attempts)

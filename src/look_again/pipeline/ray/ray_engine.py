@@ -21,9 +21,9 @@ from typing import Any
 
 from look_again.clients.openai import Endpoint, open_transport
 from look_again.extras import require
-from look_again.pipeline.budget import Purse, Spending
-from look_again.pipeline.endpoint_pool import Line
-from look_again.pipeline.engine import Stage, StageReport, stage_bar
+from look_again.pipeline.budget import Budget, BudgetLike
+from look_again.pipeline.endpoint_pool import EndpointState
+from look_again.pipeline.engine import PipelineStage, StageReport, stage_bar
 from look_again.pipeline.ledger.items import counts
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.pipeline.ledger.merge import Merged, merge_folder, merge_shard
@@ -65,8 +65,8 @@ class RayOptions:
         return (self.folder or ledger.folder / "shards").absolute()
 
 
-class RemotePurse:
-    """A purse in an actor, as workers see it."""
+class RemoteBudget:
+    """A budget in an actor, as workers see it."""
 
     def __init__(self, actor: Any) -> None:
         self.actor = actor
@@ -81,10 +81,10 @@ class RemotePurse:
 class Worker:
     """An actor of the pool: does one task after the other, with connections that it keeps."""
 
-    def __init__(self, stage: Stage, endpoints: Sequence[Endpoint], purse: Spending | None) -> None:
-        self.stage, self.endpoints, self.purse = stage, endpoints, purse
+    def __init__(self, stage: PipelineStage, endpoints: Sequence[Endpoint], budget: BudgetLike | None) -> None:
+        self.stage, self.endpoints, self.budget = stage, endpoints, budget
         self.loop = asyncio.new_event_loop()
-        self.lines: dict[str, Line] | None = None
+        self.states: dict[str, EndpointState] | None = None
         self.stopped = ""
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
@@ -100,13 +100,15 @@ class Worker:
         return {"task": row["task"], "shard": done.shard, "stopped": done.stopped, "fault": fault}
 
     async def _work(self, task: Path) -> Done:
-        if self.lines is None:
-            self.lines = {endpoint.name: Line(endpoint, open_transport(endpoint)) for endpoint in self.endpoints}
-        return await work_on(task, self.stage, self.lines, self.purse)
+        if self.states is None:
+            self.states = {
+                endpoint.name: EndpointState(endpoint, open_transport(endpoint)) for endpoint in self.endpoints
+            }
+        return await work_on(task, self.stage, self.states, self.budget)
 
 
 def run_stages(
-    ledger: Ledger, config: RunConfig, stages: Sequence[Stage], options: RayOptions, *, progress: bool = False
+    ledger: Ledger, config: RunConfig, stages: Sequence[PipelineStage], options: RayOptions, *, progress: bool = False
 ) -> Iterator[StageReport]:
     """Run stages one after the other in a Ray that is started or joined here.
 
@@ -118,7 +120,7 @@ def run_stages(
 
 
 def run_stage(
-    ledger: Ledger, config: RunConfig, stage: Stage, options: RayOptions, *, progress: bool = False
+    ledger: Ledger, config: RunConfig, stage: PipelineStage, options: RayOptions, *, progress: bool = False
 ) -> StageReport:
     """Run a stage over its pending items, in a Ray that is there. Shards that exist come in first and are not made
     again. RayError when a worker cannot work; what was finished stays."""
@@ -126,7 +128,7 @@ def run_stage(
     folder.mkdir(parents=True, exist_ok=True)
     session, outcome, stopped = ledger.begin(f"{stage.name} (ray)"), "failed", ""
     try:
-        _bring_in(ledger, folder, session)
+        _merge_existing(ledger, folder, session)
         tasks = write_tasks(ledger, stage.head, folder, session, options.shard_rows, batch=stage.batch_size)
         with stage_bar(ledger, stage, progress) as bar:
             for done in _finished(ledger, config, stage, options, tasks):
@@ -144,10 +146,10 @@ def run_stage(
         raise
     finally:
         ledger.end(session, outcome)
-    return StageReport(stage.name, **counts(ledger, stage.place), stopped=stopped or None)
+    return StageReport(stage.name, **counts(ledger, stage.key), stopped=stopped or None)
 
 
-def _bring_in(ledger: Ledger, folder: Path, session: int) -> None:
+def _merge_existing(ledger: Ledger, folder: Path, session: int) -> None:
     merged = Merged()
     merge_folder(ledger, folder, session, merged)
     if merged.refused:
@@ -155,7 +157,7 @@ def _bring_in(ledger: Ledger, folder: Path, session: int) -> None:
 
 
 def _finished(
-    ledger: Ledger, config: RunConfig, stage: Stage, options: RayOptions, tasks: Sequence[Path]
+    ledger: Ledger, config: RunConfig, stage: PipelineStage, options: RayOptions, tasks: Sequence[Path]
 ) -> Iterator[dict[str, str]]:
     """What became of each task, in the order in which they end."""
     if not tasks:
@@ -163,30 +165,30 @@ def _finished(
     import ray
     import ray.data
 
-    asked = [end for end in config.endpoints if end.name in config.asked_by(stage.name)]
+    endpoints = [end for end in config.endpoints if end.name in config.asked_by(stage.name)]
     gpus = 1 if stage.batch_work is not None and ray.cluster_resources().get("GPU") else 0
-    workers = pool_size(options.workers, ray.cluster_resources(), asked, len(tasks), per_gpu=bool(gpus))
-    purse = None
+    workers = pool_size(options.workers, ray.cluster_resources(), endpoints, len(tasks), per_gpu=bool(gpus))
+    budget = None
     if config.budget.limited:
-        purse = RemotePurse(ray.remote(num_cpus=0)(Purse).remote(config.budget, ledger.spent()))
+        budget = RemoteBudget(ray.remote(num_cpus=0)(Budget).remote(config.budget, ledger.spent()))
     names = [{"task": str(task)} for task in tasks]
     actor: Any = Worker
-    made = ray.data.from_items(names, override_num_blocks=len(names)).map(
+    results = ray.data.from_items(names, override_num_blocks=len(names)).map(
         actor,
-        fn_constructor_args=(stage, divided(asked, workers), purse),
+        fn_constructor_args=(stage, divided(endpoints, workers), budget),
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=1,
         num_gpus=gpus,
     )
-    yield from made.iter_rows()
+    yield from results.iter_rows()
 
 
 def pool_size(
-    asked: int | None, resources: dict[str, float], endpoints: Sequence[Endpoint], tasks: int, *, per_gpu: bool
+    requested: int | None, resources: dict[str, float], endpoints: Sequence[Endpoint], tasks: int, *, per_gpu: bool
 ) -> int:
     """How many workers: as many as asked for or as there are CPUs (GPUs), tasks, and requests an endpoint takes."""
-    there = int(resources.get("GPU" if per_gpu else "CPU", 1))
-    return max(1, min(asked or there, tasks, *(endpoint.concurrency for endpoint in endpoints)))
+    available = int(resources.get("GPU" if per_gpu else "CPU", 1))
+    return max(1, min(requested or available, tasks, *(endpoint.concurrency for endpoint in endpoints)))
 
 
 @contextmanager
@@ -203,7 +205,7 @@ def started(options: RayOptions) -> Iterator[None]:
         return
     address = options.address or os.environ.get("RAY_ADDRESS") or "local"
     check_reachable(address)
-    here: dict[str, Any] = {
+    local_options: dict[str, Any] = {
         "num_cpus": options.cpus,
         "object_store_memory": OBJECT_STORE,
         "include_dashboard": False,
@@ -211,7 +213,10 @@ def started(options: RayOptions) -> Iterator[None]:
     }
     try:
         ray.init(
-            address=address, log_to_driver=False, logging_level=logging.ERROR, **(here if address == "local" else {})
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **(local_options if address == "local" else {}),
         )
     except Exception as error:
         raise RayError(f"ray cannot be started or joined at {address}: {' '.join(str(error).split())}") from error

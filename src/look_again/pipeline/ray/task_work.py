@@ -10,12 +10,12 @@ from typing import Any
 from tqdm import tqdm
 
 from look_again.clients.openai import Endpoint
-from look_again.pipeline.budget import Spending
-from look_again.pipeline.chat_client import Desk
-from look_again.pipeline.endpoint_pool import Line
-from look_again.pipeline.engine import Stage, work_through
+from look_again.pipeline.budget import BudgetLike
+from look_again.pipeline.chat_client import ChatClient
+from look_again.pipeline.endpoint_pool import EndpointState
+from look_again.pipeline.engine import PipelineStage, work_through
 from look_again.pipeline.ledger.journal import Journal
-from look_again.pipeline.ledger.shards import finish, shard_of
+from look_again.pipeline.ledger.shards import find_shard, finish
 from look_again.pipeline.ledger.tasks import read_task
 
 
@@ -30,27 +30,29 @@ class Done:
         return vars(self)
 
 
-async def work_on(path: Path, stage: Stage, lines: Mapping[str, Line], purse: Spending | None = None) -> Done:
+async def work_on(
+    path: Path, stage: PipelineStage, states: Mapping[str, EndpointState], budget: BudgetLike | None = None
+) -> Done:
     """Do a task, or what an earlier worker has left of it; a shard that is there is not made again.
 
     Raises TaskError, LedgerError, MissingExtraError, and what is an error of ours in a stage.
     """
     task = read_task(path)
-    if (shard := shard_of(path)) is not None:
+    if (shard := find_shard(path)) is not None:
         return Done(str(shard))
     with Journal(path, task) as journal:
-        desk = Desk(journal, lines, journal.begin(path.stem), purse)
+        client = ChatClient(journal, states, journal.begin(path.stem), budget)
         left = (item for item in task.read_items() if not journal.is_done(item))
         try:
-            await work_through(desk, stage, left, workers=width(lines), bar=tqdm(disable=True))
+            await work_through(client, stage, left, workers=width(states), bar=tqdm(disable=True))
         finally:
-            await desk.committer.close()
-        return Done(str(finish(path, journal) or ""), desk.stopped or "")
+            await client.committer.close()
+        return Done(str(finish(path, journal) or ""), client.stopped or "")
 
 
-def width(lines: Mapping[str, Line]) -> int:
+def width(states: Mapping[str, EndpointState]) -> int:
     """Rows in work at once: twice what the widest endpoint takes."""
-    return 2 * max((line.endpoint.concurrency for line in lines.values()), default=1)
+    return 2 * max((state.endpoint.concurrency for state in states.values()), default=1)
 
 
 def divided(endpoints: Sequence[Endpoint], workers: int) -> tuple[Endpoint, ...]:

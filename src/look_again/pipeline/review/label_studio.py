@@ -20,10 +20,10 @@ from look_again.data.sample import Sample
 from look_again.images import ImageError
 from look_again.pipeline.ledger.items import PAGE
 from look_again.pipeline.ledger.ledger import Ledger
+from look_again.pipeline.review.decisions import ACTIONS, NAME, Decision, ReviewError, decide, shown_item, standing
+from look_again.pipeline.review.item_html import MAX_PIXELS, question_html, verdicts_html
 from look_again.pipeline.review.response_text import sections_html
-from look_again.pipeline.review.review import ACTIONS, NAME, Decision, ReviewError, decide, shown_item, standing
-from look_again.pipeline.review.review_html import MAX_PIXELS, question_html, verdicts_html
-from look_again.pipeline.review.session import View, view_of
+from look_again.pipeline.review.session import ItemView, load_view
 
 DECISION, RESPONSE, NOTE, SHOWN = "decision", "response", "note", "shown"  # names in the labelling interface
 COLOURS = {"summary": "#3b82f6", "caption": "#10966e", "reasoning": "#d97706", "reflection": "#9333ea",
@@ -55,22 +55,22 @@ def export(ledger: Ledger, path: Path, *, only_open: bool = False) -> dict[str, 
     Rows stream into the file, which appears when it is whole. Returns how many tasks, and how many of them decided.
     """
     draft, interface = path.with_name(f"{path.name}.part"), path.with_suffix(".xml")
-    made: dict[str, Any] = {"tasks": 0, "decided": 0, "interface": str(interface)}
+    summary: dict[str, Any] = {"tasks": 0, "decided": 0, "interface": str(interface)}
     with draft.open("w", encoding="utf-8") as file:
         for view in _views(ledger):
             if only_open and view.decision is not None:
                 continue
-            file.write(",\n" if made["tasks"] else "[\n")
-            file.write(json.dumps(task_of(view), ensure_ascii=False))
-            made["tasks"] += 1
-            made["decided"] += view.decision is not None
-        file.write("\n]\n" if made["tasks"] else "[]\n")
+            file.write(",\n" if summary["tasks"] else "[\n")
+            file.write(json.dumps(build_task(view), ensure_ascii=False))
+            summary["tasks"] += 1
+            summary["decided"] += view.decision is not None
+        file.write("\n]\n" if summary["tasks"] else "[]\n")
     draft.replace(path)
     interface.write_text(INTERFACE, encoding="utf-8")
-    return made
+    return summary
 
 
-def task_of(view: View) -> dict[str, Any]:
+def build_task(view: ItemView) -> dict[str, Any]:
     """One task; a decision that stands becomes its annotation."""
     item = view.item
     data = {
@@ -89,21 +89,21 @@ def read_back(ledger: Ledger, path: Path, reviewer: str | None = None) -> dict[s
     already) and open, and the refused ones with the reason: never a lost one. Read again, it takes nothing twice.
     Raises LabelStudioError for a file that is no such export, LedgerFullError when the disk is full.
     """
-    made: dict[str, Any] = {"taken": 0, "known": 0, "open": 0, "refused": []}
+    summary: dict[str, Any] = {"taken": 0, "known": 0, "open": 0, "refused": []}
     for task in _tasks(path):
         try:
-            made[_take(ledger, task, reviewer)] += 1
+            summary[_take(ledger, task, reviewer)] += 1
         except ReviewError as error:
-            made["refused"].append({"row": str(task["data"].get("row")), "reason": str(error)})
-    return made
+            summary["refused"].append({"row": str(task["data"].get("row")), "reason": str(error)})
+    return summary
 
 
 def _take(ledger: Ledger, task: Mapping[str, Any], reviewer: str | None) -> str:
     """ "taken", "known" or "open". ReviewError for a decision that cannot be taken over."""
-    said = decision_in(task)
-    if said is None:
+    annotated = read_decision(task)
+    if annotated is None:
         return "open"
-    action, response, note, person = said
+    action, response, note, person = annotated
     data = task["data"]
     item = replace(shown_item(ledger, data["n"], data["sample"]), input=data["input"])
     if item.row.id != data["row"]:
@@ -121,7 +121,7 @@ def _take(ledger: Ledger, task: Mapping[str, Any], reviewer: str | None) -> str:
     return "taken"
 
 
-def decision_in(task: Mapping[str, Any]) -> tuple[str, str | None, str, str] | None:
+def read_decision(task: Mapping[str, Any]) -> tuple[str, str | None, str, str] | None:
     """A task's decision as action, response in the editor, note and reviewer; None where nobody took one.
 
     ReviewError when people disagree, or for an annotation without decision.
@@ -129,10 +129,10 @@ def decision_in(task: Mapping[str, Any]) -> tuple[str, str | None, str, str] | N
     given = [entry for entry in task.get("annotations") or () if not entry.get("was_cancelled")]
     if not given:
         return None
-    found = [_read(entry) for entry in given]
-    if len({said[:2] for said in found}) > 1:
-        raise ReviewError(f"{len(found)} annotations that differ: keep one of them")
-    return found[-1]
+    annotated = [_read(entry) for entry in given]
+    if len({decision[:2] for decision in annotated}) > 1:
+        raise ReviewError(f"{len(annotated)} annotations that differ: keep one of them")
+    return annotated[-1]
 
 
 def _read(annotation: Mapping[str, Any]) -> tuple[str, str | None, str, str]:
@@ -168,38 +168,38 @@ def _annotation(decision: Decision) -> dict[str, Any]:
         parts.append((RESPONSE, "textarea", {"text": [decision.response]}))
     if decision.note:
         parts.append((NOTE, "textarea", {"text": [decision.note]}))
-    made = [
+    results = [
         {"id": f"{decision.hash[:8]}{i}", "from_name": name, "to_name": SHOWN, "type": kind, "value": value}
         for i, (name, kind, value) in enumerate(parts)
     ]
-    made[0]["meta"] = {"text": [decision.reviewer]}
+    results[0]["meta"] = {"text": [decision.reviewer]}
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(decision.at))
-    return {"result": made, "was_cancelled": False, "created_at": when}
+    return {"result": results, "was_cancelled": False, "created_at": when}
 
 
-def _views(ledger: Ledger) -> Iterator[View]:
+def _views(ledger: Ledger) -> Iterator[ItemView]:
     """The rows under review, in order."""
     at = (-1, -1)
     page = (
         "SELECT n, sample FROM results WHERE stage = ? AND output LIKE '%\"shown\"%' AND (n, sample) > (?, ?) "
         "ORDER BY n, sample LIMIT ?"
     )
-    while found := ledger.read(page, [NAME, *at, PAGE]):
-        at = found[-1]
-        for n, sample in found:
-            yield view_of(ledger, shown_item(ledger, n, sample))
+    while page_rows := ledger.read(page, [NAME, *at, PAGE]):
+        at = page_rows[-1]
+        for n, sample in page_rows:
+            yield load_view(ledger, shown_item(ledger, n, sample))
 
 
-def _images(row: Sample) -> list[str]:
+def _images(sample: Sample) -> list[str]:
     """A row's images as data URLs; one that cannot be read is left out, as the row's verdict is another stage's."""
-    found = []
-    for image in row.images:
+    urls = []
+    for image in sample.images:
         try:
             kind, data = sendable(image, MAX_PIXELS)
         except ImageError:
             continue
-        found.append(f"data:{kind};base64,{base64.b64encode(data).decode()}")
-    return found
+        urls.append(f"data:{kind};base64,{base64.b64encode(data).decode()}")
+    return urls
 
 
 def _tasks(path: Path) -> Iterator[dict[str, Any]]:

@@ -27,17 +27,17 @@ class Block:
 
 def blocks(text: str) -> list[Block]:
     """A response as pieces, in order; blank text between sections is left out."""
-    parser, found = StreamParser(), list[Block]()
+    parser, pieces = StreamParser(), list[Block]()
     for event in (*parser.feed(text), *parser.flush()):
         if event.kind == "open":
-            found.append(Block(event.tag))
+            pieces.append(Block(event.tag))
         elif event.kind == "close":
-            found[-1].closed = True
-        elif found and found[-1].tag == event.tag and not found[-1].closed:
-            found[-1].text += event.text
+            pieces[-1].closed = True
+        elif pieces and pieces[-1].tag == event.tag and not pieces[-1].closed:
+            pieces[-1].text += event.text
         else:
-            found.append(Block(event.tag, event.text))
-    return [block for block in found if block.tag or block.text.strip()]
+            pieces.append(Block(event.tag, event.text))
+    return [block for block in pieces if block.tag or block.text.strip()]
 
 
 def sections_html(text: str | None) -> str:
@@ -58,7 +58,7 @@ def explain(problem: Problem, text: str) -> str:
     tag = problem.tag or ""
     if problem.kind == "missing":
         return f"There is no {open_tag(tag)} section{'; one at least is needed' if tag == 'REFLECTION' else ''}."
-    said = {
+    sentence = {
         "repeated": f"<{tag}> comes a second time",
         "out-of-order": f"<{tag}> stands in the wrong place; the order is {ORDER}",
         "nested": f"<{tag}> is opened inside of another section",
@@ -67,7 +67,7 @@ def explain(problem: Problem, text: str) -> str:
         "text-outside": f"there is text outside of the sections: {_start(text[problem.at :])}",
         "empty": f"<{tag}> is empty",
     }[problem.kind]
-    return f"Line {text.count(chr(10), 0, problem.at) + 1}: {said}."
+    return f"Line {text.count(chr(10), 0, problem.at) + 1}: {sentence}."
 
 
 def _start(text: str, characters: int = 40) -> str:

@@ -14,16 +14,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from look_again.pipeline.engine import Stage, StageReport, open_desk, run_stage
-from look_again.pipeline.ledger.items import WAITING, Item, Place, result_ops
+from look_again.pipeline.engine import PipelineStage, StageReport, open_chat_client, run_stage
+from look_again.pipeline.ledger.items import WAITING, StageKey, WorkItem, result_ops
 from look_again.pipeline.ledger.ledger import Ledger, LedgerError
-from look_again.pipeline.review.review import (
+from look_again.pipeline.review.decisions import (
     NAME,
     Decision,
     ReviewError,
+    build_outcome,
     claim,
     decide,
-    outcome_of,
     shares,
     shown_item,
     standing,
@@ -37,11 +37,11 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class View:
+class ItemView:
     """A row as it is shown. decision: the one that stands. before: the response that the writer replaced, None if none
     was. panel: what `verify` said, None without a panel. draft: an edit that was begun and not saved."""
 
-    item: Item
+    item: WorkItem
     decision: Decision | None = None
     before: str | None = None
     panel: dict[str, Any] | None = None
@@ -73,29 +73,29 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Turn:
+class PageState:
     """What to show. view: None when no row is left. said: what the last step did or why it was `refused`. editing:
     whether the editor is open; after a refusal its text is to be left as it is."""
 
     reviewer: str
     progress: Progress
-    view: View | None = None
-    said: str = ""
+    view: ItemView | None = None
+    message: str = ""
     refused: bool = False
     editing: bool = False
 
     @property
     def seen(self) -> str:
-        return "" if self.view is None else seen_of(self.view.item)
+        return "" if self.view is None else name_seen(self.view.item)
 
 
-def seen_of(item: Item) -> str:
+def name_seen(item: WorkItem) -> str:
     """What names an item as it was seen: row, sample, and the hash of the row and of its response."""
     return f"{item.n}/{item.sample}/{item.input}"
 
 
 @dataclass
-class Sitting:
+class ReviewSession:
     """Reviewers at work on a run, in one process; other processes may work on it too.
 
     reviewers: all who share the rows. Edits that were begun are kept as long as the process lives.
@@ -107,19 +107,19 @@ class Sitting:
     _drafts: dict[tuple[str, str], str] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def next(self, reviewer: str, said: str = "") -> Turn:
+    def next(self, reviewer: str, message: str = "") -> PageState:
         """The row that the reviewer has to decide: where they left off, else a new one. ReviewError for a stranger."""
         with self._lock:
             while (item := claim(self.ledger, reviewer, self.reviewers)) is not None:
                 decision = standing(self.ledger, item.n, item.sample, item.input)
                 if decision is None:
-                    return self._turn(reviewer, item, said)
+                    return self._state(reviewer, item, message)
                 # A stage that ran at the moment of the decision has put the row back: the decision holds.
-                outcome = outcome_of(item, decision)
-                self.ledger.apply(result_ops(Place(NAME, ""), item, outcome, self.later))
-            return Turn(reviewer, self.progress(reviewer), None, said)
+                outcome = build_outcome(item, decision)
+                self.ledger.apply(result_ops(StageKey(NAME, ""), item, outcome, self.later))
+            return PageState(reviewer, self.progress(reviewer), None, message)
 
-    def act(self, reviewer: str, seen: str, action: str, *, response: str | None = None, note: str = "") -> Turn:
+    def act(self, reviewer: str, seen: str, action: str, *, response: str | None = None, note: str = "") -> PageState:
         """Accept, reject or edit the row that was seen, and go on to the next; a refusal stays and says why."""
         try:
             with self._lock:
@@ -136,61 +136,63 @@ class Sitting:
         except (ReviewError, LedgerError) as error:
             return self._refused(reviewer, seen, str(error), draft=response)
 
-    def undo(self, reviewer: str, seen: str) -> Turn:
+    def undo(self, reviewer: str, seen: str) -> PageState:
         """Take back the reviewer's last decision, and show its row."""
         try:
             with self._lock:
                 item = self._again(lambda: undo(self.ledger, reviewer, self.later))
-                return self._turn(reviewer, item, f"{item.row.id}: the decision is taken back")
+                return self._state(reviewer, item, f"{item.row.id}: the decision is taken back")
         except (ReviewError, LedgerError) as error:
             return self._refused(reviewer, seen, str(error))
 
-    def browse(self, reviewer: str, seen: str, step: int) -> Turn:
+    def browse(self, reviewer: str, seen: str, step: int) -> PageState:
         """The reviewer's row before (step -1) or after (+1) the one that was seen."""
         try:
             with self._lock:
-                place = self._neighbour(reviewer, _place(seen), step)
-                if place is None and (step > 0 or not seen):
+                position = self._neighbour(reviewer, _parse_seen(seen), step)
+                if position is None and (step > 0 or not seen):
                     return self.next(reviewer)
-                turn = self._turn(reviewer, shown_item(self.ledger, *(place or _place(seen))))
-                return replace(turn, said="" if place else "this is your first row")
+                state = self._state(reviewer, shown_item(self.ledger, *(position or _parse_seen(seen))))
+                return replace(state, message="" if position else "this is your first row")
         except ReviewError as error:
             return self._refused(reviewer, seen, str(error))
 
-    def edit(self, reviewer: str, seen: str) -> Turn:
+    def edit(self, reviewer: str, seen: str) -> PageState:
         """The row that was seen with the editor open, in it what was begun earlier."""
         try:
             item = self._item(seen)
             if standing(self.ledger, item.n, item.sample, item.input) is not None:
                 raise ReviewError(f"row {item.row.id!r} is decided already: take that back first")
-            if seen_of(shown_item(self.ledger, item.n, item.sample)) != seen:
+            if name_seen(shown_item(self.ledger, item.n, item.sample)) != seen:
                 raise ReviewError(f"row {item.row.id!r} has changed since it was shown: look at it again")
-            return replace(self._turn(reviewer, item), editing=True)
+            return replace(self._state(reviewer, item), editing=True)
         except ReviewError as error:
             return self._refused(reviewer, seen, str(error))
 
-    def leave(self, reviewer: str, seen: str) -> Turn:
+    def leave(self, reviewer: str, seen: str) -> PageState:
         """The row without the editor; what was begun is kept."""
         try:
-            turn = self._turn(reviewer, shown_item(self.ledger, *_place(seen)))
+            state = self._state(reviewer, shown_item(self.ledger, *_parse_seen(seen)))
         except ReviewError as error:
             return self._refused(reviewer, seen, str(error))
-        kept = turn.view is not None and turn.view.draft is not None
-        return replace(turn, editing=False, said="your edit is not saved, but kept: e goes on with it" if kept else "")
+        kept = state.view is not None and state.view.draft is not None
+        return replace(
+            state, editing=False, message="your edit is not saved, but kept: e goes on with it" if kept else ""
+        )
 
-    def reset(self, reviewer: str, seen: str) -> Turn:
+    def reset(self, reviewer: str, seen: str) -> PageState:
         """The editor with the response as it was shown; what was begun is dropped."""
         self._drafts.pop((reviewer, seen), None)
         return self.edit(reviewer, seen)
 
-    def keep(self, reviewer: str, seen: str, text: str) -> Turn:
+    def keep(self, reviewer: str, seen: str, text: str) -> PageState:
         """Remember an edit that was begun, so that a reload brings it back."""
         self._drafts[reviewer, seen] = text
         try:
             item = self._item(seen)
             if text == item.response:
                 del self._drafts[reviewer, seen]
-            return replace(self._turn(reviewer, item), editing=True)
+            return replace(self._state(reviewer, item), editing=True)
         except ReviewError as error:
             return self._refused(reviewer, seen, str(error))
 
@@ -207,7 +209,7 @@ class Sitting:
         fair = -(-total // len(self.reviewers))
         return Progress(own["decided"], max(own["claimed"], min(fair, own["claimed"] + free)))
 
-    def _decide(self, item: Item, reviewer: str, action: str, response: str | None, note: str) -> None:
+    def _decide(self, item: WorkItem, reviewer: str, action: str, response: str | None, note: str) -> None:
         self._again(lambda: decide(self.ledger, item, reviewer, action, response=response, note=note, later=self.later))
 
     def _again(self, step: Callable[[], T]) -> T:
@@ -224,71 +226,73 @@ class Sitting:
     def _last(self) -> int:
         return int(self.ledger.read("SELECT coalesce(max(id), 0) FROM decisions")[0][0])
 
-    def _item(self, seen: str) -> Item:
+    def _item(self, seen: str) -> WorkItem:
         """The item that was seen, under the hash that it was seen with."""
-        n, sample = _place(seen)
+        n, sample = _parse_seen(seen)
         return replace(shown_item(self.ledger, n, sample), input=seen.split("/", 2)[2])
 
-    def _turn(self, reviewer: str, item: Item, said: str = "") -> Turn:
-        view = view_of(self.ledger, item)
-        draft = self._drafts.get((reviewer, seen_of(item))) if view.decision is None else None
-        return Turn(reviewer, self.progress(reviewer), replace(view, draft=draft), said, editing=draft is not None)
+    def _state(self, reviewer: str, item: WorkItem, message: str = "") -> PageState:
+        view = load_view(self.ledger, item)
+        draft = self._drafts.get((reviewer, name_seen(item))) if view.decision is None else None
+        return PageState(
+            reviewer, self.progress(reviewer), replace(view, draft=draft), message, editing=draft is not None
+        )
 
-    def _refused(self, reviewer: str, seen: str, reason: str, *, draft: str | None = None) -> Turn:
+    def _refused(self, reviewer: str, seen: str, reason: str, *, draft: str | None = None) -> PageState:
         """The row as it is now, with the reason. draft: an edit that is refused; it stays open for another try."""
         try:
-            turn = self._turn(reviewer, shown_item(self.ledger, *_place(seen)))
+            state = self._state(reviewer, shown_item(self.ledger, *_parse_seen(seen)))
         except ReviewError:  # it is no longer there
-            draft, turn = None, self.next(reviewer)
-        if draft is None or turn.view is None or turn.view.decision is not None:
-            return replace(turn, said=reason, refused=True, editing=False)
-        self._drafts[reviewer, turn.seen] = draft
-        return replace(turn, view=replace(turn.view, draft=draft), said=reason, refused=True, editing=True)
+            draft, state = None, self.next(reviewer)
+        if draft is None or state.view is None or state.view.decision is not None:
+            return replace(state, message=reason, refused=True, editing=False)
+        self._drafts[reviewer, state.seen] = draft
+        return replace(state, view=replace(state.view, draft=draft), message=reason, refused=True, editing=True)
 
-    def _neighbour(self, reviewer: str, place: tuple[int, int], step: int) -> tuple[int, int] | None:
+    def _neighbour(self, reviewer: str, position: tuple[int, int], step: int) -> tuple[int, int] | None:
         sign, order = (">", "ASC") if step > 0 else ("<", "DESC")
-        found = self.ledger.read(
+        rows = self.ledger.read(
             f"SELECT c.n, c.sample FROM claims c JOIN results r ON r.stage = '{NAME}' AND r.n = c.n "
             f"AND r.sample = c.sample WHERE c.reviewer = ? AND r.output LIKE '%\"shown\"%' "
             f"AND (c.n, c.sample) {sign} (?, ?) ORDER BY c.n {order}, c.sample {order} LIMIT 1",
-            [reviewer, *place],
+            [reviewer, *position],
         )
-        return (found[0][0], found[0][1]) if found else None
+        return (rows[0][0], rows[0][1]) if rows else None
 
 
-def take_over(ledger: Ledger, stage: Stage) -> StageReport:
+def take_over(ledger: Ledger, stage: PipelineStage) -> StageReport:
     """Run the review stage: rows that have come since wait for people, and decisions that stand count.
 
     LedgerError while another process works on the run.
     """
 
     async def go() -> StageReport:
-        async with open_desk(ledger, [], NAME) as desk:
-            return await run_stage(desk, stage, workers=1)
+        async with open_chat_client(ledger, [], NAME) as client:
+            return await run_stage(client, stage, workers=1)
 
     return asyncio.run(go())
 
 
-def view_of(ledger: Ledger, item: Item) -> View:
+def load_view(ledger: Ledger, item: WorkItem) -> ItemView:
     """An item with all that is known of it."""
-    said = {
+    outputs = {
         stage: json.loads(output)
         for stage, output in ledger.read(
             "SELECT stage, output FROM results WHERE n = ? AND sample = ? AND stage IN (?, ?)",
             [item.n, item.sample, verify.NAME, rewrite.NAME],
         )
     }
-    written = said.get(rewrite.NAME, {})
+    written = outputs.get(rewrite.NAME, {})
     before = written.get("before") if written.get("rewritten") else None
-    return View(item, standing(ledger, item.n, item.sample, item.input), before, said.get(verify.NAME))
+    return ItemView(item, standing(ledger, item.n, item.sample, item.input), before, outputs.get(verify.NAME))
 
 
-def _place(seen: str) -> tuple[int, int]:
+def _parse_seen(seen: str) -> tuple[int, int]:
     """Row and sample; after the last row for "" (nothing was seen). ReviewError for anything else."""
     if not seen:
         return 2**62, 0
     n, _, rest = seen.partition("/")
-    sample, found, _ = rest.partition("/")
-    if not (found and n.isdecimal() and sample.isdecimal()):
+    sample, separator, _ = rest.partition("/")
+    if not (separator and n.isdecimal() and sample.isdecimal()):
         raise ReviewError(f"{seen[:40]!r} names no row")
     return int(n), int(sample)

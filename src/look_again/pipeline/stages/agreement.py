@@ -54,10 +54,10 @@ def agreement(rows: Iterable[Verdicts]) -> dict[str, Any]:
     seen = list(rows)
     judges = sorted({judge for row in seen for judge in row})
     pairs = []
-    for one, other in combinations(judges, 2):
-        both = [(row[one], row[other]) for row in seen if one in row and other in row]
+    for first, second in combinations(judges, 2):
+        both = [(row[first], row[second]) for row in seen if first in row and second in row]
         equal = sum(a == b for a, b in both) / len(both) if both else None
-        pairs.append({"judges": [one, other], "rows": len(both), "equal": equal, "kappa": cohen_kappa(both)})
+        pairs.append({"judges": [first, second], "rows": len(both), "equal": equal, "kappa": cohen_kappa(both)})
     complete = [[row[judge] for judge in judges] for row in seen if len(row) == len(judges)]
     objects = {judge: _share([row[judge] for row in seen if judge in row]) for judge in judges}
     return {"objects": objects, "pairs": pairs, "complete": len(complete), "fleiss_kappa": fleiss_kappa(complete)}

@@ -11,7 +11,7 @@ from look_again.clients.openai import Reply
 from look_again.data.sample import Sample
 from look_again.pipeline.chat_client import Chat
 from look_again.pipeline.engine import RowProblem
-from look_again.pipeline.stages.prompt_files import Prompt
+from look_again.pipeline.stages.prompt_files import PromptTemplate
 from look_again.scoring.grading import UnusableReferenceError, grade
 from look_again.text.grammar import Response, parse
 
@@ -31,7 +31,13 @@ class UnusableReplyError(ValueError):
 
 
 async def ask_until(
-    chat: Chat, endpoint: str, prompt: Prompt, fields: Mapping[str, str], read: Callable[[str], T], *, asks: int = ASKS
+    chat: Chat,
+    endpoint: str,
+    prompt: PromptTemplate,
+    fields: Mapping[str, str],
+    read: Callable[[str], T],
+    *,
+    asks: int = ASKS,
 ) -> T:
     """What `read` makes of the first reply that it can use.
 
@@ -92,12 +98,12 @@ def read_object(text: str) -> dict[str, Any]:
     return value
 
 
-def agrees(answer: str | None, row: Sample) -> bool | None:
+def agrees(answer: str | None, sample: Sample) -> bool | None:
     """Whether an answer agrees with the row's reference; None where the row has none that can be graded."""
-    if not (row.reference or "").strip():
+    if not (sample.reference or "").strip():
         return None
-    options: Sequence[str] | None = row.options or None
+    options: Sequence[str] | None = sample.options or None
     try:
-        return grade([answer], [row.reference], [options])[0]
+        return grade([answer], [sample.reference], [options])[0]
     except UnusableReferenceError:
         return None

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 
 from look_again.pipeline.chat_client import Chat
-from look_again.pipeline.contents import as_text, digest_of
-from look_again.pipeline.engine import RowProblem, Stage, Work
-from look_again.pipeline.ledger.items import Item, Outcome, Place
+from look_again.pipeline.contents import as_text, compute_digest
+from look_again.pipeline.engine import PipelineStage, RowProblem, Work
+from look_again.pipeline.ledger.items import Outcome, StageKey, WorkItem
 from look_again.pipeline.stages.chat_stage import UnusableReplyError, ask_until, faults
-from look_again.pipeline.stages.prompt_files import Prompt
+from look_again.pipeline.stages.prompt_files import PromptTemplate
 from look_again.text.grammar import close_tag, open_tag, parse
 
 NAME = "cold-start"
@@ -21,18 +21,20 @@ _MARKDOWN = re.compile(r"\*\*|__|`|^\s*(?:#{1,6} |[-*+] |\d+[.)] )", re.MULTILIN
 _KEPT = ("SUMMARY", "CAPTION", "REASONING", "CONCLUSION")
 
 
-def stage(teacher: str, prompt: Prompt, *, asks: int = 3, later: tuple[str, ...] = ()) -> Stage:
+def stage(teacher: str, prompt: PromptTemplate, *, asks: int = 3, later: tuple[str, ...] = ()) -> PipelineStage:
     """The stage with this teacher, the name of an endpoint."""
-    version = digest_of(as_text([teacher, prompt.version, asks]))[:12]
-    return Stage(Place(NAME, version), work=_work(teacher, prompt, asks), later=later)
+    version = compute_digest(as_text([teacher, prompt.version, asks]))[:12]
+    return PipelineStage(StageKey(NAME, version), work=_work(teacher, prompt, asks), later=later)
 
 
-def _work(teacher: str, prompt: Prompt, asks: int) -> Work:
-    async def work(item: Item, chat: Chat) -> Outcome:
+def _work(teacher: str, prompt: PromptTemplate, asks: int) -> Work:
+    async def work(item: WorkItem, chat: Chat) -> Outcome:
         original = given(item.row.response)
         fields = {"question": item.row.prompt, "response": original}
-        made = await ask_until(chat, teacher, prompt, fields, lambda text: with_reflection(original, text), asks=asks)
-        return Outcome(output={"response": made})
+        response = await ask_until(
+            chat, teacher, prompt, fields, lambda text: with_reflection(original, text), asks=asks
+        )
+        return Outcome(output={"response": response})
 
     return work
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from look_again.data.encoded_images import image_bytes
 from look_again.images import ImageError
 from look_again.pipeline.chat_client import Chat
-from look_again.pipeline.contents import as_text, digest_of
-from look_again.pipeline.engine import Stage, Work
-from look_again.pipeline.ledger.items import Item, Outcome, Place
+from look_again.pipeline.contents import as_text, compute_digest
+from look_again.pipeline.engine import PipelineStage, Work
+from look_again.pipeline.ledger.items import Outcome, StageKey, WorkItem
 from look_again.pipeline.stages.chat_stage import agrees, ask_until, faults, is_refusal
-from look_again.pipeline.stages.prompt_files import Prompt
+from look_again.pipeline.stages.prompt_files import PromptTemplate
 from look_again.text.grammar import parse
 from look_again.text.instructions import FORMAT_INSTRUCTIONS
 
@@ -53,13 +53,15 @@ class Distillation:
             raise ValueError(f"samples is {self.samples}, batch {self.batch}: use 1 or more")
 
 
-def stage(model: str, prompt: Prompt, *, samples: int = 1, asks: int = 3, later: tuple[str, ...] = ()) -> Stage:
+def stage(
+    model: str, prompt: PromptTemplate, *, samples: int = 1, asks: int = 3, later: tuple[str, ...] = ()
+) -> PipelineStage:
     """The stage with an endpoint of this name."""
-    version = digest_of(as_text([model, prompt.version, asks]))[:12]
-    return Stage(Place(NAME, version, samples=samples), work=_work(model, prompt, asks), later=later)
+    version = compute_digest(as_text([model, prompt.version, asks]))[:12]
+    return PipelineStage(StageKey(NAME, version, samples=samples), work=_work(model, prompt, asks), later=later)
 
 
-def local_stage(given: Distillation, *, later: tuple[str, ...] = ()) -> Stage:
+def local_stage(given: Distillation, *, later: tuple[str, ...] = ()) -> PipelineStage:
     """The stage with a checkpoint, which is loaded when the first batch comes.
 
     A batch's random numbers come from its first item, so a run that was killed samples the same answers again.
@@ -67,11 +69,11 @@ def local_stage(given: Distillation, *, later: tuple[str, ...] = ()) -> Stage:
     settings = {name: value for name, value in vars(given).items() if name not in ("samples", "device", "model")}
     if not given.temperature:
         settings.pop("batch")  # greedy answers are those of asking one by one
-    place = Place(NAME, digest_of(as_text(settings))[:12], samples=given.samples)
-    return Stage(place, batch_work=Decoder(given), batch=given.batch, later=later)
+    key = StageKey(NAME, compute_digest(as_text(settings))[:12], samples=given.samples)
+    return PipelineStage(key, batch_work=Decoder(given), batch=given.batch, later=later)
 
 
-def judged(response: str, item: Item, **facts: Any) -> Outcome:
+def judged(response: str, item: WorkItem, **facts: Any) -> Outcome:
     """The outcome of an answer: what it says, its breaches of the grammar, and whether it agrees with the reference."""
     text = response.strip()
     if not text:
@@ -83,8 +85,8 @@ def judged(response: str, item: Item, **facts: Any) -> Outcome:
     return Outcome(output=output)
 
 
-def _work(model: str, prompt: Prompt, asks: int) -> Work:
-    async def work(item: Item, chat: Chat) -> Outcome:
+def _work(model: str, prompt: PromptTemplate, asks: int) -> Work:
+    async def work(item: WorkItem, chat: Chat) -> Outcome:
         fields = {"question": item.row.prompt, "format": FORMAT_INSTRUCTIONS}
         text = await ask_until(chat, model, prompt, fields, lambda reply: reply, asks=asks)
         return judged(text, item)
@@ -104,7 +106,7 @@ class Decoder:
 
         return load(self.given.checkpoint or None, device=self.given.device)
 
-    def __call__(self, items: Sequence[Item]) -> list[Outcome]:
+    def __call__(self, items: Sequence[WorkItem]) -> list[Outcome]:
         from look_again.core.reattention import Reattention
         from look_again.model import Request, Sampling
 
@@ -117,7 +119,7 @@ class Decoder:
                 requests[at] = Request([image_bytes(image) for image in item.row.images], item.row.prompt)
             except ImageError as error:
                 outcomes[at] = Outcome.bad(str(error))
-        seed = int(digest_of(f"{items[0].input}/{items[0].sample}")[:12], 16) if given.temperature else None
+        seed = int(compute_digest(f"{items[0].input}/{items[0].sample}")[:12], 16) if given.temperature else None
         sampling = Sampling(max_new_tokens=given.max_new_tokens, temperature=given.temperature, seed=seed)
         answers = _answers(self.model, list(requests.values()), policy, sampling)
         for at, answer in zip(requests, answers, strict=True):
@@ -137,7 +139,7 @@ def _answers(
         return [_answers(model, [request], policy, sampling)[0] for request in requests]
 
 
-def _said(answer: Answer | ValueError, item: Item) -> Outcome:
+def _said(answer: Answer | ValueError, item: WorkItem) -> Outcome:
     if isinstance(answer, ValueError):
         return Outcome.bad(str(answer))
     return judged(answer.response, item, tokens=answer.tokens, finish=answer.finish_reason)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from look_again.pipeline.contents import digest_of
+from look_again.pipeline.contents import compute_digest
 
 FIELDS = {
     "cold_start": ("question", "response"),
@@ -25,7 +25,7 @@ _FIELD = re.compile(r"\{\{(\w+)\}\}")
 
 
 @dataclass(frozen=True)
-class Prompt:
+class PromptTemplate:
     """A prompt's two texts with their fields, and the version of both together."""
 
     system: str
@@ -34,11 +34,11 @@ class Prompt:
 
     def fill(self, fields: Mapping[str, str]) -> tuple[str, str]:
         """System and user text. What stands in a field's value is left alone."""
-        system, user = (_FIELD.sub(lambda found: fields[found[1]], text) for text in (self.system, self.user))
+        system, user = (_FIELD.sub(lambda match: fields[match[1]], text) for text in (self.system, self.user))
         return system, user
 
 
-def load_prompt(name: str, path: str | Path | None = None) -> Prompt:
+def load_prompt(name: str, path: str | Path | None = None) -> PromptTemplate:
     """The shipped prompt of a stage, or the one in a file.
 
     ValueError for a file that cannot be read, without a user's part, or with fields that the stage does not have.
@@ -54,4 +54,4 @@ def load_prompt(name: str, path: str | Path | None = None) -> Prompt:
         raise ValueError(f"the prompt {where} has no part '## user'")
     if unknown := set(_FIELD.findall(text)) - set(FIELDS[name]):
         raise ValueError(f"the prompt {where} has the fields {sorted(unknown)}; {name} has {', '.join(FIELDS[name])}")
-    return Prompt(parts.get("system", ""), parts["user"], digest_of(text)[:12])
+    return PromptTemplate(parts.get("system", ""), parts["user"], compute_digest(text)[:12])

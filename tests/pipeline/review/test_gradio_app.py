@@ -12,8 +12,8 @@ import pytest
 from look_again.commands.main import main
 from look_again.extras import MissingExtraError
 from look_again.pipeline.ledger.ledger import Ledger
-from look_again.pipeline.review.review_access import ReviewAccess
-from look_again.pipeline.review.session import Sitting
+from look_again.pipeline.review.reviewers import ReviewAccess
+from look_again.pipeline.review.session import ReviewSession
 from look_again.web.access import build_access
 from tests.pipeline.review.review_runs import PEOPLE, prepare
 
@@ -21,10 +21,10 @@ NAMES = ["la-accept", "la-reject", "la-edit", "la-undo", "la-earlier", "la-later
 
 
 @pytest.fixture
-def sitting(tmp_path, response):
+def session(tmp_path, response):
     with Ledger(tmp_path) as ledger:
         prepare(ledger, response)
-        yield Sitting(ledger, PEOPLE)
+        yield ReviewSession(ledger, PEOPLE)
 
 
 def talk(app, *requests):
@@ -41,10 +41,10 @@ def talk(app, *requests):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="needs the extra ui")
-def test_the_page_is_whole_and_fetches_nothing(sitting):
-    from look_again.pipeline.review.review_page import make_app
+def test_the_page_is_whole_and_fetches_nothing(session):
+    from look_again.pipeline.review.gradio_app import make_app
 
-    app = make_app(sitting, ReviewAccess(PEOPLE))
+    app = make_app(session, ReviewAccess(PEOPLE))
     page, config, foreign, framed = talk(
         app,
         ("GET", "/", {}),
@@ -65,8 +65,8 @@ def test_the_page_is_whole_and_fetches_nothing(sitting):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="needs the extra ui")
-def test_a_password_is_asked_for(sitting):
-    from look_again.pipeline.review.review_page import make_app
+def test_a_password_is_asked_for(session):
+    from look_again.pipeline.review.gradio_app import make_app
 
     access = ReviewAccess(("ann",), build_access("0.0.0.0", ["correct horse"]))
 
@@ -74,7 +74,7 @@ def test_a_password_is_asked_for(sitting):
         return ("POST", "/login", {"data": {"username": name, "password": password}})
 
     no, wrong, stranger, right, yes = talk(
-        make_app(sitting, access),
+        make_app(session, access),
         ("GET", "/config", {}),
         login("ann", "wrong horse"),
         login("eve", "correct horse"),
@@ -85,12 +85,12 @@ def test_a_password_is_asked_for(sitting):
     assert "correct horse" not in yes[2]
 
 
-def test_without_gradio_the_extra_is_named(sitting, monkeypatch):
-    from look_again.pipeline.review import review_page
+def test_without_gradio_the_extra_is_named(session, monkeypatch):
+    from look_again.pipeline.review import gradio_app
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"this needs gradio: pip install 'look-again-vlm\[ui\]'"):
-        review_page.make_app(sitting, ReviewAccess(PEOPLE))
+        gradio_app.make_app(session, ReviewAccess(PEOPLE))
 
 
 CONFIG = """
@@ -103,10 +103,10 @@ reviewers: [ann, bob]
 """
 
 
-def test_rows_are_taken_over_without_the_endpoints_keys(tmp_path, sitting, capsys):
+def test_rows_are_taken_over_without_the_endpoints_keys(tmp_path, session, capsys):
     """Reviewers have none; and a row that came since has to be on the page."""
-    sitting.act("ann", sitting.next("ann").seen, "reject")
-    sitting.ledger.apply([("DELETE FROM results WHERE stage = 'review'", ())])
+    session.act("ann", session.next("ann").seen, "reject")
+    session.ledger.apply([("DELETE FROM results WHERE stage = 'review'", ())])
     (tmp_path / "run.yaml").write_text(CONFIG)
     assert main(["data", "review", str(tmp_path), "--config", str(tmp_path / "run.yaml"), "--no-page"]) == 0
     assert "5 rows, 0 go on, 1 rejected, 4 wait for people" in capsys.readouterr().out

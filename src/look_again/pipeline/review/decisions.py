@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from look_again.pipeline.chat_client import Chat
-from look_again.pipeline.contents import as_text, digest_of, row_of
-from look_again.pipeline.engine import Stage, Work
-from look_again.pipeline.ledger.items import WAITING, Item, Outcome, Place, result_ops
+from look_again.pipeline.contents import as_text, compute_digest, restore_sample
+from look_again.pipeline.engine import PipelineStage, Work
+from look_again.pipeline.ledger.items import WAITING, Outcome, StageKey, WorkItem, result_ops
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.pipeline.stages.chat_stage import faults
 from look_again.text.grammar import parse
@@ -34,23 +34,23 @@ class ReviewError(ValueError):
     """A decision that cannot be taken: the message says why."""
 
 
-def stage(ledger: Ledger, after: str, *, which: str = "all", later: tuple[str, ...] = ()) -> Stage:
+def stage(ledger: Ledger, after: str, *, which: str = "all", later: tuple[str, ...] = ()) -> PipelineStage:
     """The stage after `after`: rows that people have decided on go on or end; the others wait.
 
     which: "all", "rewritten" (the others pass as they are) or "none". ValueError for another.
     """
     if which not in WHICH:
         raise ValueError(f"which is {which!r}: use one of {', '.join(WHICH)}")
-    version = digest_of(as_text([which]))[:12]
-    return Stage(Place(NAME, version, after), work=_work(ledger, which), later=later)
+    version = compute_digest(as_text([which]))[:12]
+    return PipelineStage(StageKey(NAME, version, after), work=_work(ledger, which), later=later)
 
 
 def _work(ledger: Ledger, which: str) -> Work:
-    async def work(item: Item, chat: Chat) -> Outcome:
+    async def work(item: WorkItem, chat: Chat) -> Outcome:
         if which == "none" or (which == "rewritten" and not item.output.get("rewritten")):
             return Outcome(output={"response": item.response, "reviewed": False})
         decision = standing(ledger, item.n, item.sample, item.input)
-        return outcome_of(item, decision)
+        return build_outcome(item, decision)
 
     return work
 
@@ -72,7 +72,7 @@ class Decision:
     hash: str
 
 
-def outcome_of(item: Item, decision: Decision | None) -> Outcome:
+def build_outcome(item: WorkItem, decision: Decision | None) -> Outcome:
     """What a decision makes of an item; "shown" is the response that was looked at."""
     shown = {"shown": item.response}
     if decision is None:
@@ -84,20 +84,20 @@ def outcome_of(item: Item, decision: Decision | None) -> Outcome:
     return Outcome(output={"response": response, "reviewed": True, "action": decision.action, **shown})
 
 
-def shown_item(ledger: Ledger, n: int, sample: int) -> Item:
+def shown_item(ledger: Ledger, n: int, sample: int) -> WorkItem:
     """An item under review, with the response to look at. ReviewError when it is not among the reviewed ones."""
-    found = ledger.read(
+    rows = ledger.read(
         "SELECT rows.content, r.output, r.input FROM results r JOIN rows USING (n) "
         "WHERE r.stage = ? AND r.n = ? AND r.sample = ?",
         [NAME, n, sample],
     )
-    if not found or "shown" not in (output := json.loads(found[0][1])):
+    if not rows or "shown" not in (output := json.loads(rows[0][1])):
         raise ReviewError(f"row {n}, sample {sample}, is not under review")
-    row = row_of(json.loads(found[0][0]), ledger.folder)
-    return Item(n, sample, row, {"response": output["shown"]}, found[0][2])
+    row = restore_sample(json.loads(rows[0][0]), ledger.folder)
+    return WorkItem(n, sample, row, {"response": output["shown"]}, rows[0][2])
 
 
-def claim(ledger: Ledger, reviewer: str, reviewers: Sequence[str]) -> Item | None:
+def claim(ledger: Ledger, reviewer: str, reviewers: Sequence[str]) -> WorkItem | None:
     """The next row for a reviewer: one claimed and not decided yet, else a new one; None when the share is done.
 
     A share is the rows under review divided by the reviewers, rounded up. ReviewError for a reviewer who is not listed.
@@ -107,8 +107,8 @@ def claim(ledger: Ledger, reviewer: str, reviewers: Sequence[str]) -> Item | Non
     open_rows = f"FROM results r WHERE r.stage = '{NAME}' AND r.status = '{WAITING}'"
     claimed = "EXISTS (SELECT 1 FROM claims c WHERE c.n = r.n AND c.sample = r.sample AND c.reviewer = ?)"
     mine = f"SELECT r.n, r.sample {open_rows} AND {claimed}"
-    if held := ledger.read(f"{mine} ORDER BY r.n, r.sample LIMIT 1", [reviewer]):
-        return shown_item(ledger, *held[0])
+    if claimed_rows := ledger.read(f"{mine} ORDER BY r.n, r.sample LIMIT 1", [reviewer]):
+        return shown_item(ledger, *claimed_rows[0])
     # One statement, so that two processes cannot take the same row or more than a share.
     total = f"(SELECT count(*) FROM claims) + (SELECT count(*) {open_rows} AND {_UNCLAIMED})"
     limit = f"({total} + {len(reviewers)} - 1) / {len(reviewers)}"
@@ -117,8 +117,8 @@ def claim(ledger: Ledger, reviewer: str, reviewers: Sequence[str]) -> Item | Non
         f"AND (SELECT count(*) FROM claims WHERE reviewer = ?) < {limit} ORDER BY r.n, r.sample LIMIT 1"
     )
     ledger.apply([(take, (reviewer, time.time(), reviewer))])
-    held = ledger.read(f"{mine} ORDER BY r.n, r.sample LIMIT 1", [reviewer])
-    return shown_item(ledger, *held[0]) if held else None
+    claimed_rows = ledger.read(f"{mine} ORDER BY r.n, r.sample LIMIT 1", [reviewer])
+    return shown_item(ledger, *claimed_rows[0]) if claimed_rows else None
 
 
 _UNCLAIMED = "NOT EXISTS (SELECT 1 FROM claims c WHERE c.n = r.n AND c.sample = r.sample)"
@@ -126,17 +126,17 @@ _UNCLAIMED = "NOT EXISTS (SELECT 1 FROM claims c WHERE c.n = r.n AND c.sample = 
 
 def shares(ledger: Ledger, reviewers: Sequence[str]) -> dict[str, dict[str, int]]:
     """Per reviewer: rows claimed, and of these decided."""
-    found = ledger.read(
+    rows = ledger.read(
         "SELECT c.reviewer, count(*), sum(coalesce(r.status, '') NOT IN ('', 'waiting')) FROM claims c "
         f"LEFT JOIN results r ON r.stage = '{NAME}' AND r.n = c.n AND r.sample = c.sample GROUP BY c.reviewer"
     )
-    counted = {reviewer: {"claimed": claimed, "decided": decided or 0} for reviewer, claimed, decided in found}
+    counted = {reviewer: {"claimed": claimed, "decided": decided or 0} for reviewer, claimed, decided in rows}
     return {reviewer: counted.get(reviewer, {"claimed": 0, "decided": 0}) for reviewer in (*reviewers, *counted)}
 
 
 def decide(
     ledger: Ledger,
-    item: Item,
+    item: WorkItem,
     reviewer: str,
     action: str,
     *,
@@ -159,33 +159,33 @@ def decide(
     return _append(ledger, item, reviewer, action, response, note, None, later)
 
 
-def undo(ledger: Ledger, reviewer: str, later: Sequence[str] = ("build",)) -> Item:
+def undo(ledger: Ledger, reviewer: str, later: Sequence[str] = ("build",)) -> WorkItem:
     """Take back a reviewer's last decision that still stands; its item is theirs to decide again. ReviewError: none."""
-    found = ledger.read(f"SELECT * FROM decisions d WHERE reviewer = ? AND {_LAST_STANDING}", [reviewer])
-    if not found:
+    rows = ledger.read(f"SELECT * FROM decisions d WHERE reviewer = ? AND {_LAST_STANDING}", [reviewer])
+    if not rows:
         raise ReviewError(f"{reviewer} has no decision to take back")
-    last = Decision(*found[0])
+    last = Decision(*rows[0])
     item = shown_item(ledger, last.n, last.sample)
     _append(ledger, item, reviewer, "undo", None, "", last.id, later)
     return shown_item(ledger, last.n, last.sample)
 
 
-def decisions(ledger: Ledger) -> list[Decision]:
+def list_decisions(ledger: Ledger) -> list[Decision]:
     """All of them, in order."""
-    return [Decision(*found) for found in ledger.read("SELECT * FROM decisions ORDER BY id")]
+    return [Decision(*row) for row in ledger.read("SELECT * FROM decisions ORDER BY id")]
 
 
 def standing(ledger: Ledger, n: int, sample: int, given: str) -> Decision | None:
     """The decision on an item as it is now: the last one on this input that was not taken back."""
     query = f"SELECT * FROM decisions d WHERE n = ? AND sample = ? AND input = ? AND {_LAST_STANDING}"
-    found = ledger.read(query, [n, sample, given])
-    return Decision(*found[0]) if found else None
+    rows = ledger.read(query, [n, sample, given])
+    return Decision(*rows[0]) if rows else None
 
 
 def broken_links(ledger: Ledger) -> list[int]:
     """Ids of decisions whose hash does not follow from what they hold and from the one before; [] in a sound ledger."""
     before, broken = "", []
-    for decision in decisions(ledger):
+    for decision in list_decisions(ledger):
         values = {name: value for name, value in vars(decision).items() if name not in ("id", "hash")}
         if decision.hash != _hash(before, values):
             broken.append(decision.id)
@@ -193,7 +193,7 @@ def broken_links(ledger: Ledger) -> list[int]:
     return broken
 
 
-def _check_open(ledger: Ledger, item: Item, reviewer: str) -> None:
+def _check_open(ledger: Ledger, item: WorkItem, reviewer: str) -> None:
     now = shown_item(ledger, item.n, item.sample)
     if now.input != item.input:
         raise ReviewError(f"row {item.row.id!r} has changed since it was shown: look at it again")
@@ -206,7 +206,7 @@ def _check_open(ledger: Ledger, item: Item, reviewer: str) -> None:
 
 def _append(
     ledger: Ledger,
-    item: Item,
+    item: WorkItem,
     reviewer: str,
     action: str,
     response: str | None,
@@ -221,18 +221,18 @@ def _append(
         "n": item.n, "sample": item.sample, "input": item.input, "reviewer": reviewer, "action": action,
         "response": response, "note": note, "undoes": undoes, "at": time.time(),
     }  # fmt: skip
-    made = Decision(number, **values, hash=_hash(before, values))
-    outcome = outcome_of(item, None if action == "undo" else made)
-    marks = ", ".join("?" * len(vars(made)))
+    decision = Decision(number, **values, hash=_hash(before, values))
+    outcome = build_outcome(item, None if action == "undo" else decision)
+    marks = ", ".join("?" * len(vars(decision)))
     ledger.apply(  # the number is a key: of two that append at once, one is told so and nothing of it is kept
         [
-            (f"INSERT INTO decisions VALUES ({marks})", tuple(vars(made).values())),
-            ("INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?)", (item.n, item.sample, reviewer, made.at)),
-            *result_ops(Place(NAME, ""), item, outcome, later),
+            (f"INSERT INTO decisions VALUES ({marks})", tuple(vars(decision).values())),
+            ("INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?)", (item.n, item.sample, reviewer, decision.at)),
+            *result_ops(StageKey(NAME, ""), item, outcome, later),
         ]
     )
-    return made
+    return decision
 
 
 def _hash(before: str, values: dict[str, Any]) -> str:
-    return digest_of(before + as_text(values))
+    return compute_digest(before + as_text(values))

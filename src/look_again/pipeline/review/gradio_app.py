@@ -11,9 +11,9 @@ from importlib import resources
 from typing import Any
 
 from look_again.extras import require
-from look_again.pipeline.review import review_html as page
-from look_again.pipeline.review.review_access import ReviewAccess
-from look_again.pipeline.review.session import Sitting, Turn
+from look_again.pipeline.review import item_html as page
+from look_again.pipeline.review.reviewers import ReviewAccess
+from look_again.pipeline.review.session import PageState, ReviewSession
 from look_again.web.guard import PageGuard
 from look_again.web.section_cards import sections_css
 
@@ -30,7 +30,7 @@ ACTING = (
 
 
 @dataclass
-class Parts:
+class PageParts:
     """The page's components; `who` and `seen` are hidden and go with every request."""
 
     who: Any
@@ -46,53 +46,53 @@ class Parts:
     acting: Any
     note: Any
 
-    def values(self, turn: Turn, before: str) -> dict[Any, Any]:
+    def values(self, state: PageState, before: str) -> dict[Any, Any]:
         """A turn as new values of the components; `before`: the row that was shown, "" for none.
 
         Of a row that stays, image and note are left alone, and after a refused edit the editor.
         """
         import gradio as gr
 
-        made = {
-            self.who: turn.reviewer,
-            self.seen: turn.seen,
-            self.head: page.turn_html(turn),
-            self.right: page.right_html(turn),
-            self.editing: gr.update(visible=turn.editing),
-            self.saving: gr.update(visible=turn.editing),
-            self.acting: gr.update(visible=not turn.editing),
+        updates = {
+            self.who: state.reviewer,
+            self.seen: state.seen,
+            self.head: page.header_html(state),
+            self.right: page.right_html(state),
+            self.editing: gr.update(visible=state.editing),
+            self.saving: gr.update(visible=state.editing),
+            self.acting: gr.update(visible=not state.editing),
         }
-        if turn.seen != before or not before:
-            made |= {self.left: page.left_html(turn), self.note: ""}
-        if turn.view is not None and turn.editing and not turn.refused:
-            made |= {self.editor: turn.view.text, self.check: page.check_html(turn)}
-        return made
+        if state.seen != before or not before:
+            updates |= {self.left: page.left_html(state), self.note: ""}
+        if state.view is not None and state.editing and not state.refused:
+            updates |= {self.editor: state.view.text, self.check: page.check_html(state)}
+        return updates
 
-    def checked(self, turn: Turn) -> dict[Any, Any]:
+    def checked(self, state: PageState) -> dict[Any, Any]:
         """What changes with every letter of an edit."""
-        made = {self.check: page.check_html(turn)}
-        return made if turn.refused else made | {self.right: page.right_html(turn)}
+        updates = {self.check: page.check_html(state)}
+        return updates if state.refused else updates | {self.right: page.right_html(state)}
 
 
-def make_page(sitting: Sitting, access: ReviewAccess) -> Any:
+def make_page(session: ReviewSession, access: ReviewAccess) -> Any:
     """The page as Gradio blocks. MissingExtraError without gradio."""
     require("gradio", extra="ui")
     import gradio as gr
 
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
         parts, buttons = _lay_out()
-        _connect(blocks, parts, buttons, sitting, access)
+        _connect(blocks, parts, buttons, session, access)
     return blocks
 
 
-def make_app(sitting: Sitting, access: ReviewAccess, port: int = 7860) -> Any:
+def make_app(session: ReviewSession, access: ReviewAccess, port: int = 7860) -> Any:
     """The page as an ASGI application that answers whom `access` lets in."""
-    blocks = make_page(sitting, access)
+    blocks = make_page(session, access)
     import gradio as gr
     from fastapi import FastAPI
 
     asset = resources.files("look_again") / "assets" / "review"
-    made = gr.mount_gradio_app(
+    app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         blocks,
         path="",
@@ -111,7 +111,7 @@ def make_app(sitting: Sitting, access: ReviewAccess, port: int = 7860) -> Any:
         css=sections_css() + (asset / "page.css").read_text(encoding="utf-8") + page.badges_css(),
         head=f"<script>{(asset / 'keys.js').read_text(encoding='utf-8')}</script>",
     )
-    return PageGuard(made, access.page)
+    return PageGuard(app, access.page)
 
 
 def serve(app: Any, host: str, port: int) -> None:
@@ -121,7 +121,7 @@ def serve(app: Any, host: str, port: int) -> None:
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
 
 
-def _lay_out() -> tuple[Parts, dict[str, Any]]:
+def _lay_out() -> tuple[PageParts, dict[str, Any]]:
     """All components, in the order in which they stand on the page."""
     import gradio as gr
 
@@ -150,7 +150,7 @@ def _lay_out() -> tuple[Parts, dict[str, Any]]:
                 min_width=120,
             )
         gr.HTML(page.keys_html())
-    return Parts(who, seen, head, left, right, editing, editor, check, dock, saving, acting, note), buttons
+    return PageParts(who, seen, head, left, right, editing, editor, check, dock, saving, acting, note), buttons
 
 
 def _buttons(named: tuple[tuple[str, str], ...]) -> dict[str, Any]:
@@ -159,7 +159,9 @@ def _buttons(named: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     return {name: gr.Button(label, elem_id=f"la-{name}", min_width=60) for name, label in named}
 
 
-def _connect(blocks: Any, parts: Parts, buttons: dict[str, Any], sitting: Sitting, access: ReviewAccess) -> None:
+def _connect(
+    blocks: Any, parts: PageParts, buttons: dict[str, Any], session: ReviewSession, access: ReviewAccess
+) -> None:
     """Who does what when something is pressed."""
     import gradio as gr
 
@@ -167,48 +169,52 @@ def _connect(blocks: Any, parts: Parts, buttons: dict[str, Any], sitting: Sittin
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
     def reviewer(request: gr.Request, who: str) -> str | None:
-        asked = who or request.query_params.get("reviewer")
-        return access.reviewer(getattr(request, "username", None), asked)
+        requested = who or request.query_params.get("reviewer")
+        return access.reviewer(getattr(request, "username", None), requested)
 
-    def on(name: str, step: Callable[..., Turn], *given: Any) -> None:
+    def on(name: str, step: Callable[..., PageState], *given: Any) -> None:
         def answer(request: gr.Request, who: str, seen: str, *values: Any) -> dict[Any, Any]:
             name = reviewer(request, who)
-            return _strangers(parts, sitting, access) if name is None else parts.values(step(name, seen, *values), seen)
+            return _strangers(parts, session, access) if name is None else parts.values(step(name, seen, *values), seen)
 
         buttons[name].click(answer, [parts.who, parts.seen, *given], shown, **quiet)
 
     def opened(request: gr.Request) -> dict[Any, Any]:
         name = reviewer(request, "")
-        return _strangers(parts, sitting, access) if name is None else parts.values(sitting.next(name), "")
+        return _strangers(parts, session, access) if name is None else parts.values(session.next(name), "")
 
     def typed(request: gr.Request, who: str, seen: str, edited: str) -> dict[Any, Any]:
         name = reviewer(request, who)
-        return _strangers(parts, sitting, access) if name is None else parts.checked(sitting.keep(name, seen, edited))
+        return _strangers(parts, session, access) if name is None else parts.checked(session.keep(name, seen, edited))
 
     blocks.load(opened, None, shown, **quiet)
     # Not `input`: that event leaves out the first change after a text has come from here.
     parts.editor.change(typed, [parts.who, parts.seen, parts.editor], shown, trigger_mode="always_last", **quiet)
-    on("accept", lambda who, seen, note: sitting.act(who, seen, "accept", note=note), parts.note)
-    on("reject", lambda who, seen, note: sitting.act(who, seen, "reject", note=note), parts.note)
-    on("undo", sitting.undo)
-    on("earlier", lambda who, seen: sitting.browse(who, seen, -1))
-    on("later", lambda who, seen: sitting.browse(who, seen, 1))
-    on("edit", sitting.edit)
-    on("leave", sitting.leave)
-    on("reset", sitting.reset)
-    on("save", lambda *given: _save(sitting, *given), parts.editor, parts.note)
+    on("accept", lambda who, seen, note: session.act(who, seen, "accept", note=note), parts.note)
+    on("reject", lambda who, seen, note: session.act(who, seen, "reject", note=note), parts.note)
+    on("undo", session.undo)
+    on("earlier", lambda who, seen: session.browse(who, seen, -1))
+    on("later", lambda who, seen: session.browse(who, seen, 1))
+    on("edit", session.edit)
+    on("leave", session.leave)
+    on("reset", session.reset)
+    on("save", lambda *given: _save(session, *given), parts.editor, parts.note)
 
 
-def _save(sitting: Sitting, who: str, seen: str, edited: str, note: str) -> Turn:
-    return sitting.act(who, seen, "edit", response=edited, note=note)
+def _save(session: ReviewSession, who: str, seen: str, edited: str, note: str) -> PageState:
+    return session.act(who, seen, "edit", response=edited, note=note)
 
 
-def _strangers(parts: Parts, sitting: Sitting, access: ReviewAccess) -> dict[Any, Any]:
+def _strangers(parts: PageParts, session: ReviewSession, access: ReviewAccess) -> dict[Any, Any]:
     """The page before anybody is known."""
     import gradio as gr
 
-    far = {name: sitting.progress(name) for name in access.reviewers}
-    told = {name: f"{one.decided} of {one.share} decided" for name, one in far.items()}
+    progress = {name: session.progress(name) for name in access.reviewers}
+    shown_progress = {name: f"{share.decided} of {share.share} decided" for name, share in progress.items()}
     hidden = gr.update(visible=False)
-    made = {parts.head: page.chooser_html(access.reviewers, told), parts.editing: hidden, parts.dock: hidden}
-    return made | dict.fromkeys((parts.who, parts.seen, parts.left, parts.right), "")
+    updates = {
+        parts.head: page.chooser_html(access.reviewers, shown_progress),
+        parts.editing: hidden,
+        parts.dock: hidden,
+    }
+    return updates | dict.fromkeys((parts.who, parts.seen, parts.left, parts.right), "")

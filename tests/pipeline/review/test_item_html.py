@@ -10,19 +10,19 @@ import pytest
 from PIL import Image
 
 from look_again.pipeline.ledger.ledger import Ledger
-from look_again.pipeline.review.response_text import blocks, escape, explain, grammar_html, sections_html
-from look_again.pipeline.review.review_html import (
+from look_again.pipeline.review.item_html import (
     badges_css,
     chooser_html,
     done_html,
+    header_html,
     images_html,
     keys_html,
     left_html,
     question_html,
     right_html,
-    turn_html,
 )
-from look_again.pipeline.review.session import Progress, Sitting, Turn
+from look_again.pipeline.review.response_text import blocks, escape, explain, grammar_html, sections_html
+from look_again.pipeline.review.session import PageState, Progress, ReviewSession
 from look_again.text.grammar import parse
 from tests.pipeline.review.review_runs import PEOPLE, prepare, rows_of
 
@@ -48,11 +48,11 @@ class Tags(HTMLParser):
 
 
 @pytest.fixture
-def turn(tmp_path, response):
+def state(tmp_path, response):
     with Ledger(tmp_path) as ledger:
         prepare(ledger, response, before=response.replace(">4<", ">3<"))
-        sitting = Sitting(ledger, PEOPLE)
-        yield sitting.next("ann")
+        session = ReviewSession(ledger, PEOPLE)
+        yield session.next("ann")
 
 
 def test_sections_are_named_and_coloured_in_order(response):
@@ -120,8 +120,8 @@ def test_the_check_says_whether_there_is_anything_to_save(response):
     assert "Nothing is changed yet." in grammar_html(response, changed=False)
 
 
-def test_the_page_shows_verdicts_and_what_they_were_about(turn):
-    text = Tags(right_html(turn)).text
+def test_the_page_shows_verdicts_and_what_they_were_about(state):
+    text = Tags(right_html(state)).text
     assert "Response rewritten" in text
     assert "What the judges said 1 objection flagged" in text
     assert "about the response before it was rewritten" in text
@@ -131,34 +131,34 @@ def test_the_page_shows_verdicts_and_what_they_were_about(turn):
     assert "The response before it was rewritten" in text
 
 
-def test_an_open_editor_shows_what_will_be(turn, response):
+def test_an_open_editor_shows_what_will_be(state, response):
     draft = response.replace(">4<", ">5<")
-    editing = replace(turn, view=replace(turn.view, draft=draft), editing=True)
+    editing = replace(state, view=replace(state.view, draft=draft), editing=True)
     assert "As it will be" in right_html(editing)
     assert "<div>5</div>" in right_html(editing)
 
 
-def test_the_top_line_says_who_how_far_and_what_happened(turn):
-    text = Tags(turn_html(turn)).text
+def test_the_top_line_says_who_how_far_and_what_happened(state):
+    text = Tags(header_html(state)).text
     assert "ann" in text
     assert "0 of 3 decided" in text
     assert "row r0" in text
-    refused = Turn("ann", Progress(3, 4), said="no <b>", refused=True)
-    assert 'style="width:75%"' in turn_html(refused)
-    assert "✗ no &lt;b&gt;" in turn_html(refused)
+    refused = PageState("ann", Progress(3, 4), message="no <b>", refused=True)
+    assert 'style="width:75%"' in header_html(refused)
+    assert "✗ no &lt;b&gt;" in header_html(refused)
 
 
 def test_the_end_of_a_share_and_an_empty_run_differ():
-    assert "Your share is done" in done_html(Turn("ann", Progress(3, 3)))
-    assert "Nothing to review" in right_html(Turn("ann", Progress(0, 0)))
+    assert "Your share is done" in done_html(PageState("ann", Progress(3, 3)))
+    assert "Nothing to review" in right_html(PageState("ann", Progress(0, 0)))
 
 
 def test_a_decision_is_shown_with_its_note(tmp_path, response):
     with Ledger(tmp_path) as ledger:
         prepare(ledger, response)
-        sitting = Sitting(ledger, PEOPLE)
-        after = sitting.act("ann", sitting.next("ann").seen, "reject", note="<b>blurred</b>")
-        said = turn_html(sitting.browse("ann", after.seen, -1))
+        session = ReviewSession(ledger, PEOPLE)
+        after = session.act("ann", session.next("ann").seen, "reject", note="<b>blurred</b>")
+        said = header_html(session.browse("ann", after.seen, -1))
     assert "<b>rejected</b> by ann" in said
     assert "&lt;b&gt;blurred&lt;/b&gt;" in said
 
@@ -192,10 +192,10 @@ def test_nothing_that_a_row_says_becomes_html(tmp_path, response):
     row = rows_of(1, id=HOSTILE, question=HOSTILE, options=(HOSTILE,), reference=HOSTILE, source=HOSTILE)
     with Ledger(tmp_path) as ledger:
         prepare(ledger, text, row, before=HOSTILE)
-        sitting = Sitting(ledger, (HOSTILE, "bob"))
-        turn = sitting.next(HOSTILE)
-        pieces = [turn_html(turn), left_html(turn), right_html(turn), grammar_html(text)]
-        pieces += [chooser_html([HOSTILE], {HOSTILE: HOSTILE}), turn_html(sitting.act(HOSTILE, HOSTILE, HOSTILE))]
+        session = ReviewSession(ledger, (HOSTILE, "bob"))
+        state = session.next(HOSTILE)
+        pieces = [header_html(state), left_html(state), right_html(state), grammar_html(text)]
+        pieces += [chooser_html([HOSTILE], {HOSTILE: HOSTILE}), header_html(session.act(HOSTILE, HOSTILE, HOSTILE))]
     for piece in pieces:
         assert not Tags(piece).tags & {"script", "img"}
         assert not {name for name in Tags(piece).attributes if name.startswith("on")}

@@ -1,4 +1,4 @@
-"""What a reviewer sees, as pieces of HTML: pure functions of a turn, every word of a row escaped.
+"""What a reviewer sees, as pieces of HTML: pure functions of the page's state, every word of a row escaped.
 
 As the paper's people did ("The pipeline", 4), they see image, question, reference and response; ours see the panel's
 verdicts and what a rewrite replaced as well.
@@ -17,9 +17,9 @@ from look_again.data.encoded_images import sendable
 from look_again.data.image_files import ImageSource
 from look_again.data.sample import Sample
 from look_again.images import ImageError
+from look_again.pipeline.review.decisions import Decision
 from look_again.pipeline.review.response_text import escape, grammar_html, problems_html, sections_html
-from look_again.pipeline.review.review import Decision
-from look_again.pipeline.review.session import DECIDED, Turn, View
+from look_again.pipeline.review.session import DECIDED, ItemView, PageState
 
 MAX_PIXELS = 1_500_000  # of an image on the page
 KEYS_OF_BUTTONS = {"accept": "a", "reject": "r", "edit": "e", "undo": "u", "earlier": "←", "later": "→",
@@ -27,30 +27,30 @@ KEYS_OF_BUTTONS = {"accept": "a", "reject": "r", "edit": "e", "undo": "u", "earl
 OTHER_KEYS = (("n", "writes a note"), ("Esc", "leaves it"), ("↑ ↓", "scroll"))
 
 
-def turn_html(turn: Turn) -> str:
+def header_html(state: PageState) -> str:
     """The line on top: who, how far, which row; and what the last step did."""
-    done, share = turn.progress.decided, turn.progress.share
+    done, share = state.progress.decided, state.progress.share
     percent = 100 * done // share if share else 100
-    row = "" if turn.view is None else f'<span class="la-row">row <b>{escape(turn.view.item.row.id)}</b></span>'
-    sample = "" if turn.view is None or not turn.view.item.sample else f" · sample {turn.view.item.sample}"
-    source = "" if turn.view is None else f'<span class="la-quiet">{escape(turn.view.item.row.source)}{sample}</span>'
-    said, refused = ("", _said_html(turn)) if turn.refused else (_said_html(turn), "")
+    row = "" if state.view is None else f'<span class="la-row">row <b>{escape(state.view.item.row.id)}</b></span>'
+    sample = "" if state.view is None or not state.view.item.sample else f" · sample {state.view.item.sample}"
+    source = "" if state.view is None else f'<span class="la-quiet">{escape(state.view.item.row.source)}{sample}</span>'
+    message, refused = ("", _message_html(state)) if state.refused else (_message_html(state), "")
     return (
-        f'<div class="la-head" data-turn="{time.time_ns()}" data-row="{escape(turn.seen)}">'
-        f'<span class="la-who">{escape(turn.reviewer)}</span>'
+        f'<div class="la-head" data-turn="{time.time_ns()}" data-row="{escape(state.seen)}">'
+        f'<span class="la-who">{escape(state.reviewer)}</span>'
         f'<span class="la-bar" role="progressbar" aria-label="decided" aria-valuenow="{percent}" aria-valuemin="0" '
         f'aria-valuemax="100"><span style="width:{percent}%"></span></span><span>{done} of {share} decided</span>'
-        f"{said}{row}{source}</div>{refused}{_decision_html(turn)}"
+        f"{message}{row}{source}</div>{refused}{_decision_html(state)}"
     )
 
 
-def _said_html(turn: Turn) -> str:
-    kind, sign = ("la-refused", "✗ ") if turn.refused else ("la-said", "")
-    return f'<div class="{kind}" id="la-said" role="alert">{sign}{escape(turn.said)}</div>' if turn.said else ""
+def _message_html(state: PageState) -> str:
+    kind, sign = ("la-refused", "✗ ") if state.refused else ("la-said", "")
+    return f'<div class="{kind}" id="la-said" role="alert">{sign}{escape(state.message)}</div>' if state.message else ""
 
 
-def _decision_html(turn: Turn) -> str:
-    if turn.view is None or (decision := turn.view.decision) is None:
+def _decision_html(state: PageState) -> str:
+    if state.view is None or (decision := state.view.decision) is None:
         return ""
     return f'<div class="la-decision la-{decision.action}">{_word(decision)}. <kbd>→</kbd> goes on.</div>'
 
@@ -62,17 +62,17 @@ def _word(decision: Decision) -> str:
     return f"<b>{DECIDED[decision.action]}</b> by {escape(decision.reviewer)} on {when}{escape(note)}"
 
 
-def left_html(turn: Turn) -> str:
+def left_html(state: PageState) -> str:
     """What is asked about what: images, question, reference."""
-    return "" if turn.view is None else images_html(turn.view.item.row.images) + question_html(turn.view.item.row)
+    return "" if state.view is None else images_html(state.view.item.row.images) + question_html(state.view.item.row)
 
 
-def right_html(turn: Turn) -> str:
+def right_html(state: PageState) -> str:
     """The response, or beside an open editor what it will be, and what the panel said; without a row, what then."""
-    if turn.view is None:
-        return done_html(turn)
-    edited = f"{_title('As it will be')}{sections_html(turn.view.text)}"
-    return (edited if turn.editing else response_html(turn.view)) + verdicts_html(turn.view)
+    if state.view is None:
+        return done_html(state)
+    edited = f"{_title('As it will be')}{sections_html(state.view.text)}"
+    return (edited if state.editing else response_html(state.view)) + verdicts_html(state.view)
 
 
 def _title(text: str, pills: str = "", more: str = "") -> str:
@@ -83,21 +83,21 @@ def _pill(text: str, kind: str) -> str:
     return f' <span class="la-pill la-{kind}">{text}</span>'
 
 
-def check_html(turn: Turn) -> str:
+def check_html(state: PageState) -> str:
     """The line under the editor."""
-    if turn.view is None or turn.refused:
-        return _said_html(turn)
-    return grammar_html(turn.view.text, turn.view.draft is not None)
+    if state.view is None or state.refused:
+        return _message_html(state)
+    return grammar_html(state.view.text, state.view.draft is not None)
 
 
-def done_html(turn: Turn) -> str:
+def done_html(state: PageState) -> str:
     """In place of a row, when there is none."""
-    if turn.progress.share == 0:
+    if state.progress.share == 0:
         return '<div class="la-done"><h3>Nothing to review</h3><p>No row waits for you. Reload to look again.</p></div>'
     return (
-        f'<div class="la-done"><h3>Your share is done</h3><p>{turn.progress.decided} of {turn.progress.share} rows are '
-        "decided. <kbd>u</kbd> takes back the last decision, <kbd>←</kbd> looks back. Reload to look for new rows.</p>"
-        "</div>"
+        f'<div class="la-done"><h3>Your share is done</h3><p>{state.progress.decided} of {state.progress.share} rows '
+        "are decided. <kbd>u</kbd> takes back the last decision, <kbd>←</kbd> looks back. Reload to look for new rows."
+        "</p></div>"
     )
 
 
@@ -118,26 +118,30 @@ def _image_html(image: ImageSource, number: int, count: int) -> str:
     return f'<img alt="{alt}" src="data:{kind};base64,{base64.b64encode(data).decode()}">'
 
 
-def question_html(row: Sample) -> str:
+def question_html(sample: Sample) -> str:
     """The question, its options and the reference."""
-    options = "".join(f"<li>{escape(text)}</li>" for text in row.options)
+    options = "".join(f"<li>{escape(text)}</li>" for text in sample.options)
     listed = f'<ol class="la-options" type="A">{options}</ol>' if options else ""
     reference = (
-        f"<b>{escape(row.reference)}</b>{_option(row)}" if row.reference else '<i class="la-none">none known</i>'
+        f"<b>{escape(sample.reference)}</b>{_option(sample)}"
+        if sample.reference
+        else '<i class="la-none">none known</i>'
     )
     return (
-        f'<div class="la-question"><h4>Question</h4><div class="la-text">{escape(row.question)}</div>{listed}'
+        f'<div class="la-question"><h4>Question</h4><div class="la-text">{escape(sample.question)}</div>{listed}'
         f'<h4>Reference</h4><div class="la-text la-reference">{reference}</div></div>'
     )
 
 
-def _option(row: Sample) -> str:
+def _option(sample: Sample) -> str:
     """The text of the option that the reference names by its letter."""
-    at = ascii_uppercase.find(row.reference or "-")
-    return f" ({escape(row.options[at])})" if len(row.reference or "") == 1 and 0 <= at < len(row.options) else ""
+    at = ascii_uppercase.find(sample.reference or "-")
+    return (
+        f" ({escape(sample.options[at])})" if len(sample.reference or "") == 1 and 0 <= at < len(sample.options) else ""
+    )
 
 
-def response_html(view: View) -> str:
+def response_html(view: ItemView) -> str:
     """The response, after an edit the edited one; with what stood there before, and what is wrong with it."""
     wrong = problems_html(view.response)
     problems = f'<div class="la-check la-refused"><b>✗ This breaks the grammar.</b>{wrong}</div>' if wrong else ""
@@ -156,7 +160,7 @@ def response_html(view: View) -> str:
     return f"{_title('Response', pills)}{problems}{sections_html(view.response)}{folded}"
 
 
-def verdicts_html(view: View) -> str:
+def verdicts_html(view: ItemView) -> str:
     """What the panel said, a card per judge."""
     if view.panel is None:
         return ""

@@ -8,12 +8,12 @@ from collections import Counter
 import pytest
 
 from look_again.data.sample import Sample
-from look_again.pipeline.engine import Stage, open_desk, run_stages
+from look_again.pipeline.engine import PipelineStage, open_chat_client, run_stages
 from look_again.pipeline.intake import add_rows
-from look_again.pipeline.ledger.items import Outcome, Place, counts, results
+from look_again.pipeline.ledger.items import Outcome, StageKey, counts, results
 from look_again.pipeline.ledger.ledger import Ledger
-from look_again.pipeline.review import review
-from look_again.pipeline.review.review import ReviewError, broken_links, claim, decide, decisions, shares, undo
+from look_again.pipeline.review import decisions
+from look_again.pipeline.review.decisions import ReviewError, broken_links, claim, decide, list_decisions, shares, undo
 
 PEOPLE = ("ann", "bob", "cy", "di")
 
@@ -24,19 +24,19 @@ def ledger(tmp_path):
         yield opened
 
 
-def prepare(ledger: Ledger, text: str, rows: int = 10, which: str = "all", version: str = "v") -> Stage:
+def prepare(ledger: Ledger, text: str, rows: int = 10, which: str = "all", version: str = "v") -> PipelineStage:
     """A run in which `rows` rows wait for people; the even ones were rewritten."""
 
     async def said(item, chat):
         return Outcome(output={"response": text, "rewritten": item.n % 2 == 0})
 
-    before = Stage(Place("before", version), work=said, later=(review.NAME,))
-    people = review.stage(ledger, "before", which=which)
+    before = PipelineStage(StageKey("before", version), work=said, later=(decisions.NAME,))
+    people = decisions.stage(ledger, "before", which=which)
     add_rows(ledger, [Sample(id=f"r{i}", question="Q?", source="test") for i in range(rows)], "here")
 
     async def go():
-        async with open_desk(ledger, [], "test") as desk:
-            return await run_stages(desk, [before, people], workers=2)
+        async with open_chat_client(ledger, [], "test") as client:
+            return await run_stages(client, [before, people], workers=2)
 
     asyncio.run(go())
     return people
@@ -78,10 +78,10 @@ def test_decisions_become_results(ledger, response):
     edited = response.replace(">4<", ">5<")
     for action, options in (("accept", {}), ("reject", {"note": "blurred"}), ("edit", {"response": edited})):
         decide(ledger, claim(ledger, "ann", ["ann"]), "ann", action, **options)
-    said = {item.row.id: output["response"] for item, output in results(ledger, people.place)}
+    said = {item.row.id: output["response"] for item, output in results(ledger, people.key)}
     assert said == {"r0": response, "r2": edited}
     assert ledger.read("SELECT reason FROM results WHERE status = 'bad'") == [("rejected by ann: blurred",)]
-    assert counts(ledger, people.place) == {"items": 3, "ok": 2, "bad": 1, "waiting": 0, "pending": 0}
+    assert counts(ledger, people.key) == {"items": 3, "ok": 2, "bad": 1, "waiting": 0, "pending": 0}
 
 
 def test_an_edit_that_breaks_the_grammar_is_refused(ledger, response):
@@ -95,7 +95,7 @@ def test_an_edit_that_breaks_the_grammar_is_refused(ledger, response):
         decide(ledger, item, "ann", "shrug")
     with pytest.raises(ReviewError, match="not one of the reviewers"):
         claim(ledger, "eve", ["ann"])
-    assert decisions(ledger) == []
+    assert list_decisions(ledger) == []
 
 
 def test_undo_gives_the_row_back_as_it_was_shown(ledger, response):
@@ -104,10 +104,10 @@ def test_undo_gives_the_row_back_as_it_was_shown(ledger, response):
     decide(ledger, item, "ann", "edit", response=response.replace(">4<", ">5<"))
     again = undo(ledger, "ann")
     assert (again.n, again.response) == (item.n, response)
-    assert counts(ledger, people.place)["waiting"] == 2
+    assert counts(ledger, people.key)["waiting"] == 2
     assert claim(ledger, "ann", ["ann"]).n == item.n
     decide(ledger, again, "ann", "accept")
-    assert [d.action for d in decisions(ledger)] == ["edit", "undo", "accept"]
+    assert [d.action for d in list_decisions(ledger)] == ["edit", "undo", "accept"]
     undo(ledger, "ann")
     with pytest.raises(ReviewError, match="no decision to take back"):
         undo(ledger, "ann")
@@ -127,11 +127,11 @@ def test_a_changed_answer_is_looked_at_again(ledger, response):
     old = claim(ledger, "ann", ["ann"])
     decide(ledger, old, "ann", "accept")
     prepare(ledger, response.replace(">4<", ">6<"), rows=1, version="v2")
-    assert counts(ledger, people.place)["waiting"] == 1
+    assert counts(ledger, people.key)["waiting"] == 1
     with pytest.raises(ReviewError, match="has changed"):
         decide(ledger, old, "ann", "accept")
     decide(ledger, claim(ledger, "ann", ["ann"]), "ann", "accept")
-    assert counts(ledger, people.place)["ok"] == 1
+    assert counts(ledger, people.key)["ok"] == 1
 
 
 def test_decisions_outlive_the_stage_being_run_again(ledger, response):
@@ -139,14 +139,14 @@ def test_decisions_outlive_the_stage_being_run_again(ledger, response):
     decide(ledger, claim(ledger, "ann", ["ann"]), "ann", "accept")
     ledger.apply([("DELETE FROM results WHERE stage = 'review'", ())])
     prepare(ledger, response, rows=2)
-    assert counts(ledger, people.place) == {"items": 2, "ok": 1, "bad": 0, "waiting": 1, "pending": 0}
+    assert counts(ledger, people.key) == {"items": 2, "ok": 1, "bad": 0, "waiting": 1, "pending": 0}
 
 
 def test_only_rewritten_rows_are_shown_if_so_configured(ledger, response):
     people = prepare(ledger, response, which="rewritten")
-    assert counts(ledger, people.place) == {"items": 10, "ok": 5, "bad": 0, "waiting": 5, "pending": 0}
+    assert counts(ledger, people.key) == {"items": 10, "ok": 5, "bad": 0, "waiting": 5, "pending": 0}
     with pytest.raises(ValueError, match="which is"):
-        review.stage(ledger, "before", which="some")
+        decisions.stage(ledger, "before", which="some")
 
 
 def test_a_changed_decision_shows(ledger, response):

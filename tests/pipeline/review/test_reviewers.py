@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from look_again.pipeline.review.review_access import ReviewAccess, build_review_access
+from look_again.pipeline.review.reviewers import ReviewAccess, build_review_access
 from look_again.web.access import build_access
 
 PASSWORD = {"SECRET": "correct horse"}
