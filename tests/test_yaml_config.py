@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from look_again.yaml_config import ConfigError, as_keys, build, group, read_yaml, with_keys
+from look_again.yaml_config import ConfigError, as_keys, build, check_numbers, group, read_yaml, with_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,16 @@ class Circle:
 @dataclass(frozen=True, kw_only=True)
 class Square:
     side: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    rate: float = 1.0
+    count: int | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +94,7 @@ def test_changed_keys_reach_their_groups():
         ({"names": "abc"}, "^file: names is a list, not 'abc'$"),
         ({"parts": [3]}, "^file: parts: a mapping of keys to values is needed, not 3$"),
         ({"parts": [{}]}, "^file: parts: .*name"),
+        ({"parts": [{"name": "x", "size": 1}]}, "^file: parts 'x': unknown keys"),
         ({"first": {"nome": 1}}, r"^file: first: unknown keys \['nome'\]; known: name$"),
         ([1], r"^file: a mapping of keys to values is needed, not \[1\]$"),
     ],
@@ -102,3 +113,19 @@ def test_files_that_hold_no_configuration(tmp_path, text, named):
         path.write_text(text)
     with pytest.raises(ConfigError, match=named):
         read_yaml(path, "recipe")
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"rate": "1e-3"}, "^rate is a number \\(1.0e-3\\), not '1e-3'$"),
+        ({"rate": None}, "rate is a number"),
+        ({"rate": True}, "rate is a number"),
+        ({"count": 1.5}, "^count is a whole number, not 1.5$"),
+    ],
+)
+def test_numbers_are_numbers(values, named):
+    """Would catch YAML's `1e-3`, which is a text, and comes to light hours later or as a comparison of types."""
+    assert Numbers(rate=3, count=None).rate == 3
+    with pytest.raises(ValueError, match=named):
+        Numbers(**values)

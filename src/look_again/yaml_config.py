@@ -49,7 +49,10 @@ def build(cls: type[C], values: Any, where: str) -> C:
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: a mapping of keys to values is needed, not {values!r}")
-    known = set(known_keys(cls, values))
+    try:
+        known = set(known_keys(cls, values))
+    except ValueError as error:  # of the choice of a group
+        raise ConfigError(f"{where}: {error}") from error
     if unknown := set(values) - known:
         raise ConfigError(f"{where}: unknown keys {sorted(unknown, key=str)}; known: {', '.join(sorted(known))}")
     return _construct(cls, values, where)
@@ -92,6 +95,17 @@ def as_keys(config: Any) -> dict[str, Any]:
     return keys
 
 
+def check_numbers(config: Any) -> None:
+    """ValueError for a field that is annotated as a number and holds something else, such as YAML's text 1e-3."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value, kinds = getattr(config, name), {hint} if typing.get_origin(hint) is None else set(typing.get_args(hint))
+        if not kinds <= {int, float, type(None)} or (value is None and type(None) in kinds):
+            continue
+        whole = float not in kinds
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            raise ValueError(f"{name} is a {'whole number' if whole else 'number (1.0e-3)'}, not {value!r}")
+
+
 def _construct(cls: type[C], values: Mapping[str, Any], where: str) -> C:
     """`build` for values whose unknown keys, if any, belong to other groups of the level."""
     hints = typing.get_type_hints(cls)
@@ -113,8 +127,14 @@ def _part(hint: Any, value: Any, where: str) -> Any:
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list | tuple | None):
             raise ConfigError(f"{where} is a list, not {value!r}")
-        return tuple(_part(parts[0], item, where) if parts else item for item in value or ())
+        return tuple(_part(parts[0], item, _named(where, item)) if parts else item for item in value or ())
     optional = type(None) in typing.get_args(hint)
     if not parts or isinstance(value, typing.cast(type, parts[0])) or (optional and value is None):
         return tuple(value) if isinstance(value, list) else value
     return build(typing.cast(type, parts[0]), {} if value is None else value, where)
+
+
+def _named(where: str, item: Any) -> str:
+    """Where an entry of a list stands, with its name if it has one."""
+    name = item.get("name") if isinstance(item, Mapping) else None
+    return where if name is None else f"{where} {name!r}"

@@ -11,7 +11,7 @@ from look_again.data.loaders import Counts, load_samples
 from look_again.data.references import AT_LINE_STARTS, INLINE, Choices, split_choices
 from look_again.data.source import Source
 from look_again.data.splits import EVALUATED, TRAINED
-from look_again.rl.recipe import load_brpo_config
+from look_again.rl.brpo_config import load_brpo_config
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "paper" / "brpo.yaml"
 
@@ -103,6 +103,6 @@ def test_recipe_mixes_ten_thousand_questions_of_five_sets() -> None:
     assert sum(source.limit or 0 for source in config.data) == 10_000
     assert {(source.split, source.on_benchmark) for source in config.data} == {("train", "refuse")}
     assert config.hardware is not None
-    a_step = config.questions * config.hardware.gpus
+    a_step = config.sampling.questions * config.hardware.gpus
     assert config.steps == -(-10_000 // a_step)  # one epoch
     assert config.on_bad_row == "skip"

@@ -76,18 +76,21 @@ def test_a_build_loads_for_training(ledger, tmp_path, table, response):
 
 def test_a_build_loads_as_a_training_stage(ledger, tmp_path):
     """The rows must pass what `train sft` does before its first step."""
-    from look_again.training.recipe import Stage as TrainingStage
+    from look_again.training.sft_config import build_stage
 
     build(ledger, LAST, tmp_path / "out")
-    stage = TrainingStage(
+    stage = build_stage(
         name="s",
         task="rows",
         trains="language_model",
         epochs=1,
         data=(Source(loader="jsonl", path=str(tmp_path / "out" / "train.jsonl")),),
     )
-    found = [row for source in stage.data for row in load_samples(source)]
-    good, _ = select_samples(found, on_bad_row=stage.on_bad_row, min_reflections=stage.min_reflections, progress=False)
+    selection = stage.selection
+    found = [row for source in selection.data for row in load_samples(source)]
+    good, _ = select_samples(
+        found, on_bad_row=selection.on_bad_row, min_reflections=selection.min_reflections, progress=False
+    )
     assert len(good) == 9
 
 

@@ -14,9 +14,9 @@ from look_again.data.sample import SampleError
 from look_again.data.source import Source
 from look_again.loading import default_checkpoint
 from look_again.rl import brpo as run
-from look_again.rl.recipe import BrpoConfig, load_brpo_config
-from look_again.rl.step import padded, questions_of_step
-from look_again.yaml_config import ConfigError
+from look_again.rl.brpo_config import BrpoConfig, load_brpo_config
+from look_again.rl.step import draw_questions, padded
+from look_again.yaml_config import ConfigError, build
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def config(base, output, **changes) -> BrpoConfig:
         **changes,
     }
     source = Source(loader="tabletop", path="3:20")
-    return BrpoConfig(output=str(output), base=base, data=(source,), **settings)
+    return build(BrpoConfig, {"output": str(output), "base": base, "data": (source,), **settings}, "recipe")
 
 
 def log_of(folder) -> list[dict]:
@@ -97,9 +97,15 @@ def test_rewards_move_the_policy(base, tmp_path):
     trainer = run.Run(settings)
     rollouts = []
     for step in range(3):
-        rows = questions_of_step(trainer.rows, settings, step, 0, 1)
+        rows = draw_questions(trainer.samples, settings, step, 0, 1)
         rollouts += run.sample_groups(
-            trainer.inner.model, trainer.codec, rows, settings.policy, group=3, max_new_tokens=8, temperature=2.0
+            trainer.inner.model,
+            trainer.codec,
+            rows,
+            settings.sampling.policy,
+            group=3,
+            max_new_tokens=8,
+            temperature=2.0,
         )
     advantages = torch.tensor([1.0, -1.0] * (len(rollouts) // 2))
 
@@ -118,8 +124,8 @@ def test_rewards_move_the_policy(base, tmp_path):
 def test_every_question_comes_once_an_epoch_whatever_the_processes(base, tmp_path):
     settings = config(base, tmp_path)
     rows = run.load_references(settings)
-    alone = [row.id for step in range(10) for row in questions_of_step(rows, settings, step, 0, 1)]
-    shared = [row.id for step in range(5) for p in (0, 1) for row in questions_of_step(rows, settings, step, p, 2)]
+    alone = [row.id for step in range(10) for row in draw_questions(rows, settings, step, 0, 1)]
+    shared = [row.id for step in range(5) for p in (0, 1) for row in draw_questions(rows, settings, step, p, 2)]
     assert alone == shared
     assert sorted(alone) == sorted(row.id for row in rows)
 

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from look_again.data.source import Source
 from look_again.loading import default_checkpoint
 from look_again.rl.brpo import SECONDS, Run
+from look_again.rl.brpo_config import BrpoConfig
 from look_again.rl.brpo_plan import as_text, plan_brpo
-from look_again.rl.recipe import BrpoConfig
 from look_again.training.batches import collate
-from look_again.training.recipe import Hardware, Lora
-from look_again.yaml_config import ConfigError
+from look_again.training.run_parts import Hardware, Lora
+from look_again.yaml_config import ConfigError, build, with_keys
 
 SETTINGS = {
     "steps": 3,
@@ -39,14 +39,15 @@ SETTINGS = {
 
 def config(folder, **changes) -> BrpoConfig:
     source = Source(loader="tabletop", path="3:20")
-    return BrpoConfig(output=str(folder), base=str(default_checkpoint()), data=(source,), **(SETTINGS | changes))
+    settings = {"output": str(folder), "base": str(default_checkpoint()), "data": (source,), **SETTINGS, **changes}
+    return build(BrpoConfig, settings, "recipe")
 
 
 def test_adapters_need_no_copy_of_the_start(tmp_path):
     """Would catch a reference that moves with the policy, and one that stays switched on."""
     run = Run(config(tmp_path, trains="lora", lora=Lora(rank=4, alpha=8), learning_rate=1e-2))
     assert run.reference.copy is None
-    rollouts = run.sample(run.rows[:1], seed=1)
+    rollouts = run.sample(run.samples[:1], seed=1)
     batch = {k: v for k, v in collate([r.item for r in rollouts]).items() if k != "labels"} | {"log_probs": True}
     with torch.no_grad():
         first = torch.cat(run.inner(**batch))
@@ -111,7 +112,7 @@ def test_sharded_processes_do_what_whole_ones_do(tmp_path):
 def test_the_plan_counts_what_brpo_adds(tmp_path):
     """Worked by hand for the 7B: 8.29e9 weights of 2 bytes are 16.6 GB of reference; 313 x 32 / 10,016 is one epoch."""
     source = Source(loader="math", path="math", limit=10016)
-    settings = dataclasses.replace(
+    settings = with_keys(
         config(tmp_path),
         base="not/made/yet",
         data=(source,),
@@ -126,7 +127,7 @@ def test_the_plan_counts_what_brpo_adds(tmp_path):
     made = plan_brpo(settings)
     assert made.memory_gb["reference"] == pytest.approx(16.58, abs=0.01)
     assert "313 of 32 questions x 8 answers (1.00 epochs)" in as_text(settings, made)
-    adapters = dataclasses.replace(settings, trains="lora", micro_batch=1)
+    adapters = with_keys(settings, trains="lora", micro_batch=1)
     assert plan_brpo(adapters).memory_gb["reference"] == 0
     with pytest.raises(ConfigError, match="needs about"):
         plan_brpo(dataclasses.replace(settings, hardware=dataclasses.replace(settings.hardware, memory_gb=24)))

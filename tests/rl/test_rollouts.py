@@ -41,7 +41,7 @@ def test_groups_are_in_order_and_reproducible(model, codec, rows, policy):
         )
         for _ in range(2)
     )
-    assert [rollout.row.id for rollout in first] == [row.id for row in rows for _ in range(3)]
+    assert [rollout.sample.id for rollout in first] == [row.id for row in rows for _ in range(3)]
     assert [r.completion_ids for r in first] == [r.completion_ids for r in again]
     assert len({tuple(r.completion_ids) for r in first[:3]}) > 1
     assert all(len(r.completion_ids) == 12 or r.finished for r in first)

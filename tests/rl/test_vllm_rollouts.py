@@ -159,7 +159,7 @@ def requests(fake):
 def test_groups_are_in_order(fake, codec, rows):
     """Would catch answers credited to another question or another place of the group, which come in any order."""
     found = sample(fake, codec, rows)
-    assert [rollout.row.id for rollout in found] == ["one", "one", "none", "none", "two", "two"]
+    assert [rollout.sample.id for rollout in found] == ["one", "one", "none", "none", "two", "two"]
     end = codec.tokenizer.eos_token_id
     assert [rollout.completion_ids for rollout in found] == [[40, 41, end], list(range(50, 56))] * 3
     assert [rollout.finished for rollout in found] == [True, False] * 3
@@ -183,7 +183,7 @@ def test_a_rollout_is_the_decoding_loops(fake, model, codec, rows):
         codec, rows, TEXT, group=GROUP, max_new_tokens=24
     )
     for ours, served in zip(expected, found, strict=True):
-        for name in ("row", "text", "completion_ids", "finished"):
+        for name in ("sample", "text", "completion_ids", "finished"):
             assert getattr(ours, name) == getattr(served, name), name
         assert ours.example == served.example
         if ours.item.pixel_values is not None:
@@ -208,7 +208,7 @@ def test_a_picture_is_one_token_and_the_pixels_of_the_loss_pass(fake, codec, row
     found = sample(fake, codec, rows)
     for rollout in found[::GROUP]:
         body = next(body for body in requests(fake) if fake.expand(body) == rollout.example.prompt_ids)
-        assert body["token_ids"].count(codec.config.image_token_id) == len(rollout.row.images)
+        assert body["token_ids"].count(codec.config.image_token_id) == len(rollout.sample.images)
         pictures = [png(part) for part in body.get("content_parts", [])]
         if pictures:
             seen = codec.image_processor(images=pictures, return_tensors="pt")
@@ -467,8 +467,8 @@ def test_the_engine_in_this_process_gives_what_the_server_does(fake, codec, rows
     engine = VllmEngine(FakeLlm(fake), stop_token_ids=(99,))
     found = engine.sample_groups(codec, rows, TEXT, group=GROUP, max_new_tokens=LENGTH)
     for here, there in zip(found, sample(fake, codec, rows), strict=True):
-        assert (here.row.id, here.completion_ids, here.log_probs) == (
-            there.row.id,
+        assert (here.sample.id, here.completion_ids, here.log_probs) == (
+            there.sample.id,
             there.completion_ids,
             there.log_probs,
         )

@@ -9,6 +9,7 @@ from accelerate.utils import DistributedType
 
 from look_again.commands.main import main
 from look_again.training import sft as run
+from look_again.training.sft_task import SftTask
 from look_again.training.trainer import ReattentionTrainer
 
 arguments = run._arguments
@@ -29,5 +30,5 @@ class CheckedTrainer(ReattentionTrainer):
 
 
 run._arguments = told_arguments
-run.ReattentionTrainer = CheckedTrainer
+SftTask.trainer = CheckedTrainer
 sys.exit(main(sys.argv[1:]))

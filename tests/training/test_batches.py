@@ -13,9 +13,9 @@ from look_again.tabletop.tiny import build_image_processor
 from look_again.text.chat import encode_response
 from look_again.text.grammar import open_tag
 from look_again.text.tags import tag_ids
-from look_again.training.batches import Codec, collate, policy_of
+from look_again.training.batches import Codec, collate
 from look_again.training.example import add_response, start_sequence
-from look_again.training.recipe import Stage
+from look_again.training.sft_config import ModeMixture
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_collated_labels_count_the_targets_either_way(codec):
 
 
 def test_modes_are_drawn_by_weight_and_stay_with_their_row():
-    stage = Stage(name="s", task="answers", steps=1, modes={"copy": 3.0, "text": 1.0})
-    drawn = [policy_of(stage, 0, str(i)).mode for i in range(400)]
+    mixture = ModeMixture(modes={"copy": 3.0, "text": 1.0})
+    drawn = [mixture.draw(0, str(i)).mode for i in range(400)]
     assert 270 < drawn.count("copy") < 330
-    assert drawn == [policy_of(stage, 0, str(i)).mode for i in range(400)]
+    assert drawn == [mixture.draw(0, str(i)).mode for i in range(400)]

@@ -9,7 +9,8 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 from look_again.tabletop.tiny import build_image_processor, build_model
 from look_again.text.tags import tag_ids
 from look_again.training.export import write_checkpoint
-from look_again.training.recipe import SftConfig, Stage
+from look_again.training.sft import stage_export
+from look_again.training.sft_config import SftConfig, build_stage
 from tests.conftest import make_prompt
 
 
@@ -18,17 +19,15 @@ def folder(tmp_path_factory, tokenizer):
     from tests.conftest import TINIER
 
     final = tmp_path_factory.mktemp("run") / "final"
-    stage = Stage(name="sft", task="answers", steps=3, modes={"route": 1}, keep=40)
+    stage = build_stage(name="sft", task="answers", steps=3, modes={"route": 1}, keep=40)
     model = build_model(tokenizer, TINIER, seed=3)
     write_checkpoint(
         final,
         model,
         tokenizer,
         build_image_processor(),
-        config=SftConfig(output="runs/x", stages=(stage,)),
-        stage=stage,
-        facts={"Rows": 5},
-        dtype=torch.float32,
+        stage_export(SftConfig(output="runs/x", stages=(stage,)), stage, {"Rows": 5}),
+        torch.float32,
     )
     return final
 

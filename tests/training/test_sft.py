@@ -17,22 +17,16 @@ import look_again
 from look_again.data.sample import SampleError
 from look_again.data.source import Source
 from look_again.loading import LoadError
-from look_again.rl.recipe import load_brpo_config
+from look_again.rl.brpo_config import load_brpo_config
+from look_again.tabletop.sft_tasks import AnswersTask
 from look_again.tabletop.tiny import TinyConfig, build_image_processor, build_model, build_tokenizer
 from look_again.text.grammar import TAG_TOKENS
 from look_again.text.tags import tag_ids
-from look_again.training.batches import Codec
-from look_again.training.recipe import SftConfig, Stage, load_config
-from look_again.training.sft import (
-    LogFile,
-    last_complete_checkpoint,
-    load_start,
-    processors_of,
-    stage_dataset,
-    train,
-)
+from look_again.training.base_model import load_processors
+from look_again.training.sft import LogFile, last_complete_checkpoint, stage_base, train
+from look_again.training.sft_config import SftConfig, build_stage, load_config
 from look_again.training.trainer import ReattentionTrainer
-from look_again.yaml_config import ConfigError
+from look_again.yaml_config import ConfigError, with_keys
 
 ROOT = Path(__file__).parents[2] / "recipes"
 SFT = sorted(path for path in ROOT.glob("**/*.yaml") if path.parent.name != "engines" and path.stem != "brpo")
@@ -46,9 +40,9 @@ TINY = TinyConfig(
 
 def recipe(output: Path) -> SftConfig:
     stages = (
-        Stage(name="vision", task="vision", steps=2, batch=4, warmup_steps=1),
-        Stage(name="captions", task="captions", steps=2, batch=4, warmup_steps=1, modes={"text": 1.0}),
-        Stage(
+        build_stage(name="vision", task="vision", steps=2, batch=4, warmup_steps=1),
+        build_stage(name="captions", task="captions", steps=2, batch=4, warmup_steps=1, modes={"text": 1.0}),
+        build_stage(
             name="answers",
             task="answers",
             steps=5,
@@ -158,7 +152,7 @@ def rows_stage(tmp_path, lines, **changes) -> SftConfig:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     source = Source(loader="jsonl", path=str(tmp_path / "rows.jsonl"))
     settings = {"epochs": 1, "batch": 2, "warmup_steps": 0, **changes}
-    stage = Stage(name="sft", task="rows", data=(source,), **settings)
+    stage = build_stage(name="sft", task="rows", data=(source,), **settings)
     return SftConfig(output=str(tmp_path / "run"), stages=(stage,), tiny=TINY, log_steps=1, workers=0)
 
 
@@ -190,7 +184,7 @@ def test_bad_rows_stop_the_run_before_its_first_step_or_are_counted(tmp_path, ba
     config = rows_stage(tmp_path, lines)
     with pytest.raises(SampleError, match=f"(?s){named}"):
         train(config)
-    stage = dataclasses.replace(config.stages[0], on_bad_row="skip")
+    stage = with_keys(config.stages[0], on_bad_row="skip")
     final = train(dataclasses.replace(config, output=str(tmp_path / "skipping"), stages=(stage,)))
     assert "'read': 2, 'bad': 1" in (final / "README.md").read_text()
 
@@ -200,10 +194,10 @@ def test_long_rows_are_named_or_dropped_and_never_cut(tmp_path):
     config = rows_stage(tmp_path, lines, max_length=150)
     with pytest.raises(ConfigError, match=r"1 of 3 rows are longer than max_length=150 slots: n1"):
         train(config)
-    stage = dataclasses.replace(config.stages[0], on_long_row="drop")
+    stage = with_keys(config.stages[0], on_long_row="drop")
     final = train(dataclasses.replace(config, output=str(tmp_path / "dropping"), stages=(stage,)))
     assert "'too long': 1, 'trained on': 2" in (final / "README.md").read_text()
-    impossible = dataclasses.replace(config, output="x", stages=(dataclasses.replace(stage, max_length=5),))
+    impossible = dataclasses.replace(config, output="x", stages=(with_keys(stage, max_length=5),))
     with pytest.raises(ConfigError, match="no row is left"):
         train(dataclasses.replace(impossible, output=str(tmp_path / "none")))
 
@@ -253,7 +247,7 @@ def test_bad_recipes_are_refused_before_anything_is_loaded(tmp_path, text, named
 
 
 def test_stage_names_must_differ():
-    stage = Stage(name="a", task="vision", steps=1)
+    stage = build_stage(name="a", task="vision", steps=1)
     with pytest.raises(ConfigError, match="names of their own"):
         SftConfig(output="x", stages=(stage, dataclasses.replace(stage)))
 
@@ -277,10 +271,11 @@ def bare_base(folder: Path) -> Path:
 def test_a_base_without_tags_gets_them_with_rows_made_of_their_pieces(tmp_path):
     """Would catch tags that are left at what an unused row happened to hold, and a template that cannot show images."""
     folder = bare_base(tmp_path / "base")
-    stage = Stage(name="s", task="answers", steps=1, batch=2, warmup_steps=0, learning_rate=1e-12, trains="lora")
+    stage = build_stage(name="s", task="answers", steps=1, batch=2, warmup_steps=0, learning_rate=1e-12, trains="lora")
     config = SftConfig(output=str(tmp_path / "run"), stages=(stage,), base=str(folder), workers=0)
-    tokenizer, _ = processors_of(config)
-    model = load_start(config, config.base, tokenizer)
+    processors = load_processors(config.base)
+    tokenizer, _ = processors
+    model = stage_base(config, stage, config.base, processors).load()
     rows = model.get_input_embeddings().weight
     pieces = AutoTokenizer.from_pretrained(folder)("<REFLECTION>", add_special_tokens=False)["input_ids"]
     assert len(pieces) > 1
@@ -290,17 +285,19 @@ def test_a_base_without_tags_gets_them_with_rows_made_of_their_pieces(tmp_path):
 
 
 def test_a_base_that_is_not_there_is_named(tmp_path):
-    stage = Stage(name="s", task="answers", steps=1)
+    stage = build_stage(name="s", task="answers", steps=1)
     with pytest.raises(LoadError, match="nowhere"):
         train(SftConfig(output=str(tmp_path / "run"), stages=(stage,), base=str(tmp_path / "nowhere")))
 
 
 def test_the_picture_bound_of_one_stage_does_not_reach_the_next(tmp_path):
     """Would catch a resumed run whose later stage sees larger pictures than the undisturbed one's."""
-    stages = [Stage(name=n, task="answers", steps=1, max_pixels=m) for n, m in (("a", 56 * 56), ("b", None))]
+    stages = [build_stage(name=n, task="answers", steps=1, max_pixels=m) for n, m in (("a", 56 * 56), ("b", None))]
     config = SftConfig(output=str(tmp_path), stages=tuple(stages), tiny=TINY)
-    tokenizer, images = processors_of(config)
-    model = load_start(config, None, tokenizer)
-    codec = Codec.of(model.config, tokenizer, images)
-    grids = [stage_dataset(config, stage, codec, 1)[0][0].image_grid_thw.tolist() for stage in stages]
+    processors = load_processors(None, TINY)
+    grids = []
+    for stage in stages:
+        base = stage_base(config, stage, None, processors)
+        dataset, _ = AnswersTask().dataset(stage, config.seed, base.codec(base.load().config), 1)
+        grids.append(dataset[0].image_grid_thw.tolist())
     assert grids == [[[1, 4, 4]], [[1, 12, 12]]]

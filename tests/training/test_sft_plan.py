@@ -10,9 +10,10 @@ import pytest
 
 from look_again.commands.main import main
 from look_again.data.source import Source
-from look_again.training.recipe import Hardware, SftConfig, Stage, load_config
+from look_again.training.run_parts import Hardware
+from look_again.training.sft_config import SftConfig, build_stage, load_config
 from look_again.training.sft_plan import as_text, plan
-from look_again.yaml_config import ConfigError
+from look_again.yaml_config import ConfigError, with_keys
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -37,7 +38,7 @@ def test_what_cannot_fit_is_refused_with_advice():
 def test_lora_fits_a_small_card_and_full_training_does_not():
     config = load_config(RECIPES / "lora_24gb" / "sft_copy.yaml")
     assert plan(config)[0].total_gb < 24
-    stages = tuple(dataclasses.replace(stage, trains="language_model") for stage in config.stages)
+    stages = tuple(with_keys(stage, trains="language_model") for stage in config.stages)
     with pytest.raises(ConfigError, match="24 GB"):
         plan(dataclasses.replace(config, stages=stages))
 
@@ -46,16 +47,16 @@ def test_rows_are_counted_where_they_are(tmp_path):
     data = tmp_path / "rows.jsonl"
     data.write_text('{"id": 1}\n{"id": 2}\n\n{"id": 3}\n')
     source = Source(loader="jsonl", path=str(data))
-    stage = Stage(name="s", task="rows", data=(source,), epochs=4, batch=2)
+    stage = build_stage(name="s", task="rows", data=(source,), epochs=4, batch=2)
     assert [(p.rows, p.steps) for p in plan(SftConfig(output="x", stages=(stage,)))] == [(3, 8)]
-    missing = dataclasses.replace(stage, data=(Source(loader="jsonl", path=str(tmp_path / "none.jsonl")),))
+    missing = with_keys(stage, data=(Source(loader="jsonl", path=str(tmp_path / "none.jsonl")),))
     made = plan(SftConfig(output="x", stages=(missing,)))
     assert made[0].steps is None
     assert "unknown" in as_text(SftConfig(output="x", stages=(missing,)), made)
 
 
 def test_a_base_out_of_reach_is_named():
-    stage = Stage(name="s", task="answers", steps=1)
+    stage = build_stage(name="s", task="answers", steps=1)
     with pytest.raises(ConfigError, match="nobody/nothing"):
         plan(SftConfig(output="x", stages=(stage,), base="nobody/nothing"))
 

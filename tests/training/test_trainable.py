@@ -12,10 +12,10 @@ from look_again.core.families import find_family
 from look_again.core.reattention import Reattention
 from look_again.tabletop.tiny import build_model
 from look_again.text.tags import tag_ids
+from look_again.training.base_model import merge_state
 from look_again.training.example import Example
-from look_again.training.export import merged
 from look_again.training.module import Reattending
-from look_again.training.recipe import Lora, Stage
+from look_again.training.run_parts import Lora, TrainedParts
 from look_again.training.sft_plan import trainable_parameters
 from look_again.training.trainable import choose_trainable
 from tests.conftest import TINIER, WEIGHT_SCALE, make_prompt
@@ -54,12 +54,12 @@ def rows(model: Any, tokenizer: Any) -> tuple[list[Example], dict[str, torch.Ten
     return examples, images
 
 
-def trained(tokenizer: Any, stage: Stage, tied: bool) -> tuple[dict, dict, Any]:
+def trained(tokenizer: Any, parts: TrainedParts, tied: bool) -> tuple[dict, dict, Any]:
     """Weights before and after twenty steps with weight decay, exported, and the module that trained."""
     model = fresh(tokenizer, tied)
     start, before = copy.deepcopy(model), {name: p.detach().clone() for name, p in model.state_dict().items()}
     ids = tag_ids(tokenizer)
-    module = Reattending(model, ids, choose_trainable(model, stage, list(ids.values())))
+    module = Reattending(model, ids, choose_trainable(model, parts, list(ids.values())))
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
     examples, images = rows(model, tokenizer)
     losses = []
@@ -70,7 +70,7 @@ def trained(tokenizer: Any, stage: Stage, tied: bool) -> tuple[dict, dict, Any]:
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0]
-    after = merged(module.state_dict(), stage, start, tokenizer).state_dict()
+    after = merge_state(module.state_dict(), parts, start, tag_ids(tokenizer)).state_dict()
     return before, after, module
 
 
@@ -78,8 +78,8 @@ def trained(tokenizer: Any, stage: Stage, tied: bool) -> tuple[dict, dict, Any]:
 @pytest.mark.parametrize("trains", ["language_model", "lora"])
 def test_frozen_means_bit_identical(tokenizer, trains, tied):
     """Would catch weight decay on untouched rows, an unfrozen tower, and an export that mixes the two up."""
-    stage = Stage(name="s", task="answers", trains=trains, steps=1, lora=Lora(rank=4))
-    before, after, _ = trained(tokenizer, stage, tied)
+    parts = TrainedParts(trains=trains, lora=Lora(rank=4))
+    before, after, _ = trained(tokenizer, parts, tied)
     tags = list(tag_ids(tokenizer).values())
     others = [i for i in range(TINIER_ROWS(before)) if i not in tags]
     assert before.keys() == after.keys()
@@ -105,10 +105,10 @@ def TINIER_ROWS(weights: dict) -> int:  # noqa: N802
 @pytest.mark.parametrize("trains", ["language_model", "lora"])
 def test_the_exported_model_computes_what_was_trained(tokenizer, trains):
     """Would catch an adapter or a tag row that is lost, or folded in twice."""
-    stage = Stage(name="s", task="answers", trains=trains, steps=1, lora=Lora(rank=4))
+    parts = TrainedParts(trains=trains, lora=Lora(rank=4))
     model = fresh(tokenizer, tied=False)
     start, ids = copy.deepcopy(model), tag_ids(tokenizer)
-    module = Reattending(model, ids, choose_trainable(model, stage, list(ids.values())))
+    module = Reattending(model, ids, choose_trainable(model, parts, list(ids.values())))
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.requires_grad:
@@ -116,7 +116,9 @@ def test_the_exported_model_computes_what_was_trained(tokenizer, trains):
     examples, images = rows(model, tokenizer)
     with torch.no_grad():
         expected = module.log_probs(examples, **images)
-        found = Reattending(merged(module.state_dict(), stage, start, tokenizer), ids).log_probs(examples, **images)
+        found = Reattending(merge_state(module.state_dict(), parts, start, tag_ids(tokenizer)), ids).log_probs(
+            examples, **images
+        )
     assert max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True)) <= 1e-5
 
 
@@ -124,22 +126,22 @@ def test_the_exported_model_computes_what_was_trained(tokenizer, trains):
 @pytest.mark.parametrize("trains", ["all", "without_vision", "language_model", "lora"])
 def test_the_plan_counts_what_trains(tokenizer, trains, tied):
     """Would catch a dry run that plans for another model than the one that is trained."""
-    stage = Stage(name="s", task="answers", trains=trains, steps=1, lora=Lora(rank=4))
+    parts = TrainedParts(trains=trains, lora=Lora(rank=4))
     model = fresh(tokenizer, tied)
-    planned = trainable_parameters(copy.deepcopy(model), stage)
+    planned = trainable_parameters(copy.deepcopy(model), parts)
     ids = tag_ids(tokenizer)
-    module = Reattending(model, ids, choose_trainable(model, stage, list(ids.values())))
+    module = Reattending(model, ids, choose_trainable(model, parts, list(ids.values())))
     assert sum(p.numel() for p in module.parameters() if p.requires_grad) == planned
 
 
 def test_frozen_weights_are_exact_although_they_trained_in_bfloat16(tokenizer):
     """Would catch an export that takes the rounded copies of frozen weights for trained ones."""
-    stage = Stage(name="s", task="answers", trains="lora", steps=1, lora=Lora(rank=4))
+    parts = TrainedParts(trains="lora", lora=Lora(rank=4))
     start, ids = fresh(tokenizer, tied=True), tag_ids(tokenizer)
     before = {name: p.detach().clone() for name, p in start.state_dict().items()}
     model = fresh(tokenizer, tied=True).to(torch.bfloat16)
-    module = Reattending(model, ids, choose_trainable(model, stage, list(ids.values())))
-    after = merged(module.state_dict(), stage, start, tokenizer).state_dict()
+    module = Reattending(model, ids, choose_trainable(model, parts, list(ids.values())))
+    after = merge_state(module.state_dict(), parts, start, tag_ids(tokenizer)).state_dict()
     for name, old in before.items():
         if not name.endswith(("embed_tokens.weight", "lm_head.weight")):
             assert torch.equal(old, after[name]), name

@@ -21,8 +21,8 @@ from look_again.bench.decode_costs import describe_machine
 from look_again.bench.measure import Call, spread_of, timed
 from look_again.data.source import Source
 from look_again.loading import default_checkpoint
+from look_again.rl.brpo_config import BrpoConfig, ObjectiveOptions, RolloutOptions
 from look_again.rl.completions import forget_parsed
-from look_again.rl.recipe import BrpoConfig
 from look_again.rl.rewards import AccuracyReward, BalanceReward, FormatReward
 from look_again.tabletop.tiny import build_tokenizer
 from look_again.text.grammar import TAGS, close_tag, open_tag
@@ -118,10 +118,8 @@ def step_shares(settings: BrpoSettings) -> dict[str, float]:
                 base=str(default_checkpoint()),
                 data=(Source(loader="tabletop", path="3:100"),),
                 steps=settings.steps + 1,
-                questions=settings.questions,
-                group=settings.group,
-                max_new_tokens=320,
-                micro_batch=settings.questions * settings.group,
+                sampling=RolloutOptions(questions=settings.questions, group=settings.group, max_new_tokens=320),
+                objective=ObjectiveOptions(micro_batch=settings.questions * settings.group),
                 seed=settings.seed,
             )
         )

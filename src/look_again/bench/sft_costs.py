@@ -33,12 +33,12 @@ from look_again.text.tags import tag_ids
 from look_again.training.batches import Codec, collate
 from look_again.training.large_shapes import TOKEN_PIXELS, LargeConfig
 from look_again.training.module import Reattending
-from look_again.training.recipe import Stage
+from look_again.training.run_parts import TrainedParts
 from look_again.training.trainable import choose_trainable
 
 # A visual token of the 7B model costs its tower 0.4 times what a token costs its decoder; so it does here.
 SHAPE = TinyConfig(vision_hidden=64, vision_layers=2, vision_heads=2, vision_mlp=128, full_attention_layers=(1,))
-STAGE = Stage(name="bench", task="answers", trains="language_model", steps=1)
+PARTS = TrainedParts(trains="language_model")
 TARGETS = {"copy_time_over_repeated": 1.0, "copy_memory_over_repeated": 1.0, "route_over_copy": 1.35}
 
 
@@ -72,7 +72,7 @@ class SftBench:
         self.device = torch.device(settings.device)
         self.tokenizer = build_tokenizer()
         self.model, self.side = _model(settings, self.tokenizer, self.device)
-        tags = choose_trainable(self.model, STAGE, list(tag_ids(self.tokenizer).values()))
+        tags = choose_trainable(self.model, PARTS, list(tag_ids(self.tokenizer).values()))
         self.module = Reattending(self.model, tag_ids(self.tokenizer), tags).train()
         self.rows = [
             make_row("train", 0, index, length="long", reflections=settings.reflections, error_rate=0.2)

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_brpo(args: argparse.Namespace) -> int:
     from look_again.extras import require
-    from look_again.rl.recipe import load_brpo_config
+    from look_again.rl.brpo_config import load_brpo_config
 
     config = load_brpo_config(args.config)
     changes = {name: v for name in ("output", "base", "on_bad_row") if (v := getattr(args, name)) is not None}
@@ -45,12 +45,13 @@ def _run_brpo(args: argparse.Namespace) -> int:
 
 
 def _run_sft(args: argparse.Namespace) -> int:
-    from look_again.training.recipe import load_config
+    from look_again.training.sft_config import load_config
+    from look_again.yaml_config import with_keys
 
     config = load_config(args.config)
     stage_changes = {name: v for name in ("on_bad_row", "on_long_row") if (v := getattr(args, name)) is not None}
     changes = {name: v for name in ("output", "base") if (v := getattr(args, name)) is not None}
-    stages = tuple(dataclasses.replace(stage, **stage_changes) for stage in config.stages)
+    stages = tuple(with_keys(stage, **stage_changes) for stage in config.stages)
     config = dataclasses.replace(config, stages=stages, **changes)
     if args.dry_run:
         return _print_plan(config, args.json)

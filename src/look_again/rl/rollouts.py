@@ -1,6 +1,7 @@
 """Rollouts: groups of sampled answers by the decoding loop, as the examples that the loss pass reads.
 
-The loss pass sees the very sequence that was sampled: its rows are remembered, not selected anew.
+The loss pass sees the very sequence that was sampled: the visual tokens of its reflections are remembered, not
+selected anew.
 
 Legend: Q questions, G answers per question.
 """
@@ -29,7 +30,7 @@ from look_again.training.module import evaluating
 class Rollout:
     """One sampled answer. item: its images and the example that the loss pass reads. finished: it ended by itself."""
 
-    row: Sample
+    sample: Sample
     item: Item
     text: str
     completion_ids: list[int]
@@ -37,7 +38,6 @@ class Rollout:
 
     @property
     def example(self) -> Example:
-        assert self.item.example is not None
         return self.item.example
 
 
@@ -45,7 +45,7 @@ class Rollout:
 def sample_groups(
     model: Any,
     codec: Codec,
-    rows: Sequence[Sample],
+    samples: Sequence[Sample],
     policy: Reattention,
     *,
     group: int,
@@ -57,8 +57,8 @@ def sample_groups(
 
     Sampled from the whole distribution at `temperature`, whatever the checkpoint asks for, so that they are exact.
     """
-    items = [codec.item(row, policy) for row in rows]
-    prompts = [item.example.prompt_ids for item in items if item.example is not None]
+    items = [codec.item(sample, policy) for sample in samples]
+    prompts = [item.example.prompt_ids for item in items]
     images = [item for item in items if item.pixel_values is not None]
     inputs: dict[str, Any] = left_padded(prompts, codec.tokenizer, model.device)
     if images:
@@ -78,18 +78,17 @@ def sample_groups(
             max_new_tokens=max_new_tokens,
             return_dict_in_generate=True,
         )
-    return [_rollout(codec, rows[i // group], items[i // group], output, i) for i in range(len(rows) * group)]
+    return [_rollout(codec, samples[i // group], items[i // group], output, i) for i in range(len(samples) * group)]
 
 
-def _rollout(codec: Codec, row: Sample, item: Item, output: Any, index: int) -> Rollout:
-    slots, asked = output.slots[index], item.example
-    assert asked is not None
+def _rollout(codec: Codec, sample: Sample, item: Item, output: Any, index: int) -> Rollout:
+    slots, prompt = output.slots[index], item.example
     ids = slots.token_ids[slots.provenance == Provenance.SAMPLED].tolist()
     chosen = [list(reflection.visual_indices) for reflection in output.reflections[index]]
-    example = Example(asked.prompt_ids, ids, asked.grids, asked.policy, [False] * len(ids), chosen)
+    example = Example(prompt.prompt_ids, ids, prompt.grids, prompt.policy, [False] * len(ids), chosen)
     finished = output.finish_reasons[index] == "stop"
     return Rollout(
-        row,
+        sample,
         Item(item.pixel_values, item.image_grid_thw, example),
         decode_text(codec.tokenizer, ids),
         ids,

@@ -86,7 +86,6 @@ def build_group_sampling(
 
 def mention_prompt_images(codec: Codec, item: Item) -> list[int]:
     """The prompt's ids with one image token per image, which vLLM expands to the image's number of tokens."""
-    assert item.example is not None
     image = codec.family.vision_tokens(codec.config).image
     return mention_images(item.example.prompt_ids, image, [prod(grid) for grid in item.example.grids])
 
@@ -119,7 +118,6 @@ def build_generate_body(question: RolloutRequest) -> dict[str, Any]:
 def read_rollouts(codec: Codec, question: RolloutRequest, answer: Any) -> list[Rollout]:
     """The G rollouts in an answer, in order. Raises VllmError where it is no answer to the question."""
     row, example = question.row, question.item.example
-    assert example is not None
     if read_field(answer, "prompt_token_ids", list) != example.prompt_ids:
         raise VllmError(
             f"vLLM read another prompt for row {row.id!r} than the loss pass will: serve the checkpoint that trains, "

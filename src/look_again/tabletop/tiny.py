@@ -77,6 +77,19 @@ class TinyConfig:
         if self.hidden % self.heads or self.hidden // self.heads < 32:
             raise ValueError(f"hidden {self.hidden} over {self.heads} heads: head dimension must be 32 or more")
 
+    def new_processors(self) -> tuple[PreTrainedTokenizerFast, Qwen2VLImageProcessorPil]:
+        """Tokenizer (with tags) and image processor."""
+        return build_tokenizer(self.vocabulary), build_image_processor()
+
+    def new_model(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2_5_VLForConditionalGeneration:
+        """The model with random weights, in float32."""
+        return build_model(tokenizer, self, seed)
+
+    def new_configuration(self) -> Qwen2_5_VLConfig:
+        """The model's configuration before there is a tokenizer, for plans."""
+        rows = -(-(self.vocabulary + len(SPECIAL_TOKENS)) // 32) * 32
+        return model_config_of(self, rows, {name: i for i, name in enumerate(SPECIAL_TOKENS)})
+
 
 def corpus() -> Iterator[str]:
     """Text that the tokenizer is trained on: Tabletop's prompts, responses and places."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,17 +18,15 @@ from look_again.text.instructions import question_messages
 from look_again.text.renderer import Renderer
 from look_again.text.tags import tag_ids
 from look_again.training.example import Example
-from look_again.training.recipe import Stage
 
 
 @dataclass
 class Item:
-    """Images (None without any), and what is asked of them: an example, or the contents of each visual token."""
+    """A tokenised example and its images: patches (P, values) and grids (images, 3), None without any."""
 
     pixel_values: torch.Tensor | None
     image_grid_thw: torch.Tensor | None
-    example: Example | None = None
-    contents: torch.Tensor | None = None  # (visual tokens, 4) classes, for the vision warm-up
+    example: Example
 
 
 @dataclass(frozen=True)
@@ -85,24 +82,15 @@ def bounded(image_processor: Any, max_pixels: int | None) -> Any:
     return own
 
 
-def policy_of(stage: Stage, seed: int, row_id: str) -> Reattention:
-    """What happens at the reflections of a row: a draw from the stage's mixture, the same in every epoch."""
-    modes, weights = zip(*sorted(stage.modes.items()), strict=True)
-    mode = random.Random(f"mode/{seed}/{row_id}").choices(modes, weights=weights)[0]
-    return Reattention(mode=mode, keep=stage.keep)
-
-
 def collate(items: Sequence[Item]) -> dict[str, Any]:
     """Items of one step. `labels` (B, 1 + T) only lets the trainer count targets; their first column is empty."""
     batch: dict[str, Any] = {}
     if any(item.pixel_values is not None for item in items):
         for name in PIXEL_NAMES:
             batch[name] = torch.cat([getattr(i, name) for i in items if getattr(i, name) is not None])
-    if items[0].contents is not None:
-        return batch | {"contents": torch.stack([i.contents for i in items if i.contents is not None])}
-    examples = [item.example for item in items if item.example is not None]
-    asked = [example.silent.count(False) for example in examples]
-    labels = torch.full((len(examples), 1 + max(asked)), -100)
-    for row, count in enumerate(asked):
-        labels[row, 1 : 1 + count] = 0
+    examples = [item.example for item in items]
+    targets = [example.silent.count(False) for example in examples]
+    labels = torch.full((len(examples), 1 + max(targets)), -100)
+    for i, count in enumerate(targets):
+        labels[i, 1 : 1 + count] = 0
     return batch | {"examples": examples, "labels": labels}

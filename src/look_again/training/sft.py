@@ -10,33 +10,20 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    Qwen2VLImageProcessorPil,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from look_again.core.families import find_family
-from look_again.loading import LoadError, load_tokenizer
-from look_again.tabletop.tiny import build_image_processor, build_model, build_tokenizer
-from look_again.text.tags import has_tags, prepare, prepare_tokenizer, tag_ids
-from look_again.training.batches import Codec, bounded, collate
-from look_again.training.datasets import TabletopDataset, load_stage_samples
-from look_again.training.export import merged, write_checkpoint
-from look_again.training.module import Reattending
-from look_again.training.recipe import SftConfig, Stage
+from look_again.registry import lookup
+from look_again.training.base_model import BaseModel, load_processors
+from look_again.training.export import Export, write_checkpoint
+from look_again.training.sft_config import TASKS, SftConfig, Stage
+from look_again.training.sft_task import SftTask
 from look_again.training.step_log import append_line, keep_lines
-from look_again.training.trainable import choose_trainable
-from look_again.training.trainer import ReattentionTrainer, Trainer, VisionProbe
-from look_again.yaml_config import ConfigError
+from look_again.yaml_config import ConfigError, as_keys
 
 RECIPE_FILE = "recipe.json"
 # What may change between restarts.
@@ -67,7 +54,7 @@ class LogFile(TrainerCallback):
 def train(config: SftConfig) -> Path:
     """Run or resume every stage; returns the folder of the last stage's checkpoint.
 
-    ConfigError, RowError or LoadError before the first step for a recipe, rows or a base that cannot be used.
+    ConfigError, SampleError or LoadError before the first step for a recipe, samples or a base that cannot be used.
     """
     if torch.cuda.device_count() > 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         raise ConfigError(
@@ -75,20 +62,34 @@ def train(config: SftConfig) -> Path:
         )
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    check_recipe(asdict(config), output)
-    tokenizer, image_processor = processors_of(config)
+    check_recipe(as_keys(config), output)
+    processors = load_processors(config.base, config.tiny)
     before: str | Path | None = config.base
     for stage in config.stages:
         final = output / stage.name / "final"
         if not final.exists():
-            _run_stage(config, stage, before, tokenizer, image_processor, final)
+            _run_stage(config, stage, stage_base(config, stage, before, processors), final)
         before = final
     assert before is not None
     return Path(before)
 
 
+def stage_base(config: SftConfig, stage: Stage, before: str | Path | None, processors: tuple[Any, Any]) -> BaseModel:
+    """What a stage starts from: the checkpoint `before` it, with the tokenizer and image processor of the run."""
+    tokenizer, image_processor = processors
+    return BaseModel(
+        base=before,
+        tokenizer=tokenizer,
+        image_processor=image_processor,
+        parts=stage.parts,
+        seed=config.seed,
+        max_pixels=stage.sequence.max_pixels,
+        shapes=config.tiny,
+    )
+
+
 def check_recipe(settings: Mapping[str, Any], output: Path) -> None:
-    """A folder belongs to one recipe. ConfigError names what differs."""
+    """A folder belongs to one recipe; `settings` are its keys. ConfigError names what differs."""
     path = output / RECIPE_FILE
     recipe = json.loads(json.dumps({name: value for name, value in settings.items() if name not in FREE_KEYS}))
     if path.exists():
@@ -106,102 +107,33 @@ def _differing(recipe: Any, found: Any, name: str = "") -> Iterator[str]:
         for key in (recipe.keys() & found.keys() | (found.keys() - recipe.keys())) - set(FREE_KEYS):
             yield from _differing(recipe.get(key), found[key], f"{name}.{key}".lstrip("."))
     elif isinstance(recipe, list) and isinstance(found, list) and len(recipe) == len(found):
-        for place, (one, other) in enumerate(zip(recipe, found, strict=True)):
-            yield from _differing(one, other, f"{name}[{place}]")
+        for index, (ours, theirs) in enumerate(zip(recipe, found, strict=True)):
+            yield from _differing(ours, theirs, f"{name}[{index}]")
     elif recipe != found:
         yield name
 
 
-def processors_of(config: SftConfig) -> tuple[Any, Any]:
-    """Tokenizer (with tags) and image processor: the base checkpoint's, or those of the tiny model."""
-    if config.base is None:
-        return build_tokenizer(config.tiny.vocabulary), build_image_processor()
-    try:
-        tokenizer = load_tokenizer(config.base)
-        image_processor = Qwen2VLImageProcessorPil.from_pretrained(config.base)
-    except (OSError, ValueError) as error:
-        raise LoadError(f"{config.base} cannot be loaded: {str(error).splitlines()[0]}") from error
-    if tokenizer.eos_token_id is None:
-        raise ConfigError(
-            f"the tokenizer of {config.base} has no end-of-turn token (eos_token), which responses end with"
-        )
-    if not has_tags(tokenizer):
-        prepare_tokenizer(tokenizer)
-    return tokenizer, image_processor
-
-
-def load_start(config: SftConfig, before: str | Path | None, tokenizer: Any, dtype: torch.dtype = torch.float32) -> Any:
-    """The model that a stage starts from, with tags."""
-    if before is None:
-        return build_model(tokenizer, config.tiny, config.seed)
-    try:
-        find_family(AutoConfig.from_pretrained(before))
-        model = AutoModelForImageTextToText.from_pretrained(before, dtype=dtype, use_safetensors=True)
-    except OSError as error:
-        raise LoadError(f"{before} cannot be loaded: {str(error).splitlines()[0]}") from error
-    own = load_tokenizer(str(before))
-    if not has_tags(own):
-        if hasattr(model.get_input_embeddings().weight, "ds_id"):
-            raise ConfigError(
-                f"{before} has no tags; under ZeRO-3 it needs them first: look-again prepare {before} OUT"
-            )
-        prepare(model, own)
-    return model
-
-
-def stored_dtype(before: str | Path | None) -> torch.dtype:
-    """What the start's weights are stored in, and the result's will be: frozen rows then stay bit-identical."""
-    dtype = torch.float32 if before is None else AutoConfig.from_pretrained(before).dtype
-    return dtype if isinstance(dtype, torch.dtype) else torch.float32
-
-
-def _run_stage(
-    config: SftConfig, stage: Stage, before: str | Path | None, tokenizer: Any, image_processor: Any, final: Path
-) -> None:
+def _run_stage(config: SftConfig, stage: Stage, base: BaseModel, final: Path) -> None:
     folder = final.parent
     folder.mkdir(parents=True, exist_ok=True)
     arguments = _arguments(config, stage, folder)  # before the model: ZeRO-3 cuts weights up as they are loaded
-    half = stage.trains == "lora" and config.bf16  # frozen weights need no float32 copy
-    model = load_start(config, before, tokenizer, torch.bfloat16 if half else torch.float32)
-    codec = Codec.of(model.config, tokenizer, image_processor)
-    dataset, counts = stage_dataset(config, stage, codec, arguments.world_size)
-    trainer = _trainer(config, stage, model, tokenizer, arguments, dataset)
-    trainer.train(resume_from_checkpoint=_checkpoint_of_all(folder, trainer))
-    _finish(config, stage, before, trainer, tokenizer, image_processor, final, counts)
-
-
-def stage_dataset(config: SftConfig, stage: Stage, codec: Codec, processes: int) -> tuple[Any, dict[str, int]]:
-    """What a stage reads, and what was counted on the way."""
-    codec = replace(codec, image_processor=bounded(codec.image_processor, stage.max_pixels))
-    if stage.task == "rows":
-        return load_stage_samples(stage, config.seed, codec)
-    return TabletopDataset(stage, config.seed, codec, processes), {}
-
-
-def _trainer(
-    config: SftConfig, stage: Stage, model: Any, tokenizer: Any, arguments: TrainingArguments, dataset: Any
-) -> Trainer:
-    ids = tag_ids(tokenizer)
-    module: torch.nn.Module
-    torch.manual_seed(config.seed)  # of the vision head and of adapters
-    if stage.task == "vision":
-        module = VisionProbe(model.base_model.visual, model.config.get_text_config().hidden_size)
-    else:
-        tags = choose_trainable(model, stage, list(ids.values()))
-        module = Reattending(model, ids, tags)
-    kind = Trainer if stage.task == "vision" else ReattentionTrainer
-    return kind(
-        model=module,
+    model = base.load(base.loss_dtype(config.bf16))
+    task: SftTask = lookup(TASKS, stage.task, what="task")()
+    dataset, counts = task.dataset(stage, config.seed, base.codec(model.config), arguments.world_size)
+    trainer = task.trainer(
+        model=task.module(base, model),
         args=arguments,
-        data_collator=collate,
+        data_collator=task.collate,
         train_dataset=dataset,
-        processing_class=tokenizer,
-        callbacks=[LogFile(Path(str(arguments.output_dir)) / "log.jsonl")],
+        processing_class=base.tokenizer,
+        callbacks=[LogFile(folder / "log.jsonl")],
     )
+    trainer.train(resume_from_checkpoint=_shared_checkpoint(folder, trainer))
+    _finish(config, stage, base, task, trainer, final, counts)
 
 
-def _checkpoint_of_all(folder: Path, trainer: Trainer) -> str | None:
-    """The checkpoint to go on from; the main process cleans up, then all read the same."""
+def _shared_checkpoint(folder: Path, trainer: Trainer) -> str | None:
+    """The checkpoint to resume from; the main process cleans up, then all read the same."""
     with trainer.args.main_process_first(local=False, desc="checkpoints"):
         return last_complete_checkpoint(folder)
 
@@ -225,10 +157,9 @@ def last_complete_checkpoint(folder: Path) -> str | None:
 def _finish(
     config: SftConfig,
     stage: Stage,
-    before: str | Path | None,
+    base: BaseModel,
+    task: SftTask,
     trainer: Trainer,
-    tokenizer: Any,
-    image_processor: Any,
     final: Path,
     counts: Mapping[str, int],
 ) -> None:
@@ -237,36 +168,50 @@ def _finish(
     unset_hf_deepspeed_config()  # the model that the state goes into is whole
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     facts = {"Rows": dict(counts) or "made on the fly", "Last logged loss": losses[-1] if losses else "none"}
-
     if trainer.accelerator.is_main_process:
-        fresh = load_start(config, before, tokenizer)
-        if stage.task == "vision":
-            visual = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
-            fresh.base_model.visual.load_state_dict(visual)
-        else:
-            fresh = merged(state, stage, fresh, tokenizer)
-        dtype = stored_dtype(before)
-        write_checkpoint(final, fresh, tokenizer, image_processor, config=config, stage=stage, facts=facts, dtype=dtype)
+        model, export = task.trained(base, state), stage_export(config, stage, facts)
+        write_checkpoint(final, model, base.tokenizer, base.image_processor, export, base.stored_dtype)
     trainer.accelerator.wait_for_everyone()
 
 
+def stage_export(config: SftConfig, stage: Stage, facts: Mapping[str, Any]) -> Export:
+    """What a stage's checkpoint says of it."""
+    passes, optimizer = stage.passes, stage.optimizer
+    length = f"{passes.steps} steps" if passes.steps is not None else f"{passes.epochs} epochs"
+    return Export(
+        title=f"{Path(config.output).name}, stage {stage.name}",
+        base=config.base,
+        trains=stage.parts.trains,
+        data=[f"{source.loader}:{source.path}" for source in stage.selection.data]
+        or ["Tabletop, rows made on the fly"],
+        length=f"{length} of {passes.batch} x {passes.accumulation} rows per device",
+        optimizer=f"peak rate {optimizer.learning_rate:g}, schedule {optimizer.schedule}, seed {config.seed}, "
+        f"{'bf16' if config.bf16 else 'fp32'}",
+        modes=stage.mixture.modes,
+        keep=stage.mixture.keep,
+        facts=facts,
+        keys=as_keys(stage),
+    )
+
+
 def _arguments(config: SftConfig, stage: Stage, folder: Path) -> TrainingArguments:
-    scheduler, scheduler_settings = SCHEDULERS[stage.schedule]
+    passes, optimizer = stage.passes, stage.optimizer
+    scheduler, scheduler_settings = SCHEDULERS[optimizer.schedule]
     return TrainingArguments(
         output_dir=str(folder),
-        max_steps=stage.steps or -1,
-        num_train_epochs=stage.epochs or 1,
-        per_device_train_batch_size=stage.batch,
-        gradient_accumulation_steps=stage.accumulation,
-        learning_rate=stage.learning_rate,
-        warmup_steps=stage.warmup_steps,
+        max_steps=passes.steps or -1,
+        num_train_epochs=passes.epochs or 1,
+        per_device_train_batch_size=passes.batch,
+        gradient_accumulation_steps=passes.accumulation,
+        learning_rate=optimizer.learning_rate,
+        warmup_steps=optimizer.warmup_steps,
         lr_scheduler_type=scheduler,
         lr_scheduler_kwargs=scheduler_settings,
-        weight_decay=stage.weight_decay,
-        max_grad_norm=stage.max_grad_norm,
-        adam_beta1=stage.adam_beta1,
-        adam_beta2=stage.adam_beta2,
-        adam_epsilon=stage.adam_epsilon,
+        weight_decay=optimizer.weight_decay,
+        max_grad_norm=optimizer.max_grad_norm,
+        adam_beta1=optimizer.adam_beta1,
+        adam_beta2=optimizer.adam_beta2,
+        adam_epsilon=optimizer.adam_epsilon,
         bf16=config.bf16,
         seed=config.seed,
         save_steps=config.save_steps,
@@ -276,6 +221,6 @@ def _arguments(config: SftConfig, stage: Stage, folder: Path) -> TrainingArgumen
         remove_unused_columns=False,
         report_to=list(config.report_to) or "none",
         use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=stage.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if stage.gradient_checkpointing else None,
+        gradient_checkpointing=passes.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if passes.gradient_checkpointing else None,
     )

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from look_again.extras import require
-from look_again.training.recipe import Lora, Stage
+from look_again.training.run_parts import Lora, TrainedParts
 
 LANGUAGE_LINEARS = r".*language_model\.layers\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
@@ -77,33 +77,33 @@ def _rows(matrix: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
         return matrix.detach()[list(ids)].float().clone()
 
 
-def choose_trainable(model: Any, stage: Stage, tag_ids: Sequence[int]) -> TagRows | None:
-    """Freeze what `stage.trains` leaves alone and put adapters in, in place; returns the tags' rows where apart."""
-    freeze(model, stage)
-    tags = tag_rows(model, stage, tag_ids)
+def choose_trainable(model: Any, parts: TrainedParts, tag_ids: Sequence[int]) -> TagRows | None:
+    """Freeze what `parts.trains` leaves alone and put adapters in, in place; returns the tags' rows where apart."""
+    freeze(model, parts)
+    tags = tag_rows(model, parts, tag_ids)
     if tags is not None:
         tags.attach(model)
     return tags
 
 
-def freeze(model: Any, stage: Stage) -> Any:
-    """Only what `stage.trains` names keeps gradients, in place; returns peft's wrapper where it is adapters."""
-    if stage.trains in ("all", "without_vision"):
+def freeze(model: Any, parts: TrainedParts) -> Any:
+    """Only what `parts.trains` names keeps gradients, in place; returns peft's wrapper where it is adapters."""
+    if parts.trains in ("all", "without_vision"):
         model.requires_grad_(True)
-        model.base_model.visual.requires_grad_(stage.trains == "all")
+        model.base_model.visual.requires_grad_(parts.trains == "all")
         return None
     model.requires_grad_(False)
-    if stage.trains == "lora":
-        return add_adapters(model, stage.lora)
+    if parts.trains == "lora":
+        return add_adapters(model, parts.lora)
     language = model.base_model.language_model
     for part in (language.layers, language.norm):
         part.requires_grad_(True)
     return None
 
 
-def tag_rows(model: Any, stage: Stage, tag_ids: Sequence[int]) -> TagRows | None:
+def tag_rows(model: Any, parts: TrainedParts, tag_ids: Sequence[int]) -> TagRows | None:
     """The tags' rows, where the rest of the embedding stays frozen."""
-    return TagRows(model, tag_ids) if stage.trains in ("language_model", "lora") else None
+    return TagRows(model, tag_ids) if parts.tags_apart else None
 
 
 def add_adapters(model: Any, lora: Lora) -> Any:

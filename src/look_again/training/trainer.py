@@ -1,4 +1,4 @@
-"""The trainer: transformers' Trainer around `Reattending`, and the vision warm-up's module."""
+"""The trainer: transformers' Trainer around `Reattending`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from look_again.tabletop.world import COLOURS, GRID_SIDE, SHAPES
 from look_again.training.datasets import SampleDataset
 from look_again.training.module import SECTIONS, Reattending
 
@@ -50,7 +49,7 @@ class ReattentionTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Batches in the same order for any number of processes, and after any number of restarts."""
         dataset, size = cast(Any, self.train_dataset), self.args.train_batch_size
-        lengths = dataset.lengths if isinstance(dataset, SampleDataset) and dataset.stage.group_by_length else None
+        lengths = dataset.grouped_lengths if isinstance(dataset, SampleDataset) else None
         group = size * self.args.gradient_accumulation_steps * self.args.world_size
         loader = DataLoader(
             dataset,
@@ -63,21 +62,21 @@ class ReattentionTrainer(Trainer):
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """Of the order of rows in an epoch."""
+    """The generator that orders the samples of an epoch."""
     return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
 
 
 class EpochOrder(Sampler):
-    """A permutation of the rows that depends on the seed and the epoch alone.
+    """A permutation of the samples that depends on the seed and the epoch alone.
 
-    `lengths` puts rows of similar length together, in groups of `group`.
+    `lengths` puts samples of similar length together, in groups of `group`.
     """
 
-    def __init__(self, rows: int, seed: int, lengths: Sequence[int] | None = None, group: int = 1) -> None:
-        self.rows, self.seed, self.lengths, self.group, self.epoch = rows, seed, lengths, group, 0
+    def __init__(self, samples: int, seed: int, lengths: Sequence[int] | None = None, group: int = 1) -> None:
+        self.samples, self.seed, self.lengths, self.group, self.epoch = samples, seed, lengths, group, 0
 
     def __len__(self) -> int:
-        return self.rows
+        return self.samples
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer as an epoch begins."""
@@ -86,35 +85,5 @@ class EpochOrder(Sampler):
     def __iter__(self) -> Iterator[int]:
         generator = epoch_generator(self.seed, self.epoch)
         if self.lengths is None:
-            return iter(torch.randperm(self.rows, generator=generator).tolist())
+            return iter(torch.randperm(self.samples, generator=generator).tolist())
         return iter(get_length_grouped_indices(list(self.lengths), self.group, generator=generator))
-
-
-class VisionProbe(torch.nn.Module):
-    """The vision tower with a head that names place, colour and shape at every visual token (warm-up only).
-
-    The head compares directions, and rows are held near a root mean square of SCALE. A free linear head lets rows grow
-    a hundred times larger than word embeddings, nearly all one attribute, which a language model then hardly reads.
-    """
-
-    CLASSES = (GRID_SIDE, GRID_SIDE, len(COLOURS) + 1, len(SHAPES) + 1)
-    SCALE = 0.5
-    SHARPNESS = 20.0
-
-    def __init__(self, visual: torch.nn.Module, hidden: int) -> None:
-        super().__init__()
-        self.visual = visual
-        self.head = torch.nn.Linear(hidden, sum(self.CLASSES))
-
-    def forward(
-        self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, contents: torch.Tensor, **unused: Any
-    ) -> dict[str, torch.Tensor]:
-        rows = self.visual(pixel_values, grid_thw=image_grid_thw).pooler_output
-        directions = torch.nn.functional.normalize(self.head.weight, dim=-1)
-        cosines = torch.nn.functional.normalize(rows.float(), dim=-1) @ directions.T
-        parts = (self.SHARPNESS * cosines + self.head.bias).split(self.CLASSES, dim=-1)
-        wanted = contents.view(-1, len(self.CLASSES))
-        losses = [torch.nn.functional.cross_entropy(part, wanted[:, i]) for i, part in enumerate(parts)]
-        size = rows.float().square().mean(-1).sqrt()
-        losses.append((size / self.SCALE).log().square().mean())
-        return {"loss": torch.stack(losses).sum()}

@@ -1,0 +1,135 @@
+"""What every method of training stands on: the model it starts from, what of it trains, and the model it ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2VLImageProcessorPil
+
+from look_again.core.families import find_family
+from look_again.loading import LoadError, load_tokenizer
+from look_again.text.tags import has_tags, prepare, prepare_tokenizer, tag_ids
+from look_again.training.batches import Codec, bounded
+from look_again.training.module import Reattending
+from look_again.training.run_parts import TrainedParts
+from look_again.training.trainable import choose_trainable, freeze, tag_rows
+from look_again.yaml_config import ConfigError
+
+
+class NewModel(Protocol):
+    """Shapes of a model that is grown from nothing."""
+
+    def new_processors(self) -> tuple[Any, Any]:
+        """Tokenizer (with tags) and image processor."""
+        ...
+
+    def new_model(self, tokenizer: Any, seed: int) -> Any:
+        """The model with random weights, in float32."""
+        ...
+
+    def new_configuration(self) -> Any:
+        """The model's configuration, for plans."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModel:
+    """The model that a run or a stage starts from.
+
+    base: a checkpoint, hub name or folder; None grows one from `shapes`. tokenizer: with tags. image_processor: as it
+    came with the base; max_pixels bounds what training sees of an image. parts: what trains. seed: of new weights.
+    """
+
+    base: str | Path | None
+    tokenizer: Any
+    image_processor: Any
+    parts: TrainedParts
+    seed: int = 0
+    max_pixels: int | None = None
+    shapes: NewModel | None = None
+
+    @property
+    def tag_ids(self) -> dict[str, int]:
+        """The tags' token ids."""
+        return tag_ids(self.tokenizer)
+
+    @property
+    def bounded_image_processor(self) -> Any:
+        """The image processor with the bound of this run."""
+        return bounded(self.image_processor, self.max_pixels)
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """What the start's weights are stored in, and the result's will be: frozen rows then stay bit-identical."""
+        dtype = torch.float32 if self.base is None else AutoConfig.from_pretrained(self.base).dtype
+        return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+    def loss_dtype(self, bf16: bool) -> torch.dtype:
+        """What to load for training in: frozen weights need no float32 copy."""
+        return torch.bfloat16 if self.parts.trains == "lora" and bf16 else torch.float32
+
+    def load(self, dtype: torch.dtype = torch.float32) -> Any:
+        """The model, with tags. Raises LoadError or ConfigError for a base that cannot be used."""
+        if self.base is None:
+            assert self.shapes is not None
+            return self.shapes.new_model(self.tokenizer, self.seed)
+        try:
+            find_family(AutoConfig.from_pretrained(self.base))
+            model = AutoModelForImageTextToText.from_pretrained(self.base, dtype=dtype, use_safetensors=True)
+        except OSError as error:
+            raise LoadError(f"{self.base} cannot be loaded: {str(error).splitlines()[0]}") from error
+        own = load_tokenizer(str(self.base))
+        if not has_tags(own):
+            if hasattr(model.get_input_embeddings().weight, "ds_id"):
+                raise ConfigError(
+                    f"{self.base} has no tags; under ZeRO-3 it needs them first: look-again prepare {self.base} OUT"
+                )
+            prepare(model, own)
+        return model
+
+    def codec(self, config: Any) -> Codec:
+        """What turns samples into items for a model of this configuration."""
+        return Codec.of(config, self.tokenizer, self.bounded_image_processor)
+
+    def trainable(self, model: Any) -> Reattending:
+        """A loaded model with what does not train frozen, adapters and tag rows in place."""
+        torch.manual_seed(self.seed)  # of adapters
+        return Reattending(model, self.tag_ids, choose_trainable(model, self.parts, list(self.tag_ids.values())))
+
+    def merged(self, state: Mapping[str, torch.Tensor]) -> Any:
+        """The model that a trained module's state makes of a fresh start."""
+        return merge_state(state, self.parts, self.load(), self.tag_ids)
+
+
+def merge_state(state: Mapping[str, torch.Tensor], parts: TrainedParts, fresh: Any, ids: Mapping[str, int]) -> Any:
+    """`fresh`, the start, with a trained module's state in it, adapters and tag rows folded in."""
+    adapted = freeze(fresh, parts)
+    tags = tag_rows(fresh, parts, list(ids.values()))
+    module = Reattending(fresh, ids, tags)
+    # What stayed frozen is not copied: training may have held it in a coarser type.
+    module.load_state_dict({name: state[name] for name in module.trained}, strict=False)
+    model = fresh if adapted is None else adapted.merge_and_unload()
+    if tags is not None:
+        tags.write_into(model)
+    return model
+
+
+def load_processors(base: str | None, shapes: NewModel | None = None) -> tuple[Any, Any]:
+    """Tokenizer (with tags) and image processor: the base checkpoint's, or those of the model that is grown."""
+    if base is None:
+        assert shapes is not None
+        return shapes.new_processors()
+    try:
+        tokenizer = load_tokenizer(base)
+        image_processor = Qwen2VLImageProcessorPil.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{base} cannot be loaded: {str(error).splitlines()[0]}") from error
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"the tokenizer of {base} has no end-of-turn token (eos_token), which responses end with")
+    if not has_tags(tokenizer):
+        prepare_tokenizer(tokenizer)
+    return tokenizer, image_processor

@@ -1,0 +1,108 @@
+"""What runs of every method have in common: what trains, AdamW, and the hardware that a run is planned for.
+
+Defaults are the paper's where it gives any; each is followed by where it is from, or by "paper gives none".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from look_again.yaml_config import check_numbers
+
+TRAINED_MODES = ("text", "copy", "route")  # vision-only writes no reflection, so there is nothing to train
+TRAINS = ("all", "without_vision", "language_model", "lora")
+ENGINES = ("single", "ddp", "fsdp2", "zero3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank adapters on every linear layer of the language model. The paper trains none, so it gives no values."""
+
+    rank: int = 16
+    """Rank of each adapter."""
+    alpha: int = 32
+    """Scale of the adapters: their product is multiplied by alpha / rank."""
+    dropout: float = 0.0
+    """Share of an adapter's inputs that is dropped in training."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedParts:
+    """What of the model trains. ValueError for an unknown part."""
+
+    trains: str = "all"
+    """"all", "without_vision", "language_model" (decoder layers and final norm; of embedding and head only the tags'
+    rows: the paper's SFT) or "lora" (adapters on the language model, and the tags' rows). The paper's BRPO: "all"."""
+    lora: Lora = field(default_factory=Lora)
+    """Adapters of `trains: lora`."""
+
+    def __post_init__(self) -> None:
+        if self.trains not in TRAINS:
+            raise ValueError(f"unknown trains {self.trains!r}; known: {', '.join(TRAINS)}")
+
+    @property
+    def tags_apart(self) -> bool:
+        """Whether the tags' rows train while the rest of the embedding is frozen."""
+        return self.trains in ("language_model", "lora")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """The optimizer, but for its rate. ValueError for what is no number."""
+
+    weight_decay: float = 0.0
+    """Per step, times the rate; paper gives none."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm; paper gives none."""
+    adam_beta1: float = 0.9
+    """Decay of the gradients' mean; paper: 0.9 (implementation details)."""
+    adam_beta2: float = 0.999
+    """Decay of the squared gradients' mean; paper: 0.999 in SFT, 0.95 in BRPO (implementation details)."""
+    adam_epsilon: float = 1e-8
+    """Added to the denominator; paper: 1e-8 (implementation details)."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What a run is meant for; `--dry-run` plans with it. ValueError for an unknown engine or no GPU."""
+
+    gpus: int = 1
+    """GPUs in all; the paper trained on 8."""
+    memory_gb: float = 80.0
+    """Memory per GPU in GB (10^9 bytes); the paper's A800 have 80."""
+    engine: str = "single"
+    """"single", "ddp", "fsdp2" or "zero3", as in `recipes/engines/`; the paper used DeepSpeed ZeRO-3."""
+    shapes: str | None = None
+    """A known checkpoint whose shapes are planned with while the base is yet to be trained."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        if self.engine not in ENGINES:
+            raise ValueError(f"unknown engine {self.engine!r}; known: {', '.join(ENGINES)}")
+        if self.gpus < 1 or self.memory_gb <= 0:
+            raise ValueError(f"hardware needs at least one GPU with memory, not {self.gpus} x {self.memory_gb} GB")
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the engine cuts up weights and optimizer."""
+        return self.engine in ("fsdp2", "zero3")
+
+
+def require_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    """ValueError, listing the known values, for any other."""
+    if value not in known:
+        raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+
+
+def require_positive(config: object, *names: str) -> None:
+    """ValueError for a field of `config` that is neither None nor above 0."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} must be above 0, not {value}")
