@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from look_again.bench.arms import COPY, TEXT, Bench, ReflectionArms
-from look_again.bench.decode_costs import RATIOS, add_arguments, describe, measure, run, table, throughput
+from look_again.bench.decode_costs import RATIOS, describe, measure, run, table, throughput
 from look_again.bench.measure import paired_ratios, peak_bytes, peak_of, spread_of
-from look_again.bench.settings import Settings
+from look_again.bench.options import add_decode_arguments
+from look_again.bench.settings import RATIOS as RATIO_NAMES
+from look_again.bench.settings import DecodeSettings
 from look_again.bench.subject import ForcedIds, LargeConfig, large_model, large_subject, tiny_subject
 from look_again.tabletop.tiny import TinyConfig
 
@@ -37,13 +39,13 @@ MEGABYTES_4 = 4_000_000  # bytes of 1000 x 1000 float32
 
 @pytest.fixture(scope="module")
 def bench() -> Bench:
-    settings = Settings(tokens=20, every=10, pairs=1, layers=1)
+    settings = DecodeSettings(tokens=20, every=10, pairs=1, layers=1)
     return Bench(tiny_subject(8, CPU, torch.float32, TinyConfig(layers=1)), settings)
 
 
 def parse(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    add_decode_arguments(parser)
     return parser.parse_args(arguments)
 
 
@@ -118,7 +120,7 @@ def test_peak_ignores_what_was_live_before() -> None:
 )
 def test_settings_out_of_range_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Settings(**values)
+        DecodeSettings(**values)
 
 
 def test_large_shapes_out_of_range_are_refused() -> None:
@@ -130,13 +132,13 @@ def test_large_shapes_out_of_range_are_refused() -> None:
 
 def test_an_answer_reflects_once_per_stretch_and_never_with_its_last_token() -> None:
     """A `<REFLECTION>` that spends the last of max_new_tokens re-inserts nothing: the ratio would be of nothing."""
-    assert Settings().triggers == [75, 225]
-    assert Settings(tokens=10, every=10).triggers == [5]
-    assert Settings(tokens=11, every=7).triggers == [3]
+    assert DecodeSettings().triggers == [75, 225]
+    assert DecodeSettings(tokens=10, every=10).triggers == [5]
+    assert DecodeSettings(tokens=11, every=7).triggers == [3]
 
 
 def test_the_rows_of_a_batch_reflect_at_eight_different_steps() -> None:
-    steps = Settings(tokens=90, every=45).spread_triggers
+    steps = DecodeSettings(tokens=90, every=45).spread_triggers
     assert steps == [[10], [20], [30], [40], [50], [60], [70], [80]]
 
 
@@ -206,7 +208,7 @@ def test_the_command_reports_every_ratio_with_its_spread() -> None:
 
 
 def test_large_shapes_are_measured_through_the_same_arms() -> None:
-    settings = Settings(shapes="qwen2.5-vl-7b", tokens=12, every=6, pairs=1)
+    settings = DecodeSettings(shapes="qwen2.5-vl-7b", tokens=12, every=6, pairs=1)
     told: list[str] = []
     large = Bench(large_subject(8, CPU, torch.bfloat16, SMALL), settings)
     result = measure(large, ["copy_over_text", "loop_over_generate_b8"], told.append)
@@ -218,7 +220,7 @@ def test_large_shapes_are_measured_through_the_same_arms() -> None:
 def test_bytes_per_token_count_the_head_but_not_the_embedding() -> None:
     """One layer of SMALL: attention 64 x (64 + 32 + 32) + biases 128 + 64 x 64, MLP 3 x 64 x 64, norms 64 x 3, head
     128 x 64; the cache 2 x 32 floats per slot at the answer's middle; 4 bytes each. The vision tower is not read."""
-    settings = Settings(shapes="qwen2.5-vl-7b", tokens=12, every=6, pairs=1)
+    settings = DecodeSettings(shapes="qwen2.5-vl-7b", tokens=12, every=6, pairs=1)
     small = Bench(large_subject(1, CPU, torch.float32, SMALL), settings)
     speed = throughput(small)
     slots = 12 + 60 + 4 + 2 + 12 / 2
@@ -237,3 +239,8 @@ def test_a_missed_target_is_marked_in_the_table() -> None:
         for value in (1.10, 1.11)
     ]
     assert ["MISSED" in text for text in shown] == [False, True]
+
+
+def test_help_names_every_ratio_that_is_measured():
+    """A ratio that `--only` does not know, or a name of one that is gone."""
+    assert tuple(RATIOS) == RATIO_NAMES

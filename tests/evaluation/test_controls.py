@@ -8,7 +8,8 @@ from html import unescape
 import pytest
 
 from look_again.commands.main import main
-from look_again.core.reattention import CONTROLS, Reattention
+from look_again.core.modes import CONTROLS
+from look_again.core.reattention import Reattention
 from look_again.evaluation.controls import ARMS, policies, summary
 from look_again.evaluation.report import controls_page
 from look_again.evaluation.result_tables import control_sheets

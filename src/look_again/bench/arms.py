@@ -12,7 +12,7 @@ import torch
 from transformers import LogitsProcessorList
 
 from look_again.bench.measure import Call, paired_ratios, timed
-from look_again.bench.settings import BATCH, DTYPES, SHAPES, Settings
+from look_again.bench.settings import BATCH, SHAPES, DecodeSettings
 from look_again.bench.subject import ForcedIds, LargeConfig, Subject, large_subject, tiny_subject
 from look_again.core.families import find_family
 from look_again.core.generate import LookAgainDecoding, LookAgainOutput
@@ -25,9 +25,9 @@ TEXT = Reattention(mode="text")
 COPY = Reattention(mode="copy")
 
 
-def build_subject(settings: Settings) -> Subject:
+def build_subject(settings: DecodeSettings) -> Subject:
     """The model and prompts of the settings' shapes, on their device."""
-    device, dtype = torch.device(settings.device), DTYPES[settings.dtype or SHAPES[settings.shapes]]
+    device, dtype = torch.device(settings.device), getattr(torch, settings.dtype or SHAPES[settings.shapes])
     if settings.shapes == "tiny":
         tiny = TinyConfig() if settings.layers is None else TinyConfig(layers=settings.layers)
         return tiny_subject(BATCH, device, dtype, tiny)
@@ -41,7 +41,7 @@ class Bench:
     """A subject under its settings; makes the arms that ratios compare."""
 
     subject: Subject
-    settings: Settings
+    settings: DecodeSettings
 
     @property
     def device(self) -> torch.device:

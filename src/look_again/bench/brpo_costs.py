@@ -19,6 +19,7 @@ import torch
 
 from look_again.bench.decode_costs import describe_machine
 from look_again.bench.measure import Call, spread_of, timed
+from look_again.bench.settings import BrpoSettings
 from look_again.data.source import Source
 from look_again.loading import default_checkpoint
 from look_again.rl.brpo_config import BrpoConfig, ObjectiveOptions, RolloutOptions
@@ -34,23 +35,6 @@ LENGTHS = {"SUMMARY": 40, "CAPTION": 60, "REASONING": 80, "REFLECTION": 100, "CO
 WORDS = "the red ball lies beside two blue cubes and one green cone near a small box on this table".split()  # noqa: SIM905
 PLAIN = (("B", "The answer is {}.", ("red", "blue", "green", "grey")), ("yes", "{}, it does.", ()), ("12", "{} cm", ()))
 MATHEMATICS = ((r"2\sqrt{3}", r"$\sqrt{{12}}$", ()), (r"\frac{x+1}{2}", r"$\frac{{1+x}}{{2}}$", ()))
-
-
-@dataclass(frozen=True, kw_only=True)
-class BrpoSettings:
-    """What is measured. answers: of the reward timing. repeats: of it. steps: of a run on the shipped model."""
-
-    answers: int = 2000
-    repeats: int = 7
-    mathematics: int = 60
-    steps: int = 3
-    questions: int = 2
-    group: int = 8
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.answers, self.repeats, self.mathematics, self.steps, self.questions) < 1 or self.group < 2:
-            raise ValueError("counts must be at least 1, and group at least 2")
 
 
 @dataclass(frozen=True)
@@ -126,19 +110,6 @@ def step_shares(settings: BrpoSettings) -> dict[str, float]:
         logs = [run.step(step) for step in range(settings.steps + 1)][1:]
     seconds = {name.removeprefix("seconds_"): statistics.median(log[name] for log in logs) for name in SECONDS}
     return {name: value / sum(seconds.values()) for name, value in seconds.items()}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `look-again bench brpo`."""
-    default = BrpoSettings()
-    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
-    parser.add_argument("--answers", type=int, default=default.answers, help="answers that rewards are timed on")
-    parser.add_argument("--repeats", type=int, default=default.repeats, help="timings")
-    parser.add_argument("--mathematics", type=int, default=default.mathematics, help="answers with free mathematics")
-    parser.add_argument("--steps", type=int, default=default.steps, help="timed steps of a run")
-    parser.add_argument("--questions", type=int, default=default.questions, help="of a step")
-    parser.add_argument("--group", type=int, default=default.group, help="answers per question")
-    parser.add_argument("--seed", type=int, default=default.seed, help="of answers and run")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

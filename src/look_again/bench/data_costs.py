@@ -16,10 +16,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from look_again.bench.settings import LEFT, DataSettings
 from look_again.clients.openai import Endpoint, InProcessTransport
 from look_again.data.sample import Sample
 from look_again.pipeline.chat_client import Chat
@@ -33,30 +34,7 @@ from look_again.tabletop.rows import make_row
 
 TARGETS = {"rows_per_second": 300, "memory_40k_over_2k": 1.2, "resume_40k_seconds": 2.0}
 IMAGES = 50  # files that the rows share
-LEFT = 100  # rows that a resumed run still has to do
 KEY = StageKey("bench", "1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """rows: of the timed run and the small side of the memory ratio. many: of its large side and of the resumed run.
-    concurrency: requests under way at once. ValueError for numbers below 1, or not more than LEFT rows resumed."""
-
-    rows: int = 2000
-    many: int = 40_000
-    concurrency: int = 64
-
-    def __post_init__(self) -> None:
-        if min(self.rows, self.concurrency) < 1 or self.many <= LEFT:
-            raise ValueError(f"rows and concurrency are at least 1, many is more than {LEFT}: {asdict(self)}")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rows", type=int, default=2000, help="of the timed run (2000)")
-    parser.add_argument("--many", type=int, default=40_000, help="of the large runs (40000)")
-    parser.add_argument("--concurrency", type=int, default=64, help="requests under way at once (64)")
-    parser.add_argument("--folder", type=Path, help="where ledgers are written (a temporary folder)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

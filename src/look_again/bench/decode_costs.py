@@ -20,7 +20,7 @@ import transformers
 
 from look_again.bench.arms import COPY, TEXT, Bench, ReflectionArms, build_subject
 from look_again.bench.measure import copy_bandwidth, paired_ratios, peak_bytes, spread_of
-from look_again.bench.settings import BATCH, CLOCKS, DTYPES, SHAPES, Settings
+from look_again.bench.settings import BATCH, DecodeSettings
 from look_again.core.generate import Token
 from look_again.core.reattention import Reattention
 
@@ -135,30 +135,12 @@ def _bytes_per_token(bench: Bench) -> float:
     return (weights + head.numel() + cached) * head.element_size()
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `look-again bench decode`."""
-    default = Settings()
-    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
-    parser.add_argument("--shapes", choices=list(SHAPES), default=default.shapes, help="which model's shapes")
-    parser.add_argument("--device", default=default.device, help="where it runs, such as cpu or cuda")
-    parser.add_argument("--dtype", choices=list(DTYPES), help="of the weights; float32 for tiny, else bfloat16")
-    parser.add_argument("--pairs", type=int, default=default.pairs, help="timed pairs per ratio")
-    parser.add_argument("--tokens", type=int, default=default.tokens, help="sampled tokens per answer")
-    parser.add_argument("--every", type=int, default=default.every, help="sampled tokens per reflection")
-    parser.add_argument("--keep", type=int, default=default.keep, help="percentage of rows that ROUTE puts back")
-    parser.add_argument("--clock", choices=CLOCKS, default=default.clock, help="wall clock, or processor time (cpu)")
-    parser.add_argument("--layers", type=int, help="decoder layers instead of the shapes' own")
-    parser.add_argument("--vocabulary", type=int, help="tokens instead of the large shapes' own")
-    parser.add_argument("--image-pixels", type=int, help="side of the large shapes' square image")
-    parser.add_argument("--only", nargs="+", choices=list(RATIOS), metavar="RATIO", help="measure these ratios alone")
-
-
 def run(args: argparse.Namespace, report: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """Measure: {"ratios": {name: median}, "spread": {name: quartiles, extremes, n}, "throughput", "settings"}.
 
     `report` is told the name of each ratio as its measuring begins. ValueError for settings out of range.
     """
-    settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+    settings = DecodeSettings(**{field.name: getattr(args, field.name) for field in fields(DecodeSettings)})
     bench = Bench(build_subject(settings), settings)
     result = measure(bench, args.only or RATIOS, report)
     return {**result, "throughput": throughput(bench), "settings": describe(bench)}

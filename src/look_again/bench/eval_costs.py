@@ -10,7 +10,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from look_again.analysis.analyses import dilution, heatmap
 from look_again.bench.decode_costs import describe_machine
 from look_again.bench.eval_items import made
 from look_again.bench.measure import spread_of, timed
-from look_again.bench.settings import CLOCKS
+from look_again.bench.settings import EvalSettings
 from look_again.core.reattention import Reattention
 from look_again.evaluation.known_benchmarks import BENCHMARKS, benchmark
 from look_again.model import LookAgain, Sampling, load
@@ -29,41 +29,6 @@ from look_again.tabletop.analysis_questions import TABLETOP
 TARGETS = {"chair_captions_per_second": 2000.0, "analysis_over_generation": 1.3}
 RATING = "Rating: 4"  # what the judge of MMHal says at once
 BATCH = 4  # as of the command
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalSettings:
-    """What is measured. ValueError for counts below 1.
-
-    captions: of CHAIR's timing. items: of each benchmark's. answers: of each analysis. tokens: at most, of an answer.
-    repeats: of every figure, which is their median. clock: of scoring, "cpu" (processor time) or "wall".
-    """
-
-    captions: int = 2000
-    items: int = 300
-    answers: int = 8
-    tokens: int = 512
-    repeats: int = 5
-    clock: str = "cpu"
-
-    def __post_init__(self) -> None:
-        if min(self.captions, self.items, self.answers, self.tokens, self.repeats) < 1:
-            raise ValueError(f"counts must be at least 1: {asdict(self)}")
-        if self.clock not in CLOCKS:
-            raise ValueError(f"unknown clock {self.clock!r}; known: {', '.join(CLOCKS)}")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    default = EvalSettings()
-    parser.add_argument("--captions", type=int, default=default.captions, help="for CHAIR (2000)")
-    parser.add_argument("--items", type=int, default=default.items, help="of every benchmark (300)")
-    parser.add_argument("--answers", type=int, default=default.answers, help="that analyses read (8)")
-    parser.add_argument("--tokens", type=int, default=default.tokens, help="per answer at most (512)")
-    parser.add_argument("--repeats", type=int, default=default.repeats, help="of every figure (5)")
-    parser.add_argument(
-        "--clock", choices=CLOCKS, default=default.clock, help="of scoring: processor time (cpu), or wall"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -31,15 +31,16 @@ import torch
 
 from look_again.bench.decode_costs import describe_machine
 from look_again.bench.measure import paired_ratios, spread_of
+from look_again.bench.settings import ServeSettings
 from look_again.bench.vllm_process import vllm_process
 from look_again.core.generate import Token
 from look_again.core.reattention import Reattention
 from look_again.data.image_files import open_image
+from look_again.extras import require
 from look_again.loading import Checkpoint, default_checkpoint, load_checkpoint
 from look_again.model import Sampling
 from look_again.serving.backend import Backend, Ended, Job
 from look_again.serving.engine.transformers_backend import TransformersBackend
-from look_again.serving.vllm.vllm_backend import VllmBackend
 from look_again.tabletop.loader import tabletop_samples
 from look_again.text.chat import encode_text
 from look_again.text.grammar import open_tag
@@ -50,28 +51,6 @@ TARGETS = {"vllm_copy_over_plain": 0.8, "batched_over_single": 3.0}
 TEXT, COPY = Reattention(mode="text"), Reattention(mode="copy")
 BIAS = 1e6  # on logits of the order of ten
 NO_VLLM = "vllm_copy_over_plain needs a vLLM server: give --vllm-url, or set LOOK_AGAIN_VLLM_PYTHON"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServeSettings:
-    """What is measured. ValueError for counts below 1, or tokens that are not a multiple of `every` above it.
-
-    conversations: at once. tokens: of an answer by vLLM; every: sampled tokens per reflection, the last of which ends
-    the answer and shows nothing. answer: tokens of the
-    transformers backend's answers, at most. pairs: timed pairs of each ratio.
-    """
-
-    conversations: int = 16
-    tokens: int = 1200
-    every: int = 300
-    answer: int = 200
-    pairs: int = 3
-
-    def __post_init__(self) -> None:
-        if min(self.conversations, self.tokens, self.every, self.answer, self.pairs) < 1:
-            raise ValueError(f"counts are at least 1: {asdict(self)}")
-        if self.tokens <= self.every or self.tokens % self.every:
-            raise ValueError(f"tokens are a multiple of every and more than it, not {self.tokens} and {self.every}")
 
 
 @dataclass
@@ -132,6 +111,9 @@ def copy_over_plain(
     checkpoint: Checkpoint, settings: ServeSettings, loop: asyncio.Runner, url: str
 ) -> tuple[list[float], dict[str, Heard]]:
     """Tokens per second of COPY over those of text, per pair; what was heard in the last run of each."""
+    require("httpx", extra="serve")
+    from look_again.serving.vllm.vllm_backend import VllmBackend
+
     tokenizer, pictures = checkpoint.tokenizer, count(10_000, settings.conversations)
     word, tag = encode_text(tokenizer, " the")[-1], tag_ids(tokenizer)[open_tag("REFLECTION")]
     plain = {"logit_bias": {str(word): BIAS}}
@@ -205,18 +187,6 @@ def served(args: argparse.Namespace, settings: ServeSettings) -> Iterator[str | 
         vllm_process(python, default_checkpoint(), Path(folder), options, pythonpath=paths) as server,
     ):
         yield server.url
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `look-again bench serve`."""
-    default = ServeSettings()
-    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
-    parser.add_argument("--vllm-url", help="a vLLM server of the shipped model; else LOOK_AGAIN_VLLM_PYTHON starts one")
-    parser.add_argument("--conversations", type=int, default=default.conversations, help="at once (16)")
-    parser.add_argument("--tokens", type=int, default=default.tokens, help="sampled by vLLM per answer (1200)")
-    parser.add_argument("--every", type=int, default=default.every, help="sampled tokens per reflection (300)")
-    parser.add_argument("--answer", type=int, default=default.answer, help="tokens of answers in process (200)")
-    parser.add_argument("--pairs", type=int, default=default.pairs, help="timed pairs per ratio (3)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 
 from look_again.bench.decode_costs import describe_machine
 from look_again.bench.measure import Call, paired_ratios, peak_bytes, spread_of, timed
-from look_again.bench.settings import DTYPES, SHAPES
+from look_again.bench.settings import SHAPES, SftSettings
 from look_again.core.reattention import Reattention
 from look_again.data.image_files import open_image
 from look_again.extras import require
@@ -40,27 +39,6 @@ from look_again.training.trainable import choose_trainable
 SHAPE = TinyConfig(vision_hidden=64, vision_layers=2, vision_heads=2, vision_mlp=128, full_attention_layers=(1,))
 PARTS = TrainedParts(trains="language_model")
 TARGETS = {"copy_time_over_repeated": 1.0, "copy_memory_over_repeated": 1.0, "route_over_copy": 1.35}
-
-
-@dataclass(frozen=True, kw_only=True)
-class SftSettings:
-    """What is measured. rows: of a step. reflections: of each row. image_pixels: side of the large shapes' image."""
-
-    shapes: str = "tiny"
-    device: str = "cpu"
-    dtype: str | None = None
-    pairs: int = 9
-    rows: int = 8
-    reflections: int = 1
-    keep: int = 50
-    layers: int | None = None
-    image_pixels: int = 448
-
-    def __post_init__(self) -> None:
-        if self.shapes not in SHAPES:
-            raise ValueError(f"unknown shapes {self.shapes!r}; known: {', '.join(SHAPES)}")
-        if min(self.pairs, self.rows, self.reflections) < 1:
-            raise ValueError("pairs, rows and reflections must be at least 1")
 
 
 class SftBench:
@@ -129,7 +107,7 @@ class SftBench:
 
 def _model(settings: SftSettings, tokenizer: Any, device: torch.device) -> tuple[Any, int]:
     """The model on its device, and the side of its images in pixels."""
-    dtype = DTYPES[settings.dtype or SHAPES[settings.shapes]]
+    dtype = getattr(torch, settings.dtype or SHAPES[settings.shapes])
     if settings.shapes == "tiny":
         model: Any = build_model(tokenizer, SHAPE)
         return model.to(device, dtype), 6 * TOKEN_PIXELS
@@ -186,21 +164,6 @@ def vision_over_language(model: Any) -> float:
     merge = model.config.vision_config.spatial_merge_size**2
     values = torch.empty(merge, 1)
     return _vision_operations(model, values) / _linear_parameters(model.base_model.language_model.layers)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `look-again bench sft`."""
-    default = SftSettings()
-    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
-    parser.add_argument("--shapes", choices=list(SHAPES), default=default.shapes, help="which model's shapes")
-    parser.add_argument("--device", default=default.device, help="where it runs, such as cpu or cuda")
-    parser.add_argument("--dtype", choices=list(DTYPES), help="of the weights; float32 for tiny, else bfloat16")
-    parser.add_argument("--pairs", type=int, default=default.pairs, help="timed pairs per ratio")
-    parser.add_argument("--rows", type=int, default=default.rows, help="rows of a step")
-    parser.add_argument("--reflections", type=int, default=default.reflections, help="reflections of a row")
-    parser.add_argument("--keep", type=int, default=default.keep, help="percentage of rows that ROUTE puts back")
-    parser.add_argument("--layers", type=int, help="decoder layers instead of the large shapes' own")
-    parser.add_argument("--image-pixels", type=int, default=default.image_pixels, help="side of the large image")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from typing import Any
 from look_again.commands.common import (
     add_model_arguments,
     add_reattention_arguments,
-    load_of,
+    build_reattention,
+    load_model,
     print_json,
-    reattention_of,
 )
 
 TABLETOP_QUESTIONS = 20
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _dilution(args: argparse.Namespace) -> tuple[dict[str, Any], bytes, str]:
-    policy = reattention_of(args)
+    policy = build_reattention(args)
     _check_source(args)
     from look_again.analysis.analyses import dilution
     from look_again.analysis.html_page import dilution_page
@@ -77,14 +77,14 @@ def _dilution(args: argparse.Namespace) -> tuple[dict[str, Any], bytes, str]:
     else:
         drawn = {"image": str(args.image), "question": args.question}
         questions = [ImageQuestion(load_image(args.image), args.question)]
-    result = dilution(load_of(args), questions, policy, sampling, args.batch, source)
+    result = dilution(load_model(args), questions, policy, sampling, args.batch, source)
     result["settings"] |= drawn
     png = draw_dilution(result)
     return result, png, dilution_page(result, png)
 
 
 def _heatmap(args: argparse.Namespace) -> tuple[dict[str, Any], bytes, str]:
-    policy = reattention_of(args)
+    policy = build_reattention(args)
     from look_again.analysis.analyses import heatmap
     from look_again.analysis.html_page import heatmap_page
     from look_again.analysis.measured_answers import ImageQuestion
@@ -96,7 +96,7 @@ def _heatmap(args: argparse.Namespace) -> tuple[dict[str, Any], bytes, str]:
         raise ValueError(f"--layer is mean or the number of a layer, not {args.layer!r}")
     layer = None if args.layer == "mean" else int(args.layer)
     question = ImageQuestion(load_image(args.image), args.question)
-    result = heatmap(load_of(args), question, policy, Sampling(max_new_tokens=args.max_new_tokens), layer)
+    result = heatmap(load_model(args), question, policy, Sampling(max_new_tokens=args.max_new_tokens), layer)
     result["settings"]["image"] = str(args.image)
     png = draw_heatmap(result, question.image)
     return result, png, heatmap_page(result, png)

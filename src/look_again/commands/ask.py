@@ -10,9 +10,9 @@ from look_again.commands.common import (
     add_model_arguments,
     add_reasoning_argument,
     add_reattention_arguments,
-    load_of,
+    build_reattention,
+    load_model,
     print_json,
-    reattention_of,
 )
 
 COLOURS = {
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    policy = reattention_of(args)
+    policy = build_reattention(args)
     *images, question = args.inputs
     if not images and Path(question).is_file():
         raise ValueError(f"there is no question, only the file {question}")
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     pictures = [load_image(image) for image in images]
-    model = load_of(args)
+    model = load_model(args)
     if args.json:
         print_json(model.ask(pictures, question, reattention=policy, sampling=sampling).as_dict())
     else:

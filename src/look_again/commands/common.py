@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from look_again.core.reattention import CONTROLS, MODES, RULES, Reattention
-from look_again.core.slots import POSITION_LAYOUTS
+from look_again.core.modes import CONTROLS, MODES, POSITION_LAYOUTS, RULES
+
+if TYPE_CHECKING:
+    from look_again.core.reattention import Reattention
+    from look_again.model import LookAgain
+
+BACKENDS = ("transformers", "vllm")
+VLLM_KEY_VARIABLE = "LOOK_AGAIN_VLLM_API_KEY"
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,8 +55,29 @@ def add_control_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def reattention_of(args: argparse.Namespace) -> Reattention:
+def add_backend_arguments(parser: Any) -> None:
+    """What decodes: this process, or vLLM servers. `parser` may be a group of one."""
+    parser.add_argument("--backend", default="transformers", choices=BACKENDS, help="what decodes (transformers)")
+    parser.add_argument(
+        "--vllm-url", action="append", default=[], metavar="URL", help="a vLLM server; repeatable (--backend vllm)"
+    )
+
+
+def check_backend(args: argparse.Namespace) -> None:
+    """ValueError for a backend without its servers, servers without their backend, and addresses that are none."""
+    if (args.backend == "vllm") != bool(args.vllm_url):
+        raise ValueError("--backend vllm and --vllm-url URL go together")
+    if args.vllm_url:
+        from look_again.clients.vllm_requests import check_url
+
+        for url in args.vllm_url:
+            check_url(url)
+
+
+def build_reattention(args: argparse.Namespace) -> Reattention:
     """The policy that the arguments describe. ValueError for values out of range."""
+    from look_again.core.reattention import Reattention
+
     return Reattention(
         mode=args.reattention,
         keep=args.keep,
@@ -64,7 +91,7 @@ def reattention_of(args: argparse.Namespace) -> Reattention:
     )
 
 
-def load_of(args: argparse.Namespace) -> Any:
+def load_model(args: argparse.Namespace) -> LookAgain:
     """The model that the arguments name; its notes go to standard error."""
     from look_again.model import load
 

@@ -17,9 +17,9 @@ from look_again.commands.common import (
     add_model_arguments,
     add_reasoning_argument,
     add_reattention_arguments,
-    load_of,
+    build_reattention,
+    load_model,
     print_json,
-    reattention_of,
 )
 from look_again.commands.evaluate_checks import check
 from look_again.commands.evaluate_judge import add_judge_arguments, judge_of
@@ -66,7 +66,7 @@ def _add_endpoint_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from look_again.evaluation.known_benchmarks import benchmark
 
-    policy = reattention_of(args)
+    policy = build_reattention(args)
     names = _names(args)
     check(args, names, policy)
     if args.out is None:
@@ -122,7 +122,7 @@ def _plain(args: argparse.Namespace, found: list[Any], places: list[Any], policy
     from look_again.evaluation.result_tables import print_sheets, result_sheets
     from look_again.evaluation.run import run_benchmark
 
-    model = None if args.base_url else load_of(args)
+    model = None if args.base_url else load_model(args)
     results = {}
     for benchmark, place in zip(found, places, strict=True):
         folder = args.out / benchmark.name
@@ -145,7 +145,7 @@ def _controls(args: argparse.Namespace, found: list[Any], places: list[Any], pol
     from look_again.evaluation.subjects import NotPossibleError
 
     arms = policies(policy, args.arms.split(",") if args.arms else None)
-    model = load_of(args)
+    model = load_model(args)
     results: dict[str, dict[str, Any]] = {benchmark.name: {} for benchmark in found}
     reasons: dict[str, dict[str, str]] = {benchmark.name: {} for benchmark in found}
     for arm, changed in arms.items():
@@ -199,7 +199,7 @@ def _tabletop(args: argparse.Namespace, policy: Any) -> int:
         max_reasoning_tokens=args.max_reasoning_tokens,
         planted=not args.no_planted,
     )
-    result = evaluate(load_of(args), config, policy)
+    result = evaluate(load_model(args), config, policy)
     if args.json:
         print_json(result)
     else:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from look_again.commands.common import add_control_argument, add_model_arguments, add_reattention_arguments
-from look_again.core.reattention import Reattention
+
+if TYPE_CHECKING:
+    from look_again.core.reattention import Reattention
 
 
 def check(args: argparse.Namespace, names: Sequence[str], policy: Reattention) -> None:

@@ -10,13 +10,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from look_again.clients.vllm_requests import check_url
-from look_again.commands.common import add_model_arguments, add_reattention_arguments, reattention_of
+from look_again.commands.common import (
+    VLLM_KEY_VARIABLE,
+    add_backend_arguments,
+    add_model_arguments,
+    add_reattention_arguments,
+    build_reattention,
+    check_backend,
+)
 from look_again.extras import require
 from look_again.serving.http.limits import Limits
 
-BACKENDS = ("transformers", "vllm")
-VLLM_KEY_VARIABLE = "LOOK_AGAIN_VLLM_API_KEY"
 DEFAULT = Limits()
 
 
@@ -39,9 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_backend_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("backend")
-    group.add_argument("--backend", default="transformers", choices=BACKENDS, help="(transformers)")
+    add_backend_arguments(group)
     group.add_argument("--max-batch", type=int, default=16, metavar="N", help="answers decoded together here (16)")
-    group.add_argument("--vllm-url", action="append", default=[], metavar="URL", help="a vLLM server; repeatable")
     group.add_argument(
         "--vllm-only", action="store_true", help="do not load the model here as well: no route, less memory"
     )
@@ -103,10 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if (args.backend == "vllm") != bool(args.vllm_url):
-        raise ValueError("--backend vllm and --vllm-url URL go together")
-    for url in args.vllm_url:
-        check_url(url)
+    check_backend(args)
     if args.backend != "vllm" and (args.vllm_only or args.vllm_trust_users):
         raise ValueError("--vllm-only and --vllm-trust-users belong to --backend vllm")
     if not 0 <= args.port < 65536:
@@ -128,7 +128,7 @@ async def _serve(args: argparse.Namespace, limits: Limits, access: Any, listenin
     backend = _backend(args)
     name = args.served_name or backend.checkpoint.name
     defaults = Defaults(
-        name=name, policy=reattention_of(args), temperature=args.temperature, everything=args.content == "all"
+        name=name, policy=build_reattention(args), temperature=args.temperature, everything=args.content == "all"
     )
     for note in backend.checkpoint.notes:
         _say(f"note: {note}")

@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tqdm import tqdm
-
-from look_again.tabletop.rows import write_rows
 from look_again.tabletop.world import SPLITS
 
 
@@ -34,6 +31,10 @@ def run(args: argparse.Namespace) -> int:
         return _serve(args)
     if args.n < 1:
         raise ValueError(f"--n must be at least 1, not {args.n}")
+    from tqdm import tqdm
+
+    from look_again.tabletop.rows import write_rows
+
     for _ in tqdm(write_rows(args.out, args.split, args.seed, args.n), total=args.n, unit="row"):
         pass
     print(f"{args.n} rows in {args.out / 'rows.jsonl'}")

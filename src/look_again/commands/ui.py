@@ -8,19 +8,20 @@ import os
 from pathlib import Path
 from typing import Any
 
-from look_again.clients.vllm_requests import check_url
-from look_again.commands.common import add_model_arguments, load_of
+from look_again.commands.common import (
+    VLLM_KEY_VARIABLE,
+    add_backend_arguments,
+    add_model_arguments,
+    check_backend,
+    load_model,
+)
 
-BACKENDS = ("transformers", "vllm")
 PORT = 7861
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument("--backend", default="transformers", choices=BACKENDS, help="what decodes (transformers)")
-    parser.add_argument(
-        "--vllm-url", action="append", default=[], metavar="URL", help="of a vLLM server; repeatable (--backend vllm)"
-    )
+    add_backend_arguments(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to bind; others than this machine's need a password"
     )
@@ -38,25 +39,17 @@ def run(args: argparse.Namespace) -> int:
     from look_again.ui.workspace import Workspace
 
     access = read_access(args.host, args.password_file)
-    _check_urls(args)
+    check_backend(args)
     backend = _backend(args)
     app = make_app(Workspace(backend, args.model), access, args.port)
     asyncio.run(serve(app, backend, args.host, args.port))
     return 0
 
 
-def _check_urls(args: argparse.Namespace) -> None:
-    if (args.backend == "vllm") != bool(args.vllm_url):
-        raise ValueError("--backend vllm and --vllm-url go together")
-    for url in args.vllm_url:
-        check_url(url)
-
-
 def _backend(args: argparse.Namespace) -> Any:
     """The model is loaded for both: beside vLLM it ranks for ROUTE and measures what was looked at."""
-    checkpoint = load_of(args).checkpoint
+    checkpoint = load_model(args).checkpoint
     if args.backend == "vllm":
-        from look_again.commands.serve import VLLM_KEY_VARIABLE
         from look_again.serving.vllm.vllm_backend import VllmBackend
 
         return VllmBackend(checkpoint, args.vllm_url, api_key=os.environ.get(VLLM_KEY_VARIABLE))

@@ -14,11 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-from look_again.core.slots import POSITION_LAYOUTS, SlotBuilder, VisualSpan
-
-MODES = ("text", "copy", "route", "vision")
-CONTROLS = ("wrong-image", "random-rows", "blank-image", "random-place")
-RULES = ("paper", "relative")
+from look_again.core.modes import CONTROLS, MODES, POSITION_LAYOUTS, RULES
+from look_again.core.slots import SlotBuilder, VisualSpan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,6 @@ import torch
 
 from look_again.core.families import Family, Grid, VisionTokens
 
-POSITION_LAYOUTS = ("grid", "strip")
-
 
 class Provenance(IntEnum):
     """Where a slot comes from: the prompt, the model's own sampling, re-insertion, or the decoding loop's hand.
