@@ -16,8 +16,8 @@ def said(stops, pieces):
     for piece in pieces:
         text += "".join(delta.text for delta in stopper.feed(TextDelta(piece, None)))
         states.append(text)
-        if stopper.found:
-            return text, stopper.found, states
+        if stopper.stopped_by:
+            return text, stopper.stopped_by, states
     return text + "".join(delta.text for delta in stopper.rest()), None, states
 
 
@@ -58,5 +58,5 @@ def test_a_stop_string_inside_a_tag_ends_the_text_there():
     stopper = StopStrings(["CONC"])
     given = stopper.feed(TextDelta("<CONCLUSION>", "CONCLUSION", "open"))
     assert [delta.text for delta in given] == ["<"]
-    assert stopper.found == "CONC"
+    assert stopper.stopped_by == "CONC"
     assert stopper.feed(TextDelta("3", "CONCLUSION")) == stopper.rest() == []

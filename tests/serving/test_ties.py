@@ -13,7 +13,7 @@ from look_again.core.generate import LookAgainDecoding, Reinsertion, Token
 from look_again.core.reattention import Reattention
 from look_again.loading import Checkpoint
 from look_again.serving.backend import BackendEvent, Ended, Started
-from look_again.serving.prompt import Prompt
+from look_again.serving.prompt import EncodedPrompt
 from tests.conftest import decode, feature_table, full_pass, response_slots
 from tests.serving.ties import Parting, parting, same_but_for_ties
 
@@ -27,7 +27,7 @@ def checkpoint(model, tokenizer) -> Checkpoint:
 
 
 @pytest.fixture
-def told(model, tokenizer, trigger, prompts) -> tuple[Prompt, list[Any], torch.Tensor]:
+def told(model, tokenizer, trigger, prompts) -> tuple[EncodedPrompt, list[Any], torch.Tensor]:
     """A prompt, the events of its greedy answer with one insertion, and (tokens, W) the logits it was sampled from."""
     events: list[Any] = []
     decoding = LookAgainDecoding(trigger, COPY, on_event=events.append)
@@ -40,7 +40,7 @@ def told(model, tokenizer, trigger, prompts) -> tuple[Prompt, list[Any], torch.T
     ]
     grids = [find_family(model.config).merged_grid(grid, model.config) for grid in prompts[0].image_grid_thw]
     pixels = {"pixel_values": prompts[0].pixel_values, "image_grid_thw": prompts[0].image_grid_thw}
-    return Prompt(prompts[0].token_ids, grids, pixels), events[:-1], logits
+    return EncodedPrompt(prompts[0].token_ids, grids, pixels), events[:-1], logits
 
 
 def around(events: list[Any], cached: int) -> list[BackendEvent]:

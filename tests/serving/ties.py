@@ -20,7 +20,7 @@ from look_again.core.runner import Runner
 from look_again.core.slots import Provenance
 from look_again.loading import Checkpoint
 from look_again.serving.backend import BackendEvent
-from look_again.serving.prompt import Prompt
+from look_again.serving.prompt import EncodedPrompt
 
 TOLERANCE = 1e-5  # of logits in float32
 
@@ -40,7 +40,7 @@ class Parting:
 
 def same_but_for_ties(
     checkpoint: Checkpoint,
-    prompt: Prompt,
+    prompt: EncodedPrompt,
     policy: Reattention,
     a: Sequence[BackendEvent],
     b: Sequence[BackendEvent],
@@ -56,7 +56,7 @@ def same_but_for_ties(
 
 def parting(
     checkpoint: Checkpoint,
-    prompt: Prompt,
+    prompt: EncodedPrompt,
     policy: Reattention,
     a: Sequence[BackendEvent],
     b: Sequence[BackendEvent],
@@ -98,7 +98,7 @@ def _sampled_next(events: Sequence[Token | Reinsertion]) -> int | None:
 
 @torch.no_grad()
 def _next_logits(
-    checkpoint: Checkpoint, prompt: Prompt, policy: Reattention, shared: Sequence[Token | Reinsertion]
+    checkpoint: Checkpoint, prompt: EncodedPrompt, policy: Reattention, shared: Sequence[Token | Reinsertion]
 ) -> torch.Tensor:
     """(W,) float32 logits after the events that two answers share; those of vision tokens are minus infinity."""
     start = start_one(checkpoint.model, policy, prompt.token_ids, prompt.pixels)

@@ -116,9 +116,9 @@ def _check(args: argparse.Namespace) -> None:
 
 
 async def _serve(args: argparse.Namespace, limits: Limits, access: Any, listening: Any) -> None:
-    from look_again.serving.http.app import create_app
     from look_again.serving.http.chat_jobs import Defaults
     from look_again.serving.http.image_fetching import ImageFetcher
+    from look_again.serving.http.routes import create_app
     from look_again.serving.http.server_process import build_server, format_url
     from look_again.serving.http.service import Service
     from look_again.web.access import is_local

@@ -1,7 +1,7 @@
 """What a backend is: a job in, events out. The server and the page know backends by this file alone.
 
-Events are the decoding loop's own (Token and Reinsertion, always of row 0) between a Started and an Ended, so a text
-stream is made of them in one place, whichever backend wrote them. The paper serves nothing; all of this is ours.
+Events are the decoding loop's own (Token and Reinsertion, always of sequence 0) between a Started and an Ended, so a
+text stream is made of them in one place, whichever backend wrote them. The paper serves nothing; all of this is ours.
 """
 
 from __future__ import annotations

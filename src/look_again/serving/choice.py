@@ -19,18 +19,18 @@ from look_again.streaming import LookedAgain, StreamItem, TextDelta, TextStream
 class StopStrings:
     """Passes deltas on until one of `stops` is complete; the text before it is the last.
 
-    Deltas keep their section. The end of the text that may be the beginning of a stop string is held back. `found` is
-    the string that stopped, None so far.
+    Deltas keep their section. The end of the text that may be the beginning of a stop string is held back. `stopped_by`
+    is the string that stopped, None so far.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self.stops = tuple(stops)
-        self.found: str | None = None
+        self.stopped_by: str | None = None
         self._held: list[TextDelta] = []
 
     def feed(self, delta: TextDelta) -> list[TextDelta]:
         """What can be given out now."""
-        if self.found is not None:
+        if self.stopped_by is not None:
             return []
         if not self.stops:
             return [delta]
@@ -38,13 +38,13 @@ class StopStrings:
         text = "".join(held.text for held in self._held)
         places = [(text.find(stop) + len(stop), -len(stop), stop) for stop in self.stops if stop in text]
         if places:
-            end, _, self.found = min(places)  # the first to be complete, however the text was cut into deltas
-            return self._release(end - len(self.found), cut_tags=True)
+            end, _, self.stopped_by = min(places)  # the first to be complete, however the text was cut into deltas
+            return self._release(end - len(self.stopped_by), cut_tags=True)
         return self._release(len(text) - self._beginning(text))
 
     def rest(self) -> list[TextDelta]:
         """What was held back at the end of the text."""
-        return [] if self.found is not None else self._release(sum(len(held.text) for held in self._held))
+        return [] if self.stopped_by is not None else self._release(sum(len(held.text) for held in self._held))
 
     def _beginning(self, text: str) -> int:
         """Length of the longest end of `text` that a stop string begins with."""
@@ -130,20 +130,20 @@ class Choice:
 
     @property
     def ended(self) -> bool:
-        return self._reason is not None or self._stops.found is not None
+        return self._reason is not None or self._stops.stopped_by is not None
 
     @property
     def finish_reason(self) -> str:
-        return "stop" if self._stops.found is not None or self._reason == "stop" else "length"
+        return "stop" if self._stops.stopped_by is not None or self._reason == "stop" else "length"
 
     @property
     def stop_reason(self) -> str | None:
-        return self._stops.found
+        return self._stops.stopped_by
 
     @property
     def notes(self) -> list[str]:
         """What a caller should know of how it ended."""
-        notes = ["the context was full"] if self._reason == "context" and self._stops.found is None else []
+        notes = ["the context was full"] if self._reason == "context" and self._stops.stopped_by is None else []
         if not self.everything and not self._conclusion.seen:
             notes.append("no CONCLUSION came: all that was written is in reasoning_content")
         return notes

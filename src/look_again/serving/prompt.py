@@ -13,7 +13,7 @@ from look_again.serving.backend import Job
 
 
 @dataclass(frozen=True)
-class Prompt:
+class EncodedPrompt:
     """token_ids: image i's token repeated once per visual token. grids: merged, (frames, rows, columns) per image.
 
     pixels: the image processor's tensors, empty without images.
@@ -28,7 +28,7 @@ class Prompt:
         return sum(frames * rows * columns for frames, rows, columns in self.grids)
 
 
-def build_prompt(checkpoint: Checkpoint, job: Job, config: Any, max_context: int) -> Prompt:
+def build_prompt(checkpoint: Checkpoint, job: Job, config: Any, max_context: int) -> EncodedPrompt:
     """The prompt of a job. Raises ValueError for messages that make no prompt and for one that fills the context.
 
     config: the model's. A model that was not trained on the format gets it as system text, before the caller's own.
@@ -37,4 +37,4 @@ def build_prompt(checkpoint: Checkpoint, job: Job, config: Any, max_context: int
     ids = checkpoint.renderer.render_prompt(job.messages, images.visual_token_counts)
     if len(ids) >= max_context:
         raise ValueError(f"the messages and their images take {len(ids)} tokens; the model's context is {max_context}")
-    return Prompt(ids, images.grids, images.tensors)
+    return EncodedPrompt(ids, images.grids, images.tensors)

@@ -27,7 +27,7 @@ TOGGLE = '<button type="button" class="la-theme" aria-label="light or dark" titl
 
 
 @dataclass
-class Parts:
+class PageComponents:
     """The page's components; `answers` by mode."""
 
     image: Any
@@ -69,12 +69,12 @@ def make_page(workspace: Workspace) -> Any:
     import gradio as gr
 
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as blocks:
-        parts = _lay_out(workspace)
-        _connect(blocks, parts, workspace)
+        components = _lay_out(workspace)
+        _connect(blocks, components, workspace)
     return blocks
 
 
-def _lay_out(workspace: Workspace) -> Parts:
+def _lay_out(workspace: Workspace) -> PageComponents:
     import gradio as gr
 
     gr.HTML(
@@ -89,7 +89,7 @@ def _lay_out(workspace: Workspace) -> Parts:
         with gr.Column(elem_id="la-answer-side", min_width=280, scale=1):
             empty = gr.HTML(EMPTY, elem_id="la-empty", apply_default_css=False)
             answers, keep = _lay_out_answers()
-    return Parts(**asking, keep=keep, empty=empty, answers=answers)
+    return PageComponents(**asking, keep=keep, empty=empty, answers=answers)
 
 
 def _lay_out_question() -> dict[str, Any]:
@@ -160,17 +160,17 @@ def _lay_out_answers() -> tuple[dict[str, Any], Any]:
     return answers, keep
 
 
-def _connect(blocks: Any, parts: Parts, workspace: Workspace) -> None:
+def _connect(blocks: Any, components: PageComponents, workspace: Workspace) -> None:
     """Who does what when something is pressed."""
     import gradio as gr
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     streaming: dict[str, Any] = {**quiet, "concurrency_limit": None}
-    ask, compare, again = _asking(parts, workspace)
+    ask, compare, again = _asking(components, workspace)
 
     async def stop(request: gr.Request) -> dict[Any, Any]:
         workspace.stop(_window(request))
-        return parts.busy(False)
+        return components.busy(False)
 
     async def left(request: gr.Request) -> None:
         workspace.leave(_window(request))
@@ -185,34 +185,36 @@ def _connect(blocks: Any, parts: Parts, workspace: Workspace) -> None:
     def others(event: gr.EventData) -> str:
         return examples_html(next_set(read_click(event._data, "set")))
 
-    parts.ask.click(ask, parts.fields, parts.shown, **streaming)
-    parts.question.submit(ask, parts.fields, parts.shown, **streaming)
-    parts.modes.input(compare, parts.fields, parts.shown, **streaming)
-    parts.keep.release(again, parts.fields, parts.shown, trigger_mode="multiple", **streaming)
-    parts.stop.click(stop, None, [parts.stop], queue=False, **quiet)
-    parts.scenes.click(choose, None, [parts.image, parts.question], **quiet)
-    parts.scenes.select(others, None, [parts.scenes], **quiet)
+    components.ask.click(ask, components.fields, components.shown, **streaming)
+    components.question.submit(ask, components.fields, components.shown, **streaming)
+    components.modes.input(compare, components.fields, components.shown, **streaming)
+    components.keep.release(again, components.fields, components.shown, trigger_mode="multiple", **streaming)
+    components.stop.click(stop, None, [components.stop], queue=False, **quiet)
+    components.scenes.click(choose, None, [components.image, components.question], **quiet)
+    components.scenes.select(others, None, [components.scenes], **quiet)
     blocks.unload(left)
 
 
-def _asking(parts: Parts, workspace: Workspace) -> tuple[Callable[..., Any], ...]:
+def _asking(components: PageComponents, workspace: Workspace) -> tuple[Callable[..., Any], ...]:
     """The three ways to ask: a new question, other modes for it, ROUTE with another share."""
     import gradio as gr
 
     async def follow(request: gr.Request, modes: Sequence[str], fields: FormFields) -> AsyncIterator[dict[Any, Any]]:
-        yield parts.busy(True)
+        yield components.busy(True)
         async for changed in workspace.answers(_window(request), modes, fields):
-            yield {parts.answers[mode]: html for mode, html in changed.items()}
-        yield parts.busy(workspace.running(_window(request)))
+            yield {components.answers[mode]: html for mode, html in changed.items()}
+        yield components.busy(workspace.running(_window(request)))
 
     async def ask(request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
         fields = FormFields(*values)
         try:
             modes = await workspace.begin(_window(request), fields)
         except ValueError as error:
-            yield parts.refused(error)
+            yield components.refused(error)
             return
-        yield {parts.message: "", parts.empty: ""} | {parts.answers[mode]: "" for mode in MODES if mode not in modes}
+        yield {components.message: "", components.empty: ""} | {
+            components.answers[mode]: "" for mode in MODES if mode not in modes
+        }
         async for update in follow(request, modes, fields):
             yield update
 
@@ -222,7 +224,7 @@ def _asking(parts: Parts, workspace: Workspace) -> tuple[Callable[..., Any], ...
         if not workspace.has_question(_window(request)) or not fields.modes:
             return
         shown, missing = workspace.compare(_window(request), read_modes(fields.modes))
-        yield {parts.answers[mode]: html for mode, html in shown.items()}
+        yield {components.answers[mode]: html for mode, html in shown.items()}
         if missing:
             async for update in follow(request, missing, fields):
                 yield update

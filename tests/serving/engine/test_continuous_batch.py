@@ -20,7 +20,7 @@ from look_again.core.trigger import Trigger
 from look_again.model import Sampling
 from look_again.serving.backend import BackendEvent, Ended, Started
 from look_again.serving.engine.continuous_batch import ContinuousBatch
-from look_again.serving.prompt import Prompt
+from look_again.serving.prompt import EncodedPrompt
 from tests.conftest import Prompt as Shown
 from tests.conftest import batch_inputs, make_prompt, response_slots
 
@@ -71,11 +71,13 @@ class Heard:
         return self.events[-1]
 
 
-def as_prompt(model: Any, shown: Shown) -> Prompt:
+def as_prompt(model: Any, shown: Shown) -> EncodedPrompt:
     if shown.pixel_values is None or shown.image_grid_thw is None:
-        return Prompt(shown.token_ids, [], {})
+        return EncodedPrompt(shown.token_ids, [], {})
     grids = [find_family(model.config).merged_grid(grid, model.config) for grid in shown.image_grid_thw]
-    return Prompt(shown.token_ids, grids, {"pixel_values": shown.pixel_values, "image_grid_thw": shown.image_grid_thw})
+    return EncodedPrompt(
+        shown.token_ids, grids, {"pixel_values": shown.pixel_values, "image_grid_thw": shown.image_grid_thw}
+    )
 
 
 def alone(model: Any, tokenizer: Any, shown: Shown, policy: Reattention, trigger: Trigger, **options: Any) -> Any:

@@ -21,9 +21,9 @@ from look_again.core.generate import Reflection, Reinsertion, Token
 from look_again.core.reattention import Reattention
 from look_again.loading import Checkpoint, default_checkpoint, load_tokenizer
 from look_again.serving.backend import BackendError, BackendEvent, Ended, Job, Started
-from look_again.serving.http.app import create_app
 from look_again.serving.http.chat_jobs import Defaults
 from look_again.serving.http.limits import Limits
+from look_again.serving.http.routes import create_app
 from look_again.serving.http.server_process import bind, build_server, format_url
 from look_again.serving.http.service import Service
 from look_again.text.chat import encode_response

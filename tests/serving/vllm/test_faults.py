@@ -11,8 +11,8 @@ from PIL import Image
 from look_again.core.reattention import Reattention
 from look_again.model import Sampling
 from look_again.serving.backend import BackendError, Job
-from look_again.serving.http.app import create_app
 from look_again.serving.http.chat_jobs import Defaults
+from look_again.serving.http.routes import create_app
 from look_again.serving.http.service import Service
 from look_again.serving.vllm import probe as vllm_probe
 from look_again.serving.vllm.vllm_backend import VllmBackend

@@ -85,7 +85,7 @@ def run(light, asked, work=listen, **fakes):
 
 def log_prob(loaded):
     """What the server of a loaded checkpoint says of the first token of the prompt that it is tried with."""
-    probe = ServerProbe(loaded, ServedModel.of(loaded), False, lambda work: work())
+    probe = ServerProbe(loaded, ServedModel.from_checkpoint(loaded), False, lambda work: work())
     return lambda token: float(probe.log_probs[token])
 
 

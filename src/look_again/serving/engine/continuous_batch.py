@@ -32,7 +32,7 @@ from look_again.core.sequence import DecodedSequence
 from look_again.core.trigger import Trigger
 from look_again.model import Sampling
 from look_again.serving.backend import BackendEvent, Ended, Started
-from look_again.serving.prompt import Prompt
+from look_again.serving.prompt import EncodedPrompt
 
 
 class Sampler:
@@ -51,7 +51,7 @@ class Sampler:
             self.warpers.append(TopPLogitsWarper(sampling.top_p))
 
     @classmethod
-    def of(cls, sampling: Sampling, device: torch.device) -> Sampler | None:
+    def build(cls, sampling: Sampling, device: torch.device) -> Sampler | None:
         """A sampler, or None where nothing is drawn (greedy)."""
         return None if sampling.temperature == 0 else cls(sampling, device)
 
@@ -104,7 +104,7 @@ class ContinuousBatch:
         self._recording: AbstractContextManager[None] | None = None
 
     def join(
-        self, prompt: Prompt, policy: Reattention, sampling: Sampling, listener: AnswerListener
+        self, prompt: EncodedPrompt, policy: Reattention, sampling: Sampling, listener: AnswerListener
     ) -> RunningSequence:
         """Prefill a sequence and give it its first token. Where the prefill raises, the others are as they were."""
         start = start_one(self.model, policy, prompt.token_ids, prompt.pixels)
@@ -116,7 +116,7 @@ class ContinuousBatch:
             max_context=self.max_context,
             reasoning=sampling.watch_reasoning(self.tokenizer, self.stop_ids),
         )
-        entry = RunningSequence(sequence, Sampler.of(sampling, self.runner.device), listener)
+        entry = RunningSequence(sequence, Sampler.build(sampling, self.runner.device), listener)
         layers = policy.ranking_layers(self.num_layers) if policy.needs_scores else ()
         self.running.append(entry)
         index = self.runner.add_sequence(

@@ -26,7 +26,7 @@ from look_again.loading import Checkpoint
 from look_again.model import Sampling
 from look_again.serving.backend import BackendError, BackendEvent
 from look_again.serving.engine.continuous_batch import ContinuousBatch, RunningSequence
-from look_again.serving.prompt import Prompt
+from look_again.serving.prompt import EncodedPrompt
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class PendingRequest:
     cancelled: set when the client has gone; the sequence leaves at the next step boundary.
     """
 
-    prompt: Prompt
+    prompt: EncodedPrompt
     policy: Reattention
     sampling: Sampling
     loop: asyncio.AbstractEventLoop

@@ -15,7 +15,7 @@ from typing import TypeVar
 from look_again.loading import Checkpoint
 from look_again.serving.backend import BackendError, BackendEvent, Ended, Job, RefusedError
 from look_again.serving.engine.scheduler import Engine, PendingRequest
-from look_again.serving.prompt import Prompt, build_prompt
+from look_again.serving.prompt import EncodedPrompt, build_prompt
 
 T = TypeVar("T")
 
@@ -137,7 +137,7 @@ class TransformersBackend:
         finally:
             self.jobs -= 1
 
-    async def _prepare(self, job: Job, threads: ThreadPoolExecutor) -> Prompt:
+    async def _prepare(self, job: Job, threads: ThreadPoolExecutor) -> EncodedPrompt:
         config = self.checkpoint.model.config
         max_context = config.get_text_config().max_position_embeddings
         try:

@@ -109,8 +109,8 @@ class ImageFetcher:
 
 async def resolve_by_system(host: str, port: int) -> list[str]:
     """The host's addresses as the operating system finds them. OSError where it has none."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]) for entry in found]
+    entries = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(entry[4][0]) for entry in entries]
 
 
 def is_public(address: str) -> bool:

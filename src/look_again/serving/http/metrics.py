@@ -30,7 +30,7 @@ class Metrics:
         self.seconds = self._histogram("request_seconds", "from a request's first byte to its answer's last")
         self.first_token = self._histogram("time_to_first_token_seconds", "from a request's first byte")
         self.tokens = self._counter("tokens", "by kind: prompt, cached, sampled, forced, reinserted", "kind")
-        self.reflections = self._counter("reflections", "by whether rows were put back", "mode", "looked")
+        self.reflections = self._counter("reflections", "by whether visual tokens were put back", "mode", "looked")
         self._gauge("requests_running", "requests being answered", running)
         self._gauge("requests_waiting", "requests waiting for a place", waiting)
         self.registry.register(_BackendGauges(gauges))

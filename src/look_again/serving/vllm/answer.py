@@ -30,7 +30,7 @@ from look_again.clients.vllm_requests import GenerateRequest, SentImage
 from look_again.core.sequence import DecodedSequence
 from look_again.loading import Checkpoint
 from look_again.serving.backend import BackendError, BackendEvent, BusyError, Ended, Job, RefusedError, Started
-from look_again.serving.prompt import Prompt
+from look_again.serving.prompt import EncodedPrompt
 from look_again.serving.vllm.chat_requests import build_chat_request
 from look_again.serving.vllm.ranking import Ranker
 from look_again.serving.vllm.servers import Servers, UpstreamServer
@@ -83,7 +83,7 @@ class VllmAnswer:
         self,
         shared: AnswerContext,
         job: Job,
-        prompt: Prompt,
+        prompt: EncodedPrompt,
         sequence: DecodedSequence,
         images: Sequence[SentImage],
         ranker: Ranker | None,

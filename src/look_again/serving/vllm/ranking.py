@@ -14,13 +14,13 @@ from look_again.core.prefill import encode
 from look_again.core.runner import Runner
 from look_again.core.sequence import DecodedSequence
 from look_again.loading import Checkpoint
-from look_again.serving.prompt import Prompt
+from look_again.serving.prompt import EncodedPrompt
 
 
 class Ranker:
     """Of one answer. Everything here computes: call it on the thread that has the model."""
 
-    def __init__(self, checkpoint: Checkpoint, prompt: Prompt) -> None:
+    def __init__(self, checkpoint: Checkpoint, prompt: EncodedPrompt) -> None:
         self.checkpoint, self.prompt = checkpoint, prompt
         self._table: torch.Tensor | None = None
         self._runner: Runner | None = None

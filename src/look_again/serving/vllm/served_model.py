@@ -20,7 +20,7 @@ from look_again.core.trigger import Trigger
 from look_again.loading import Checkpoint, LoadError, default_checkpoint, load_tokenizer, was_trained
 from look_again.model import Sampling
 from look_again.serving.backend import Job
-from look_again.serving.prompt import Prompt
+from look_again.serving.prompt import EncodedPrompt
 from look_again.text.tags import prepare_tokenizer
 
 
@@ -32,7 +32,7 @@ class ServedModel:
     stops: frozenset[int]
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> ServedModel:
+    def from_checkpoint(cls, checkpoint: Checkpoint) -> ServedModel:
         """ValueError for a checkpoint without its model."""
         if checkpoint.model is None:
             raise ValueError("a checkpoint without its model needs `served`: see load_without_model")
@@ -46,7 +46,7 @@ class ServedModel:
     def begin(
         self,
         checkpoint: Checkpoint,
-        prompt: Prompt,
+        prompt: EncodedPrompt,
         policy: Reattention,
         trigger: Trigger,
         *,
@@ -91,7 +91,7 @@ def load_without_model(name: str | None = None, *, max_pixels: int | None = None
     return checkpoint, ServedModel(config, _stops(generation, tokenizer))
 
 
-def send_images(checkpoint: Checkpoint, job: Job, prompt: Prompt) -> list[SentImage]:
+def send_images(checkpoint: Checkpoint, job: Job, prompt: EncodedPrompt) -> list[SentImage]:
     """The images of a job as they are sent: at the size that its prompt has them in."""
     grids = prompt.pixels["image_grid_thw"].tolist() if job.images else ()
     return scale_images(checkpoint.image_processor, job.images, grids)

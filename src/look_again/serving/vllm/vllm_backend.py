@@ -23,7 +23,7 @@ from look_again.core.reattention import Reattention
 from look_again.core.trigger import Trigger
 from look_again.loading import Checkpoint
 from look_again.serving.backend import BackendError, BackendEvent, Job, RefusedError, T
-from look_again.serving.prompt import Prompt, build_prompt
+from look_again.serving.prompt import EncodedPrompt, build_prompt
 from look_again.serving.vllm.answer import AnswerContext, UpstreamRequest, VllmAnswer
 from look_again.serving.vllm.chat_requests import check_texts
 from look_again.serving.vllm.probe import ServerProbe
@@ -66,7 +66,7 @@ class VllmBackend:
         if not urls:
             raise ValueError("the vllm backend needs the URL of a vLLM server")
         self.checkpoint = checkpoint
-        self.served = served or ServedModel.of(checkpoint)
+        self.served = served or ServedModel.from_checkpoint(checkpoint)
         self.on_request = on_request
         self.counts = {"running": 0, "legs": 0}
         self._model_thread = ThreadPoolExecutor(1, "look-again-model")
@@ -168,7 +168,7 @@ class VllmBackend:
         self.counts["legs"] += 1
         self.on_request(request)
 
-    def _read(self, job: Job) -> tuple[Prompt, list[SentImage]]:
+    def _read(self, job: Job) -> tuple[EncodedPrompt, list[SentImage]]:
         prompt = build_prompt(self.checkpoint, job, self.served.config, self.max_context)
         images = send_images(self.checkpoint, job, prompt)
         for image in images:  # here, so that the event loop need not

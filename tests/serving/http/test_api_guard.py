@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from look_again.serving.http.access import build_refusal
+from look_again.serving.http.api_guard import build_refusal
 from look_again.web.access import build_access
 from tests.serving.http.served import FakeBackend, body, running
 

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from look_again.serving.http import payloads
-from look_again.serving.http.access import ApiGuard
+from look_again.serving.http.api_guard import ApiGuard
 from look_again.serving.http.chat_completion import ChatCompletionResponse
 from look_again.serving.http.errors import ApiError, internal
 from look_again.serving.http.metrics import MEDIA_TYPE
