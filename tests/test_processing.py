@@ -7,7 +7,7 @@ from PIL import Image
 
 from look_again.processing import LookAgainProcessor
 from look_again.tabletop.tiny import build_image_processor
-from tests.conftest import LARGE, SMALL
+from tests.tiny_model import LARGE, SMALL
 
 
 @pytest.fixture(scope="module")

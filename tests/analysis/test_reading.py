@@ -24,7 +24,7 @@ from look_again.core.reattention import Reattention
 from look_again.core.runner import encode_images
 from look_again.core.slots import Slots, build_spans
 from look_again.images import load_image
-from tests.conftest import decode, eager, feature_table, full_pass
+from tests.tiny_model import decode, eager, feature_table, full_pass
 
 CLOSE = 1e-5
 TABLE = Path(__file__).parents[2] / "examples" / "table.png"

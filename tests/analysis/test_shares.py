@@ -20,7 +20,7 @@ from look_again.analysis.shares import (
 from look_again.core.families import FAMILIES, VisionTokens, find_family
 from look_again.core.reattention import Reattention
 from look_again.core.slots import Provenance, SlotBuilder, Slots, build_spans
-from tests.conftest import decode, responses, same_slots
+from tests.tiny_model import decode, responses, same_slots
 
 FAMILY = FAMILIES["qwen2_5_vl"]
 TOKENS = VisionTokens(image=1, video=2, start=3, end=4)

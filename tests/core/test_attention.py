@@ -13,7 +13,7 @@ from look_again.core.attention import attention_mass
 from look_again.core.generate import LookAgainDecoding, LookAgainOutput, Reinsertion
 from look_again.core.reattention import Reattention, choose_visual_tokens, top_indices
 from look_again.core.slots import Provenance, Slots
-from tests.conftest import TOLERANCE, decode, eager, feature_table, full_pass, logit_gap, responses
+from tests.tiny_model import TOLERANCE, decode, eager, feature_table, full_pass, logit_gap, responses
 
 CLOSE = 1e-5
 

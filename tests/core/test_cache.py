@@ -16,7 +16,7 @@ from look_again.core.families import find_family
 from look_again.core.reattention import Reattention, reinsert, split_by_image
 from look_again.core.runner import Runner, cache_keyword
 from look_again.core.slots import Provenance, SlotBuilder, build_spans
-from tests.conftest import decode, feature_table
+from tests.tiny_model import decode, feature_table
 
 LAYERS, HEADS, DIM = 2, 3, 4
 

@@ -15,7 +15,7 @@ from look_again.core.reattention import Reattention
 from look_again.core.runner import Runner, cache_keyword
 from look_again.core.slots import Provenance, SlotBuilder
 from look_again.core.trigger import Trigger
-from tests.conftest import (
+from tests.tiny_model import (
     LARGE,
     SMALL,
     TOLERANCE,

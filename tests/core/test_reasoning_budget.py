@@ -11,7 +11,7 @@ from look_again.core.reasoning_budget import ReasoningBudget, list_stop_ids
 from look_again.core.reattention import Reattention
 from look_again.core.slots import Provenance
 from look_again.text.tags import tag_ids
-from tests.conftest import (
+from tests.tiny_model import (
     TOLERANCE,
     decode,
     feature_table,

@@ -20,7 +20,7 @@ from look_again.core.reattention import (
     top_indices,
 )
 from look_again.core.slots import Provenance, SlotBuilder, build_spans
-from tests.conftest import (
+from tests.tiny_model import (
     TOLERANCE,
     Prompt,
     decode,

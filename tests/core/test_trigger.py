@@ -10,7 +10,7 @@ from look_again.core.generate import LookAgainDecoding
 from look_again.core.reattention import Reattention
 from look_again.core.slots import Provenance, Slots
 from look_again.core.trigger import Trigger
-from tests.conftest import TOLERANCE, decode, feature_table, full_pass, logit_gap, responses, same_slots
+from tests.tiny_model import TOLERANCE, decode, feature_table, full_pass, logit_gap, responses, same_slots
 
 
 def spell(tokenizer: Any, text: str) -> list[int]:

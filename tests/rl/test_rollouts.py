@@ -16,7 +16,7 @@ from look_again.text.tags import tag_ids
 from look_again.training.batches import Codec, collate
 from look_again.training.example import Example
 from look_again.training.module import Reattending
-from tests.conftest import decode, responses
+from tests.tiny_model import decode, responses
 
 POLICIES = [Reattention(mode="text"), Reattention(mode="copy"), Reattention(mode="route", keep=40)]
 

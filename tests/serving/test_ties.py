@@ -14,8 +14,8 @@ from look_again.core.reattention import Reattention
 from look_again.loading import Checkpoint
 from look_again.serving.backend import BackendEvent, Ended, Started
 from look_again.serving.prompt import EncodedPrompt
-from tests.conftest import decode, feature_table, full_pass, response_slots
 from tests.serving.ties import Parting, parting, same_but_for_ties
+from tests.tiny_model import decode, feature_table, full_pass, response_slots
 
 COPY = Reattention()
 AT = 6  # the reflection's place

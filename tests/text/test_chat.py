@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from look_again.text.chat import decode_text, encode_chat, encode_text
 from look_again.text.grammar import TAG_TOKENS
 from look_again.text.tags import prepare_tokenizer, tag_ids
-from tests.text.test_tags import CONTROL_TOKENS, IMAGE_TOKEN, tiny_tokenizer
+from tests.text.small_tokenizer import CONTROL_TOKENS, IMAGE_TOKEN, tiny_tokenizer
 
 QWEN_TEMPLATE = (
     "{% for message in messages %}"

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import AddedToken
 from transformers import (
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
-    Qwen2Tokenizer,
 )
 
 from look_again.text.chat import encode_text
 from look_again.text.grammar import TAG_TOKENS
 from look_again.text.tags import MissingTagsError, PrepareReport, prepare, prepare_tokenizer, tag_ids
+from tests.text.small_tokenizer import tiny_tokenizer
 
-IMAGE_TOKEN = "<|image_pad|>"
-CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", IMAGE_TOKEN)
 N_PIECES = 299
 N_TOKENS = 305  # pieces, <|endoftext|> and the control tokens: ids 0 to 304
 N_PREPARED = 315
@@ -34,23 +31,6 @@ PIECES_OF_NAME = {  # in the tiny vocabulary, whose corpus holds only one name i
     "REFLECTION": ["R", "E", "F", "L", "E", "C", "T", "I", "O", "N"],
     "CONCLUSION": ["C", "O", "N", "C", "L", "U", "S", "I", "O", "N"],
 }
-
-
-def tiny_tokenizer() -> Qwen2Tokenizer:
-    """Qwen's own tokenizer class, with 299 byte-level pieces trained here and Qwen's control tokens."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    corpus = ["<SUMMARY> the image </SUMMARY> a reflection of the conclusion, reasoning\n\n"] * 20
-    backend.train_from_iterator(
-        corpus, trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
-    )
-    model = json.loads(backend.to_str())["model"]
-    merges: Any = [tuple(merge) for merge in model["merges"]]
-    tokenizer = Qwen2Tokenizer(vocab=model["vocab"], merges=merges)
-    tokens = [AddedToken(token, special=True, normalized=False) for token in CONTROL_TOKENS]
-    tokenizer.add_tokens(tokens, special_tokens=True)
-    return tokenizer
 
 
 def tiny_model(n_rows: int, *, tied: bool = True, seed: int = 0) -> Any:

@@ -16,7 +16,7 @@ from look_again.text.tags import tag_ids
 from look_again.training.example import Example, add_response, pad_batch, start_sequence
 from look_again.training.module import Reattending
 from look_again.training.selection import select_visual_tokens
-from tests.conftest import (
+from tests.tiny_model import (
     TOLERANCE,
     Prompt,
     decode,

@@ -11,12 +11,12 @@ from look_again.text.tags import tag_ids
 from look_again.training.export import write_checkpoint
 from look_again.training.sft import stage_export
 from look_again.training.sft_config import SftConfig, build_stage
-from tests.conftest import make_prompt
+from tests.tiny_model import make_prompt
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tokenizer):
-    from tests.conftest import TINIER
+    from tests.tiny_model import TINIER
 
     final = tmp_path_factory.mktemp("run") / "final"
     stage = build_stage(name="sft", task="answers", steps=3, modes={"route": 1}, keep=40)

@@ -10,7 +10,7 @@ from look_again.text.tags import tag_ids
 from look_again.training.example import Example
 from look_again.training.module import SECTIONS, Reattending, sections_of
 from look_again.training.selection import count_passes
-from tests.conftest import make_prompt
+from tests.tiny_model import make_prompt
 from tests.training.test_example import example_of
 
 

@@ -12,7 +12,7 @@ from look_again.core.families import find_family
 from look_again.core.reattention import Reattention
 from look_again.training.example import Example
 from look_again.training.selection import select_visual_tokens
-from tests.conftest import decode, feature_table, make_images, make_prompt, responses
+from tests.tiny_model import decode, feature_table, make_images, make_prompt, responses
 
 
 def random_plan(rows: int, columns: int, reflection_id: int, seed: int) -> dict[tuple[int, int], int]:

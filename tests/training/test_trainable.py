@@ -18,7 +18,7 @@ from look_again.training.module import Reattending
 from look_again.training.run_parts import Lora, TrainedParts
 from look_again.training.sft_plan import trainable_parameters
 from look_again.training.trainable import choose_trainable
-from tests.conftest import TINIER, WEIGHT_SCALE, make_prompt
+from tests.tiny_model import TINIER, WEIGHT_SCALE, make_prompt
 
 STEPS = 20
 

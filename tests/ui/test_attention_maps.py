@@ -20,7 +20,7 @@ from look_again.ui.attention_maps import AttentionMaps, coded_maps, measure, pay
 from look_again.ui.examples import load_example
 from look_again.ui.question import UserQuestion
 from look_again.ui.transcript import DecodedAnswer, TokenTexts, Transcript, build_policy
-from tests.conftest import same_slots
+from tests.tiny_model import same_slots
 
 IMAGE, QUESTION = load_example("0/0")  # thinks at length: two reflections
 

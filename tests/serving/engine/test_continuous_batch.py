@@ -21,8 +21,8 @@ from look_again.model import Sampling
 from look_again.serving.backend import BackendEvent, Ended, Started
 from look_again.serving.engine.continuous_batch import ContinuousBatch
 from look_again.serving.prompt import EncodedPrompt
-from tests.conftest import Prompt as Shown
-from tests.conftest import batch_inputs, make_prompt, response_slots
+from tests.tiny_model import Prompt as Shown
+from tests.tiny_model import batch_inputs, make_prompt, response_slots
 
 POLICIES = [
     Reattention(mode="route"),

@@ -31,8 +31,8 @@ from look_again.serving.engine.transformers_backend import TransformersBackend
 from look_again.serving.prompt import build_prompt
 from look_again.tabletop.render import render
 from look_again.tabletop.rows import make_row
-from tests.conftest import response_slots
 from tests.serving.ties import same_but_for_ties
+from tests.tiny_model import response_slots
 
 LIMIT_S = 120.0
 Events = list[BackendEvent]
