@@ -26,11 +26,6 @@ def load(loader: str, path: Path | str, **fields) -> list[Sample]:
     return list(load_samples(Source(loader=loader, path=str(path), **fields)))
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 # Sources
 
 

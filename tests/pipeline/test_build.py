@@ -50,9 +50,8 @@ def pictures(encoded):
 
 
 @pytest.fixture
-def ledger(tmp_path, response, pictures):
-    with Ledger(tmp_path / "run") as opened:
-        yield filled(opened, response, pictures)
+def ledger(ledger, response, pictures):
+    return filled(ledger, response, pictures)
 
 
 @pytest.mark.parametrize("table", ["embedded", "paths"])

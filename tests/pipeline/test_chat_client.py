@@ -10,16 +10,11 @@ from dataclasses import replace
 import pytest
 
 from look_again.clients.openai import (
-    AttemptError,
     Endpoint,
     InProcessTransport,
     OpenAITransport,
     Reply,
     RequestRefusedError,
-    SetupError,
-    parse_reply,
-    raise_status_error,
-    retry_after_s,
 )
 from look_again.data.sample import Sample
 from look_again.pipeline.budget import BudgetLimits
@@ -58,12 +53,6 @@ class Server:
         if answer == "stall":
             await asyncio.sleep(60)
         return answer
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    with Ledger(tmp_path) as opened:
-        yield opened
 
 
 def asked(
@@ -127,36 +116,6 @@ def test_retry_after_is_honoured_by_every_request_to_the_server(ledger):
     server = Server((429, {"Retry-After": "0.15"}, "slow down"), (200, {}, completion()))
     asked(ledger, server, times=2, endpoint=endpoint)
     assert server.calls[1] - server.calls[0] >= 0.15
-
-
-def test_retry_after_in_all_its_forms():
-    assert retry_after_s({"Retry-After": "2"}) == 2.0
-    assert retry_after_s({"retry-after-ms": "250", "Retry-After": "1"}) == 0.25
-    assert retry_after_s({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, now=1445412470) == 10.0
-    assert retry_after_s({"Retry-After": "soon"}) is None
-    assert retry_after_s({}) is None
-
-
-def test_statuses():
-    for status, error in (
-        (429, AttemptError),
-        (502, AttemptError),
-        (400, RequestRefusedError),
-        (422, RequestRefusedError),
-    ):
-        with pytest.raises(error):
-            raise_status_error(status, "no", {})
-    for status in (401, 402, 403, 404):
-        with pytest.raises(SetupError):
-            raise_status_error(status, "no", {})
-
-
-def test_replies_of_odd_shape():
-    refused = {"choices": [{"message": {"content": None, "refusal": "No."}, "finish_reason": "stop"}]}
-    assert parse_reply(refused) == Reply("No.", "content_filter")
-    for odd in (None, "x", [], {"choices": [{"message": {"content": ["x"]}}]}, {"error": "quota"}):
-        with pytest.raises(AttemptError):
-            parse_reply(odd)
 
 
 def test_half_a_surrogate_pair_does_not_end_the_run(ledger):
@@ -227,11 +186,3 @@ def test_a_key_comes_from_the_environment_and_is_written_nowhere(ledger, monkeyp
     asked(ledger, Server(), endpoint=endpoint)
     assert b"sk-very-secret" not in ledger.path.read_bytes()
     assert "secret" not in repr(endpoint)
-
-
-@pytest.mark.parametrize(
-    "fields", [{"concurrency": 0}, {"attempts": 0}, {"timeout_s": 0}, {"rate": 0}, {"price_in": -1}]
-)
-def test_endpoints_that_cannot_be(fields):
-    with pytest.raises(ValueError, match="e"):
-        replace(ENDPOINT, **fields)

@@ -159,7 +159,7 @@ class Transport(Protocol):
 
 
 class OpenAITransport:
-    """Through the `openai` library. MissingExtraError without it, ValueError without the endpoint's key."""
+    """A transport through the `openai` library. MissingExtraError without it, ValueError without the endpoint's key."""
 
     def __init__(self, endpoint: Endpoint, *, extra: str = "data") -> None:
         require("openai", extra=extra)
@@ -219,7 +219,7 @@ IN_PROCESS_SERVERS = {"tabletop": "look_again.tabletop.endpoint:open_server"}
 
 
 def open_transport(endpoint: Endpoint) -> Transport:
-    """Over HTTP, or inside this process for a scheme in `IN_PROCESS_SERVERS`. ValueError for a URL that is refused."""
+    """The transport over HTTP, or in this process for a scheme in `IN_PROCESS_SERVERS`. ValueError for a bad URL."""
     scheme = endpoint.base_url.partition(":")[0]
     if scheme in IN_PROCESS_SERVERS:
         return InProcessTransport(resolve(IN_PROCESS_SERVERS[scheme])(endpoint.base_url))

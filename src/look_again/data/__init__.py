@@ -1,1 +1,1 @@
-"""Rows of questions, images and responses: their shapes on disk, where they come from, and whether they are sound."""
+"""Samples of questions, images and responses: their shapes on disk, their sources and their checks."""

@@ -1,6 +1,6 @@
-"""Rows are checked before any time is spent on them: every bad one is listed at once, with what is wrong with it.
+"""Samples are checked before any time is spent on them: every bad one is listed at once, with the reason.
 
-Only headers of images are read, so 100,000 rows take minutes; damage further into a file shows when it is opened.
+Only headers of images are read, so 100,000 samples take minutes; damage further into a file shows when it is opened.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class SampleReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a row must have besides a question and readable image headers.
+    """What a sample must have besides a question and readable image headers.
 
     min_reflections: REFLECTIONs a response has at least (paper: 1; 0 for data before reflections are put in).
     needs_response: a response in the grammar; where none is needed, one that is there is not looked at.
@@ -77,7 +77,7 @@ class Needs:
 
 
 def check_sample(sample: Sample, needs: Needs) -> list[str]:
-    """What is wrong with a row: [] if nothing."""
+    """What is wrong with a sample: [] if nothing."""
     reasons = [] if sample.question.strip() else ["the question is empty"]
     if needs.needs_image and not sample.images:
         reasons.append("no picture")
@@ -120,7 +120,7 @@ def select_samples(
     `passed_over` are rows that loading left out; they count as bad. It may fill while `rows` is read:
 
         skipped = []
-        rows, report = select_samples(load_rows(source, on_skip=skipped.append), passed_over=skipped)
+        rows, report = select_samples(load_samples(source, on_skip=skipped.append), passed_over=skipped)
 
     Raises SampleError with the report's listing for bad rows under "refuse", and when no row is good; ValueError for
     another `on_bad_row`.
@@ -160,6 +160,6 @@ def _image_reason(image: ImageSource, max_pixels: int) -> str | None:
 
 
 def _line(text: str, most: int) -> str:
-    """On one line, printable, at most `most` characters: ids and names come from strangers' files."""
+    """The text on one line, printable, cut to `most` characters: ids and names come from strangers' files."""
     plain = "".join(char if char.isprintable() else " " for char in " ".join(text.split()))
     return plain if len(plain) <= most else f"{plain[: most - 1]}…"

@@ -1,4 +1,4 @@
-"""Single fields of a record, checked and turned into what a `Row` holds.
+"""Single fields of a record, checked and turned into what a `Sample` holds.
 
 The paper has no word on data formats. Every complaint names the row, the field and the remedy.
 """

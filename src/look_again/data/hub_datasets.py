@@ -47,7 +47,7 @@ def read_data_set(path: str, split: str, name: str | None = None, *, looked_for:
 def read_configurations(
     path: str, split: str, name: str | None = None, *, looked_for: str
 ) -> Iterator[Mapping[str, Any]]:
-    """As `read_data_set`; without a name the configuration `default`, or all of them where there is no such."""
+    """`read_data_set`, which without a name reads the configuration `default`, or all of them without such a one."""
     for chosen in [name] if name else _configurations(path):
         yield from read_data_set(path, split, chosen, looked_for=looked_for)
 

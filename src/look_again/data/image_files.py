@@ -1,6 +1,6 @@
-"""Where a row's images are, and how to open or measure one.
+"""Sources of a sample's images, and how to open or measure an image.
 
-A row of 100,000 must stay small and picklable, so it names its images and reads none. Pixels come from
+A sample of 100,000 must stay small and picklable, so it names its images and reads none. Pixels come from
 `look_again.images.load_image` alone; what is here finds the bytes, and reads a size from a header.
 """
 

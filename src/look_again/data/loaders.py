@@ -1,4 +1,4 @@
-"""From a `Source` to samples, the same for training, data making and evaluation.
+"""Loading of samples from a `Source`, the same for training, data making and evaluation.
 
 Samples stream: files are read line by line or in small batches, and images only when opened. A bad record is handed
 on as a value, so that `load_samples` alone decides whether it ends the stream or is counted and passed over.

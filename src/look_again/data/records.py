@@ -1,4 +1,4 @@
-"""One record of anybody's data set becomes a `Row`, or an error that names the row, the field and the remedy.
+"""One record of anybody's data set becomes a `Sample`, or an error that names the row, the field and the remedy.
 
 The shapes are those in use: TRL's `prompt`/`completion`, OpenAI's `messages`, LLaVA's `conversations`, and our own flat
 `question`/`answer`. Where they leave something open, this file decides:
@@ -34,7 +34,7 @@ _MARKS = re.compile(r"(?:(?<!\s)\s+)?<image>(?:\s*<image>)*\s*")  # the look-beh
 
 @dataclass(frozen=True)
 class _Exchange:
-    """What was asked and said. parts: one entry per image part, None where the image lies beside the messages."""
+    """A question and its response. parts: one entry per image part, None where the image lies beside the messages."""
 
     question: str
     response: str | None
@@ -42,7 +42,7 @@ class _Exchange:
 
 
 def sample_from_record(record: Record, *, index: int, source: str, split: str = "train", base: Path | None) -> Sample:
-    """The row that a record describes; `index` names one without an id, `base` is where its image paths start.
+    """The sample that a record describes; `index` names one without an id, `base` is where its image paths start.
 
     Shapes, the first found: `conversations` [{from, value}]; `messages` [{role, content}]; `prompt` with `completion`,
     texts or messages; `question` or `problem` with `response`. Beside any: `images` or `image` or `file_name`,
@@ -71,7 +71,7 @@ def sample_from_record(record: Record, *, index: int, source: str, split: str = 
 def samples_from_records(
     records: Iterable[Record | SampleError], *, source: str, split: str, base: Path | None
 ) -> Iterator[Sample | SampleError]:
-    """Each record's row, or its SampleError as a value, so that one bad record does not end the stream."""
+    """Each record's sample, or its SampleError as a value, so that one bad record does not end the stream."""
     for index, record in enumerate(records):
         if isinstance(record, SampleError):
             yield record

@@ -1,9 +1,8 @@
-"""What the loaders of the paper's reinforcement-learning questions share: rows that have a usable reference.
+"""What the loaders of the paper's reinforcement-learning questions share: samples that have a usable reference.
 
-Each of them turns its own columns into the shapes that `look_again.data.records` reads. Rows get ids that start with
-the
-name of their set, since five sets are mixed. A reference that no answer could be graded against is a SampleError here,
-not in the middle of a run.
+Each of them turns its own columns into the shapes that `look_again.data.records` reads. Samples get ids that start with
+the name of their set, since five sets are mixed. A reference that no answer could be graded against is a SampleError
+here, not in the middle of a run.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from look_again.scoring.extraction import kind_of
 from look_again.scoring.grading import MAX_REFERENCE
 
 Shape = Callable[[Record, str], Record]
-"""From a record as published and its row's id to one that `row_from_record` reads. SampleError otherwise."""
+"""A function from a published record and its sample's id to a record for `sample_from_record`, or SampleError."""
 
 AT_LINE_STARTS = (re.compile(r"(?m)^[ \t]*(?:\(([A-H])\)|([A-H])[.)])"),)
 INLINE = (re.compile(r"\(([A-Ha-h1-9])\)"), re.compile(r"(?<!\S)([A-Ha-h1-9])[.)](?!\S)"))
@@ -59,7 +58,7 @@ def question_samples(
     base: Path | None,
     needs_image: bool = True,
 ) -> Iterator[Sample | SampleError]:
-    """Each record's row, or its SampleError as a value. A record's `id` becomes "source-id"; others are counted."""
+    """Each record's sample, or its SampleError as a value. A record's `id` becomes "source-id"; others are counted."""
     for index, record in enumerate(records):
         if isinstance(record, SampleError):
             yield record

@@ -1,7 +1,7 @@
-"""One row: a question about images, its answer, and a response to learn from.
+"""The sample: a question about images, its answer, and a response to learn from.
 
-Supervised training, reinforcement learning, the data engine and evaluation all read this type, so that a set of rows
-means the same to each. The paper names its datasets and no row format; this one is ours.
+Supervised training, reinforcement learning, the data engine and evaluation all read this type, so that a set of samples
+means the same to each. The paper names its datasets and no format; this one is ours.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["BadSample", "ImageSource", "LazyImage", "Sample", "SampleError", "im
 
 
 class SampleError(ValueError):
-    """A row that cannot be used, or several (`row_id` None, and `reason` lists them)."""
+    """A sample that cannot be used, or several (`row_id` None, and `reason` lists them)."""
 
     def __init__(self, row_id: str | None, reason: str) -> None:
         super().__init__(row_id, reason)  # both, so that the error pickles on its way out of a worker process
@@ -28,7 +28,7 @@ class SampleError(ValueError):
 
 @dataclass(frozen=True)
 class BadSample:
-    """A row left out, and why."""
+    """A sample that was left out, and why."""
 
     id: str
     reason: str

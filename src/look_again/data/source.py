@@ -31,7 +31,7 @@ CHECKS = {"tabletop": "look_again.tabletop.loader:check_tabletop"}
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where rows come from.
+    """A source of samples.
 
     loader: a name in `LOADERS`. path: a file, a folder, a hub name, or for tabletop "SEED", "SEED:ROWS" or
         "SEED:ROWS:LENGTH".
@@ -75,10 +75,10 @@ class Source:
             resolve(CHECKS[self.loader])(self)
 
     @property
-    def place(self) -> Path:
+    def local_path(self) -> Path:
         """`path` as a file or folder, `~` expanded."""
         return Path(self.path).expanduser()
 
     def base(self, folder: Path | None) -> Path | None:
-        """Where image paths start: `images`, or else `folder`."""
+        """The folder that image paths start from: `images`, or else `folder`."""
         return folder if self.images is None else Path(self.images).expanduser()

@@ -25,7 +25,7 @@ from look_again.data.image_files import MAX_BYTES, LazyImage
 from look_again.images import ImageError
 
 FOLDERS = ("", "image/", "images/", "image_files/")
-"""Where in an archive or folder an image may lie; rows and archives differ on the leading folder."""
+"""Folders of an archive in which an image may lie; records and archives differ on the leading folder."""
 
 
 class JoinedFile(io.RawIOBase):

@@ -40,7 +40,7 @@ class EndpointState:
             raise EndpointDownError(f"{self.endpoint.name} is down: it is tried again later")
 
     def note(self, answered: bool) -> None:
-        """Whether a request got its reply in the end."""
+        """Count a request that got its reply in the end, or did not."""
         self.failures = 0 if answered else self.failures + 1
         if self.failures >= DOWN_AFTER:
             self.down_until = time.monotonic() + DOWN_S

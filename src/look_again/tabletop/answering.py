@@ -42,7 +42,7 @@ _BLOCK = re.compile(r"<(question|answer)>\n(.*?)\n</\1>", re.DOTALL)
 
 @dataclass(frozen=True, kw_only=True)
 class Conduct:
-    """How the endpoint behaves. error_rate: share of replies that are wrong. faults: a share per kind of `FAULTS`.
+    """The behaviour of the endpoint. error_rate: share of replies that are wrong. faults: a share per kind of `FAULTS`.
     stall_s: how long a stalled reply takes. retry_after_s: what a 429 asks for. ValueError for values out of range."""
 
     error_rate: float = 0.0

@@ -20,7 +20,7 @@ SCHEME = "tabletop:"
 
 
 def read_attempt(headers: Mapping[str, str]) -> int:
-    """How often a request went out before, as its sender says; 0 for senders that do not."""
+    """The number of earlier attempts, as the sender counts them in a header; 0 for senders that do not."""
     text = {name.lower(): value for name, value in headers.items()}.get(ATTEMPT_HEADER, "0")
     return int(text) if text.isdecimal() else 0
 

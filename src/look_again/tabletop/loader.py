@@ -66,12 +66,12 @@ def tabletop_source(source: Source) -> Iterator[Sample]:
 
 
 def tabletop_samples(split: str, seed: int, indices: Iterable[int], length: str | None = None) -> Iterator[Sample]:
-    """The rows of a stream at `indices`, of one length if given. ValueError for an unknown split or length."""
+    """The samples of a stream at `indices`, of one length if given. ValueError for an unknown split or length."""
     return (build_sample(make_row(split, seed, index, length=length), split) for index in indices)
 
 
 def build_sample(row: TabletopRow, split: str) -> Sample:
-    """The same row in the common type: the answer is its reference, planted mistakes are its silent spans."""
+    """A row of Tabletop as a sample: the answer is its reference, planted mistakes are its silent spans."""
     return Sample(
         id=row.id,
         images=(SceneImage(row.scene, row.id),),

@@ -167,7 +167,7 @@ def _count_samples(data: tuple[Source, ...]) -> int | None:
 
 
 def _count(source: Source) -> int | None:
-    path = source.place
+    path = source.local_path
     lines = None
     if source.loader == "jsonl" and path.is_file():
         with path.open("rb") as file:

@@ -6,17 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 
 from look_again.data.checks import check_samples
 from look_again.data.image_files import image_size
 from tests.data.sources.mixture_rows import load, right, table
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def problem(**fields: Any) -> dict[str, Any]:

@@ -13,11 +13,6 @@ from look_again.data.sources.hendrycks_math import last_boxed
 from tests.data.sources.mixture_rows import load, right, table
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 def record(solution: str, problem: str = "Find $x$.") -> dict[str, str]:
     return {"problem": problem, "level": "Level 2", "type": "Algebra", "solution": solution}
 

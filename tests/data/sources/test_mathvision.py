@@ -5,17 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 
 from look_again.data.checks import check_samples
 from look_again.data.image_files import image_size
 from tests.data.sources.mixture_rows import load, right, table
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def record(id: str, answer: str, options: tuple[str, ...] = (), **fields: Any) -> dict[str, Any]:

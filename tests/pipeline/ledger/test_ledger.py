@@ -10,8 +10,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from look_again.data.encoded_images import image_bytes, sendable
-from look_again.data.image_files import open_image
+from look_again.data.encoded_images import image_bytes
 from look_again.data.sample import BadSample, Sample
 from look_again.data.source import Source
 from look_again.pipeline.contents import restore_sample, store_sample
@@ -26,12 +25,6 @@ SECOND = StageKey("verify", "v1", "distil")
 
 def text_rows(n: int) -> list[Sample]:
     return [Sample(id=f"r{i}", question=f"What is {i}?", reference=str(i), source="test") for i in range(n)]
-
-
-@pytest.fixture
-def ledger(tmp_path):
-    with Ledger(tmp_path / "run") as opened:
-        yield opened
 
 
 def put(ledger: Ledger, key: StageKey, item: WorkItem, outcome: Outcome, later: tuple[str, ...] = ()) -> None:
@@ -94,14 +87,6 @@ def test_pictures_of_every_kind_come_back(ledger, encoded, tmp_path):
     back = restore_sample(json.loads(json.dumps(store_sample(row, ledger.folder))), ledger.folder)
     assert [image_bytes(image) for image in back.images] == [image_bytes(image) for image in images]
     assert replace(back, images=images) == row
-
-
-def test_pictures_are_sent_in_formats_that_endpoints_read(encoded):
-    assert sendable(encoded(format="JPEG"))[0] == "image/jpeg"
-    assert sendable(encoded(format="BMP"))[0] == "image/png"
-    kind, data = sendable(encoded(40, 20), max_pixels=200)
-    assert kind == "image/png"
-    assert open_image(data).size == (20, 10)
 
 
 def test_a_stage_sees_what_the_stage_before_let_through(ledger):

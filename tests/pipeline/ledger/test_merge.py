@@ -22,10 +22,9 @@ ONE = STAGES[0]
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    with Ledger(tmp_path / "run") as opened:
-        add_rows(opened, rows(7), "here")
-        yield opened
+def ledger(ledger):
+    add_rows(ledger, rows(7), "here")
+    return ledger
 
 
 @pytest.fixture

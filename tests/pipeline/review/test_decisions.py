@@ -18,12 +18,6 @@ from look_again.pipeline.review.decisions import ReviewError, broken_links, clai
 PEOPLE = ("ann", "bob", "cy", "di")
 
 
-@pytest.fixture
-def ledger(tmp_path):
-    with Ledger(tmp_path) as opened:
-        yield opened
-
-
 def prepare(ledger: Ledger, text: str, rows: int = 10, which: str = "all", version: str = "v") -> PipelineStage:
     """A run in which `rows` rows wait for people; the even ones were rewritten."""
 

@@ -18,12 +18,6 @@ from look_again.pipeline.review.label_studio import INTERFACE, LabelStudioError,
 from tests.pipeline.review.review_runs import prepare, rows_of
 
 
-@pytest.fixture
-def ledger(tmp_path):
-    with Ledger(tmp_path / "run") as opened:
-        yield opened
-
-
 def annotated(action: str, response: str | None = None, note: str = "", by: object = 7, **more: object) -> dict:
     """An annotation as Label Studio writes it."""
     result = [

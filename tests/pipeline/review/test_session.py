@@ -18,12 +18,6 @@ from tests.pipeline.review.review_runs import PEOPLE, prepare, rows_of
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    with Ledger(tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
 def session(ledger, response):
     prepare(ledger, response)
     return ReviewSession(ledger, PEOPLE)

@@ -30,13 +30,13 @@ TEXTS = ("annotat_text", "compact_text", "problem_text")
 
 
 def geometry3k_samples(source: Source) -> Iterator[Sample | SampleError]:
-    """Rows of a split; bad records as RowErrors. ValueError where no layout is found."""
-    folder = source.place / {"validation": "val"}.get(source.split, source.split)
+    """Samples of a split; bad records as SampleErrors. ValueError where no layout is found."""
+    folder = source.local_path / {"validation": "val"}.get(source.split, source.split)
     if any(folder.glob("*/data.json")):
         base = source.base(folder)
         return question_samples(_folders(folder), _original, source="geometry3k", split=source.split, base=base)
     records = read_data_set(source.path, source.split, looked_for=f"a folder {folder} of <number>/data.json")
-    base = source.base(source.place if source.place.is_dir() else None)
+    base = source.base(source.local_path if source.local_path.is_dir() else None)
     return question_samples(records, _published, source="geometry3k", split=source.split, base=base)
 
 

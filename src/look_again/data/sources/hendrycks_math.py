@@ -29,8 +29,8 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|([^\s{}$]+))")
 
 
 def math_samples(source: Source) -> Iterator[Sample | SampleError]:
-    """Rows of the folder or hub set; records without a boxed answer as RowErrors. ValueError where there is neither."""
-    folder = source.place / source.split
+    """Samples of the folder or hub set; SampleErrors for records without a boxed answer. ValueError without either."""
+    folder = source.local_path / source.split
     records: Iterator[Record | SampleError]
     if any(folder.glob("*/*.json")):
         records = _files(folder, source.name)

@@ -32,9 +32,9 @@ _NAMED = re.compile(r"<image(\d+)>")
 
 
 def mathvision_samples(source: Source) -> Iterator[Sample | SampleError]:
-    """Rows of a split; bad records as RowErrors. ValueError where no layout is found."""
+    """Samples of a split; bad records as SampleErrors. ValueError where no layout is found."""
     records = _without_testmini(source) if source.split == "train" else _records(source, source.split)
-    base = source.base(source.place if source.place.is_dir() else None)
+    base = source.base(source.local_path if source.local_path.is_dir() else None)
     return question_samples(records, _shape, source="mathvision", split=source.split, base=base)
 
 
@@ -48,7 +48,7 @@ def _without_testmini(source: Source) -> Iterator[Record | SampleError]:
 
 
 def _records(source: Source, split: str) -> Iterator[Record | SampleError]:
-    for file in (source.place / "data" / f"{split}.jsonl", source.place / f"{split}.jsonl"):
+    for file in (source.local_path / "data" / f"{split}.jsonl", source.local_path / f"{split}.jsonl"):
         if file.is_file():
             return read_jsonl(file)
     return read_data_set(source.path, split, looked_for=f"data/{split}.jsonl beside images/")

@@ -39,7 +39,7 @@ UNREAD = ("", "none", "question could be extracted from image", "answer could be
 
 
 def polymath_samples(source: Source) -> Iterator[Sample | SampleError]:
-    """Rows of a split; bad records as RowErrors. ValueError where there is no such folder, table or column."""
+    """Samples of a split; bad records as SampleErrors. ValueError where there is no such folder, table or column."""
     made = source.split == "train"
     split = "test" if made else source.split
     patterns = [f"{split}/*", *(f"{name}/{TABLE}" for name in HELD_OUT if made)]

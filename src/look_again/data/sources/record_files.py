@@ -16,14 +16,14 @@ from look_again.data.source import Source
 
 def jsonl_samples(source: Source) -> Iterator[Sample | SampleError]:
     """Samples of a file of JSON lines."""
-    path = source.place
+    path = source.local_path
     base = source.base(path.parent)
     return samples_from_records(read_jsonl(path), source=_label(path), split=source.split, base=base)
 
 
 def parquet_samples(source: Source) -> Iterator[Sample | SampleError]:
     """Samples of a Parquet file."""
-    path = source.place
+    path = source.local_path
     base = source.base(path.parent)
     return samples_from_records(read_parquet(path), source=_label(path), split=source.split, base=base)
 
@@ -35,7 +35,7 @@ def _label(path: Path) -> str:
 
 def folder_samples(source: Source) -> Iterator[Sample | SampleError]:
     """Samples of a folder: JSON lines under one of the usual names, else Parquet files. ValueError without either."""
-    folder = source.place
+    folder = source.local_path
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: give one, or use the loader jsonl, parquet or hub")
     split = source.split
@@ -63,8 +63,8 @@ def _tables(folder: Path, split: str) -> list[Path]:
 
 def hub_samples(source: Source) -> Iterator[Sample | SampleError]:
     """Samples of a data set of the hub, or of a folder in its formats."""
-    local = source.place.is_dir()
-    records = read_hub(str(source.place) if local else source.path, source.split, source.name)
-    base = source.base(source.place if local else None)
-    label = source.place.absolute().name if local else source.path
+    local = source.local_path.is_dir()
+    records = read_hub(str(source.local_path) if local else source.path, source.split, source.name)
+    base = source.base(source.local_path if local else None)
+    label = source.local_path.absolute().name if local else source.path
     return samples_from_records(records, source=label, split=source.split, base=base)

@@ -36,7 +36,7 @@ _LETTER = re.compile(r"\s*\(?([A-H])\)?(?![A-Za-z])")
 
 
 def scemqa_samples(source: Source) -> Iterator[Sample | SampleError]:
-    """Rows of both files; bad records as RowErrors. ValueError where there is no such folder, or neither file."""
+    """Samples of both files; bad records as SampleErrors. ValueError where there is no such folder, or neither file."""
     folder = find_folder(source.path, [f"{Path(name).parent}/**" for name in FILES], example="Haozy/SceMQA-main")
     files = [folder / name for name in FILES if (folder / name).is_file()]
     if not files:

@@ -1,8 +1,9 @@
-"""What a stage works on and what it says: items and outcomes, and how both lie in the ledger.
+"""What a stage works on and what comes of it: work items and outcomes, and how both are stored in the ledger.
 
-An item is a row and the number of a sample. A stage's result names the version of the stage and the digests of the row
-and of what the stage before it said; when any of them changes the result no longer counts and is made again. What did
-not change is left alone, so another prompt or judge makes new work only for what depends on it.
+A work item is a row of the ledger and the number of an answer to it (`sample`). A stage's result names the version of
+the stage and the digests of the row and of the output of the stage before; when any of them changes the result no
+longer counts and is made again. What did not change is left alone, so another prompt or judge makes new work only for
+what depends on it.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ _PENDING = f"(r.status IS NULL OR r.status = 'waiting' OR NOT ({_CURRENT}))"
 
 @dataclass(frozen=True)
 class StageKey:
-    """Where a stage stands: its name, its version, the stage before it (None: it starts from the rows) and how many
-    samples each row has."""
+    """The identity of a stage: its name, its version, the stage before it (None: it starts from the rows) and the
+    number of samples per row."""
 
     stage: str
     version: str
@@ -53,7 +54,11 @@ class StageKey:
 
 @dataclass(frozen=True)
 class WorkItem:
-    """A row, the number of a sample, what the stage before said (`output`), and the name of all of that (`input`)."""
+    """A row of the ledger with its sample, the number of an answer to it, and the state that a stage starts from.
+
+    n: number of the row. sample: number of the answer. row: the sample of data. output: of the stage before. input: the
+    name of all of that.
+    """
 
     n: int
     sample: int
@@ -63,13 +68,13 @@ class WorkItem:
 
     @property
     def response(self) -> str | None:
-        """The response so far: what the last stage said, or else the row's own."""
+        """The response so far: that of the last stage, or else the row's own."""
         return self.output.get("response", self.row.response)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage says of an item.
+    """The result of a stage on an item.
 
     status: "ok" (goes on), "bad" (ends here, `reason` says why) or "waiting" (for a person or an endpoint).
     """
@@ -88,7 +93,7 @@ class Outcome:
 
 
 def pending(ledger: Ledger, key: StageKey, page: int = PAGE) -> Iterator[WorkItem]:
-    """Items to be looked at, in the order of rows and samples, a page in memory at a time."""
+    """Pending items in the order of rows and samples, a page in memory at a time."""
     select = "SELECT up.n, up.sample, rows.content, up.output, :version || ':' || rows.digest || ':' || up.digest"
     where = f"WHERE {_PENDING} AND (up.n, up.sample) > (:n, :sample) ORDER BY up.n, up.sample LIMIT :page"
     at = (-1, -1)
@@ -101,7 +106,7 @@ def pending(ledger: Ledger, key: StageKey, page: int = PAGE) -> Iterator[WorkIte
 
 
 def pending_inputs(ledger: Ledger, key: StageKey, first: int, last: int) -> dict[tuple[int, int], str]:
-    """Of the rows from `first` to `last`, the items that are to be looked at: the name of each one's input."""
+    """The pending items of the rows from `first` to `last`, each with the name of its input."""
     select = "SELECT up.n, up.sample, :version || ':' || rows.digest || ':' || up.digest"
     where = f"WHERE {_PENDING} AND up.n BETWEEN :first AND :last"
     page_rows = ledger.read(f"{key.query}{select}{_JOINED} {where}", key.values | {"first": first, "last": last})
@@ -111,7 +116,7 @@ def pending_inputs(ledger: Ledger, key: StageKey, first: int, last: int) -> dict
 def results(
     ledger: Ledger, key: StageKey, status: str = OK, page: int = PAGE
 ) -> Iterator[tuple[WorkItem, dict[str, Any]]]:
-    """Items whose result has this status and still counts, each with what the stage said of it."""
+    """Items whose result has this status and still counts, each with the stage's output."""
     select = "SELECT up.n, up.sample, rows.content, up.output, r.input, r.output"
     where = f"WHERE r.status = :status AND {_CURRENT} AND (up.n, up.sample) > (:n, :sample)"
     order = "ORDER BY up.n, up.sample LIMIT :page"
@@ -127,7 +132,7 @@ def results(
 
 
 def counts(ledger: Ledger, key: StageKey) -> dict[str, int]:
-    """Items that the stage gets and what became of them: items = ok + bad + waiting + pending."""
+    """Numbers of the items that the stage gets, by their state: items = ok + bad + waiting + pending."""
     state = f"CASE WHEN r.status IS NULL OR NOT ({_CURRENT}) THEN 'pending' ELSE r.status END"
     query = f"{key.query}SELECT {state} AS state, count(*) {_JOINED} GROUP BY state"
     by_state: dict[str, int] = dict(ledger.read(query, key.values))
@@ -135,14 +140,14 @@ def counts(ledger: Ledger, key: StageKey) -> dict[str, int]:
 
 
 def result_ops(key: StageKey, item: WorkItem, outcome: Outcome, later: Sequence[str] = ()) -> list[Op]:
-    """What writes a result; where it does not go on, what `later` stages said of the item goes."""
+    """Statements that write a result; where the item does not go on, its results of `later` stages are deleted."""
     return record_ops(key.stage, (item.n, item.sample), item.input, outcome, time.time(), later)
 
 
 def record_ops(
     stage: str, of: tuple[int, int], given: str, outcome: Outcome, at: float, later: Sequence[str]
 ) -> list[Op]:
-    """The same for a result that was made at another time. of: row and sample. given: the name of the input."""
+    """What writes a result of another time. of: the numbers of row and sample. given: the name of the input."""
     output = as_text(outcome.output)
     reason = None if outcome.reason is None else storable(outcome.reason)
     values = (stage, *of, outcome.status, given, compute_digest(output), output, reason, at)
@@ -154,5 +159,5 @@ def record_ops(
 
 
 def with_output(item: WorkItem, **output: Any) -> WorkItem:
-    """The item with more said of it."""
+    """The item with further output."""
     return replace(item, output=item.output | output)

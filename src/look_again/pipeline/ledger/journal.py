@@ -51,7 +51,7 @@ class Journal(Ledger):
         self._away.cleanup()
 
     def apply(self, ops: Iterable[Op]) -> None:
-        """As the run's ledger does it. After a write that failed there is no other: LedgerError."""
+        """Apply statements as the run's ledger does. LedgerError; after a write that failed there is no other."""
         if self._file is None:
             raise LedgerError("the journal is closed")
         transaction = [(statement, list(values)) for statement, values in ops]

@@ -166,7 +166,7 @@ class Ledger:
         return json.loads(values[0][0]) if values else None
 
     def attempts(self, key: str) -> int:
-        """How often a request has gone out."""
+        """The number of times that a request has gone out."""
         return int(self.read("SELECT count(*) FROM attempts WHERE key = ?", [key])[0][0])
 
     def last_attempt(self) -> int:

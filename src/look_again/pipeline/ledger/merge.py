@@ -56,7 +56,7 @@ def merge(ledger: Ledger, folders: Sequence[Path]) -> Merged:
 
 
 def merge_folder(ledger: Ledger, folder: Path, session: int, merged: Merged) -> None:
-    """The same for one folder, in a session that was begun. Refused files are named and the others brought in."""
+    """Bring in the shards of one folder, in a session that has begun. Refused files are named, others brought in."""
     salvage(folder)
     for path in list_shards(folder):
         try:

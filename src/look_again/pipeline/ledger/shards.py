@@ -99,7 +99,7 @@ def salvage(folder: Path) -> int:
 
 
 def write_shard(path: Path, shard: Shard) -> None:
-    """On the disk, under its name, when this returns. MissingExtraError without pyarrow."""
+    """Write a shard; it is on the disk, under its name, when this returns. MissingExtraError without pyarrow."""
     require("pyarrow", extra="ray")
     import pyarrow
     from pyarrow import parquet

@@ -88,8 +88,10 @@ class Worker:
         self.stopped = ""
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
-        """Of {task}: what became of it, as {task, shard, stopped, fault}. What is wrong with the node, its keys or the
-        folder is told to the driver; errors of ours are raised."""
+        """Do the task that `row` names ({task}); the result is {task, shard, stopped, fault}.
+
+        A fault of the node, its keys or the folder is reported to the driver; our own errors are raised.
+        """
         done, fault = Done("", self.stopped), ""
         try:
             if not self.stopped:  # by a spent budget or a wrong key: other tasks would fare no better
@@ -186,7 +188,7 @@ def _finished(
 def pool_size(
     requested: int | None, resources: dict[str, float], endpoints: Sequence[Endpoint], tasks: int, *, per_gpu: bool
 ) -> int:
-    """How many workers: as many as asked for or as there are CPUs (GPUs), tasks, and requests an endpoint takes."""
+    """The number of workers: as requested, or one per CPU (GPU); never more than tasks or requests of an endpoint."""
     available = int(resources.get("GPU" if per_gpu else "CPU", 1))
     return max(1, min(requested or available, tasks, *(endpoint.concurrency for endpoint in endpoints)))
 

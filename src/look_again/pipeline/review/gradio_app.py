@@ -1,4 +1,4 @@
-"""The review page, made with Gradio: it passes keys and clicks on to `turns` and shows what comes back.
+"""The review page, made with Gradio: it passes keys and clicks on to the review session and shows its state.
 
 Nothing is decided here. Gradio's analytics, its public links, its history and its interface for other programs are off,
 and the page loads nothing from elsewhere.
@@ -47,7 +47,7 @@ class PageParts:
     note: Any
 
     def values(self, state: PageState, before: str) -> dict[Any, Any]:
-        """A turn as new values of the components; `before`: the row that was shown, "" for none.
+        """The page's state as new values of the components; `before`: the row that was shown, "" for none.
 
         Of a row that stays, image and note are left alone, and after a refused edit the editor.
         """
@@ -162,7 +162,7 @@ def _buttons(named: tuple[tuple[str, str], ...]) -> dict[str, Any]:
 def _connect(
     blocks: Any, parts: PageParts, buttons: dict[str, Any], session: ReviewSession, access: ReviewAccess
 ) -> None:
-    """Who does what when something is pressed."""
+    """Connect the page's events with the session's steps."""
     import gradio as gr
 
     shown = list(vars(parts).values())

@@ -91,7 +91,7 @@ def check_html(state: PageState) -> str:
 
 
 def done_html(state: PageState) -> str:
-    """In place of a row, when there is none."""
+    """The page when no row is left."""
     if state.progress.share == 0:
         return '<div class="la-done"><h3>Nothing to review</h3><p>No row waits for you. Reload to look again.</p></div>'
     return (
@@ -189,7 +189,7 @@ def _verdict_html(verdict: Mapping[str, Any]) -> str:
 
 
 def chooser_html(reviewers: Sequence[str], progress: Mapping[str, str]) -> str:
-    """Who is it? A link per reviewer, which can be kept as a bookmark."""
+    """The choice of a reviewer: a link for each, which can be kept as a bookmark."""
     links = "".join(
         f'<li><a href="?reviewer={quote(name, safe="")}"><b>{escape(name)}</b> '
         f'<span class="la-quiet">{escape(progress.get(name, ""))}</span></a></li>'

@@ -1,6 +1,6 @@
-"""Turns of a review: what a reviewer does to the row in front of them, and what is to be shown then.
+"""A review session: what a reviewer does to the row in front of them, and what is to be shown then.
 
-The page, whatever it is made with, only passes on keys and shows turns. Every step names the row as it was seen, so
+The page, whatever it is made with, only passes on keys and shows states. Every step names the row as it was seen, so
 that a key pressed twice, a second window or a row that changed meanwhile is refused and never falls on another row. The
 paper says that people check rows in equal shares; how a page does that is ours.
 """
@@ -197,7 +197,7 @@ class ReviewSession:
             return self._refused(reviewer, seen, str(error))
 
     def progress(self, reviewer: str) -> Progress:
-        """How far a reviewer is."""
+        """The progress of a reviewer."""
         counted = shares(self.ledger, self.reviewers)
         own = counted[reviewer]
         free = self.ledger.read(

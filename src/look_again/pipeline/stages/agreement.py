@@ -1,4 +1,4 @@
-"""How far judges agree: the share of same verdicts, and kappa, which takes off what chance would give.
+"""Agreement between judges: the share of equal verdicts, and kappa, which is corrected for chance.
 
 Cohen's kappa for two judges (Cohen 1960), Fleiss' for all of them (Fleiss 1971). A verdict is whether a judge objects.
 """
@@ -10,7 +10,7 @@ from itertools import combinations
 from typing import Any
 
 Verdicts = Mapping[str, bool]
-"""Of one row: which judges object."""
+"""The verdicts on one item: which judges object."""
 
 
 def cohen_kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:
