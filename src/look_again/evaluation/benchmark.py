@@ -13,6 +13,7 @@ from typing import Any
 
 from look_again.data.image_files import ImageSource
 from look_again.data.sample import BadSample
+from look_again.scoring.conclusion import without_reasoning
 
 JSON = Any  # what json.dumps takes
 
@@ -41,8 +42,8 @@ class ModelReply:
 
     @property
     def final(self) -> str:
-        """The CONCLUSION, or else the whole text: what a model without the tags answers with."""
-        return self.text if self.conclusion is None else self.conclusion
+        """The CONCLUSION, or else all that a model without the tags says outside of `<think>…</think>`."""
+        return without_reasoning(self.text) if self.conclusion is None else self.conclusion
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,18 +1,20 @@
-"""The one scorer of answers, for evaluation and for the accuracy reward alike (paper, "BRPO": accuracy).
+"""The one scorer of answers, for evaluation, data checks and the accuracy reward alike (paper, "BRPO": accuracy).
 
 The paper matches "the content of CONCLUSION" by regular expressions that it does not give; these rules are
 ours. The prediction is that content alone. The reference decides which kind of answer is expected, and the
 prediction is read as that kind or not at all: where a reading needs a guess it is None (unparsed), not a hit.
 
-- letter: one option A-J: a capital standing alone, or any single letter as the whole answer or in brackets.
-  "A" or "I" before a word is an article or a pronoun ("A red ball"), unless the word is one like "because".
-- yesno: a leading yes or no, else the only one; contradiction ("yes or no") and negation ("not yes"): None.
-- number: the first after the last "answer is", or after "="; else the last one. One that is part of a list, a
-  range or an expression ("3 or 4", "2x + 1") is None. Units are ignored, percent too: 50% is 50, not 0.5.
-- words: equal without case, articles, punctuation and space. Mathematics in symbols ends up here and must be
-  written as in the reference.
+A text is brought to plain characters (`normalisation`), its conclusion's clause is taken (`conclusion`), and read as a
 
-Time is linear in the text: no repeat in the expressions below can be cut in two ways.
+- letter: one option A-J (`option_letters`): the whole clause is compared with the options' texts, then a letter
+  counts where nothing but brackets, marks or its own option's text stands beside it.
+- yesno: a leading yes or no, else the only one; contradiction ("yes or no") and negation ("not yes"): None.
+- number: the one number that is given (`numerals`). One that is part of a list, a range or an expression ("3 or 4",
+  "2x + 1") is None. Units are ignored, percent too: 50% is 50, not 0.5.
+- words: equal without case, articles, punctuation and space. Mathematics in symbols ends up here and must be
+  written as in the reference (`grading` compares expressions). Lists are sets, but for those in ( ) and [ ].
+
+Time is linear in the text: no repeat in the expressions can be cut in two ways.
 """
 
 from __future__ import annotations
@@ -21,70 +23,28 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
-from itertools import pairwise
 from typing import Literal
+
+from look_again.scoring.conclusion import Conclusion, conclude
+from look_again.scoring.normalisation import plain_text
+from look_again.scoring.numerals import NUMBER, UNIT, read_number
+from look_again.scoring.option_letters import EDGES, LETTERS, denies, read_letter
 
 Kind = Literal["letter", "yesno", "number", "words"]
 
-LETTERS = "ABCDEFGHIJ"
 RELATIVE_TOLERANCE = Fraction(1, 10**6)  # unless both numbers are integers, which are compared exactly
-MAX_NUMERAL = 64  # characters; longer ones are not read, as converting them is not linear
-
-_SPELLED = (
-    "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|"
-    "seventeen|eighteen|nineteen|twenty"
-)
-_UNIT = re.compile(  # what a reference may carry and still be a number
-    r"(?i)|%|percent|degrees?|[cf]|[cmk]?m(?:\^?[23]|[²³])?|in|inch(?:es)?|ft|feet|yd|mi|miles?|[mk]?g|lbs?|"
-    r"oz|s|sec|seconds?|min|minutes?|h|hr|hours?|days?|years?|m?l|km/h|m/s|mph|units?|dollars?|cents?"
-)
-_PLAIN = [  # markdown and LaTeX dressing, rewritten in this order
-    (r"−", "-"),
-    (r"\\?\$|\*\*|__|`|\\[()\[\],;!]|\\(?:left|right|displaystyle)\b|\^ ?\{?\\circ\b ?\}?|°", ""),
-    (r"\\%", "%"),
-    (r"(?<=[0-9]) ?(?=\\[dt]?frac)", " "),
-    (r"\\[dt]?frac ?\{ ?(-?[0-9.]+) ?\} ?\{ ?([0-9.]+) ?\}", r"\1/\2"),
-    (r"\\[dt]?frac ?([0-9]) ?([0-9])(?![0-9])", r"\1/\2"),
-    (r"\\(?:boxed|text|textbf|textit|mathrm|mathbf) ?\{([^{}]*)\}", r"\1"),
-    (r" ?(?:\\times|\\cdot|[×·*x]) ?10 ?\^ ?\{? ?(-?[0-9]{1,3})(?![0-9]) ?\}?", r"e\1"),
-    (rf"(?i)\b(?:minus|negative) (?=[0-9]|(?:{_SPELLED})\b)", "-"),
-]
-_DRESSED = re.compile(r"(?i)[−\\$*_`°^]|minus|negative")  # one of these is in whatever those patterns match
-_CUE = re.compile(r"(?i)\banswer(?: ?[:=]| (?:is|would be|should be)\b ?:?)[ \n]?")
-_CLAUSE_END = re.compile(r"(?i)[;\n]|\.(?: |\Z)|\b(?:because|since)\b")
-_NEGATION = re.compile(r"(?i)\b(?:not|never|neither|nor|none|cannot|except|wrong|incorrect)\b|n['’]t\b")
-_EDGES = " \n.,:;!?\"'“”‘’*_()[]{}"
-
-_WHOLE_LETTER = re.compile(r"(?ai)(?:(?:option|choice) )?[(\[{]?([A-J])")
-_LEADING_LETTER = re.compile(r"(?ai)[(\[{]?([A-J])[)\]}.:](?!\S)")
-_MARKED_LETTER = re.compile(r"(?ai)(?<![a-z0-9])([A-J])(?:\)|(?:(?<=\n.)|(?<=[.:;] .))[.:](?!\S))")
-_LETTER = re.compile(r"(?<![A-Za-z0-9])\(([A-Ja-j])\)|(?<![\w'’^\\-])([A-J])(?![\w'’^-])")
-_ARTICLE_AFTER = re.compile(r"(?<=[AI]) (?!(?:because|since|as|is|and|or|but)\b)\w")
+MAX_LIST = 400  # characters of a list; longer ones are compared as they are written
 
 _YES_NO = re.compile(r"(?i)\b(?:yes|no)\b")
 _STANDS_ALONE = re.compile(r"(?i) ?(?:[.,;:!?)\"'/|\n]|\Z|(?:or|and)\b)")
-
-_NUMBER = re.compile(
-    r"(?ai)(?<![a-z0-9_.^])(?<![_^]\{)(?P<sign>[-+]?)"
-    r"(?:(?:(?P<whole>[0-9]++) (?=[0-9]++ ?/ ?[0-9]))?"
-    r"(?P<value>(?:(?>[0-9]{1,3}(?:,[0-9]{3}(?![0-9]))++|[0-9]++)(?:\.[0-9]++)?|\.[0-9]++)"
-    r"(?:e[-+]?[0-9]{1,3}(?![0-9]))?)"
-    r"(?: ?/ ?(?P<divisor>[0-9]++(?:\.[0-9]++)?))?"
-    rf"|(?P<word>{_SPELLED})(?![a-z0-9]))"
-)
-_LINK = re.compile(  # what stands between two numbers of one list, range or expression
-    r"(?i)[ \n]?|(?: ?[a-z%]{1,12}|[})\]]{1,4})? ?(?:,? ?(?:or|and|to)\b|[,:/x×*+^±–-]|\\(?:times|cdot|div|pm)\b) ?"
-    r"(?:[a-z] ?= ?)?"
-)
-_OPERATOR_BEFORE = re.compile(
-    r"(?:[-+*/^_√×·<≤≥±]|(?<![-=])>|\\(?:[A-Za-z]+ ?\{|(?:sqrt|times|cdot|div|pm|[lg]eq?))|\}\{) ?\Z"
-)
-_OPERATOR_AFTER = re.compile(
-    r"(?i)(?:st|nd|rd|th|[dknixyz])\b|e[-+]?[0-9]|\(|\.[0-9]|-[a-z]| ?(?:[\^√π+*/×·]|- ?[b-z]\b|\\[a-z]|"
-    r"-?(?:hundred|thousand|[mbtr]+illion|dozen|half|halves|thirds?|quarters?|fourths?|fifths?|tenths?)\b)"
-)
+_VARIABLE = re.compile(r"\A[A-Za-z] ?= ?")
 _WORD = re.compile(r"[^\W\d_]{2,}(?:['’-][^\W\d_]+)*")
 _HYPHEN = re.compile(r"(?<=[^\W\d_]{2})-(?=[^\W\d_])|(?<=[^\W\d_])-(?=[^\W\d_]{2})")
+_SEPARATORS = re.compile(r"[\s,;]+")
+_BRACES = re.compile(r"\A\s*\\?\{([^{}\\]*)\\?\}\s*\.?\s*\Z")
+_BRACKETS = re.compile(r"[(){}\[\]|]|\b(?:or|not)\b")
+_COMMAS = re.compile(r"[,;]")
+_AND = re.compile(r"(?i)\band\b|&|和")
 
 
 def score(prediction: str, reference: str, *, options: Sequence[str] | None = None) -> bool:
@@ -94,16 +54,22 @@ def score(prediction: str, reference: str, *, options: Sequence[str] | None = No
     be a letter or the text of one option, and an answer may quote the option instead of its letter.
     Example: `score("The answer is 3.0 cm.", "3")` is True. Raises what `kind_of` raises.
     """
-    kind, expected = _expected(reference, tuple(options or ()))
-    found = extract(prediction, kind, options)
-    return found is not None and expected is not None and _equal(kind, found, expected)
+    choices = tuple(options or ())
+    kind, expected = _expected(reference, choices)
+    if expected is None:
+        return False
+    conclusion = conclude(prediction)
+    if kind == "words":
+        return _says_words(conclusion, reference, expected)
+    found = _read(conclusion, kind, choices)
+    return found is not None and equal(kind, found, expected)
 
 
 @lru_cache(maxsize=4096)  # a group of answers has one reference
 def _expected(reference: str, options: tuple[str, ...]) -> tuple[Kind, str | None]:
     """The kind of answer that a reference asks for, and that answer."""
     kind = kind_of(reference, options)
-    return kind, _option_of(reference, options) or extract(reference, kind)
+    return kind, _named_option(reference, options) or extract(reference, kind)
 
 
 def kind_of(reference: str, options: Sequence[str] | None = None) -> Kind:
@@ -112,15 +78,17 @@ def kind_of(reference: str, options: Sequence[str] | None = None) -> Kind:
     A lone capital A-J is a letter; with `options`, any case, and so is the text of exactly one of them.
     Raises ValueError for a blank reference, more than ten options, and a letter beyond the options.
     """
-    if not _plain(reference):
+    text = plain_text(reference)
+    if not text:
         raise ValueError(f"reference {reference!r} is blank: give the expected answer or drop the example")
-    if _option_of(reference, options or ()):
+    if _named_option(reference, options or ()):
         return "letter"
-    text = re.sub(r"\A[A-Za-z] ?= ?", "", _plain(reference))  # "x = 3" asks for 3
-    if (answer := _yes_no(text)) and answer == _words(text):
+    text = _VARIABLE.sub("", text)  # "x = 3" asks for 3
+    part = conclude(reference).part
+    if (answer := _yes_no(part)) and answer == _words(part):
         return "yesno"
-    number = _NUMBER.match(text)
-    if number and _number(text) and _UNIT.fullmatch(text[number.end() :].strip(" .")):
+    number = NUMBER.match(text)
+    if number and read_number(_as_it_stands(text)) and UNIT.fullmatch(text[number.end() :].strip(" .")):
         return "number"
     return "words"
 
@@ -131,104 +99,83 @@ def extract(prediction: str, kind: Kind, options: Sequence[str] | None = None) -
     A capital letter; "yes" or "no"; an exact number as "3", "-2" or "1/2"; normalised words. ValueError for
     an unknown kind.
     """
-    if kind == "letter":
-        return _letter(_plain(prediction), options or ())
-    if kind not in _READERS:
+    if kind not in ("letter", "yesno", "number", "words"):
         raise ValueError(f"unknown kind of answer {kind!r}: use letter, yesno, number or words")
-    return _READERS[kind](_plain(prediction))
+    return _read(conclude(prediction), kind, tuple(options or ()))
 
 
-def _equal(kind: Kind, found: str, expected: str) -> bool:
+def _read(conclusion: Conclusion, kind: Kind, options: tuple[str, ...]) -> str | None:
+    if kind == "letter":
+        return read_letter(conclusion, options, _same_options, _quoted_options)
+    if kind == "number":
+        return read_number(conclusion)
+    return _yes_no(conclusion.part) if kind == "yesno" else _words(conclusion.part) or _words(conclusion.text)
+
+
+def equal(kind: Kind, found: str, expected: str) -> bool:
+    """Whether two answers, as `extract` writes those of a kind, are the same."""
     if kind != "number" or found == expected:
         return found == expected
     a, b = Fraction(found), Fraction(expected)
     return a == b or (not a.denominator == b.denominator == 1 and abs(a - b) <= RELATIVE_TOLERANCE * abs(b))
 
 
-def _plain(text: str) -> str:
-    """`text` without markdown and LaTeX dressing, single-spaced, blank lines dropped."""
-    text = "\n".join(filter(None, (" ".join(line.split()) for line in text.splitlines())))
-    if not _DRESSED.search(text):
-        return text
-    for pattern, replacement in _PLAIN:
-        text = re.sub(pattern, replacement, text)
-    return text.strip()
+def _as_it_stands(text: str) -> Conclusion:
+    return Conclusion(text, text, text, False)
 
 
-def _answer_part(text: str) -> str:
-    """What follows the last "answer is"; the whole text where nothing says so."""
-    return text[max((cue.end() for cue in _CUE.finditer(text)), default=0) :]
-
-
-def _clause(text: str) -> str | None:
-    """The clause after the last "answer is", None where nothing says so."""
-    part = _answer_part(text)
-    return None if part == text else _CLAUSE_END.split(part, maxsplit=1)[0]
-
-
-def _option_of(reference: str, options: Sequence[str]) -> str | None:
+def _named_option(reference: str, options: Sequence[str]) -> str | None:
     """The letter that a reference stands for, by itself or as the text of exactly one option."""
     if len(options) > len(LETTERS):
         raise ValueError(f"{len(options)} options: at most {len(LETTERS)} can be named by a letter")
-    lone = _plain(reference).strip(_EDGES)
+    lone = plain_text(reference).strip(EDGES)
     if len(lone) == 1 and (lone.upper() if options else lone) in LETTERS[: len(options) or None]:
         return lone.upper()
-    quoted = _equal_options("words", reference, options)
+    quoted = _same_options(conclude(reference).part, options)
     if len(lone) == 1 and lone in LETTERS and not quoted:
         raise ValueError(f"reference {reference!r} is none of the {len(options)} options: check the example")
     return quoted.pop() if len(quoted) == 1 else None
 
 
-def _equal_options(kind: Kind, text: str, options: Sequence[str]) -> set[str]:
-    """Letters of the options that, read as `kind`, say the same as `text`."""
-    found = extract(text, kind)
-    values = zip(LETTERS, (extract(option, kind) for option in options), strict=False)
-    return {letter for letter, value in values if found and value and _equal(kind, found, value)}
+@lru_cache(maxsize=1024)  # a group of answers has the same options
+def _read_options(options: tuple[str, ...], kind: Kind) -> tuple[str | None, ...]:
+    return tuple(extract(option, kind) for option in options)
 
 
-def _letter(text: str, options: Sequence[str]) -> str | None:
-    clause = _clause(text)
-    if whole := _WHOLE_LETTER.fullmatch(text.strip(_EDGES)):
-        letters = {whole[1].upper()}
-    elif clause and len(named := _named_letters(clause)) == 1:
-        letters = named
-    elif leading := _LEADING_LETTER.match(text):
-        letters = {letter.upper() for letter in [leading[1], *_MARKED_LETTER.findall(text)]}
-    elif not (letters := _equal_options("words", text, options)):
-        letters = _named_letters(text) | _quoted_options(text, options)
-    letter = letters.pop() if len(letters) == 1 else ""
-    return letter if letter and letter in LETTERS[: len(options) or None] else None
+@lru_cache(maxsize=1024)
+def _kind_of_options(options: tuple[str, ...]) -> Kind | None:
+    """The kind, number or yesno, that all options are of; None of words, or where they differ."""
+    kinds = {kind_of(option) for option in options if plain_text(option)}
+    return kinds.pop() if len(kinds) == 1 and kinds <= {"number", "yesno"} else None
 
 
-def _named_letters(text: str) -> set[str]:
-    """Letters that stand for options in `text`; none where it denies anything."""
-    if _NEGATION.search(text):
-        return set()
-    if whole := _WHOLE_LETTER.fullmatch(text.strip(_EDGES)):
-        return {whole[1].upper()}
-    found = [match for match in _LETTER.finditer(text) if not _ARTICLE_AFTER.match(text, match.end())]
-    return {(match[1] or match[2]).upper() for match in found}
+def _same_options(text: str, options: Sequence[str]) -> set[str]:
+    """Letters of the options that the whole of a plain text says the same words as."""
+    return _equal_options("words", _words(text), tuple(options))
+
+
+def _equal_options(kind: Kind, found: str | None, options: tuple[str, ...]) -> set[str]:
+    values = zip(LETTERS, _read_options(options, kind), strict=False)
+    return {letter for letter, value in values if found and value and equal(kind, found, value)}
 
 
 def _quoted_options(text: str, options: Sequence[str]) -> set[str]:
-    """Letters of the options whose text occurs in `text` outside of any longer option."""
-    kinds = {kind_of(option) for option in options if option.strip()}
-    if kinds in ({"number"}, {"yesno"}):
-        return _equal_options(kinds.pop(), text, options)
-    if _NEGATION.search(text):
-        return set()
-    quotes = [_words(_plain(option)) for option in options]
-    rest, found = f" {_words(text)} ", set()
+    """Letters of the options whose text occurs in `text` outside of any longer option; none where it denies."""
+    options = tuple(options)
+    if kind := _kind_of_options(options):
+        return _equal_options(kind, _read(_as_it_stands(text), kind, ()), options)
+    quotes = _read_options(options, "words")
+    rest, found = f" {_words(text)} ", set[str]()
     for quote in sorted(filter(None, set(quotes)), key=len, reverse=True):
         if f" {quote} " in rest:
             found |= {letter for letter, same in zip(LETTERS, quotes, strict=False) if same == quote}
             rest = rest.replace(f" {quote} ", " | ")
-    return found
+    return set() if found and denies(rest) else found
 
 
 def _yes_no(text: str) -> str | None:
-    text = _answer_part(text).lstrip(_EDGES)
-    if not _YES_NO.match(text) and _NEGATION.search(text):
+    text = text.lstrip(EDGES)
+    if not _YES_NO.match(text) and denies(text):
         return None
     answers = {
         match[0].casefold()
@@ -238,47 +185,55 @@ def _yes_no(text: str) -> str | None:
     return answers.pop() if len(answers) == 1 else None
 
 
-def _number(text: str) -> str | None:
-    clause = _clause(text)
-    text = text if clause is None else clause
-    equals = text.rfind("=")
-    found = list(_NUMBER.finditer(text))
-    usable = [i for i, match in enumerate(found) if match.start() > equals]
-    usable = [i for i in usable if not found[i]["word"]] or usable  # "5 is the larger one" says 5
-    if not usable or _NEGATION.search(text):
+def _says_words(conclusion: Conclusion, reference: str, expected: str) -> bool:
+    """Whether the whole part, or its first clause, says the words, or the same list, that a reference gives."""
+    if expected in (_read(conclusion, "words", ()), _words(conclusion.clause)):
+        return True
+    items = _listed(reference)
+    return items is not None and items in (_items(conclusion.part), _items(conclusion.clause))
+
+
+@lru_cache(maxsize=4096)
+def _listed(reference: str) -> tuple[str, ...] | None:
+    return _items(conclude(reference).part)
+
+
+def _items(text: str) -> tuple[str, ...] | None:
+    """The items of a bare list or a set in braces, normalised and sorted; None of anything else.
+
+    Items stand between commas, semicolons or "and"; of words alone, commas are needed. Of a set each counts once.
+    """
+    if len(text) > MAX_LIST:
         return None
-    at = usable[-1 if clause is None and equals < 0 else 0]
-    near = pairwise(found[max(0, at - 1) : at + 2])
-    if any(_LINK.fullmatch(text, a.end(), b.start()) for a, b in near) or _in_expression(text, found[at]):
+    text = text.strip(" .\n\"'")
+    braced = _BRACES.match(text)
+    inner = braced[1] if braced else text
+    commas = _COMMAS.search(inner) is not None
+    pieces = (
+        [piece for part in _COMMAS.split(inner) for piece in _AND.split(part)]
+        if commas or _AND.search(inner)
+        else [inner]
+    )
+    if _BRACKETS.search(inner) or (len(pieces) < 2 and not braced):
         return None
-    value = _value(found[at])
-    return None if value is None or len(str(value)) > MAX_NUMERAL else str(value)  # "1e100" has 101 digits
-
-
-def _in_expression(text: str, number: re.Match[str]) -> bool:
-    before = text[max(0, number.start() - 16) : number.start()]
-    return bool(_OPERATOR_BEFORE.search(before) or _OPERATOR_AFTER.match(text, number.end()))
-
-
-def _value(number: re.Match[str]) -> Fraction | None:
-    """The number exactly; None for one that is too long or divided by zero."""
-    if len(number[0]) > MAX_NUMERAL:
+    items = [_item(piece) for piece in pieces if piece.strip(" .")]
+    if not all(items) or not (commas or braced or all(item and item[:1] in "-0123456789" for item in items)):
         return None
-    if number["word"]:
-        value = Fraction(_SPELLED.split("|").index(number["word"].lower()))
-    else:
-        divisor = Fraction(number["divisor"] or 1)
-        if not divisor:
-            return None
-        value = Fraction(number["value"].replace(",", "")) / divisor + int(number["whole"] or 0)
-    return -value if number["sign"] == "-" else value
+    kept = [item for item in items if item]
+    return tuple(sorted(set(kept) if braced else kept))
+
+
+def _item(text: str) -> str | None:
+    text = text.strip(" .")
+    if "=" in text or not (number := NUMBER.match(text)) or not UNIT.fullmatch(text[number.end() :].strip(" .")):
+        return _words(text)
+    return read_number(_as_it_stands(text)) or _words(text)
 
 
 def _words(text: str) -> str | None:
-    answer = _answer_part(text)
-    tokens = list(filter(None, map(_trim, re.split(r"[\s,;]+", answer))))
+    tokens = list(filter(None, map(_trim, _SEPARATORS.split(text))))
     kept = [token for i, token in enumerate(tokens) if not _is_article(tokens, i)]
-    return _HYPHEN.sub(" ", " ".join(kept)).casefold() or (answer.strip() or text).casefold() or None
+    return _HYPHEN.sub(" ", " ".join(kept)).casefold() or text.strip().casefold() or None
 
 
 def _trim(token: str) -> str:
@@ -293,6 +248,3 @@ def _is_article(tokens: list[str], i: int) -> bool:
     if tokens[i].lower() not in ("a", "an", "the") or i + 1 == len(tokens) or (tokens[i] == "A" and i):
         return False
     return len(tokens[i + 1]) > 1 or not tokens[i + 1].isalpha()
-
-
-_READERS = {"yesno": _yes_no, "number": _number, "words": _words}

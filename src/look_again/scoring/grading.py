@@ -6,13 +6,19 @@ A row is never skipped: a reference that cannot be used is an error, since a tra
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 from look_again.extras import require
-from look_again.scoring.extraction import score
-from look_again.scoring.mathematics import is_mathematics, same_mathematics
+from look_again.scoring.conclusion import boxed
+from look_again.scoring.extraction import extract, kind_of, score
+from look_again.scoring.mathematics import is_closed_form, is_mathematics, same_mathematics
+
+logger = logging.getLogger(__name__)
 
 MAX_REFERENCE = 500  # characters; no answer repeats a longer text, and the reward would be 0 for ever
 SHOWN_ROWS = 5  # in an error message
@@ -43,11 +49,33 @@ def grade(
         answer is not None and score(answer, text, options=choice)
         for answer, text, choice in zip(answers, texts, choices, strict=True)
     ]
-    open_rows = [i for i, answer in enumerate(answers) if free_form[i] and answer and not right[i]]
+    open_rows = [
+        i
+        for i, answer in enumerate(answers)
+        if answer and not right[i] and (free_form[i] or _is_open(answer, texts[i]))
+    ]
     pairs = [(answers[i] or "", texts[i]) for i in open_rows]
     for i, same in zip(open_rows, same_mathematics(pairs) if pairs else [], strict=True):
         right[i] = same
     return right
+
+
+def _is_open(answer: str, reference: str) -> bool:
+    r"""Whether an answer such as `\sqrt{4}` may be the number that the reference is, and can be compared."""
+    if not is_closed_form(answer) or kind_of(reference) != "number" or extract(answer, "number") is not None:
+        return False
+    return _math_verify_is_installed()
+
+
+@cache
+def _math_verify_is_installed() -> bool:
+    installed = find_spec("math_verify") is not None
+    if not installed:
+        logger.warning(
+            "answers such as \\sqrt{4} are not compared with numbers, as math-verify is not installed: "
+            "pip install 'look-again-vlm[eval]'"
+        )
+    return installed
 
 
 def _check(
@@ -57,7 +85,7 @@ def _check(
     texts, free_form, faults = [], [], []
     for row, (reference, choices) in enumerate(zip(references, options, strict=True)):
         try:
-            texts.append(_text_of(reference))
+            texts.append(_reference_text(reference))
             free_form.append(is_mathematics(texts[-1], choices))
         except ValueError as error:
             faults.append(f"row {row}{'' if ids is None else f' (id {ids[row]!r})'}: {error}")
@@ -67,7 +95,7 @@ def _check(
     return texts, free_form
 
 
-def _text_of(reference: Any) -> str:
+def _reference_text(reference: Any) -> str:
     if isinstance(reference, str):
         text = boxed(reference) or reference
         if len(text) > MAX_REFERENCE:
@@ -78,14 +106,3 @@ def _text_of(reference: Any) -> str:
     if isinstance(reference, int | float) and not isinstance(reference, bool) and math.isfinite(reference):
         return str(reference)
     raise ValueError(f"reference {reference!r} is no text or number: give the expected answer or drop the example")
-
-
-def boxed(text: str) -> str | None:
-    r"""The content of the last `\boxed{…}` of a worked solution; None where there is none or it never closes."""
-    _, found, rest = text.rpartition(r"\boxed{")
-    depth = 1
-    for at, character in enumerate(rest if found else ""):
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return rest[:at]
-    return None

@@ -21,6 +21,7 @@ from functools import lru_cache
 from typing import Any
 
 from look_again.extras import require
+from look_again.scoring.conclusion import concluding_part
 from look_again.scoring.extraction import extract, kind_of
 
 MAX_CHARACTERS = 200  # of an expression; longer ones are no hit
@@ -33,6 +34,8 @@ _MATHEMATICS = re.compile(
     r"|\d[abnrtxyz](?![a-z0-9])|\b(?:sin|cos|tan|log|ln|exp|sqrt) ?[(\d]"
     r"|\A[(\[{][^()\[\]{}]*[)\]}]\Z"
 )
+_CLOSED_FORM = re.compile(r"[√π^]|\\(?:[dt]?frac|sqrt|pi|log|ln|sin|cos|tan)(?![a-z])|\bsqrt ?\(")
+_SEVERAL = re.compile(r"(?i)\b(?:or|and)\b|[,;<>≤≥±]|\\(?:pm|[lg]eq?|in|approx)(?![a-z])")
 _LEAD = re.compile(r"(?is).*\b(?:is|are|equals|answer)\b ?[:=]?")
 _SPAN = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _MORE_THAN_PROSE = re.compile(r"(?i)[\d\\^=√π]|\bor\b")
@@ -42,10 +45,15 @@ _LATEX = [
     (r"\*\*", ""),
     (r"√ ?\(([^()]*)\)|(?<!\\)\bsqrt ?\(([^()]*)\)", r"\\sqrt{\1\2}"),
     (r"√ ?([0-9]+|[A-Za-z])|\\sqrt ?([0-9])", r"\\sqrt{\1\2}"),
-    (r"−", "-"),
     (r"[×·]", r"\\cdot "),
+    (r"÷", "/"),
     (r"≤", r"\\leq "),
     (r"≥", r"\\geq "),
+    (r"∞", r"\\infty "),
+    (r"π", r"\\pi "),
+    (r"±", r"\\pm "),
+    (r"∪", r"\\cup "),
+    (r"∩", r"\\cap "),
 ]
 
 
@@ -79,13 +87,21 @@ def same_mathematics(pairs: Sequence[tuple[str, str]]) -> list[bool]:
     return _in_child(pairs)
 
 
+def is_closed_form(answer: str) -> bool:
+    r"""Whether an answer writes one value with roots, powers, fractions or functions, such as `\sqrt{4}`.
+
+    It may then equal a number that it does not spell. Lists, alternatives and inequalities are no single value.
+    """
+    return _CLOSED_FORM.search(answer) is not None and _SEVERAL.search(answer) is None
+
+
 def expression(text: str) -> str | None:
     r"""The one expression that `text` gives, as LaTeX without delimiters; None where it is blank, too long or denied.
 
     Prose before the last "is" or "answer:" is dropped, and prose around a single $…$, \(…\) or \[…\]. All else stays,
     so that "$2$ or $3$" is read as a list, and "with $x=1$ we get $2$" as nonsense.
     """
-    text = text.strip()
+    text = concluding_part(text)
     if len(text) > MAX_CHARACTERS or _NEGATION.search(text):
         return None
     text = _delimited(text) or _without_delimiters(_LEAD.sub("", text))

@@ -288,7 +288,8 @@ def test_strict_readings() -> None:
     ("text", "needs"),
     [
         (r"2\sqrt{3}", True),
-        (r"$6 \mathrm{~m}$", True),
+        (r"$6 \mathrm{~m}$", False),  # a number and its unit
+        (r"$\sqrt{6} \mathrm{~m}$", True),
         ("x+1", True),
         ("6 m^2", False),
         ("B", False),

@@ -9,15 +9,13 @@ counted. The instruction is ours, so scores compare within this project rather t
 from __future__ import annotations
 
 import random
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from string import ascii_letters, ascii_uppercase
+from string import ascii_uppercase
 
 from look_again.data.fields import short
 from look_again.data.sample import SampleError
 from look_again.evaluation.benchmark import JSON, BenchmarkItem, ItemScore, ModelReply, Scores
 from look_again.scoring.extraction import LETTERS, extract
-from look_again.scoring.grading import boxed
 
 LETTER_INSTRUCTION = "Which option is right? Give its letter as the final answer."
 
@@ -28,8 +26,6 @@ STRICT_RULE = (
 
 Metrics = dict[str, float | int | None]
 
-_FORMS = ("<wide", "<circle", "<font")  # of Unicode's decompositions; a superscript is not the letter itself
-_PLAIN = frozenset(ascii_letters + "()[].:")
 _MATCH_MARKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _MATCH_LAST_WORDS = 5
 _REFUSALS = (  # phrases of known APIs, by which VLMEvalKit tells that no option was chosen
@@ -56,19 +52,7 @@ def strict_letter(text: str, options: Sequence[str]) -> str | None:
     The last `\boxed{…}` counts alone where there is one. Letters in full width, circled or mathematical type are
     letters; look-alikes of other scripts, such as a Cyrillic В, are not.
     """
-    plain = _ascii_letters(text)
-    return extract(boxed(plain) or plain, "letter", options)
-
-
-def _ascii_letters(text: str) -> str:
-    """`text` with the forms in `_FORMS` of Latin letters and brackets, such as "Ｂ" and "（", as plain ones."""
-    return text if text.isascii() else "".join(map(_ascii_letter, text))
-
-
-def _ascii_letter(char: str) -> str:
-    form, _, code = unicodedata.decomposition(char).partition("> ")
-    plain = chr(int(code, 16)) if form in _FORMS and code.isalnum() else char
-    return plain if plain in _PLAIN else char
+    return extract(text, "letter", options)
 
 
 def mmmu_letter(text: str, options: Sequence[str]) -> str | None:

@@ -12,7 +12,6 @@ from fractions import Fraction
 
 from look_again.data.sample import SampleError
 from look_again.scoring.extraction import extract, kind_of
-from look_again.scoring.grading import boxed
 
 DECIMALS = 2  # to which numbers are compared, by MMMU's and by MathVision's rule
 
@@ -83,7 +82,7 @@ def read_answer(text: str, reference: str) -> str | None:
 
     As `look_again.scoring.extraction.extract` writes it; the last `\boxed{…}` counts alone where there is one.
     """
-    return extract(boxed(text) or text, kind_of(reference))
+    return extract(text, kind_of(reference))
 
 
 def same_answer(found: str, reference: str) -> bool:
