@@ -39,7 +39,7 @@ _MARKS = {  # what stands for a mark of ASCII, or is invisible
 _JOINERS = "'’٬\u00a0\u2007\u2008\u2009\u200a\u202f"  # of groups of three digits, beside `{,}` and `\,`
 
 _GROUPED = re.compile(
-    r"(?<![A-Za-z0-9_.,'’^{])[0-9]{1,3}"
+    r"(?<![A-Za-z0-9_.,'’])[0-9]{1,3}"
     rf"(?:(\{{,\}}|\\[,;: ]|[{_JOINERS}])[0-9]{{3}}(?:\1[0-9]{{3}})*+)(?![0-9]|['’,][0-9])"
 )
 _FRACTION = re.compile("([0-9A-Za-z]?)([¼-¾⅐-⅞↉])")

@@ -48,8 +48,8 @@ _FOLLOWED = re.compile(
     r"""(?i)[)\]"'*]*(?:\Z|[.,:;!?/&|\n)\]]|[^\x00-\x7f]| -+ | ?->|"""
     r" (?:because|since|as|and|or|but|for|due|given|nor|not|it is|here|now|then|instead|again|i think|"
     r"i believe|i guess|isn't|cannot|can't|must|seems|looks|is (?:not|n't|never|wrong|incorrect|"
-    rf"{_SURELY}(?:the )?(?:most |only )?(?:correct|right|best|true|answer|one|choice|option|closest|accurate|plausible|"
-    r"likely|appropriate)))\b)"
+    rf"{_SURELY}(?:the )?(?:most |only )?(?:correct|right|best|true|answer|one|choice|option|closest|accurate|"
+    r"plausible|likely|appropriate)))\b)"
 )
 _REASON = re.compile(r"(?i)\b(?:because|since|as)\b|因为")
 _DENIAL = re.compile(
