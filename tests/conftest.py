@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 from look_again.core.trigger import Trigger
-from look_again.tabletop.tiny import build_model, build_tokenizer
+from look_again.tabletop.tiny import build_image_processor, build_model, build_tokenizer
+from look_again.training.batches import Codec
 from tests.tiny_model import LARGE, SMALL, TINIER, WEIGHT_SCALE, Prompt, make_prompt
 
 
@@ -88,3 +89,9 @@ def response() -> str:
         "<SUMMARY>s</SUMMARY><CAPTION>c</CAPTION><REASONING>r</REASONING>"
         "<REFLECTION></REFLECTION><CONCLUSION>4</CONCLUSION>"
     )
+
+
+@pytest.fixture(scope="session")
+def codec(model: Any, tokenizer: Any) -> Codec:
+    """What turns samples into items for the tiny model."""
+    return Codec.of(model.config, tokenizer, build_image_processor())

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +19,7 @@ from look_again.rl.brpo_plan import as_text, plan_brpo
 from look_again.training.batches import collate
 from look_again.training.run_parts import Hardware, Lora
 from look_again.yaml_config import ConfigError, build, with_keys
+from tests.training.launching import launch
 
 SETTINGS = {
     "steps": 3,
@@ -71,28 +69,7 @@ def train(folder: Path, engine: str) -> tuple[list[dict], Path]:
     }
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(settings))
-    program = {"ddp": ["-m", "look_again"], "fsdp2": [str(Path(__file__).with_name("brpo_on_sharded_cpus.py"))]}[engine]
-    sharded = {
-        "ACCELERATE_USE_FSDP": "true",
-        "FSDP_VERSION": "2",
-        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-        "FSDP_TRANSFORMER_CLS_TO_WRAP": "Qwen2_5_VLDecoderLayer",
-        "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
-        "FSDP_RESHARD_AFTER_FORWARD": "true",
-        "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
-    }
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *program]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment |= sharded if engine == "fsdp2" else {}
-    done = subprocess.run(
-        [*command, "train", "brpo", "--config", str(recipe)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    launch(["train", "brpo", "--config", str(recipe)], engine, Path(__file__).with_name("brpo_on_sharded_cpus.py"))
     lines = (json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines())
     log = [{name: value for name, value in line.items() if name not in SECONDS} for line in lines]
     return log, folder / "run" / "final" / "model.safetensors"

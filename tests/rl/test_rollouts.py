@@ -11,19 +11,13 @@ from look_again.data.sample import Sample
 from look_again.rl.rollouts import sample_groups
 from look_again.tabletop.loader import build_sample
 from look_again.tabletop.rows import make_row
-from look_again.tabletop.tiny import build_image_processor
 from look_again.text.tags import tag_ids
-from look_again.training.batches import Codec, collate
+from look_again.training.batches import collate
 from look_again.training.example import Example
 from look_again.training.module import Reattending
 from tests.tiny_model import decode, responses
 
 POLICIES = [Reattention(mode="text"), Reattention(mode="copy"), Reattention(mode="route", keep=40)]
-
-
-@pytest.fixture(scope="module")
-def codec(model, tokenizer):
-    return Codec.of(model.config, tokenizer, build_image_processor())
 
 
 @pytest.fixture(scope="module")

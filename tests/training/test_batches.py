@@ -9,18 +9,12 @@ from look_again.data.image_files import image_size
 from look_again.data.sample import Sample
 from look_again.tabletop.loader import build_sample
 from look_again.tabletop.rows import make_row
-from look_again.tabletop.tiny import build_image_processor
 from look_again.text.chat import encode_response
 from look_again.text.grammar import open_tag
 from look_again.text.tags import tag_ids
-from look_again.training.batches import Codec, collate
+from look_again.training.batches import collate
 from look_again.training.example import add_response, start_sequence
 from look_again.training.sft_config import ModeMixture
-
-
-@pytest.fixture(scope="module")
-def codec(model, tokenizer):
-    return Codec.of(model.config, tokenizer, build_image_processor())
 
 
 def test_responses_are_encoded_as_decoding_writes_them(tokenizer):

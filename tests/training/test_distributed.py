@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.launching import ENGINES, launch
+
 TINY = """
 tiny: {hidden: 64, layers: 2, heads: 2, kv_heads: 1, mlp: 96, vision_hidden: 32, vision_layers: 2, vision_heads: 2,
   vision_mlp: 64, full_attention_layers: [1]}
 """
 FSDP = Path(__file__).with_name("fsdp_on_cpus.py")
-# What `accelerate launch` sets for its processes; on a CPU it would start only one.
-ENGINES = {
-    "ddp": {},
-    "fsdp2": {
-        "ACCELERATE_USE_FSDP": "true",
-        "FSDP_VERSION": "2",
-        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-        "FSDP_TRANSFORMER_CLS_TO_WRAP": "Qwen2_5_VLDecoderLayer",
-        "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
-        "FSDP_RESHARD_AFTER_FORWARD": "true",
-        "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
-    },
-}
 
 
 def write_recipe(folder: Path, batch: int, trains: str = "language_model") -> Path:
@@ -54,12 +40,7 @@ def train(folder: Path, batch: int, engine: str | None = None, trains: str = "la
     """The log of a run of its own process or processes."""
     folder.mkdir(exist_ok=True)
     recipe = write_recipe(folder, batch, trains)
-    launcher = [] if engine is None else ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    program = [str(FSDP)] if engine == "fsdp2" else ["-m", "look_again"]
-    command = [sys.executable, *launcher, *program, "train", "sft", "--config", str(recipe)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **ENGINES.get(engine or "", {})}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    launch(["train", "sft", "--config", str(recipe)], engine, FSDP)
     return [json.loads(line) for line in (folder / "run" / "sft" / "log.jsonl").read_text().splitlines()]
 
 

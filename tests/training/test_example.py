@@ -25,6 +25,7 @@ from tests.tiny_model import (
     responses,
     same_slots,
 )
+from tests.training.examples import build_example
 
 POLICIES = [
     Reattention(mode="text"),
@@ -43,12 +44,6 @@ POLICIES = [
 def show(policy: Reattention) -> str:
     changed = (name for name in vars(policy) if getattr(policy, name) != getattr(Reattention(), name))
     return "-".join(f"{name}={getattr(policy, name)}" for name in changed) or "copy"
-
-
-def example_of(model: Any, prompt: Prompt, response: list[int], policy: Reattention) -> Example:
-    family = find_family(model.config)
-    grids = [family.merged_grid(grid, model.config) for grid in prompt.image_grid_thw]
-    return Example(prompt.token_ids, response, grids, policy)
 
 
 def rebuilt(model: Any, examples: list[Example], tables: list[torch.Tensor], reflection_id: int) -> list[Slots]:
@@ -72,7 +67,7 @@ def reflecting(
     plan = dict.fromkeys([(0, 4), (0, 11), (1, 7), (3, 0), (3, 9)], reflection_id)
     output = decode(model, tokenizer, prompts, policy, plan, max_new_tokens=18)
     examples = [
-        example_of(model, prompt, response, policy)
+        build_example(model, prompt, response, policy)
         for prompt, response in zip(prompts, responses(output, prompts), strict=True)
     ]
     tables = [feature_table(model, prompt) for prompt in prompts]
@@ -148,5 +143,5 @@ def test_padding_has_no_targets_and_rows_count_on():
     batch = pad_batch(sequences, [slots.targets() for slots in sequences], [0, 2], 92)
     assert batch.token_ids.tolist() == [[90, 90, 1, 5, 92, 92, 92, 92], [90, 90, 1, 90, 90, 50, 6, 7]]
     assert batch.targets.tolist() == [[-100, -100, 5, *[-100] * 5], [-100, -100, 50, -100, -100, 6, 7, -100]]
-    assert batch.feature_rows.tolist() == [0, 1, 2, 3, 2, 3]
+    assert batch.visual_indices.tolist() == [0, 1, 2, 3, 2, 3]
     assert batch.positions.shape == (3, 2, 8)

@@ -8,10 +8,10 @@ import torch
 from look_again.core.reattention import Reattention
 from look_again.text.tags import tag_ids
 from look_again.training.example import Example
-from look_again.training.module import SECTIONS, Reattending, sections_of
+from look_again.training.module import SECTIONS, Reattending, find_sections
 from look_again.training.selection import count_passes
 from tests.tiny_model import make_prompt
-from tests.training.test_example import example_of
+from tests.training.examples import build_example
 
 
 def images_of(prompts):
@@ -32,8 +32,8 @@ def test_the_loss_is_the_mean_over_all_targets(model, tokenizer, prompts):
     """Would catch a mean of means: long answers would count less per token."""
     module = Reattending(model, tag_ids(tokenizer))
     examples = [
-        example_of(model, prompts[0], [300, 301], Reattention()),
-        example_of(model, prompts[2], [302, 303, 304, 305, 306], Reattention()),
+        build_example(model, prompts[0], [300, 301], Reattention()),
+        build_example(model, prompts[2], [302, 303, 304, 305, 306], Reattention()),
     ]
     shown = images_of([prompts[0], prompts[2]])
     with torch.no_grad():
@@ -47,7 +47,7 @@ def test_the_loss_is_the_mean_over_all_targets(model, tokenizer, prompts):
 def test_silent_tokens_carry_no_loss(model, tokenizer, prompts):
     """Would catch a planted mistake that is learned."""
     module = Reattending(model, tag_ids(tokenizer))
-    example = example_of(model, prompts[0], [300, 301, 302], Reattention())
+    example = build_example(model, prompts[0], [300, 301, 302], Reattention())
     shown = images_of(prompts[:1])
     with torch.no_grad():
         every = module.log_probs([example], **shown)[0]
@@ -59,7 +59,7 @@ def test_rows_without_images_train_as_they_are(model, tokenizer, prompts):
     """Would catch a text row that shifts the images of the others, or a batch without any image that fails."""
     module = Reattending(model, tag_ids(tokenizer))
     text = Example(make_prompt(tokenizer, "How many?", []).token_ids, [300, 301], [], Reattention())
-    shown = example_of(model, prompts[0], [302, 303], Reattention())
+    shown = build_example(model, prompts[0], [302, 303], Reattention())
     with torch.no_grad():
         alone = module.log_probs([text])[0]
         both = module.log_probs([text, shown], **images_of(prompts[:1]))
@@ -74,7 +74,7 @@ def test_a_row_alone_equals_the_step(model, tokenizer, trigger, prompts):
     module = Reattending(model, tag_ids(tokenizer))
     responses = [[300] * n + [trigger.open_id, 301] for n in (3, 9, 1, 5)]
     policies = [Reattention(mode="route"), Reattention(), Reattention(mode="route"), Reattention(mode="text")]
-    examples = [example_of(model, p, r, policy) for p, r, policy in zip(prompts, responses, policies, strict=True)]
+    examples = [build_example(model, p, r, policy) for p, r, policy in zip(prompts, responses, policies, strict=True)]
     with torch.no_grad():
         together = module.log_probs(examples, **images_of(prompts))
         for example, prompt, found in zip(examples, prompts, together, strict=True):
@@ -86,14 +86,14 @@ def test_sections_worked_out_by_hand(tokenizer):
     ids = tag_ids(tokenizer)
     row = [ids["<SUMMARY>"], 5, ids["</SUMMARY>"], 6, ids["<REFLECTION>"], ids["</REFLECTION>"], ids["<CONCLUSION>"], 7]
     targets = torch.tensor([[-100, *row, -100], [-100] * 9 + [ids["<CAPTION>"]]])
-    names = [SECTIONS[i] for i in sections_of(targets, ids)]
+    names = [SECTIONS[i] for i in find_sections(targets, ids)]
     assert names == ["SUMMARY"] * 3 + ["outside"] + ["REFLECTION"] * 2 + ["CONCLUSION"] * 2 + ["CAPTION"]
 
 
 def test_section_losses_add_up(model, tokenizer, prompts):
     """Would catch a log line that does not belong to the loss that was trained on."""
     module, ids = Reattending(model, tag_ids(tokenizer)), tag_ids(tokenizer)
-    example = example_of(model, prompts[0], [ids["<SUMMARY>"], 300, ids["</SUMMARY>"], 301], Reattention())
+    example = build_example(model, prompts[0], [ids["<SUMMARY>"], 300, ids["</SUMMARY>"], 301], Reattention())
     with torch.no_grad():
         loss = module([example], **images_of(prompts[:1]))["loss"]
     sums = module.take_section_losses()
@@ -107,7 +107,9 @@ def test_checkpointing_and_dropout_do_not_reach_the_selection(tokenizer, model, 
     """Would catch ROUTE ranking without a cache (checkpointing drops it) or under dropout, and a changed mode."""
     module = Reattending(model, tag_ids(tokenizer))
     module.train(training)
-    example = example_of(model, prompts[0], [300, trigger.open_id, 301, trigger.open_id, 5], Reattention(mode="route"))
+    example = build_example(
+        model, prompts[0], [300, trigger.open_id, 301, trigger.open_id, 5], Reattention(mode="route")
+    )
     features, _ = module.features([example], **images_of(prompts[:1]))
     expected = [slots.visual_indices.tolist() for slots in module.sequences([example], features)]
     model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import pytest
 import torch
 
-from look_again.core.families import find_family
 from look_again.core.reattention import Reattention
-from look_again.training.example import Example
 from look_again.training.selection import select_visual_tokens
 from tests.tiny_model import decode, feature_table, make_images, make_prompt, responses
+from tests.training.examples import build_examples
 
 
 def random_plan(rows: int, columns: int, reflection_id: int, seed: int) -> dict[tuple[int, int], int]:
@@ -23,19 +21,6 @@ def random_plan(rows: int, columns: int, reflection_id: int, seed: int) -> dict[
         for row in range(rows)
         for column in chance.sample(range(columns - 1), chance.randrange(4))
     }
-
-
-def examples_of(model: Any, prompts: Any, given: Any, policy: Reattention) -> list[Example]:
-    family = find_family(model.config)
-    return [
-        Example(
-            prompt.token_ids,
-            response,
-            [family.merged_grid(grid, model.config) for grid in prompt.image_grid_thw],
-            policy,
-        )
-        for prompt, response in zip(prompts, given, strict=True)
-    ]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +42,7 @@ def test_select_rows_equals_decoding(model, tokenizer, trigger, prompts, seed, p
     plan = random_plan(6, 45, trigger.open_id, seed)
     torch.manual_seed(seed)
     output = decode(model, tokenizer, shown, policy, plan, max_new_tokens=45, do_sample=True)
-    examples = examples_of(model, shown, responses(output, shown), policy)
+    examples = build_examples(model, shown, responses(output, shown), policy)
     chosen = select_visual_tokens(model, examples, [feature_table(model, prompt) for prompt in shown], trigger.open_id)
     assert chosen == [[list(reflection.visual_indices) for reflection in own] for own in output.reflections]
     assert sum(map(len, chosen)) == len(plan) >= 5
@@ -69,7 +54,7 @@ def test_an_example_alone_equals_the_batch(model, tokenizer, trigger, prompts):
     policy = Reattention(mode="route")
     chance = random.Random(8)
     given = [[chance.randrange(100, 300) for _ in range(n)] + [trigger.open_id, 120] for n in (3, 30, 17, 1)]
-    examples = examples_of(model, prompts, given, policy)
+    examples = build_examples(model, prompts, given, policy)
     tables = [feature_table(model, prompt) for prompt in prompts]
     together = select_visual_tokens(model, examples, tables, trigger.open_id)
     alone = [
@@ -85,7 +70,7 @@ def test_the_rows_depend_on_what_was_said(model, tokenizer, trigger):
     assert make_images([(112, 112)], 3)[1].tolist() == [[1, 8, 8]]
     chance = random.Random(1)
     given = [[chance.randrange(100, 300) for _ in range(6)] + [trigger.open_id] for _ in range(4)]
-    examples = examples_of(model, [prompt] * 4, given, Reattention(mode="route", keep=25))
+    examples = build_examples(model, [prompt] * 4, given, Reattention(mode="route", keep=25))
     chosen = select_visual_tokens(model, examples, [feature_table(model, prompt)] * 4, trigger.open_id)
     assert len({tuple(rows[0]) for rows in chosen}) > 1
     assert all(len(rows[0]) == 4 for rows in chosen)
@@ -93,7 +78,7 @@ def test_the_rows_depend_on_what_was_said(model, tokenizer, trigger):
 
 def test_the_model_is_left_on_its_kernel(model, tokenizer, trigger, prompts):
     """Would catch a training step on the recorder's attention, also after a selection that failed."""
-    examples = examples_of(model, prompts[:1], [[100, trigger.open_id, 101]], Reattention(mode="route"))
+    examples = build_examples(model, prompts[:1], [[100, trigger.open_id, 101]], Reattention(mode="route"))
     table = feature_table(model, prompts[0])
     assert len(select_visual_tokens(model, examples, [table], trigger.open_id)[0][0]) == 3
     with pytest.raises(IndexError):

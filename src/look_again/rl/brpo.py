@@ -1,6 +1,6 @@
 """`look-again train brpo`: group-relative policy optimisation with the paper's rewards, also inside re-attention.
 
-A loop of its own rather than TRL's: answers may hold re-inserted image rows, which a trainer that rebuilds sequences
+A loop of its own rather than TRL's: answers may hold re-inserted visual tokens, which a trainer that rebuilds sequences
 from token ids cannot carry. One update per batch of rollouts, so the ratio is 1 at every step and clipping never binds;
 it is computed all the same.
 

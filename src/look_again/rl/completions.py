@@ -85,13 +85,13 @@ def count_in_ids(completion_ids: Iterable[Any], tag_ids: Mapping[str, int]) -> R
         completion_ids = completion_ids.tolist()
     ids, tag_of = list(completion_ids), {id: tag for tag, id in tag_ids.items()}
     places = list(compress(count(), map(tag_of.__contains__, ids)))
-    spans, unclosed = _reflections_of(tuple(tag_of[ids[place]] for place in places))
+    spans, unclosed = _find_reflections(tuple(tag_of[ids[place]] for place in places))
     return ReflectionCount(tuple(float(places[stop] - places[start] - 1) for start, stop in spans), unclosed)
 
 
 @lru_cache(maxsize=1024)  # most answers hold the same few tags in the same order
-def _reflections_of(tags: tuple[str, ...]) -> tuple[tuple[tuple[int, int], ...], bool]:
-    """Of a completion's tags in order: where its top-level reflections open and close, and whether it ends in one."""
+def _find_reflections(tags: tuple[str, ...]) -> tuple[tuple[tuple[int, int], ...], bool]:
+    """From a completion's tags in order: where its top-level reflections open and close, and whether it ends in one."""
     response = parse("".join(tags))
     number = {start: i for i, start in enumerate(accumulate((len(tag) for tag in tags), initial=0))}
     opening = len(open_tag("REFLECTION"))

@@ -1,10 +1,10 @@
 """Advantages, ratios, KL and loss of BRPO as functions of tensors (paper, "BRPO").
 
 Maximised is the mean over a group's answers of min(ratio * A, clip(ratio, 1 - eps, 1 + eps) * A) - beta * KL. Only
-sampled tokens count: the prompt, re-inserted image rows and forced tokens are outside the mask, and what tensors hold
-there, infinities included, touches neither loss nor gradient. Departure from the paper: the KL is taken per token, not
-per answer, where its estimator exponentiates a sum over hundreds of tokens. What the paper leaves open is named at each
-option.
+sampled tokens count: the prompt, re-inserted visual tokens and forced tokens are outside the mask, and what tensors
+hold there, infinities included, touches neither loss nor gradient. Departure from the paper: the KL is taken per token,
+not per answer, where its estimator exponentiates a sum over hundreds of tokens. What the paper leaves open is named at
+each option.
 
 Legend: Q questions, G answers per question, B = Q * G answers with those of one question next to each other, L token
 columns. Log-probabilities are those of the tokens themselves, natural logarithms.
@@ -141,12 +141,12 @@ def brpo_loss(
     return loss, metrics
 
 
-def _masked_difference(one: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-    """(B, L) one - other where the mask is true, 0 elsewhere."""
-    if one.dim() != 2 or not one.shape == other.shape == mask.shape:
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (one, other, mask))
+def _masked_difference(left: Tensor, right: Tensor, mask: Tensor) -> Tensor:
+    """(B, L) left - right where the mask is true, 0 elsewhere."""
+    if left.dim() != 2 or not left.shape == right.shape == mask.shape:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (left, right, mask))
         raise ValueError(f"log-probabilities and mask must be of one shape (B, L), not {shapes}")
-    return torch.where(mask.bool(), one - other, 0.0)
+    return torch.where(mask.bool(), left - right, 0.0)
 
 
 def _ratios(log_ratios: Tensor) -> Tensor:

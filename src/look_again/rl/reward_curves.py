@@ -38,16 +38,16 @@ def read_log(run: Path) -> list[dict[str, float]]:
 
 def curves(logs: Mapping[str, Log]) -> dict[str, dict[str, list[float]]]:
     """Per run and figure of its log, the values of all steps; `NAME_steps` where not every step has one."""
-    made: dict[str, dict[str, list[float]]] = {}
+    figures: dict[str, dict[str, list[float]]] = {}
     for run, log in logs.items():
         names = sorted(set().union(*log) - {"step"})
-        made[run] = {"step": [line["step"] for line in log]}
+        figures[run] = {"step": [line["step"] for line in log]}
         for name in names:
-            found = [(line["step"], line[name]) for line in log if name in line]
-            made[run][name] = [value for _, value in found]
-            if len(found) < len(log):
-                made[run][f"{name}_steps"] = [step for step, _ in found]
-    return made
+            points = [(line["step"], line[name]) for line in log if name in line]
+            figures[run][name] = [value for _, value in points]
+            if len(points) < len(log):
+                figures[run][f"{name}_steps"] = [step for step, _ in points]
+    return figures
 
 
 def smoothed(values: Sequence[float], width: int = SMOOTHED) -> list[float]:
@@ -57,14 +57,14 @@ def smoothed(values: Sequence[float], width: int = SMOOTHED) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def plot(made: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
+def plot(figures: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
     """Draw the panels, one line per run. MissingExtraError without matplotlib."""
     require("matplotlib", extra="eval")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 6.4), layout="constrained", dpi=110)
     for axes, (name, label) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
-        for run, values in made.items():
+        for run, values in figures.items():
             if name not in values:
                 continue
             sparse = f"{name}_steps" in values
@@ -84,11 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="output folders of runs")
     parser.add_argument("--out", required=True, type=Path, metavar="PATH", help="writes PATH.json and PATH.png")
     args = parser.parse_args(arguments)
-    made = curves({run.name: read_log(run) for run in args.runs})
+    figures = curves({run.name: read_log(run) for run in args.runs})
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    rounded = {run: {k: [round(v, 6) for v in values] for k, values in found.items()} for run, found in made.items()}
+    rounded = {run: {k: [round(v, 6) for v in values] for k, values in curve.items()} for run, curve in figures.items()}
     args.out.with_suffix(".json").write_text(json.dumps(rounded) + "\n", encoding="utf-8")
-    plot(made, args.out.with_suffix(".png"))
+    plot(figures, args.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

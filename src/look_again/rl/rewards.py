@@ -141,8 +141,8 @@ class BalanceReward:
     def __call__(self, completions: Sequence[Any], completion_ids: Any = None, **columns: Any) -> list[float]:
         if completion_ids is not None:
             check_column("completion_ids", completion_ids, len(completions))
-        rows = [None] * len(completions) if completion_ids is None else completion_ids
-        counts = [_count(text, ids, self.tag_ids) for text, ids in zip(completions, rows, strict=True)]
+        id_lists = [None] * len(completions) if completion_ids is None else completion_ids
+        counts = [_count(text, ids, self.tag_ids) for text, ids in zip(completions, id_lists, strict=True)]
         return [
             reflection_balance(count, length=self.length, floor=self.floor, undefined=self.undefined)
             for count in counts

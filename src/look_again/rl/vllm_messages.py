@@ -47,7 +47,7 @@ class RolloutRequest:
     sampling: the fields of vLLM's SamplingParams.
     """
 
-    row: Sample
+    sample: Sample
     item: Item
     token_ids: list[int]
     images: list[Image.Image]
@@ -55,19 +55,19 @@ class RolloutRequest:
 
 
 def build_questions(
-    codec: Codec, rows: Sequence[Sample], items: Sequence[Item], sampling: Mapping[str, Any], seed: int
+    codec: Codec, samples: Sequence[Sample], items: Sequence[Item], sampling: Mapping[str, Any], seed: int
 ) -> list[RolloutRequest]:
-    """One per row; the G answers of each draw from seeds that no other answer has, at this `seed` or another one."""
+    """A request per sample; the G answers of each draw from seeds that no other answer has, at any `seed`."""
     group = sampling["n"]
     return [
         RolloutRequest(
-            row,
+            sample,
             item,
             mention_prompt_images(codec, item),
-            scale_prompt_images(codec, row, item),
-            {**sampling, "seed": (seed * len(rows) + place) * group % SEEDS},
+            scale_prompt_images(codec, sample, item),
+            {**sampling, "seed": (seed * len(samples) + index) * group % SEEDS},
         )
-        for place, (row, item) in enumerate(zip(rows, items, strict=True))
+        for index, (sample, item) in enumerate(zip(samples, items, strict=True))
     ]
 
 
@@ -90,7 +90,7 @@ def mention_prompt_images(codec: Codec, item: Item) -> list[int]:
     return mention_images(item.example.prompt_ids, image, [prod(grid) for grid in item.example.grids])
 
 
-def scale_prompt_images(codec: Codec, row: Sample, item: Item) -> list[Image.Image]:
+def scale_prompt_images(codec: Codec, sample: Sample, item: Item) -> list[Image.Image]:
     """The sample's images at the size that the loss pass sees, which vLLM's processor then leaves alone.
 
     Raises ValueError where the bounds of the run's own processor leave so little room that it would scale its result
@@ -98,12 +98,12 @@ def scale_prompt_images(codec: Codec, row: Sample, item: Item) -> list[Image.Ima
     """
     grids = [] if item.image_grid_thw is None else item.image_grid_thw.tolist()
     processor = codec.image_processor
-    scaled = scale_images(processor, map(open_image, row.images), grids)
+    scaled = scale_images(processor, map(open_image, sample.images), grids)
     for image, (_, rows, columns) in zip(scaled, grids, strict=True):
         if not image.kept:
             width, height = columns * processor.patch_size, rows * processor.patch_size
             raise ValueError(
-                f"row {row.id!r}: a picture scaled to {width} x {height} pixels would be scaled again: widen the "
+                f"row {sample.id!r}: a picture scaled to {width} x {height} pixels would be scaled again: widen the "
                 f"image processor's bounds, {processor.size}"
             )
     return [image.image for image in scaled]
@@ -117,37 +117,39 @@ def build_generate_body(question: RolloutRequest) -> dict[str, Any]:
 
 def read_rollouts(codec: Codec, question: RolloutRequest, answer: Any) -> list[Rollout]:
     """The G rollouts in an answer, in order. Raises VllmError where it is no answer to the question."""
-    row, example = question.row, question.item.example
+    sample, example = question.sample, question.item.example
     if read_field(answer, "prompt_token_ids", list) != example.prompt_ids:
         raise VllmError(
-            f"vLLM read another prompt for row {row.id!r} than the loss pass will: serve the checkpoint that trains, "
-            "with bounds of images no narrower than the run's"
+            f"vLLM read another prompt for row {sample.id!r} than the loss pass will: serve the checkpoint that "
+            "trains, with bounds of images no narrower than the run's"
         )
     choices = sorted(read_field(answer, "choices", list), key=lambda choice: read_field(choice, "index", int))
     if [choice["index"] for choice in choices] != list(range(question.sampling["n"])):
-        raise VllmError(f"vLLM gave {len(choices)} answers for row {row.id!r}, asked for {question.sampling['n']}")
+        raise VllmError(f"vLLM gave {len(choices)} answers for row {sample.id!r}, asked for {question.sampling['n']}")
     return [_rollout(codec, question, example, choice) for choice in choices]
 
 
-def _rollout(codec: Codec, question: RolloutRequest, asked: Example, choice: Mapping[str, Any]) -> ServedRollout:
-    row, pictures, sampling = question.row, question.item, question.sampling
+def _rollout(codec: Codec, question: RolloutRequest, prompt: Example, choice: Mapping[str, Any]) -> ServedRollout:
+    sample, images, sampling = question.sample, question.item, question.sampling
     ids, reason = read_field(choice, "token_ids", list), read_field(choice, "finish_reason", str)
     log_probs = [
-        read_field(found, "logprob", float)
-        for found in read_field(read_field(choice, "logprobs", dict), "content", list)
+        read_field(token, "logprob", float)
+        for token in read_field(read_field(choice, "logprobs", dict), "content", list)
     ]
     stopped = bool(ids) and ids[-1] in sampling["stop_token_ids"]
     complete = 0 < len(ids) == len(log_probs) <= sampling["max_tokens"]
     if not complete or reason != ("stop" if stopped else "length"):
         raise VllmError(
-            f"vLLM ended an answer for row {row.id!r} as {reason!r} after {len(ids)} tokens, {ids[-3:]} last"
+            f"vLLM ended an answer for row {sample.id!r} as {reason!r} after {len(ids)} tokens, {ids[-3:]} last"
         )
     if banned := sampling["logit_bias"].keys() & set(ids):
-        raise VllmError(f"vLLM sampled the vision tokens {sorted(banned)} for row {row.id!r} against their logit_bias")
+        raise VllmError(
+            f"vLLM sampled the vision tokens {sorted(banned)} for row {sample.id!r} against their logit_bias"
+        )
     chosen: list[list[int]] = [[] for token in ids if token == codec.tag_ids[open_tag("REFLECTION")]]
-    example = Example(asked.prompt_ids, ids, asked.grids, asked.policy, [False] * len(ids), chosen)
-    item = Item(pictures.pixel_values, pictures.image_grid_thw, example)
-    return ServedRollout(row, item, decode_text(codec.tokenizer, ids), ids, stopped, log_probs)
+    example = Example(prompt.prompt_ids, ids, prompt.grids, prompt.policy, [False] * len(ids), chosen)
+    item = Item(images.pixel_values, images.image_grid_thw, example)
+    return ServedRollout(sample, item, decode_text(codec.tokenizer, ids), ids, stopped, log_probs)
 
 
 def write_weights(

@@ -75,7 +75,7 @@ class VllmRollouts(ABC):
     def sample_groups(
         self,
         codec: Codec,
-        rows: Sequence[Sample],
+        samples: Sequence[Sample],
         policy: Reattention,
         *,
         group: int,
@@ -94,12 +94,12 @@ class VllmRollouts(ABC):
             raise ValueError(
                 f"vLLM samples without re-attention; mode {policy.mode!r} needs the decoding loop's rollouts"
             )
-        items = [codec.item(row, policy) for row in rows]
+        items = [codec.item(sample, policy) for sample in samples]
         sampling = build_group_sampling(codec, self.stop_token_ids, group, max_new_tokens, temperature)
-        questions = build_questions(codec, rows, items, sampling, seed)
+        questions = build_questions(codec, samples, items, sampling, seed)
         answers = self.generate(questions)
-        found = [read_rollouts(codec, asked, answer) for asked, answer in zip(questions, answers, strict=True)]
-        return [rollout for rollouts in found for rollout in rollouts]
+        groups = [read_rollouts(codec, question, answer) for question, answer in zip(questions, answers, strict=True)]
+        return [rollout for group in groups for rollout in group]
 
     def push_weights(
         self,
@@ -171,12 +171,14 @@ class VllmEngine(VllmRollouts):
 
         prompts = [
             {
-                "prompt_token_ids": asked.token_ids,
-                **({"multi_modal_data": {"image": asked.images}} if asked.images else {}),
+                "prompt_token_ids": question.token_ids,
+                **({"multi_modal_data": {"image": question.images}} if question.images else {}),
             }
-            for asked in questions
+            for question in questions
         ]
-        outputs = self.llm.generate(prompts, [SamplingParams(**asked.sampling) for asked in questions], use_tqdm=False)
+        outputs = self.llm.generate(
+            prompts, [SamplingParams(**question.sampling) for question in questions], use_tqdm=False
+        )
         return [{"prompt_token_ids": o.prompt_token_ids, "choices": [_choice(c) for c in o.outputs]} for o in outputs]
 
     def read_weights(self, folder: str | Path) -> None:
@@ -200,8 +202,8 @@ class VllmEngine(VllmRollouts):
 
 def stop_ids(model: Any) -> tuple[int, ...]:
     """The tokens that end an answer of the decoding loop: those of the model's generation configuration."""
-    found = model.generation_config.eos_token_id
-    return () if found is None else (found,) if isinstance(found, int) else tuple(found)
+    ids = model.generation_config.eos_token_id
+    return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)
 
 
 def _choice(completion: Any) -> dict[str, Any]:

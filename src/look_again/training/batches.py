@@ -1,4 +1,4 @@
-"""Rows as items of a step: images for the vision tower and a tokenised example, stacked by `collate`."""
+"""Samples as items of a step: images for the vision tower and a tokenised example, stacked by `collate`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Codec:
-    """What turns rows into items: the family's tokens, the tokenizer with its tags, the image processor."""
+    """What turns samples into items: the family's tokens, the tokenizer with its tags, the image processor."""
 
     family: Family
     tokenizer: Any
@@ -41,33 +41,33 @@ class Codec:
 
     @classmethod
     def of(cls, config: Any, tokenizer: Any, image_processor: Any) -> Codec:
-        """Of a model's configuration and a prepared tokenizer."""
+        """The codec of a model's configuration and a prepared tokenizer."""
         return cls(find_family(config), tokenizer, tag_ids(tokenizer), image_processor, config)
 
     @property
     def renderer(self) -> Renderer:
         return Renderer(self.tokenizer, self.family.image_text)
 
-    def item(self, row: Sample, policy: Reattention, *, learn_silent: bool = False) -> Item:
-        """A row's images and example. Raises ImageError for an image that cannot be read."""
-        images = self.images(row)
-        messages = question_messages(row.prompt, len(images.grids))
+    def item(self, sample: Sample, policy: Reattention, *, learn_silent: bool = False) -> Item:
+        """A sample's images and example. Raises ImageError for an image that cannot be read."""
+        images = self.images(sample)
+        messages = question_messages(sample.prompt, len(images.grids))
         prompt_ids = self.renderer.render_prompt(messages, images.visual_token_counts)
-        response = self.renderer.render_response(row.response or "", () if learn_silent else row.silent)
+        response = self.renderer.render_response(sample.response or "", () if learn_silent else sample.silent)
         example = Example(prompt_ids, response.token_ids, images.grids, policy, response.silent)
         return Item(images.tensors.get("pixel_values"), images.tensors.get("image_grid_thw"), example)
 
-    def images(self, row: Sample) -> ImageInputs:
-        """The images of a row. Raises ImageError for one that cannot be read."""
-        return process_images(self.image_processor, self.config, [open_image(image) for image in row.images])
+    def images(self, sample: Sample) -> ImageInputs:
+        """The images of a sample. Raises ImageError for an image that cannot be read."""
+        return process_images(self.image_processor, self.config, [open_image(image) for image in sample.images])
 
-    def length(self, row: Sample, sizes: Sequence[tuple[int, int]], policy: Reattention) -> int:
-        """Slots of a row, re-inserted ones with it, from its images' sizes (width, height) alone."""
+    def length(self, sample: Sample, sizes: Sequence[tuple[int, int]], policy: Reattention) -> int:
+        """Slots of a sample, re-inserted ones with it, from its images' sizes (width, height) alone."""
         counts = count_visual_tokens(self.image_processor, self.config, sizes)
         return self.renderer.count_slots(
-            question_messages(row.prompt, len(counts)),
+            question_messages(sample.prompt, len(counts)),
             counts,
-            row.response or "",
+            sample.response or "",
             slots_per_insertion=policy.slots_per_insertion(counts),
             max_insertions=policy.max_reinsertions,
         )

@@ -1,10 +1,10 @@
-"""The model as the trainer sees it: one forward call takes a step's rows and gives their loss.
+"""The model as the trainer sees it: one forward call takes a step's examples and gives their loss.
 
 Everything happens inside one call, so that engines that shard or replicate (DDP, FSDP2, ZeRO-3) wrap a single module:
-each image passes the vision tower once, ROUTE's rows are selected as decoding would, the sequences are built by the
-one builder, and logits are computed only at slots that have a target.
+each image passes the vision tower once, ROUTE's visual tokens are selected as decoding would, the sequences are built
+by the one builder, and logits are computed only at slots that have a target.
 
-Legend: B rows, L longest sequence, T targets, W vocabulary.
+Legend: B sequences, L longest sequence, T targets, W vocabulary.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from look_again.training.selection import count_passes, idle_pass, select_visual
 from look_again.training.trainable import TagRows
 
 LENGTH_GROUPS = 4  # padded batches that a step's sequences are computed in, so that short ones do not pay for long ones
-LEAST_ROWS = 4  # of such a batch: smaller ones leave the hardware idle
+LEAST_SEQUENCES = 4  # of such a batch: smaller ones leave the hardware idle
 SECTIONS = (*TAGS, "outside")
 
 
@@ -90,7 +90,7 @@ class Reattending(nn.Module):
         image_grid_thw: torch.Tensor | None = None,
         temperature: float = 1.0,
     ) -> list[torch.Tensor]:
-        """Per row, the log-probabilities of its response tokens that are not silent, in order.
+        """Per example, the log-probabilities of its response tokens that are not silent, in order.
 
         They are those of sampling at `temperature`, which never samples vision tokens.
         """
@@ -103,8 +103,8 @@ class Reattending(nn.Module):
             logits = logits / temperature
             chosen = logits.gather(-1, targets.unsqueeze(-1))[:, 0] - logits.logsumexp(-1) + unseen
             sizes = (batch.targets != -100).sum(-1).tolist()
-            for row, part in zip(batch.rows, chosen.split(sizes), strict=True):
-                out[row] = part
+            for i, part in zip(batch.examples, chosen.split(sizes), strict=True):
+                out[i] = part
         return out
 
     def target_logits(self, batch: Batch, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -112,8 +112,8 @@ class Reattending(nn.Module):
         table = torch.cat(list(features))
         device = self.model.get_input_embeddings().weight.device
         extra: dict[str, Any] = {}
-        if len(batch.feature_rows):
-            extra["mm_encoder_outputs"] = encoder_outputs([table[batch.feature_rows.to(device)]])
+        if len(batch.visual_indices):
+            extra["mm_encoder_outputs"] = encoder_outputs([table[batch.visual_indices.to(device)]])
         hidden = self.model.base_model(
             input_ids=batch.token_ids.to(device),
             position_ids=batch.positions.to(device),
@@ -121,8 +121,8 @@ class Reattending(nn.Module):
             **extra,
         ).last_hidden_state
         targets = batch.targets.to(device)
-        asked = targets != -100
-        return self.model.get_output_embeddings()(hidden[asked]), targets[asked]
+        mask = targets != -100
+        return self.model.get_output_embeddings()(hidden[mask]), targets[mask]
 
     def take_section_losses(self) -> torch.Tensor:
         """(sections, 2) sums and counts since the last call, in the order of SECTIONS."""
@@ -143,10 +143,10 @@ class Reattending(nn.Module):
         pixel_values: torch.Tensor | None = None,
         image_grid_thw: torch.Tensor | None = None,
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Per row the features of all its images (rows, hidden), and a zero.
+        """Per example the features of all its images (visual tokens, hidden), and a zero.
 
-        Without any image a blank one passes the tower, so that processes which share the work stay in step; it reaches
-        the loss only through that zero.
+        Without any image a blank image passes the tower, so that processes which share the work stay in step; it
+        reaches the loss only through that zero.
         """
         blank = pixel_values is None or image_grid_thw is None
         if pixel_values is None or image_grid_thw is None:
@@ -168,18 +168,18 @@ class Reattending(nn.Module):
         """The step's sequences in at most LENGTH_GROUPS padded batches of similar length."""
         pad = find_family(self.config).vision_tokens(self.config).start
         sequences = self.sequences(examples, features)
-        before = [0, *itertools.accumulate(len(rows) for rows in features)]
+        before = [0, *itertools.accumulate(len(table) for table in features)]
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-        size = max(LEAST_ROWS, -(-len(order) // LENGTH_GROUPS))
+        size = max(LEAST_SEQUENCES, -(-len(order) // LENGTH_GROUPS))
         for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            targets = [sequences[i].targets(examples[i].silent) for i in rows]
-            batch = pad_batch([sequences[i] for i in rows], targets, [before[i] for i in rows], pad)
-            batch.rows = rows
+            part = order[start : start + size]
+            targets = [sequences[i].targets(examples[i].silent) for i in part]
+            batch = pad_batch([sequences[i] for i in part], targets, [before[i] for i in part], pad)
+            batch.examples = part
             yield batch
 
     def sequences(self, examples: Sequence[Example], features: Sequence[torch.Tensor]) -> list[Slots]:
-        """What decoding would have produced with these responses: the slots of every row."""
+        """What decoding would have produced with these responses: the slots of every example."""
         tokens = find_family(self.config).vision_tokens(self.config)
         reflection_id = self.tag_ids[open_tag("REFLECTION")]
         chosen = self._selected(examples, features, reflection_id)
@@ -193,7 +193,7 @@ class Reattending(nn.Module):
     def _selected(
         self, examples: Sequence[Example], features: Sequence[torch.Tensor], reflection_id: int
     ) -> dict[int, list[list[int]]]:
-        """ROUTE's rows by example; the processes of a sharded run make the same number of passes."""
+        """ROUTE's visual tokens by example; the processes of a sharded run make the same number of passes."""
         ranked = [i for i, example in enumerate(examples) if example.needs_scores]
         chosen: dict[int, list[list[int]]] = {}
         idle = _idle_passes(
@@ -202,8 +202,8 @@ class Reattending(nn.Module):
         with evaluating(self.model):
             if ranked:
                 shown = [features[i].detach() for i in ranked]
-                rows = select_visual_tokens(self.model, [examples[i] for i in ranked], shown, reflection_id)
-                chosen = dict(zip(ranked, rows, strict=True))
+                selected = select_visual_tokens(self.model, [examples[i] for i in ranked], shown, reflection_id)
+                chosen = dict(zip(ranked, selected, strict=True))
             for _ in range(idle):
                 idle_pass(self.model)
         torch.clear_autocast_cache()  # weights cast without gradients must not serve the pass that needs them
@@ -211,7 +211,7 @@ class Reattending(nn.Module):
 
     def _note(self, batch: Batch, losses: torch.Tensor) -> None:
         """Add the losses (T,) to those of the sections that their tokens belong to."""
-        sections = sections_of(batch.targets, self.tag_ids)
+        sections = find_sections(batch.targets, self.tag_ids)
         both = torch.stack([losses.cpu().double(), torch.ones(len(losses), dtype=torch.float64)], dim=-1)
         self.section_losses.index_add_(0, sections, both)
 
@@ -227,18 +227,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def sections_of(targets: torch.Tensor, tag_ids: Mapping[str, int]) -> torch.Tensor:
+def find_sections(targets: torch.Tensor, tag_ids: Mapping[str, int]) -> torch.Tensor:
     """(T,) index into SECTIONS of every target of (B, L); a section's tags belong to it."""
     opens = {tag_ids[open_tag(tag)]: i for i, tag in enumerate(TAGS)}
     closes = {tag_ids[close_tag(tag)]: i for i, tag in enumerate(TAGS)}
-    outside, found = len(TAGS), []
-    for row in targets:
+    outside, sections = len(TAGS), []
+    for sequence in targets:
         current = outside
-        for token in row[row != -100].tolist():
+        for token in sequence[sequence != -100].tolist():
             current = opens.get(token, current)
-            found.append(closes.get(token, current))
+            sections.append(closes.get(token, current))
             current = outside if token in closes else current
-    return torch.tensor(found, dtype=torch.long)
+    return torch.tensor(sections, dtype=torch.long)
 
 
 def _idle_passes(own: int, model: nn.Module) -> int:

@@ -1,7 +1,8 @@
-"""ROUTE in training: exactly the rows that decoding would pick with these tokens.
+"""ROUTE in training: exactly the visual tokens that decoding would pick with these tokens.
 
 The response is fed segment by segment on a growing cache, so every slot passes once, without gradients: the prompt and
-the text up to the first reflection for all rows together, then, for rows with more reflections, segment by segment.
+the text up to the first reflection for all sequences together, then, for those with more reflections, segment by
+segment.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from look_again.training.example import Example, add_insertion, add_until_reflec
 def select_visual_tokens(
     model: Any, examples: Sequence[Example], features: Sequence[torch.Tensor], reflection_id: int
 ) -> list[list[list[int]]]:
-    """Per example, per reflection, the rows that ROUTE re-inserts. All examples share one policy's rule and layers."""
+    """Per example, per reflection, the visual tokens that ROUTE re-inserts.
+
+    All examples share one policy's rule and layers.
+    """
     family = find_family(model.config)
     tokens = family.vision_tokens(model.config)
     policy = examples[0].policy
@@ -37,21 +41,21 @@ def select_visual_tokens(
     with recorded_attention(model):
         runner = Runner(model, builders, features, score_layers=layers, score_prompt=policy.rule == "relative")
         runner.prefill()
-        for row, example in enumerate(examples):
-            index = ends[row]
+        for i, example in enumerate(examples):
+            index = ends[i]
             while index < len(example.response_ids):
-                rows = _choose(runner, row, example, len(chosen[row]))
-                chosen[row].append(rows)
-                add_insertion(builders[row], example, rows)
-                builders[row].add_token(reflection_id, Provenance.SAMPLED)
-                index = add_until_reflection(builders[row], example, index + 1, reflection_id)
+                visual_indices = _choose(runner, i, example, len(chosen[i]))
+                chosen[i].append(visual_indices)
+                add_insertion(builders[i], example, visual_indices)
+                builders[i].add_token(reflection_id, Provenance.SAMPLED)
+                index = add_until_reflection(builders[i], example, index + 1, reflection_id)
                 if index < len(example.response_ids):
-                    runner.chunk(row)
+                    runner.chunk(i)
     return chosen
 
 
 def count_passes(examples: Sequence[Example], reflection_id: int) -> int:
-    """Forward passes of `select_visual_tokens`: one for all, and one per reflection that another one follows."""
+    """Forward passes of `select_visual_tokens`: one for all, and one per reflection that another follows."""
     later = sum(max(0, example.response_ids.count(reflection_id) - 1) for example in examples)
     return bool(examples) + later
 
@@ -64,8 +68,8 @@ def idle_pass(model: Any) -> None:
     model.base_model(input_ids=token, position_ids=positions, use_cache=False)
 
 
-def _choose(runner: Runner, row: int, example: Example, reflection: int) -> list[int]:
+def _choose(runner: Runner, sequence: int, example: Example, reflection: int) -> list[int]:
     if reflection >= example.policy.max_reinsertions:
         return []
     visual_tokens = sum(span.count for span in example.spans)
-    return choose_visual_tokens(example.policy, visual_tokens, runner.scores(row, example.policy.rule), reflection)
+    return choose_visual_tokens(example.policy, visual_tokens, runner.scores(sequence, example.policy.rule), reflection)

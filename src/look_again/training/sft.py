@@ -93,23 +93,23 @@ def check_recipe(settings: Mapping[str, Any], output: Path) -> None:
     path = output / RECIPE_FILE
     recipe = json.loads(json.dumps({name: value for name, value in settings.items() if name not in FREE_KEYS}))
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if differing := sorted(_differing(recipe, found)):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if differing := sorted(_differing(recipe, stored)):
             raise ConfigError(f"{output} holds a run of another recipe (differs in {', '.join(differing)})")
     beside = path.with_suffix(f".{os.getpid()}")
     beside.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
     beside.replace(path)
 
 
-def _differing(recipe: Any, found: Any, name: str = "") -> Iterator[str]:
+def _differing(recipe: Any, stored: Any, name: str = "") -> Iterator[str]:
     """Names of what differs; a key that an older version did not know yet has its default."""
-    if isinstance(recipe, dict) and isinstance(found, dict):
-        for key in (recipe.keys() & found.keys() | (found.keys() - recipe.keys())) - set(FREE_KEYS):
-            yield from _differing(recipe.get(key), found[key], f"{name}.{key}".lstrip("."))
-    elif isinstance(recipe, list) and isinstance(found, list) and len(recipe) == len(found):
-        for index, (ours, theirs) in enumerate(zip(recipe, found, strict=True)):
+    if isinstance(recipe, dict) and isinstance(stored, dict):
+        for key in (recipe.keys() & stored.keys() | (stored.keys() - recipe.keys())) - set(FREE_KEYS):
+            yield from _differing(recipe.get(key), stored[key], f"{name}.{key}".lstrip("."))
+    elif isinstance(recipe, list) and isinstance(stored, list) and len(recipe) == len(stored):
+        for index, (ours, theirs) in enumerate(zip(recipe, stored, strict=True)):
             yield from _differing(ours, theirs, f"{name}[{index}]")
-    elif recipe != found:
+    elif recipe != stored:
         yield name
 
 
