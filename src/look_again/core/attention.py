@@ -6,7 +6,7 @@ attention interface, hands the queries of interest to a recorder and then calls 
 decoding steps wait in a small buffer; a block of them is compared with the cached keys at once. No L x L matrix, no
 eager pass, no effect on the answer.
 
-Legend: B batch rows, H query heads, K key-value heads, n queries, S slots, V visual tokens of the prompt, D head size.
+Legend: B sequences, H query heads, K key-value heads, n queries, S slots, V visual tokens of the prompt, D head size.
 """
 
 from __future__ import annotations
@@ -62,10 +62,11 @@ def attention_mass(
 
 
 class AttentionRecorder:
-    """Running equation (5) for each row of a batch: mean attention of observed queries on the prompt's visual tokens.
+    """Running equation (5) for each sequence of a batch: mean attention of observed queries on the prompt's visual
+    tokens.
 
-    visual_slots: per batch row, the slots of the prompt's visual tokens. layers: decoder layers to average; rows that
-    join later bring layers of their own, none where nothing is to be observed.
+    visual_slots: per sequence, the slots of the prompt's visual tokens. layers: decoder layers to average; sequences
+    that join later bring layers of their own, none where nothing is to be observed.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class AttentionRecorder:
         self.totals: list[torch.Tensor] = []
         self.counts: list[int] = []
         self._waiting: dict[int, torch.Tensor] = {}  # by layer, (B, H, BLOCK_QUERIES, D)
-        self._slots: list[list[tuple[int, int]]] = []  # (column, slot) per row
+        self._slots: list[list[tuple[int, int]]] = []  # (column, slot) per sequence
         self._column = 0
         self._wanted: list[tuple[int, torch.Tensor, torch.Tensor]] | None = None
         self.layers = list(layers)
@@ -86,7 +87,7 @@ class AttentionRecorder:
             self.add_sequence(slots, self.layers)
 
     def add_sequence(self, visual_slots: torch.Tensor, layers: Sequence[int]) -> None:
-        """Take one more row in, of which nothing was observed yet."""
+        """Take one more sequence in, of which nothing was observed yet."""
         self.visual_slots.append(visual_slots)
         self.sequence_layers.append(list(layers))
         self.totals.append(torch.zeros(len(visual_slots), device=visual_slots.device))
@@ -94,43 +95,43 @@ class AttentionRecorder:
         self._slots.append([])
         self.layers = sorted(set().union(*self.sequence_layers))
 
-    def remove_sequence(self, row: int) -> None:
-        """Let a row go; the last row takes its number, as in the cache, with the queries that wait."""
+    def remove_sequence(self, sequence: int) -> None:
+        """Let a sequence go; the last sequence takes its number, as in the cache, with the queries that wait."""
         last = len(self.visual_slots) - 1
         for waiting in self._waiting.values():
-            if row < last < len(waiting):
-                waiting[row] = waiting[last]
-        swap_remove(self.visual_slots, row)
-        swap_remove(self.sequence_layers, row)
-        swap_remove(self.totals, row)
-        swap_remove(self.counts, row)
-        swap_remove(self._slots, row)
+            if sequence < last < len(waiting):
+                waiting[sequence] = waiting[last]
+        swap_remove(self.visual_slots, sequence)
+        swap_remove(self.sequence_layers, sequence)
+        swap_remove(self.totals, sequence)
+        swap_remove(self.counts, sequence)
+        swap_remove(self._slots, sequence)
         self.layers = sorted(set().union(*self.sequence_layers))
 
-    def watch_step(self, rows: Sequence[int]) -> None:
-        """The next pass feeds one token to every row; observe the queries of `rows` (sampled tokens)."""
+    def watch_step(self, sequences: Sequence[int]) -> None:
+        """The next pass feeds one token to every sequence; observe the queries of `sequences` (sampled tokens)."""
         if self._column == BLOCK_QUERIES:
-            for row in range(len(self._slots)):
-                self._flush(row)
+            for sequence in range(len(self._slots)):
+                self._flush(sequence)
             self._column = 0
-        for row in rows:
-            if self.sequence_layers[row]:
-                self._slots[row].append((self._column, self.cache.lengths[row]))
+        for sequence in sequences:
+            if self.sequence_layers[sequence]:
+                self._slots[sequence].append((self._column, self.cache.lengths[sequence]))
         self._wanted = None
 
     def watch_chunk(self, wanted: Sequence[tuple[int, Sequence[int]]]) -> None:
-        """The next pass feeds several slots: observe queries `indices` (within the pass) of each (row, indices).
+        """The next pass feeds several slots: observe queries `indices` (within the pass) of each (sequence, indices).
 
-        The i-th entry belongs to the i-th row of the pass.
+        The i-th entry belongs to the i-th sequence of the pass.
         """
         self._wanted = [
-            (row, torch.tensor(indices, dtype=torch.long), torch.tensor(indices) + self.cache.lengths[row])
-            for row, indices in wanted
+            (sequence, torch.tensor(indices, dtype=torch.long), torch.tensor(indices) + self.cache.lengths[sequence])
+            for sequence, indices in wanted
         ]
 
     @property
     def listens(self) -> bool:
-        """Whether any row wants to be observed."""
+        """Whether any sequence wants to be observed."""
         return any(self.sequence_layers)
 
     @property
@@ -145,20 +146,22 @@ class AttentionRecorder:
         if self._wanted is None:
             self._keep(layer, query_BHnD)
             return
-        for i, (row, indices, slots) in enumerate(self._wanted):
-            if len(indices) and layer in self.sequence_layers[row]:
+        for i, (sequence, indices, slots) in enumerate(self._wanted):
+            if len(indices) and layer in self.sequence_layers[sequence]:
                 query = query_BHnD[i, :, indices.to(query_BHnD.device)]
-                self._add(row, attention_mass(query, key_BKSD[i], slots, self.visual_slots[row], self.scaling))
-                self.counts[row] += len(indices) if layer == self.sequence_layers[row][0] else 0
+                self._add(
+                    sequence, attention_mass(query, key_BKSD[i], slots, self.visual_slots[sequence], self.scaling)
+                )
+                self.counts[sequence] += len(indices) if layer == self.sequence_layers[sequence][0] else 0
 
     def end_step(self) -> None:
         """Close a step begun with `watch_step`."""
         self._column += 1
 
-    def scores(self, row: int) -> torch.Tensor:
-        """Equation (5) for one row so far: (V,), mean over observed tokens, selected layers and heads."""
-        self._flush(row)
-        return self.totals[row] / max(1, self.counts[row])
+    def scores(self, sequence: int) -> torch.Tensor:
+        """Equation (5) for one sequence so far: (V,), mean over observed tokens, selected layers and heads."""
+        self._flush(sequence)
+        return self.totals[sequence] / max(1, self.counts[sequence])
 
     def _keep(self, layer: int, query_BHnD: torch.Tensor) -> None:
         batch, heads, _, dim = query_BHnD.shape
@@ -170,21 +173,21 @@ class AttentionRecorder:
             self._waiting[layer] = waiting
         waiting[:batch, :, self._column] = query_BHnD[:, :, 0]
 
-    def _flush(self, row: int) -> None:
-        if not self._slots[row]:
+    def _flush(self, sequence: int) -> None:
+        if not self._slots[sequence]:
             return
-        columns = torch.tensor([column for column, _ in self._slots[row]])
-        slots = torch.tensor([slot for _, slot in self._slots[row]])
-        for layer in self.sequence_layers[row]:
+        columns = torch.tensor([column for column, _ in self._slots[sequence]])
+        slots = torch.tensor([slot for _, slot in self._slots[sequence]])
+        for layer in self.sequence_layers[sequence]:
             waiting = self._waiting[layer]
-            query = waiting[row][:, columns.to(waiting.device)]
-            keys = self.cache.read_keys(layer, row)
-            self._add(row, attention_mass(query, keys, slots, self.visual_slots[row], self.scaling))
-        self.counts[row] += len(slots)
-        self._slots[row].clear()
+            query = waiting[sequence][:, columns.to(waiting.device)]
+            keys = self.cache.read_keys(layer, sequence)
+            self._add(sequence, attention_mass(query, keys, slots, self.visual_slots[sequence], self.scaling))
+        self.counts[sequence] += len(slots)
+        self._slots[sequence].clear()
 
-    def _add(self, row: int, mass_V: torch.Tensor) -> None:
-        self.totals[row] += mass_V.to(self.totals[row].device) / len(self.sequence_layers[row])
+    def _add(self, sequence: int, mass_V: torch.Tensor) -> None:
+        self.totals[sequence] += mass_V.to(self.totals[sequence].device) / len(self.sequence_layers[sequence])
 
 
 class _AsKernel:

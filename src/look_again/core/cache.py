@@ -1,11 +1,12 @@
-"""A key-value cache whose batch rows each have their own length.
+"""A key-value cache whose sequences each have their own length.
 
-Rows reflect at different times, so after a while a batch's sequences differ in length. Here each row writes at its own
-length into one buffer: no padding in the middle, no second copy, and a re-insertion works on a view of its row. The
-buffer grows by a sixteenth at a time, one layer after the other, so growth is amortised and never doubles the cache.
-Rows may also join and leave: the rows in use are always the buffer's first, and the last one takes a leaver's place.
+Sequences reflect at different times, so after a while a batch's sequences differ in length. Here each sequence writes
+at its own length into one buffer: no padding in the middle, no second copy, and a re-insertion works on a view of its
+own part. The buffer grows by a sixteenth at a time, one layer after the other, so growth is amortised and never doubles
+the cache. Sequences may also join and leave: the sequences in use are always the buffer's first, and the last one takes
+a leaver's place.
 
-Legend: B batch rows, H key-value heads, S slots, D head dimension.
+Legend: B sequences, H key-value heads, S slots, D head dimension.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ T = TypeVar("T")
 
 @dataclass
 class Window:
-    """Which rows the next forward pass writes, and where.
+    """Which sequences the next forward pass writes, and where.
 
-    rows: the batch rows taking part, as a slice. lengths: (B,) tensor of cached slots per row when they differ, None
-    when all are `longest` long. longest: the longest of them.
+    sequences: the sequences taking part, as a slice. lengths: (B,) tensor of cached slots per sequence when they
+    differ, None when all are `longest` long. longest: the longest of them.
     """
 
-    rows: slice
+    sequences: slice
     lengths: torch.Tensor | None
     longest: int
 
@@ -50,7 +51,7 @@ class RaggedLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any):
-        """Write the new states (B', H, n, D) of the window's rows; return those rows' keys and values so far."""
+        """Write the new states (B', H, n, D) of the window's sequences; return their keys and values so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         window = self.cache.window
@@ -58,42 +59,42 @@ class RaggedLayer(CacheLayerMixin):
         self._reserve(stop, self.cache.num_sequences)
         assert self.keys is not None
         assert self.values is not None
-        keys, values = self.keys[window.rows], self.values[window.rows]
+        keys, values = self.keys[window.sequences], self.values[window.sequences]
         if window.lengths is None:
             keys[:, :, window.longest : stop] = key_states
             values[:, :, window.longest : stop] = value_states
         else:
-            assert key_states.shape[2] == 1, "rows of different lengths advance one slot at a time"
+            assert key_states.shape[2] == 1, "sequences of different lengths advance one slot at a time"
             index = window.lengths.to(keys.device).view(-1, 1, 1, 1).expand_as(key_states)
             keys.scatter_(2, index, key_states)
             values.scatter_(2, index, value_states)
         return keys[:, :, :stop], values[:, :, :stop]
 
     def move(self, source: int, target: int, slots: int) -> None:
-        """Copy the first `slots` slots of one row to another's place."""
+        """Copy the first `slots` slots of one sequence to another's place."""
         if self.keys is not None and self.values is not None:
             self.keys[target, :, :slots] = self.keys[source, :, :slots]
             self.values[target, :, :slots] = self.values[source, :, :slots]
 
-    def trim(self, rows: int, slots: int) -> None:
+    def trim(self, sequences: int, slots: int) -> None:
         """Give memory back where the buffer is more than twice as large as what is used of it."""
         if self.keys is None or self.values is None:
             return
-        wanted = (_rounded(rows), slots + max(16, slots // 16))
+        wanted = (_rounded(sequences), slots + max(16, slots // 16))
         if self.keys.shape[0] * self.keys.shape[2] > 2 * wanted[0] * wanted[1]:
             self.keys = _resized(self.keys, *wanted)
             self.values = _resized(self.values, *wanted)
 
-    def _reserve(self, slots: int, rows: int) -> None:
+    def _reserve(self, slots: int, sequences: int) -> None:
         assert self.keys is not None
         assert self.values is not None
-        held_rows, _, held_slots, _ = self.keys.shape
-        if slots <= held_slots and rows <= held_rows:
+        held_sequences, _, held_slots, _ = self.keys.shape
+        if slots <= held_slots and sequences <= held_sequences:
             return
         capacity = held_slots if slots <= held_slots else slots + max(16, slots // 16)
-        held_rows = held_rows if rows <= held_rows else _rounded(rows)
-        self.keys = _resized(self.keys, held_rows, capacity)
-        self.values = _resized(self.values, held_rows, capacity)
+        held_sequences = held_sequences if sequences <= held_sequences else _rounded(sequences)
+        self.keys = _resized(self.keys, held_sequences, capacity)
+        self.values = _resized(self.values, held_sequences, capacity)
 
     def get_seq_length(self) -> int:
         return self.cache.window.longest
@@ -108,32 +109,32 @@ class RaggedLayer(CacheLayerMixin):
         return -1
 
 
-def _rounded(rows: int) -> int:
+def _rounded(sequences: int) -> int:
     """Rows are made room for in powers of two, so that joining one by one copies little."""
-    return 1 << max(0, rows - 1).bit_length()
+    return 1 << max(0, sequences - 1).bit_length()
 
 
-def _resized(states: torch.Tensor, rows: int, capacity: int) -> torch.Tensor:
+def _resized(states: torch.Tensor, sequences: int, capacity: int) -> torch.Tensor:
     batch, heads, slots, dim = states.shape
-    resized = states.new_zeros((rows, heads, capacity, dim))
-    kept_rows, kept_slots = min(batch, rows), min(slots, capacity)
+    resized = states.new_zeros((sequences, heads, capacity, dim))
+    kept_sequences, kept_slots = min(batch, sequences), min(slots, capacity)
     if kept_slots:
-        resized[:kept_rows, :, :kept_slots] = states[:kept_rows, :, :kept_slots]
+        resized[:kept_sequences, :, :kept_slots] = states[:kept_sequences, :, :kept_slots]
     return resized
 
 
-def swap_remove(items: list[T], row: int) -> None:
-    """Take out what belongs to one row; what belongs to the last row takes its place."""
+def swap_remove(items: list[T], index: int) -> None:
+    """Take out an item in constant time: the last one takes its place."""
     last = items.pop()
-    if row < len(items):
-        items[row] = last
+    if index < len(items):
+        items[index] = last
 
 
 class RaggedCache(Cache):
-    """A cache for `batch_size` rows over `num_layers` layers; `lengths[b]` slots of row b are in use.
+    """A cache for `batch_size` sequences over `num_layers` layers; `lengths[b]` slots of sequence b are in use.
 
     Before each forward pass choose its sequences with `select_all` or `select_one`; afterwards `advance` them by what
-    was fed. Batches whose rows come and go start with 0 rows.
+    was fed. Batches whose sequences come and go start with none.
     """
 
     def __init__(self, num_layers: int, batch_size: int) -> None:
@@ -144,9 +145,10 @@ class RaggedCache(Cache):
         super().__init__(layers=list(self._ragged))
 
     def select_all(self, device: torch.device) -> torch.Tensor | None:
-        """Write every row in the next pass, one slot each unless all are equally long.
+        """Write every sequence in the next pass, one slot each unless all are equally long.
 
-        Returns the 2-D attention mask (B, longest + 1) that one more slot per row needs, None when rows are equal.
+        Returns the 2-D attention mask (B, longest + 1) that one more slot per sequence needs, None when sequences are
+        equal.
         """
         longest = max(self.lengths)
         if min(self.lengths) == longest:
@@ -156,27 +158,27 @@ class RaggedCache(Cache):
         self.window = Window(slice(0, self.num_sequences), lengths, longest)
         return (torch.arange(longest + 1, device=device) <= lengths[:, None]).long()
 
-    def select_one(self, row: int) -> None:
-        """Write only `row` in the next pass, any number of slots; the pass reads a view of its part of the buffer."""
-        self.window = Window(slice(row, row + 1), None, self.lengths[row])
+    def select_one(self, sequence: int) -> None:
+        """Write only `sequence` in the next pass, any number of slots; the pass reads a view of its part."""
+        self.window = Window(slice(sequence, sequence + 1), None, self.lengths[sequence])
 
-    def advance(self, row: int, slots: int) -> None:
-        """Count `slots` more slots of `row` as used (negative to take back the last ones)."""
-        self.lengths[row] += slots
+    def advance(self, sequence: int, slots: int) -> None:
+        """Count `slots` more slots of `sequence` as used (negative to take back the last ones)."""
+        self.lengths[sequence] += slots
 
     def add_sequence(self) -> int:
-        """Take one more, empty row in; returns its number."""
+        """Take one more, empty sequence in; returns its number."""
         self.lengths.append(0)
         self.num_sequences += 1
         return self.num_sequences - 1
 
-    def remove_sequence(self, row: int) -> None:
-        """Let a row go; the last row takes its number."""
+    def remove_sequence(self, sequence: int) -> None:
+        """Let a sequence go; the last sequence takes its number."""
         last = self.num_sequences - 1
-        if row != last:
+        if sequence != last:
             for layer in self._ragged:
-                layer.move(last, row, self.lengths[last])
-        swap_remove(self.lengths, row)
+                layer.move(last, sequence, self.lengths[last])
+        swap_remove(self.lengths, sequence)
         self.num_sequences = last
         for layer in self._ragged:
             layer.trim(last, max(self.lengths, default=0))
@@ -189,12 +191,12 @@ class RaggedCache(Cache):
 
     @property
     def allocated_slots(self) -> int:
-        """Slots allocated per row."""
+        """Slots allocated per sequence."""
         keys = self._ragged[0].keys
         return 0 if keys is None else keys.shape[2]
 
-    def read_keys(self, layer: int, row: int) -> torch.Tensor:
-        """A view of one row's keys so far, (H, S, D)."""
+    def read_keys(self, layer: int, sequence: int) -> torch.Tensor:
+        """A view of one sequence's keys so far, (H, S, D)."""
         keys = self._ragged[layer].keys
         assert keys is not None, "nothing was cached yet"
-        return keys[row, :, : self.lengths[row]]
+        return keys[sequence, :, : self.lengths[sequence]]

@@ -56,7 +56,7 @@ class Family:
         return frames, rows // merge, columns // merge
 
     def grid_positions(self, grid: Grid) -> torch.Tensor:
-        """Positions of a grid's rows relative to its first one, (position_dims, frames * rows * columns)."""
+        """Positions of a grid's visual tokens relative to the first one, (position_dims, frames * rows * columns)."""
         frames, rows, columns = grid
         axes = torch.meshgrid(torch.arange(frames), torch.arange(rows), torch.arange(columns), indexing="ij")
         return torch.stack([axis.flatten() for axis in axes])

@@ -1,10 +1,11 @@
 """Decoding with visual re-attention: a `custom_generate` callable for transformers' `model.generate`.
 
-When a row writes `<REFLECTION>`, the policy's visual tokens are appended right before it and the row is fed that chunk
-on its warm cache: no second vision pass, no re-prefill, no copy of the cache. Other rows of the batch take their
-ordinary step. What happens to one row is in decoding_row; here is the loop over a batch whose rows start together.
+When a sequence writes `<REFLECTION>`, the policy's visual tokens are appended right before it and the sequence is fed
+that chunk on its warm cache: no second vision pass, no re-prefill, no copy of the cache. Other sequences of the batch
+take their ordinary step. What happens to one sequence is in `core.sequence`; here is the loop over a batch whose
+sequences start together.
 
-Legend: B batch rows, W vocabulary.
+Legend: B sequences, W vocabulary.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ __all__ = [
 class LookAgainOutput(ModelOutput):
     """What `generate(return_dict_in_generate=True)` returns.
 
-    sequences: (B, prompt + response) ids; image rows and delimiters that were re-inserted are not in it. slots: by row,
-    the whole sequence as the model read it. scores, logits: per step (B, W), when asked for. cache_slots: slots
-    allocated per row at the end.
+    sequences: (B, prompt + response) ids; visual tokens and delimiters that were re-inserted are not in it. slots: by
+    sequence, the whole sequence as the model read it. scores, logits: per step (B, W), when asked for. cache_slots:
+    slots allocated per sequence at the end.
     """
 
     sequences: torch.Tensor | None = None
@@ -144,7 +145,7 @@ class _Loop:
         }
         reasoning, stop_ids = decoding.reasoning, list_stop_ids(generation_config.eos_token_id)
         watches = [None if reasoning is None else reasoning.watch(stop_ids) for _ in starts]
-        self.rows = [
+        self.sequences = [
             DecodedSequence(
                 start, policy, decoding.trigger, index=index, choose=choose_visual_tokens, reasoning=watch, **bounds
             )
@@ -167,14 +168,14 @@ class _Loop:
             tokens = self._pick(logits, processors)
             chunked, stepped = self._append(tokens)
             self._finish(criteria)
-            chunked = [row for row in chunked if self.rows[row].finish_reason is None]
-            stepped = [row for row in stepped if self.rows[row].finish_reason is None]
+            chunked = [sequence for sequence in chunked if self.sequences[sequence].finish_reason is None]
+            stepped = [sequence for sequence in stepped if self.sequences[sequence].finish_reason is None]
             if not chunked and not stepped:
                 return self._output()
             logits = self._advance(stepped, chunked, logits)
 
     def _pick(self, logits: torch.Tensor, processors: LogitsProcessorList) -> list[int]:
-        """Choose every row's next token: forced, sampled or, where the row is finished, padding."""
+        """Choose every sequence's next token: forced, sampled or, where the sequence is finished, padding."""
         logits = logits.to(self.ids.device, torch.float32, copy=True)  # the next pass may write over this one's
         if self.config.output_logits and self.config.return_dict_in_generate:
             self.logits.append(logits.clone())
@@ -188,19 +189,19 @@ class _Loop:
         else:
             chosen = scores.argmax(dim=-1).tolist()
         return [
-            self.pad_id if row.finish_reason is not None else row.overrule(token)
-            for row, token in zip(self.rows, chosen, strict=True)
+            self.pad_id if sequence.finish_reason is not None else sequence.overrule(token)
+            for sequence, token in zip(self.sequences, chosen, strict=True)
         ]
 
     def _append(self, tokens: list[int]) -> tuple[list[int], list[int]]:
-        """Append the tokens; returns the rows that look again (fed a chunk) and those that take a plain step."""
+        """Append the tokens; returns the sequences that look again (fed a chunk) and those that take a plain step."""
         self._write_column(tokens)
         chunked: list[int] = []
         stepped: list[int] = []
-        for index, (row, token) in enumerate(zip(self.rows, tokens, strict=True)):
-            if row.finish_reason is not None:
+        for index, (sequence, token) in enumerate(zip(self.sequences, tokens, strict=True)):
+            if sequence.finish_reason is not None:
                 continue
-            appended = row.append(token, partial(self.runner.scores, index, row.policy.rule))
+            appended = sequence.append(token, partial(self.runner.scores, index, sequence.policy.rule))
             self.runner.cache.advance(index, -appended.taken_back)
             (chunked if appended.looked else stepped).append(index)
             for event in appended.events:
@@ -211,8 +212,8 @@ class _Loop:
         """Feed what was appended; logits of the next token, (B, W)."""
         if stepped:
             logits = self.runner.step(stepped)
-        for row in chunked:
-            logits[row] = self.runner.chunk(row)[0]
+        for sequence in chunked:
+            logits[sequence] = self.runner.chunk(sequence)[0]
         return logits
 
     def _write_column(self, tokens: list[int]) -> None:
@@ -222,13 +223,13 @@ class _Loop:
         self.columns += 1
 
     def _finish(self, criteria: StoppingCriteriaList) -> None:
-        """Mark rows that a criterion, their budget or the context ends."""
-        done = criteria(self.ids[:, : self.columns], None).tolist() if criteria else [False] * len(self.rows)
-        for index, (row, stop) in enumerate(zip(self.rows, done, strict=True)):
-            if row.finish_reason is not None:
+        """Mark sequences that a criterion, their budget or the context ends."""
+        done = criteria(self.ids[:, : self.columns], None).tolist() if criteria else [False] * len(self.sequences)
+        for index, (sequence, stop) in enumerate(zip(self.sequences, done, strict=True)):
+            if sequence.finish_reason is not None:
                 continue
-            if row.finish(stop):
-                self.emit(End(index, row.finish_reason or ""))
+            if sequence.finish(stop):
+                self.emit(End(index, sequence.finish_reason or ""))
 
     def _output(self) -> torch.Tensor | LookAgainOutput:
         sequences = self.ids[:, : self.columns]
@@ -238,9 +239,9 @@ class _Loop:
             sequences=sequences,
             scores=tuple(self.scores) or None,
             logits=tuple(self.logits) or None,
-            slots=[row.builder.build() for row in self.rows],
-            reflections=[row.reflections for row in self.rows],
-            finish_reasons=[row.finish_reason or "" for row in self.rows],
+            slots=[sequence.builder.build() for sequence in self.sequences],
+            reflections=[sequence.reflections for sequence in self.sequences],
+            finish_reasons=[sequence.finish_reason or "" for sequence in self.sequences],
             cache_slots=self.runner.cache.allocated_slots,
         )
 

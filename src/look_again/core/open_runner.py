@@ -1,7 +1,7 @@
-"""A Runner whose rows come and go, for a server that batches requests as they arrive.
+"""A Runner whose sequences come and go, for a server that batches requests as they arrive.
 
-The rows in use are always the first of every buffer, so a pass is as wide as the batch is now: a joining row is put
-last, and the last row takes the number of one that leaves, which costs a copy of one row's cache.
+The sequences in use are always the first of every buffer, so a pass is as wide as the batch is now: a joining sequence
+is put last, and the last sequence takes the number of one that leaves, which costs a copy of one sequence's cache.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from look_again.core.slots import SlotBuilder
 
 
 class OpenRunner(Runner):
-    """A batch that starts empty; rows join and leave between passes, and the last row takes a leaver's number.
+    """A batch that starts empty; sequences join and leave between passes, and the last sequence takes a leaver's
+    number.
 
-    Only rows that come with `score_layers` are observed. The model must be inside `recorded_attention` while any is.
+    Only sequences that come with `score_layers` are observed. The model must be inside `recorded_attention` while any
+    is.
     """
 
     def __init__(self, model: Any) -> None:
@@ -37,7 +39,7 @@ class OpenRunner(Runner):
         score_layers: Sequence[int] = (),
         score_prompt: bool = False,
     ) -> int:
-        """Take a row in and return its number; `chunk` then feeds what it holds."""
+        """Take a sequence in and return its number; `chunk` then feeds what it holds."""
         assert self.recorder is not None
         assert self.prompt_recorder is not None
         slots = self._visual_slots(builder)
@@ -48,12 +50,12 @@ class OpenRunner(Runner):
         self.prompt_recorder.add_sequence(slots, layers if score_prompt else ())
         return self.cache.add_sequence()
 
-    def remove_sequence(self, row: int) -> None:
-        """Let a row go, its features and its part of the cache with it."""
+    def remove_sequence(self, sequence: int) -> None:
+        """Let a sequence go, its features and its part of the cache with it."""
         assert self.recorder is not None
         assert self.prompt_recorder is not None
-        swap_remove(self.builders, row)
-        swap_remove(self.features, row)
-        self.recorder.remove_sequence(row)
-        self.prompt_recorder.remove_sequence(row)
-        self.cache.remove_sequence(row)
+        swap_remove(self.builders, sequence)
+        swap_remove(self.features, sequence)
+        self.recorder.remove_sequence(sequence)
+        self.prompt_recorder.remove_sequence(sequence)
+        self.cache.remove_sequence(sequence)

@@ -1,4 +1,4 @@
-"""Where a decoded sequence starts: its prompt as slots, and the feature rows that its slots point into.
+"""Where a decoded sequence starts: its prompt as slots, and the features that its slots point into.
 
 Images pass the vision tower once, here; what is put back later are rows of the same table. The control images of the
 wrong-image and blank-image controls (ours, not the paper's) lie in the table behind the prompt's own.
@@ -17,15 +17,15 @@ from look_again.core.reattention import Reattention
 from look_again.core.runner import encode_images
 from look_again.core.slots import SlotBuilder, VisualSpan, build_spans
 
-Image = tuple[torch.Tensor, Grid]
-"""Features (rows, hidden) and grid of one image."""
+EncodedImage = tuple[torch.Tensor, Grid]
+"""Features (visual tokens, hidden) and grid of one image."""
 
 
 @dataclass(frozen=True)
 class Start:
     """A sequence that holds its prompt.
 
-    spans: the prompt's images. shown: the images whose rows are put back: `spans`, or the other images of a control.
+    spans: the prompt's images. shown: the images that are put back: `spans`, or the other images of a control.
     features: the table (V, hidden) of both, None without images.
     """
 
@@ -35,13 +35,13 @@ class Start:
     features: torch.Tensor | None
 
 
-def encode(model: Any, pixel_values: torch.Tensor | None, grid_thw: torch.Tensor | None) -> list[Image]:
+def encode(model: Any, pixel_values: torch.Tensor | None, grid_thw: torch.Tensor | None) -> list[EncodedImage]:
     """The images of one pass of the vision tower, none where there are no pixels."""
     if pixel_values is None or grid_thw is None:
         return []
     family, device = find_family(model.config), model.get_input_embeddings().weight.device
     features = encode_images(model, pixel_values.to(device), grid_thw.to(device))
-    return [(rows, family.merged_grid(grid, model.config)) for rows, grid in zip(features, grid_thw, strict=True)]
+    return [(part, family.merged_grid(grid, model.config)) for part, grid in zip(features, grid_thw, strict=True)]
 
 
 def encode_with_control(
@@ -51,7 +51,7 @@ def encode_with_control(
     grid_thw: torch.Tensor | None,
     control_pixel_values: torch.Tensor | None = None,
     control_grid_thw: torch.Tensor | None = None,
-) -> tuple[list[Image], list[Image]]:
+) -> tuple[list[EncodedImage], list[EncodedImage]]:
     """The images, and those that the policy's control shows instead of them at reflections (none without control).
 
     Raises ValueError for control images that the policy does not ask for or that do not match the images.
@@ -78,11 +78,12 @@ def start_batch(
     model: Any,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    images: list[Image],
-    others: list[Image],
+    images: list[EncodedImage],
+    others: list[EncodedImage],
     repeats: int,
 ) -> list[Start]:
-    """The starts of a batch as `generate` has it: (B, columns) ids, every prompt repeated `repeats` times in a row.
+    """The starts of a batch as `generate` has it: (B, columns) ids, every prompt repeated `repeats` times in
+    succession.
 
     Raises ValueError for videos and for images that do not match the prompts.
     """
@@ -100,7 +101,9 @@ def start_batch(
     return starts
 
 
-def _share_images(prompts: Sequence[list[int]], tokens: VisionTokens, images: list[Image]) -> Iterator[tuple[int, int]]:
+def _share_images(
+    prompts: Sequence[list[int]], tokens: VisionTokens, images: list[EncodedImage]
+) -> Iterator[tuple[int, int]]:
     """Which images, as (first, last + 1), belong to each prompt, by its number of image tokens."""
     last = 0
     for prompt in prompts:
@@ -120,11 +123,11 @@ def _share_images(prompts: Sequence[list[int]], tokens: VisionTokens, images: li
 
 
 def _start(
-    family: Family, tokens: VisionTokens, prompt: Sequence[int], images: list[Image], others: list[Image]
+    family: Family, tokens: VisionTokens, prompt: Sequence[int], images: list[EncodedImage], others: list[EncodedImage]
 ) -> Start:
     spans = build_spans([grid for _, grid in [*images, *others]])
     own, control = spans[: len(images)], spans[len(images) :]
     builder = SlotBuilder(family, tokens)
     builder.add_prompt(prompt, own)
-    table = torch.cat([rows for rows, _ in [*images, *others]]) if images else None
+    table = torch.cat([features for features, _ in [*images, *others]]) if images else None
     return Start(builder, own, control or own, table)

@@ -24,12 +24,13 @@ class Reattention:
 
     mode: "text" inserts nothing, "copy" all visual tokens, "route" the most attended, "vision" all of them and then
         closes the reflection at once (the paper's vision-only ablation).
-    keep: m, the percentage of visual tokens that "route" (and the "random-rows" control) re-inserts; the paper's main
-    value. delimiters: put the family's vision delimiters around each image's tokens (the paper is silent; prompts have
-    them). layout: "grid" keeps routed tokens at their places in a fresh grid, "strip" makes them one contiguous row.
-    max_reinsertions: insertions per answer; later reflections show nothing and are reported as skipped. rule: "paper"
-    is equation (5); "relative" subtracts the attention that the prompt's own text pays to a token,
-        which discounts attention sinks.
+    keep: m, the percentage of visual tokens that "route" (and the "random-rows" control) re-inserts; the default is
+        the paper's main value.
+    delimiters: put the family's vision delimiters around each image's tokens (the paper is silent; prompts have them).
+    layout: "grid" keeps routed tokens at their places in a fresh grid, "strip" makes them one contiguous row.
+    max_reinsertions: insertions per answer; later reflections show nothing and are reported as skipped.
+    rule: "paper" is equation (5); "relative" subtracts the attention that the prompt's own text pays to a token, which
+        discounts attention sinks.
     layers: decoder layers averaged by the ranking; None takes all (as the paper's figure 9 does).
     control: "wrong-image" shows another image's tokens at the same places, "random-rows" a random m%, "blank-image" the
         tokens of an image of the processor's mean colour; "random-place" shows them once, before a sampled token at a

@@ -1,10 +1,11 @@
-"""Forward passes over growing sequences: prefill a batch, step it, and prefill a chunk of one row on its warm cache.
+"""Forward passes over growing sequences: prefill a batch, step it, and prefill a chunk of one sequence on its warm
+cache.
 
 Decoding, ROUTE's teacher-forced selection in training and the equality tests all run on this. What is fed is always the
-part of a row's slots that the cache does not hold yet, so the sequence is defined in one place, the SlotBuilder.
-Here all rows start together.
+part of a sequence's slots that the cache does not hold yet, so the sequence is defined in one place, the SlotBuilder.
+Here all sequences start together.
 
-Legend: B batch rows, n slots fed, W vocabulary, P position dimensions.
+Legend: B sequences, n slots fed, W vocabulary, P position dimensions.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ CACHE_KEYWORDS = ("cache", "past_key_values")
 
 
 def encode_images(model: Any, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> list[torch.Tensor]:
-    """Visual rows of each image, (rows, hidden) each: one pass of the vision tower."""
+    """Visual sequences of each image, (sequences, hidden) each: one pass of the vision tower."""
     return list(model.get_image_features(pixel_values, image_grid_thw, return_dict=True).pooler_output)
 
 
@@ -44,15 +45,15 @@ def attention_scaling(text_config: Any) -> float:
 
 
 def encoder_outputs(shown: list[torch.Tensor]) -> dict[str, BaseModelOutputWithPooling]:
-    """Feature rows, in the order in which a pass shows them, as the argument `mm_encoder_outputs` of a forward."""
+    """Features, in the order in which a pass shows them, as the argument `mm_encoder_outputs` of a forward."""
     return {"image": BaseModelOutputWithPooling(pooler_output=shown)}  # type: ignore[arg-type]
 
 
 class Runner:
     """A batch of sequences and their cache.
 
-    builders: one per batch row. features: per batch row the feature table (V, hidden) that its slots point into, or
-    None for a row without images. score_layers: decoder layers whose attention on the prompt's visual tokens is
+    builders: one per sequence. features: per sequence the feature table (V, hidden) that its slots point into, or
+    None for a sequence without images. score_layers: decoder layers whose attention on the prompt's visual tokens is
     recorded (None records nothing); the model must then be inside `recorded_attention`.
     """
 
@@ -84,7 +85,7 @@ class Runner:
                 )
 
     def prefill(self) -> torch.Tensor:
-        """Feed everything every row holds so far; returns the logits after each row's last slot, (B, W).
+        """Feed everything every sequence holds so far; returns the logits after each sequence's last slot, (B, W).
 
         Rows are padded on the right, so causal attention never sees the padding and no mask is needed.
         """
@@ -92,59 +93,60 @@ class Runner:
         parts = [builder.build() for builder in self.builders]
         ids = torch.full((batch, longest), self.pad_id, dtype=torch.long)
         positions = torch.zeros((parts[0].positions.shape[0], batch, longest), dtype=torch.long)
-        for row, slots in enumerate(parts):
-            ids[row, : len(slots)] = slots.token_ids
-            positions[:, row, : len(slots)] = slots.positions
+        for sequence, slots in enumerate(parts):
+            ids[sequence, : len(slots)] = slots.token_ids
+            positions[:, sequence, : len(slots)] = slots.positions
         self.cache.select_all(self.device)
         self._watch_sequences([self._sampled(builder, 0) for builder in self.builders])
-        shown = [self._shown(row, slots.visual_indices) for row, slots in enumerate(parts)]
-        hidden = self._forward(ids, positions, [rows for rows in shown if rows is not None])
-        for row, slots in enumerate(parts):
-            self.cache.advance(row, len(slots))
+        shown = [self._shown(sequence, slots.visual_indices) for sequence, slots in enumerate(parts)]
+        hidden = self._forward(ids, positions, [part for part in shown if part is not None])
+        for sequence, slots in enumerate(parts):
+            self.cache.advance(sequence, len(slots))
         last = torch.tensor([len(slots) - 1 for slots in parts], device=hidden.device)
         return self._logits(hidden[torch.arange(batch, device=hidden.device), last])
 
-    def step(self, rows: Sequence[int]) -> torch.Tensor:
-        """Feed the newest slot, a text token, of `rows`; the batch's other rows stand still. Logits (B, W)."""
+    def step(self, sequences: Sequence[int]) -> torch.Tensor:
+        """Feed the newest slot, a text token, of `sequences`; the batch's other sequences stand still. Logits (B, W).
+        """
         batch = len(self.builders)
-        ids, places, going = [], [], set(rows)
-        for row, builder in enumerate(self.builders):
-            ids.append(builder.token_ids[-1] if row in going else self.pad_id)
+        ids, places, going = [], [], set(sequences)
+        for sequence, builder in enumerate(self.builders):
+            ids.append(builder.token_ids[-1] if sequence in going else self.pad_id)
             places.append(builder.positions[-1])
         mask = self.cache.select_all(self.device)
         recorder = self._listening()
         if recorder is not None:
-            recorder.watch_step([row for row in rows if self._is_sampled(row)])
+            recorder.watch_step([sequence for sequence in sequences if self._is_sampled(sequence)])
             if self.prompt_recorder is not None:
                 self.prompt_recorder.watch_step([])
         positions = torch.tensor(places).T.unsqueeze(-1)
         hidden = self._forward(torch.tensor(ids).view(batch, 1), positions, [], attention_mask=mask)
         if recorder is not None:
             recorder.end_step()
-        for row in rows:
-            self.cache.advance(row, 1)
+        for sequence in sequences:
+            self.cache.advance(sequence, 1)
         return self._logits(hidden[:, -1])
 
-    def chunk(self, row: int) -> torch.Tensor:
-        """Feed all slots of one row that its cache does not hold yet. Logits after the last, (1, W)."""
-        start = self.cache.lengths[row]
-        slots = self.builders[row].build(start)
-        self.cache.select_one(row)
-        self._watch_sequences([self._sampled(self.builders[row], start)], rows=[row])
-        shown = self._shown(row, slots.visual_indices)
+    def chunk(self, sequence: int) -> torch.Tensor:
+        """Feed all slots of one sequence that its cache does not hold yet. Logits after the last, (1, W)."""
+        start = self.cache.lengths[sequence]
+        slots = self.builders[sequence].build(start)
+        self.cache.select_one(sequence)
+        self._watch_sequences([self._sampled(self.builders[sequence], start)], sequences=[sequence])
+        shown = self._shown(sequence, slots.visual_indices)
         hidden = self._forward(
             slots.token_ids.unsqueeze(0), slots.positions.unsqueeze(1), [] if shown is None else [shown]
         )
-        self.cache.advance(row, len(slots))
+        self.cache.advance(sequence, len(slots))
         return self._logits(hidden[:, -1])
 
-    def scores(self, row: int, rule: str = "paper") -> torch.Tensor:
+    def scores(self, sequence: int, rule: str = "paper") -> torch.Tensor:
         """The ranking of V visual tokens so far, (V,): equation (5), or relative to the prompt's own attention."""
         assert self.recorder is not None, "nothing was recorded"
-        scores = self.recorder.scores(row)
+        scores = self.recorder.scores(sequence)
         if rule == "relative":
             assert self.prompt_recorder is not None, "the prompt's attention was not recorded"
-            scores = scores - self.prompt_recorder.scores(row)
+            scores = scores - self.prompt_recorder.scores(sequence)
         return scores
 
     def _forward(
@@ -154,7 +156,7 @@ class Runner:
         shown: list[torch.Tensor],
         attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Last hidden states (B, n, hidden) of one pass; `shown` are the feature rows it shows, in order."""
+        """Last hidden states (B, n, hidden) of one pass; `shown` are the features it shows, in order."""
         extra: dict[str, Any] = {}
         if shown:
             extra["mm_encoder_outputs"] = encoder_outputs(shown)
@@ -175,42 +177,46 @@ class Runner:
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.model.get_output_embeddings()(hidden)
 
-    def _shown(self, row: int, feature_rows: torch.Tensor) -> torch.Tensor | None:
-        """The features that a stretch of slots shows, (rows, hidden)."""
-        visual = feature_rows[feature_rows >= 0]
-        table = self.features[row]
+    def _shown(self, sequence: int, visual_indices: torch.Tensor) -> torch.Tensor | None:
+        """The features that a stretch of slots shows, (sequences, hidden)."""
+        visual = visual_indices[visual_indices >= 0]
+        table = self.features[sequence]
         return table[visual.to(table.device)] if table is not None and len(visual) else None
 
     def _visual_slots(self, builder: SlotBuilder) -> torch.Tensor:
         slots = [
-            i for i, row in enumerate(builder.visual_indices) if row >= 0 and builder.provenance[i] == Provenance.PROMPT
+            i
+            for i, visual in enumerate(builder.visual_indices)
+            if visual >= 0 and builder.provenance[i] == Provenance.PROMPT
         ]
         return torch.tensor(slots, dtype=torch.long, device=self.device)
 
     def _listening(self) -> AttentionRecorder | None:
-        """The recorder, where any row wants to be observed."""
+        """The recorder, where any sequence wants to be observed."""
         return self.recorder if self.recorder is not None and self.recorder.listens else None
 
-    def _is_sampled(self, row: int) -> bool:
-        return self.builders[row].provenance[-1] == Provenance.SAMPLED
+    def _is_sampled(self, sequence: int) -> bool:
+        return self.builders[sequence].provenance[-1] == Provenance.SAMPLED
 
     def _sampled(self, builder: SlotBuilder, start: int) -> list[int]:
         """Indices, from `start` on, of the sampled tokens, whose attention the ranking averages."""
         return [i for i, p in enumerate(builder.provenance[start:]) if p == Provenance.SAMPLED]
 
-    def _watch_sequences(self, sampled: list[list[int]], rows: list[int] | None = None) -> None:
+    def _watch_sequences(self, sampled: list[list[int]], sequences: list[int] | None = None) -> None:
         if self._listening() is None:
             return
         assert self.recorder is not None
-        rows = list(range(len(sampled))) if rows is None else rows
-        self.recorder.watch_chunk(list(zip(rows, sampled, strict=True)))
+        sequences = list(range(len(sampled))) if sequences is None else sequences
+        self.recorder.watch_chunk(list(zip(sequences, sampled, strict=True)))
         if self.prompt_recorder is not None:
-            prompts = [self._prompt_text(row) if self.cache.lengths[row] == 0 else [] for row in rows]
-            self.prompt_recorder.watch_chunk(list(zip(rows, prompts, strict=True)))
+            prompts = [
+                self._prompt_text(sequence) if self.cache.lengths[sequence] == 0 else [] for sequence in sequences
+            ]
+            self.prompt_recorder.watch_chunk(list(zip(sequences, prompts, strict=True)))
 
-    def _prompt_text(self, row: int) -> list[int]:
+    def _prompt_text(self, sequence: int) -> list[int]:
         """The prompt's text slots after its last visual token: what it reads of the image before any answer."""
-        provenance, slots = self.builders[row].provenance, self.recorder.visual_slots[row]  # type: ignore[union-attr]
+        provenance, slots = self.builders[sequence].provenance, self.recorder.visual_slots[sequence]  # type: ignore[union-attr]
         first = int(slots[-1]) + 1 if len(slots) else 0
         return [i for i in range(first, len(provenance)) if provenance[i] == Provenance.PROMPT]
 

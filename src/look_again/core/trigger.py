@@ -22,7 +22,7 @@ class Trigger:
         self.open_id = open_id
         self.close_id = close_id
         self._tokenizer = tokenizer
-        self._text_of = lru_cache(maxsize=65536)(self._decode)
+        self._decode_cached = lru_cache(maxsize=65536)(self._decode)
 
     @classmethod
     def of(cls, tokenizer: Any, *, spelled: bool = False) -> Trigger:
@@ -34,13 +34,13 @@ class Trigger:
     def pieces(self, response: Sequence[int], token: int) -> int:
         """How many tokens, `token` being the last, make up a `<REFLECTION>` that it completes; 0 if it does not.
 
-        Pieces may hold more than the tag ("><", ">\\n"): the first one counts whole, so rows go in before it.
+        Pieces may hold more than the tag ("><", ">\\n"): the first one counts whole, so visual tokens go in before it.
         """
         if token == self.open_id:
             return 1
-        if self._tokenizer is None or ">" not in self._text_of(token):
+        if self._tokenizer is None or ">" not in self._decode_cached(token):
             return 0
-        tag, last = open_tag("REFLECTION"), self._text_of(token)
+        tag, last = open_tag("REFLECTION"), self._decode_cached(token)
         text = last
         for count in range(1, MAX_PIECES + 1):
             at = text.rfind(tag)
@@ -48,7 +48,7 @@ class Trigger:
                 return count if at + len(tag) > len(text) - len(last) else 0
             if count > len(response):
                 return 0
-            text = self._text_of(response[-count]) + text
+            text = self._decode_cached(response[-count]) + text
         return 0
 
     def _decode(self, token: int) -> str:
