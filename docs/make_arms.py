@@ -12,7 +12,7 @@ from typing import Any
 
 from make_controls import RESULTS, difference, write_table
 
-from look_again.evaluation.compare import check_same_items, paired_difference
+from look_again.evaluation.comparison import check_same_items, paired_difference
 
 TEXT, SUMMARY = RESULTS / "arms.md", RESULTS / "tabletop-seeds" / "arms.json"
 SEEDS = ("0", "1", "2")

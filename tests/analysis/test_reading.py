@@ -144,7 +144,7 @@ def shipped():
 
 @pytest.mark.parametrize("mode", ["text", "copy", "route"])
 def test_readings_of_the_shipped_model_equal_eager_attention(shipped, mode):
-    """The model of every default, on a picture, with one reading by each kernel."""
+    """The model of every default, on an image, with one reading by each kernel."""
     looker, eager_model = shipped
     answer = looker.ask(str(TABLE), "How many balls are there? Answer briefly.", reattention=Reattention(mode=mode))
     made = looker.checkpoint.image_processor(images=[load_image(TABLE)], return_tensors="pt")

@@ -7,10 +7,10 @@ import torch
 
 from look_again.analysis.shares import (
     bound_share,
-    builder_of,
     first_look,
     insertion_gains,
     prompt_text_slots,
+    rebuild_slots,
     response_slots,
     sampled_slots,
     visual_blocks,
@@ -80,7 +80,7 @@ def test_places_in_a_sequence():
 
 
 def test_a_builder_of_slots_builds_them_again():
-    assert same_slots(builder_of(FAMILY, TOKENS, small()).build(), small())
+    assert same_slots(rebuild_slots(FAMILY, TOKENS, small()).build(), small())
 
 
 def test_without_insertions_is_what_text_mode_decodes(model, tokenizer, trigger, prompts):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from look_again.bench.brpo_costs import MATHEMATICS, PLAIN, make_answers, rewards_of
+from look_again.bench.brpo_costs import MATHEMATICS, PLAIN, call_rewards, make_answers
 from look_again.commands.main import main
 from look_again.tabletop.tiny import build_tokenizer
 from look_again.text.tags import tag_ids
@@ -30,5 +30,5 @@ def test_answers_are_right_and_all_different(kinds):
     answers = make_answers(12, kinds, 0, ids)
     assert len(set(answers.completions)) == 12
     assert {len(row) for row in answers.completion_ids} == {300}
-    formats, accuracies, balances = rewards_of(answers, ids)()
+    formats, accuracies, balances = call_rewards(answers, ids)()
     assert set(formats) == set(accuracies) == set(balances) == {1.0}

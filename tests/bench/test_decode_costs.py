@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from look_again.bench.arms import COPY, TEXT, Bench, ReflectionArms
+from look_again.bench.bench_model import ForcedIds, LargeConfig, large_model, large_subject, tiny_subject
 from look_again.bench.decode_costs import RATIOS, describe, measure, run, table, throughput
-from look_again.bench.measure import paired_ratios, peak_bytes, peak_of, spread_of
+from look_again.bench.measure import describe_spread, measure_peak, paired_ratios, peak_bytes
 from look_again.bench.options import add_decode_arguments
 from look_again.bench.settings import RATIOS as RATIO_NAMES
 from look_again.bench.settings import DecodeSettings
-from look_again.bench.subject import ForcedIds, LargeConfig, large_model, large_subject, tiny_subject
 from look_again.tabletop.tiny import TinyConfig
 
 CPU = torch.device("cpu")
@@ -50,11 +50,11 @@ def parse(*arguments: str) -> argparse.Namespace:
 
 
 def test_spread_is_quartiles_and_extremes_of_the_samples() -> None:
-    assert spread_of([5, 1, 4, 2, 3]) == {"min": 1, "q1": 2, "q3": 4, "max": 5, "n": 5}
+    assert describe_spread([5, 1, 4, 2, 3]) == {"min": 1, "q1": 2, "q3": 4, "max": 5, "n": 5}
 
 
 def test_spread_of_one_sample_is_that_sample() -> None:
-    assert spread_of([1.5]) == {"min": 1.5, "q1": 1.5, "q3": 1.5, "max": 1.5, "n": 1}
+    assert describe_spread([1.5]) == {"min": 1.5, "q1": 1.5, "q3": 1.5, "max": 1.5, "n": 1}
 
 
 def test_pairs_alternate_their_order_after_one_warm_up() -> None:
@@ -78,8 +78,8 @@ def test_no_pairs_are_refused() -> None:
 
 def test_peak_follows_time_not_the_order_of_events() -> None:
     """In time: +5 (5), +7 (12), -5 (7), +4 (11). In the order given the running total would reach 16."""
-    assert peak_of([(1, 5), (2, 7), (4, 4), (3, -5)]) == 12
-    assert peak_of([]) == 0
+    assert measure_peak([(1, 5), (2, 7), (4, 4), (3, -5)]) == 12
+    assert measure_peak([]) == 0
 
 
 def test_peak_counts_live_tensors_only() -> None:
@@ -233,7 +233,7 @@ def test_a_missed_target_is_marked_in_the_table() -> None:
     speed = dict.fromkeys(
         ("decode_tokens_per_s", "bandwidth_limit_tokens_per_s", "copy_bandwidth_gb_per_s", "read_gb_per_token"), 1.0
     )
-    spread = {"copy_over_text": spread_of([1.1])}
+    spread = {"copy_over_text": describe_spread([1.1])}
     shown = [
         table({"ratios": {"copy_over_text": value}, "spread": spread, "throughput": speed, "settings": {}})
         for value in (1.10, 1.11)

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from look_again.bench.serve_costs import COPY, Heard, ServeSettings, jobs_of, listen, table, waits_of
+from look_again.bench.serve_costs import COPY, Heard, ServeSettings, build_jobs, listen, summarise_waits, table
 from look_again.commands.main import main
 from look_again.loading import load_checkpoint
 from look_again.serving.engine.transformers_backend import TransformersBackend
@@ -29,7 +29,7 @@ def test_the_command_says_what_it_could_not_measure(capsys, monkeypatch):
 
 def test_answers_at_once_are_those_of_one_by_one():
     """Arms that do different work would make a ratio of nothing."""
-    checkpoint, jobs = load_checkpoint(None, device="cpu", dtype="float32"), jobs_of(COPY, 3, 0, 30)
+    checkpoint, jobs = load_checkpoint(None, device="cpu", dtype="float32"), build_jobs(COPY, 3, 0, 30)
     heard = [Heard(), Heard()]
 
     async def go():
@@ -45,15 +45,15 @@ def test_answers_at_once_are_those_of_one_by_one():
     assert heard[0].tokens_per_second == sum(ended.sampled for ended in heard[0].ends) / heard[0].seconds
 
 
-def test_every_run_has_pictures_of_its_own():
+def test_every_run_has_images_of_its_own():
     """A cache that an earlier run filled would flatter COPY."""
-    first, second = jobs_of(COPY, 2, 0, 5), jobs_of(COPY, 2, 2, 5)
+    first, second = build_jobs(COPY, 2, 0, 5), build_jobs(COPY, 2, 2, 5)
     assert len({job.images[0].tobytes() for job in [*first, *second]}) == 4
 
 
 def test_waits_are_interpolated():
-    assert waits_of([float(i) for i in range(21)]) == {"p50": 10.0, "p95": 19.0}
-    assert waits_of([2.0]) == {"p50": 2.0, "p95": 2.0}
+    assert summarise_waits([float(i) for i in range(21)]) == {"p50": 10.0, "p95": 19.0}
+    assert summarise_waits([2.0]) == {"p50": 2.0, "p95": 2.0}
 
 
 def test_settings_need_a_reflection_that_something_follows():

@@ -37,13 +37,13 @@ def test_both_arms_train_the_same_layers(bench):
 
 
 def test_fewer_operations_are_predicted(bench):
-    """Pictures once instead of three times, logits at targets alone."""
+    """Images once instead of three times, logits at targets alone."""
     assert 0.5 < bench.predicted_ratio() < 1
     assert vision_over_language(bench.model) == pytest.approx(vision_over_language_of_7b(), rel=0.1)
 
 
 def test_the_large_shapes_run_small():
-    """The path of GPUs, on two layers and a small picture."""
+    """The path of GPUs, on two layers and a small image."""
     settings = SftSettings(shapes="qwen2.5-vl-7b", dtype="float32", rows=1, pairs=1, layers=1, image_pixels=56)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("look_again.bench.sft_costs.LargeConfig", Small)

@@ -12,7 +12,7 @@ from PIL import Image, ImageChops
 from look_again.analysis.plot_heatmap import draw_heatmap, scale_end
 from look_again.commands.main import main
 from look_again.tabletop.render import render
-from look_again.tabletop.rows import make_row
+from look_again.tabletop.samples import make_sample
 
 QUESTION = "How many balls are there? Answer briefly."
 
@@ -20,7 +20,7 @@ QUESTION = "How many balls are there? Answer briefly."
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("pictures") / "scene.png"
-    render(make_row("test", 3, 1).scene).save(path)
+    render(make_sample("test", 3, 1).scene).save(path)
     return str(path)
 
 
@@ -65,7 +65,7 @@ def test_dilution_on_tabletop(tmp_path, capsys):
     assert len(result["with"]["per_layer"]) == 6
 
 
-def test_dilution_of_one_picture_cut_off_early(tmp_path, picture):
+def test_dilution_of_one_image_cut_off_early(tmp_path, picture):
     """Would catch figures that need a look, an interval or an object list."""
     argv = ["--image", picture, "--question", QUESTION, "--max-new-tokens", "4", "--out", str(tmp_path)]
     assert main(["analyze", "dilution", *argv]) == 0

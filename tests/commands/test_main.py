@@ -44,7 +44,7 @@ def failed(capsys, *argv: str) -> str:
     return captured.err
 
 
-def test_a_picture_without_a_question(capsys, image):
+def test_an_image_without_a_question(capsys, image):
     assert "no question" in failed(capsys, "ask", image)
 
 

@@ -18,7 +18,7 @@ from look_again.data.sample import BadSample, Sample, SampleError
 from look_again.data.source import LOADERS, Source
 from look_again.extras import MissingExtraError
 from look_again.tabletop.render import render
-from look_again.tabletop.rows import make_row, write_rows
+from look_again.tabletop.samples import make_sample, write_samples
 from look_again.text.grammar import parse
 
 
@@ -175,7 +175,7 @@ def test_missing_packages_name_the_extra(tmp_path: Path, monkeypatch) -> None:
 
 def test_folder_that_tabletop_make_writes(tmp_path: Path) -> None:
     """The command's rows and the loader's must stay one format."""
-    written = list(write_rows(tmp_path, "test", 5, 3))
+    written = list(write_samples(tmp_path, "test", 5, 3))
     rows = load("folder", tmp_path, split="test")
     assert [(row.id, row.question, row.reference) for row in rows] == [(w.id, w.prompt, w.answer) for w in written]
     for row, made in zip(rows, written, strict=True):
@@ -290,7 +290,7 @@ def test_tabletop_rows_are_those_of_make_row() -> None:
     rows = load("tabletop", "20261121:12")
     assert len(rows) == 12
     for index, row in enumerate(rows):
-        made = make_row("train", 20261121, index)
+        made = make_sample("train", 20261121, index)
         assert (row.id, row.question, row.reference) == (made.id, made.prompt, made.answer)
         assert row.response == made.written.text
         assert row.silent == tuple(made.written.planted_spans)

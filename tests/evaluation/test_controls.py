@@ -12,7 +12,7 @@ from look_again.core.modes import CONTROLS
 from look_again.core.reattention import Reattention
 from look_again.evaluation.controls import ARMS, policies, summary
 from look_again.evaluation.report import controls_page
-from look_again.evaluation.result_tables import control_sheets
+from look_again.evaluation.result_tables import control_tables
 from look_again.tabletop.tiny import build_image_processor
 from tests.evaluation import test_all_benchmarks_end_to_end as test_all
 
@@ -90,9 +90,9 @@ def test_every_arm_is_paired_with_copy_and_with_text():
     assert whole["text"]["wrong-image"]["lower"] == 8
     assert all(row["interval"] for rows in whole.values() for row in rows.values())
     json.dumps(made, allow_nan=False)
-    sheet = control_sheets(made)[0]
-    assert [row[0] for row in sheet.rows] == list(right)
-    assert sheet.rows[2][2].startswith("-0.600 [-0.")
+    table = control_tables(made)[0]
+    assert [row[0] for row in table.rows] == list(right)
+    assert table.rows[2][2].startswith("-0.600 [-0.")
     page = unescape(controls_page(made))
     assert all(text in page for text in ("less copy", "less text", ARMS["wrong-image"][0], "<svg"))
 
@@ -117,7 +117,7 @@ def test_the_command_runs_every_arm_and_compares_them(tmp_path, capsys, folder):
 
 
 def test_an_arm_that_is_not_possible_is_told_of_and_the_others_are_compared(tmp_path, capsys, folder):
-    """Would catch hours of arms that end in an error and no table: one picture has no other to be put back."""
+    """Would catch hours of arms that end in an error and no table: one image has no other to be put back."""
     test_all.pope(tmp_path / "data")
     argv = ["eval", "pope", "--path", str(tmp_path / "data"), "--max-new-tokens", "4", "--model", folder, "--controls"]
     out = tmp_path / "run"

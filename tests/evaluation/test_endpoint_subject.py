@@ -118,7 +118,7 @@ def test_answers_come_back_to_their_items(server):
     assert len(server.bodies) == 10
 
 
-def test_a_picture_travels_as_a_data_url_before_the_text(server):
+def test_an_image_travels_as_a_data_url_before_the_text(server):
     image = Image.effect_noise((20, 10), 80).convert("RGB")
     dict(EndpointSubject(endpoint(server)).answers([BenchmarkItem(id="a", images=(image,), prompt="what?")], ()))
     shown, text = server.bodies[0]["messages"][0]["content"]

@@ -8,7 +8,7 @@ from look_again.evaluation.lengths import against_length
 
 
 def captions(*rows: tuple[int, int, int]) -> list[dict]:
-    """Rows of tokens, mentions, hallucinations; of four objects in the picture the other mentions find one each."""
+    """Rows of tokens, mentions, hallucinations; of four objects in the image the other mentions find one each."""
     return [
         {
             "id": f"q{i}",

@@ -99,8 +99,8 @@ def test_an_interval_holds_what_other_draws_of_the_questions_give():
     assert inside >= 16
 
 
-def test_pictures_are_drawn_whole():
-    """Both questions of a picture move together: drawn apart, accuracy+ would not exist for most draws."""
+def test_images_are_drawn_whole():
+    """Both questions of an image move together: drawn apart, accuracy+ would not exist for most draws."""
     made = metric_differences("mme", lines(*mme_run(20, 1, 0.4)), lines(*mme_run(20, 2, 0.1)))
     assert made["total"]["units"] == 10 + 11 + 10
     assert made["total"]["interval"] is not None

@@ -10,7 +10,7 @@ import pytest
 
 from look_again.evaluation.plots import histogram, interval_plot
 from look_again.evaluation.report import run_page
-from look_again.evaluation.result_tables import Sheet, interval, number, p_value, print_sheets, result_sheets
+from look_again.evaluation.result_tables import ResultTable, interval, number, p_value, print_tables, run_tables
 from look_again.extras import MissingExtraError
 
 HOSTILE = "</td><script>alert(1)</script> [bold]$x$"
@@ -122,7 +122,7 @@ def test_figures_as_text():
 
 def test_tables_are_printed_as_they_are(capsys):
     """Would catch square brackets of an interval or an answer taken for markup."""
-    print_sheets([Sheet("title [x]", ("", "a"), [("[bold]row", "[0.1, 0.2]")]), *result_sheets(result())])
+    print_tables([ResultTable("title [x]", ("", "a"), [("[bold]row", "[0.1, 0.2]")]), *run_tables(result())])
     shown = capsys.readouterr().out
     assert "[bold]row" in shown
     assert "[0.1, 0.2]" in shown

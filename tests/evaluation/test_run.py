@@ -10,7 +10,7 @@ import pytest
 from look_again.data.sample import BadSample
 from look_again.evaluation import known_benchmarks as table
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation, ItemScore, Scores
-from look_again.evaluation.run import digest_of, load_items, run_benchmark
+from look_again.evaluation.run import digest_item, load_items, run_benchmark
 from look_again.evaluation.run_folder import remembered, whole_lines
 from look_again.evaluation.subjects import Output
 
@@ -169,8 +169,8 @@ def test_the_digest_tells_items_apart():
         BenchmarkItem(id="a", prompt="p", reference=2),
         BenchmarkItem(id="a", prompt="p", reference=1, images=(b"x",)),
     ]
-    assert len({digest_of(one) for one in [item, *others]}) == 5
-    assert digest_of(BenchmarkItem(id="a", prompt="p", reference=1, facts={"kind": "e"})) == digest_of(item)
+    assert len({digest_item(one) for one in [item, *others]}) == 5
+    assert digest_item(BenchmarkItem(id="a", prompt="p", reference=1, facts={"kind": "e"})) == digest_item(item)
 
 
 def test_a_judges_replies_are_paid_for_once(tmp_path):

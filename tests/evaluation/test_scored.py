@@ -15,7 +15,7 @@ from look_again.evaluation.benchmarks.chair import CHAIR
 from look_again.evaluation.benchmarks.mmhal import MMHAL
 from look_again.evaluation.benchmarks.pope import POPE
 from look_again.evaluation.known_benchmarks import BENCHMARKS, benchmark
-from look_again.evaluation.scored import nothing_scored, score_run, warnings_of
+from look_again.evaluation.scored import list_warnings, nothing_scored, score_run
 from look_again.evaluation.subjects import Output
 from tests.evaluation.small_endpoint import answering
 from tests.evaluation.test_all_benchmarks_end_to_end import CASES
@@ -98,8 +98,8 @@ def run_of(errors: list[str], unjudged: list[str]) -> dict[str, Any]:
 
 
 def test_what_is_missing_is_told() -> None:
-    assert warnings_of(run_of([], [])) == []
-    first, second = warnings_of(run_of(["b", "c"], ["a"]))
+    assert list_warnings(run_of([], [])) == []
+    first, second = list_warnings(run_of(["b", "c"], ["a"]))
     assert first.startswith("2 of 3 items of fake could not be asked")
     assert first.endswith("(the first, b: why)")
     assert second.startswith("1 of 3 items of fake were not judged")
@@ -111,7 +111,7 @@ def test_what_is_missing_is_told() -> None:
 
 
 def grumpy(body: Any) -> str:
-    """Refuses pictures, and max_tokens where only text is sent; rates everything 2."""
+    """Refuses images, and max_tokens where only text is sent; rates everything 2."""
     image = not isinstance(body["messages"][0]["content"], str)
     if image and body["model"] == "blind":
         raise ValueError("no pictures")
@@ -133,7 +133,7 @@ def arguments(name: str, folder: Path, url: str, model: str) -> list[str]:
 
 
 def test_an_endpoint_that_refuses_everything_fails_the_command(tmp_path: Path, capsys, url: str) -> None:
-    """Would catch POPE's F1 of 1.000, and success, for an endpoint that takes no pictures."""
+    """Would catch POPE's F1 of 1.000, and success, for an endpoint that takes no images."""
     assert main(arguments("pope", tmp_path, url, "blind")) == 1
     printed = capsys.readouterr()
     result = json.loads(printed.out)["pope"]

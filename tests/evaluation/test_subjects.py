@@ -77,7 +77,7 @@ def test_a_resumed_run_decodes_the_same_batches(looker, items, monkeypatch):
 
 
 def test_a_bad_item_costs_only_itself(looker, items, tmp_path):
-    """Would catch a run that stops, or neighbours that are lost, at a missing picture or a question without end."""
+    """Would catch a run that stops, or neighbours that are lost, at a missing image or a question without end."""
     bad = [
         items[1],
         BenchmarkItem(id="gone", images=(tmp_path / "gone.png",), prompt="What is here?"),
@@ -93,7 +93,7 @@ def test_a_bad_item_costs_only_itself(looker, items, tmp_path):
 
 
 def test_wrong_images_are_another_items_and_shared_by_none(items):
-    """Would catch a control that shows the right picture, as when neighbours ask about the same one."""
+    """Would catch a control that shows the right image, as when neighbours ask about the same one."""
     a, b = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
     shared = [BenchmarkItem(id=str(i), images=(a if i < 3 else b,), prompt="?") for i in range(5)]
     assert [wrong_images(shared, i)[0] for i in range(5)] == [b, b, b, a, a]
@@ -103,7 +103,7 @@ def test_wrong_images_are_another_items_and_shared_by_none(items):
 
 
 def test_a_control_that_is_not_possible_fails_before_anything_is_asked(looker, monkeypatch):
-    """Would catch a run that ends at the item in the middle that shows every picture there is."""
+    """Would catch a run that ends at the item in the middle that shows every image there is."""
     a, b = (Image.new("RGB", (84, 56), colour) for colour in ("red", "blue"))
     shown = [(a,), (b,), (a, b)]
     monkeypatch.setattr(looker, "ask_batch", None)
@@ -114,7 +114,7 @@ def test_a_control_that_is_not_possible_fails_before_anything_is_asked(looker, m
 
 
 def test_wrong_images_are_spread_over_the_list():
-    """Would catch all items shown the same wrong picture."""
+    """Would catch all items shown the same wrong image."""
     items = [BenchmarkItem(id=str(i), images=(Image.new("RGB", (8, 8), (i, 0, 0)),), prompt="?") for i in range(10)]
     used = Counter(wrong_images(items, i)[0].getpixel((0, 0)) for i in range(10))
     assert set(used.values()) == {1}

@@ -1,4 +1,4 @@
-"""Tables as the hub has them, with pictures and questions of Tabletop, and the task files that run lmms-eval on them.
+"""Tables as the hub has them, with images and questions of Tabletop, and the task files that run lmms-eval on them.
 
 The task files leave out what tasks add to their questions, since the shipped model knows Tabletop's words alone.
 """
@@ -14,7 +14,7 @@ import datasets
 import lmms_eval.tasks
 
 from look_again.tabletop.render import render
-from look_again.tabletop.rows import TabletopRow, make_row
+from look_again.tabletop.samples import TabletopSample, make_sample
 
 TASKS = Path(lmms_eval.tasks.__file__).parent
 TEXT = datasets.Value("string")
@@ -25,12 +25,12 @@ Table = tuple[dict[str, Any], list[dict[str, Any]]]
 """Features and rows."""
 
 
-def tabletop(index: int) -> TabletopRow:
-    return make_row("test", 0, index)
+def tabletop(index: int) -> TabletopSample:
+    return make_sample("test", 0, index)
 
 
 def image(index: int) -> dict[str, Any]:
-    """The picture of a Tabletop row, as the image feature of `datasets` stores it."""
+    """The image of a Tabletop row, as the image feature of `datasets` stores it."""
     file = io.BytesIO()
     render(tabletop(index).scene).save(file, "PNG")
     return {"bytes": file.getvalue(), "path": None}
@@ -54,7 +54,7 @@ def pope_table() -> Table:
 
 
 def mme_table() -> Table:
-    """Two questions about each of two pictures."""
+    """Two questions about each of two images."""
     rows = []
     for subtask, shown in (("count", 2), ("code_reasoning", 3)):
         for asked in YES_OR_NO[:2]:
@@ -72,7 +72,7 @@ def mme_table() -> Table:
 
 
 def mmmu_table() -> Table:
-    """Open questions; the last one shows its two pictures within the text."""
+    """Open questions; the last one shows its two images within the text."""
     texts = ("id", "question", "options", "explanation", "img_type", "answer", "topic_difficulty", "question_type")
     features = dict.fromkeys((*texts, "subfield"), TEXT) | {f"image_{n}": datasets.Image() for n in range(1, 8)}
     empty = dict.fromkeys(features) | {"options": "[]", "question_type": "open"}
@@ -118,7 +118,7 @@ TABLES: dict[str, tuple[str, str, Callable[[], Table], str]] = {
 """Task -> its file in lmms-eval, the name of its table, what fills that, and what is asked around a question."""
 
 
-def write_rows(folder: Path, task: str) -> Path:
+def write_samples(folder: Path, task: str) -> Path:
     """The task's table in its layout; returns the folder that is its data set."""
     _, name, make, _ = TABLES[task]
     features, rows = make()

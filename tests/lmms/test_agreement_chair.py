@@ -109,7 +109,7 @@ def test_words_that_never_match_there(reader: None) -> None:
 
 
 def rows() -> tuple[list[tuple[str, list[str]]], list[dict]]:
-    """Captions with the truth of their picture, and what lmms-eval keeps of each, with mentions as we read them."""
+    """Captions with the truth of their image, and what lmms-eval keeps of each, with mentions as we read them."""
     truths = [["dog", "hot dog"], ["toilet"], ["person", "dog", "bench"], [], ["train"]]
     made = [(caption, truths[at % len(truths)]) for at, caption in enumerate(CAPTIONS)]
     return made, [{"answer": truth, "pred": list(read_caption(caption).objects)} for caption, truth in made]

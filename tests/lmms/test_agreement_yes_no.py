@@ -144,7 +144,7 @@ def mme_ours(rows: list[tuple[str, str, str, str]]) -> dict[str, float | int | N
 
 
 def test_mme_sums_are_equal() -> None:
-    """Every pair of the replies above as the two answers to one picture, over four subtasks."""
+    """Every pair of the replies above as the two answers to one image, over four subtasks."""
     subtasks = ("existence", "OCR", "code_reasoning", "text_translation")
     rows = []
     for at, pair in enumerate(product(MME_REPLIES, repeat=2)):
@@ -156,7 +156,7 @@ def test_mme_sums_are_equal() -> None:
     assert ours["total"] == pytest.approx(sum(theirs.values()))
 
 
-def test_an_mme_picture_with_one_question() -> None:
+def test_an_mme_image_with_one_question() -> None:
     rows = [("count", "1", "Yes", "Yes")]
     with pytest.raises(AssertionError, match="pairwise"):
         mme_theirs(rows)

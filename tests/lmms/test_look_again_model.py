@@ -11,7 +11,7 @@ from lmms_eval.models import get_model, get_model_manifest
 from loguru import logger
 from PIL import Image
 
-from look_again.evaluation.lmms import LookAgainModel, groups, item_of, manifest, question_of, result_of
+from look_again.evaluation.lmms import LookAgainModel, build_lmms_item, build_result, groups, manifest, read_messages
 from look_again.evaluation.subjects import Output
 from look_again.images import load_image
 from tests.lmms.local_rows import YES_OR_NO, image, tabletop
@@ -77,14 +77,14 @@ def text(value: str) -> dict[str, Any]:
     return {"type": "text", "text": value}
 
 
-def test_pictures_within_a_text_are_named_at_their_place() -> None:
+def test_images_within_a_text_are_named_at_their_place() -> None:
     one, two = ({"type": "image", "url": Image.new("RGB", (8, 8), colour)} for colour in ("red", "blue"))
-    assert question_of(turn(one, two, text("Which?")), "t") == ([one["url"], two["url"]], "Which?")
-    assert question_of(turn(text("Is"), one, text(" "), text("or"), two, text("older?")), "t") == (
+    assert read_messages(turn(one, two, text("Which?")), "t") == ([one["url"], two["url"]], "Which?")
+    assert read_messages(turn(text("Is"), one, text(" "), text("or"), two, text("older?")), "t") == (
         [one["url"], two["url"]],
         "Is\n[image 1]\nor\n[image 2]\nolder?",
     )
-    assert question_of([{"role": "user", "content": "No picture?"}], "t") == ([], "No picture?")
+    assert read_messages([{"role": "user", "content": "No picture?"}], "t") == ([], "No picture?")
 
 
 @pytest.mark.parametrize(
@@ -98,18 +98,18 @@ def test_pictures_within_a_text_are_named_at_their_place() -> None:
 def test_what_it_cannot_see_is_refused(messages: list[dict[str, Any]], message: str) -> None:
     """A dropped video or turn."""
     with pytest.raises(ValueError, match=message):
-        question_of(messages, "t")
+        read_messages(messages, "t")
 
 
-def test_a_path_is_a_picture(tmp_path: Path) -> None:
+def test_a_path_is_an_image(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     Image.new("RGB", (8, 8)).save(file)
     asked = turn({"type": "image", "url": str(file)}, text("?"))
-    assert item_of(request(0, lambda row: asked), {"tabletop": {"test": range(1)}}).images == (file,)
+    assert build_lmms_item(request(0, lambda row: asked), {"tabletop": {"test": range(1)}}).images == (file,)
 
 
-def test_a_picture_that_cannot_be_read_is_an_empty_answer_and_logged(tmp_path: Path) -> None:
-    """One bad picture ending a run of thousands, or passing unseen."""
+def test_an_image_that_cannot_be_read_is_an_empty_answer_and_logged(tmp_path: Path) -> None:
+    """One bad image ending a run of thousands, or passing unseen."""
     gone = turn({"type": "image", "url": str(tmp_path / "gone.png")}, text("?"))
     logged: list[str] = []
     handle = logger.add(logged.append)
@@ -124,7 +124,7 @@ def test_a_picture_that_cannot_be_read_is_an_empty_answer_and_logged(tmp_path: P
 
 def test_tokens_that_are_reported() -> None:
     tokens = {"prompt": 10, "visual": 36, "sampled": 50, "reinserted": 18, "forced": 2}
-    result = result_of(Output(text="<CONCLUSION>4</CONCLUSION>", conclusion="4", tokens=tokens))
+    result = build_result(Output(text="<CONCLUSION>4</CONCLUSION>", conclusion="4", tokens=tokens))
     assert result.text == "4"
     assert result.token_counts.to_dict() == {"input_tokens": 66, "output_tokens": 50}
 

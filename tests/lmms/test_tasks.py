@@ -16,7 +16,7 @@ import look_again
 from look_again.evaluation.benchmark import BenchmarkItem, DataLocation, ModelReply
 from look_again.evaluation.known_benchmarks import benchmark
 from look_again.model import Sampling
-from tests.lmms.local_rows import TABLES, YES_OR_NO, image, tabletop, write_rows, write_task
+from tests.lmms.local_rows import TABLES, YES_OR_NO, image, tabletop, write_samples, write_task
 
 BUDGET = 200  # more than POPE's 128 and MME's 16
 ARGUMENTS = f"reattention=route,keep=25,max_new_tokens={BUDGET}"
@@ -36,13 +36,13 @@ ASKED = {
     ],
     "mmstar": [([index], tabletop(index).prompt) for index in YES_OR_NO],
 }
-"""What each row asks, by hand: pictures and text."""
+"""What each row asks, by hand: images and text."""
 
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     folder = tmp_path_factory.mktemp("rows")
-    return {task: write_rows(folder, task) for task in TABLES}
+    return {task: write_samples(folder, task) for task in TABLES}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def model() -> look_again.LookAgain:
 
 @pytest.mark.parametrize("task", TABLES)
 def test_what_is_scored_is_the_conclusion_of_the_same_answer(run: Path, model: Any, task: str) -> None:
-    """A batch, 16 tokens or `until` changing an answer; reasoning handed to a scorer; pictures mixed up."""
+    """A batch, 16 tokens or `until` changing an answer; reasoning handed to a scorer; images mixed up."""
     policy = look_again.Reattention(mode="route", keep=25)
     concluded = 0
     said = replies(run, task)

@@ -14,11 +14,11 @@ from look_again.data.sample import Sample
 from look_again.data.source import Source
 from look_again.pipeline.overlap import Known, load_fingerprints, normalised_question, overlap, shared_with
 from look_again.tabletop.render import render
-from look_again.tabletop.rows import make_row
+from look_again.tabletop.samples import make_sample
 
 
 def picture(seed: int) -> Image.Image:
-    return render(make_row("train", 4, seed).scene)
+    return render(make_sample("train", 4, seed).scene)
 
 
 def diagram(corner: int) -> Image.Image:

@@ -10,7 +10,7 @@ from look_again.core.reattention import Reattention
 from look_again.data.sample import Sample
 from look_again.rl.rollouts import sample_groups
 from look_again.tabletop.loader import build_sample
-from look_again.tabletop.rows import make_row
+from look_again.tabletop.samples import make_sample
 from look_again.text.tags import tag_ids
 from look_again.training.batches import collate
 from look_again.training.example import Example
@@ -23,7 +23,7 @@ POLICIES = [Reattention(mode="text"), Reattention(mode="copy"), Reattention(mode
 @pytest.fixture(scope="module")
 def rows():
     text = Sample(id="text", question="How many?", reference="3", source="s")
-    return [build_sample(make_row("train", 1, 0), "train"), text, build_sample(make_row("train", 1, 5), "train")]
+    return [build_sample(make_sample("train", 1, 0), "train"), text, build_sample(make_sample("train", 1, 5), "train")]
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.mode)

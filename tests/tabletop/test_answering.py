@@ -13,7 +13,7 @@ from look_again.pipeline.stages.prompt_files import load_prompt
 from look_again.tabletop.answering import COMMON_FAULTS, FAULTY_ATTEMPTS, Conduct, respond
 from look_again.tabletop.endpoint import parse_conduct
 from look_again.tabletop.loader import tabletop_samples
-from look_again.tabletop.rows import make_row
+from look_again.tabletop.samples import make_sample
 from look_again.text.grammar import parse
 
 RIGHT = Conduct()
@@ -39,7 +39,7 @@ def verdict(index: int, response: str, conduct: Conduct = RIGHT) -> dict:
 
 @pytest.mark.parametrize("index", range(6))
 def test_the_model_and_the_writer_answer_from_the_truth(index):
-    truth = make_row("test", 2, index).answer
+    truth = make_sample("test", 2, index).answer
     for role, prompt in (("model", None), ("writer", "rewrite")):
         request = body(index, role, prompt, response="<CONCLUSION>x</CONCLUSION>")
         right, wrong = parse(text(request)), parse(text(request, WRONG))
@@ -51,7 +51,7 @@ def test_the_model_and_the_writer_answer_from_the_truth(index):
 
 @pytest.mark.parametrize("index", range(6))
 def test_the_teacher_adds_one_reflection_that_holds(index):
-    made = make_row("test", 2, index, reflections=0)
+    made = make_sample("test", 2, index, reflections=0)
     request = body(index, "teacher", "cold_start", response=made.written.text)
     taught = with_reflection(made.written.text, text(request))
     assert len(parse(taught).reflections) == 1
@@ -60,7 +60,7 @@ def test_the_teacher_adds_one_reflection_that_holds(index):
 
 
 def test_judges_see_wrong_answers_and_wrong_evidence():
-    row = make_row("test", 2, 3, reflections=1, error_rate=0.0)
+    row = make_sample("test", 2, 3, reflections=1, error_rate=0.0)
     assert verdict(3, row.written.text)["answer"] == "correct"
     wrong = row.written.text.replace(f"<CONCLUSION> {row.answer}", "<CONCLUSION> 9")
     assert verdict(3, wrong)["answer"] == "incorrect"
@@ -75,7 +75,7 @@ def test_errors_come_at_the_rate_and_differ_between_judges():
     conduct = Conduct(error_rate=0.25)
     wrong = {name: set() for name in ("judge-1", "judge-2")}
     for index in range(60):
-        row = make_row("test", 2, index, reflections=1, error_rate=0.0)
+        row = make_sample("test", 2, index, reflections=1, error_rate=0.0)
         for name in wrong:
             said = json.loads(text(body(index, name, "verify", response=row.written.text), conduct))
             wrong[name] |= {index} if said["answer"] == "incorrect" else set()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from look_again.data.loaders import load_samples
 from look_again.data.source import Source
 from look_again.tabletop.oracle import CROWDED, REQUESTS
-from look_again.tabletop.rows import make_row
+from look_again.tabletop.samples import make_sample
 from look_again.text.grammar import parse
 
 
-def test_cursory_reflections_look_at_nothing_where_pictures_are_crowded():
+def test_cursory_reflections_look_at_nothing_where_images_are_crowded():
     """Would catch a start of BRPO whose reflections are all proper, or cursory where few objects would do."""
-    rows = [make_row("train", 5, index, length="brief", reflections=1, cursory=1.0) for index in range(40)]
+    rows = [make_sample("train", 5, index, length="brief", reflections=1, cursory=1.0) for index in range(40)]
     for row in rows:
         said = parse(row.written.text).reflections[0].text
         crowded = len(row.scene.things) >= CROWDED
@@ -22,7 +22,7 @@ def test_cursory_reflections_look_at_nothing_where_pictures_are_crowded():
 def test_other_rows_do_not_change():
     """Would catch a chance that draws a number where it is not asked: the shipped model's rows would be others."""
     for index in range(20):
-        plain, asked = make_row("train", 5, index), make_row("train", 5, index, cursory=0.9)
+        plain, asked = make_sample("train", 5, index), make_sample("train", 5, index, cursory=0.9)
         few = len(plain.scene.things) < CROWDED
         assert (plain.written.text == asked.written.text) or not few
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from look_again.scoring.statistics import wilson_interval
 from look_again.tabletop.oracle import Mistake
-from look_again.tabletop.rows import make_row
+from look_again.tabletop.samples import make_sample
 from look_again.tabletop.tabletop_benchmark import is_mended, list_quality, planted_prefix
 from look_again.tabletop.world import Scene, Thing
 
@@ -37,7 +37,7 @@ def test_an_empty_reflection_mends_nothing():
 
 
 def test_planted_prefix_ends_with_the_last_reflection_tag():
-    row = make_row("test", 0, 3, length="long", reflections=3, error_rate=0.5)
+    row = make_sample("test", 0, 3, length="long", reflections=3, error_rate=0.5)
     prefix = planted_prefix(row)
     assert prefix.endswith("<REFLECTION>")
     assert prefix.count("<REFLECTION>") == 3

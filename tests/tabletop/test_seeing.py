@@ -6,15 +6,15 @@ import pytest
 from PIL import Image
 
 from look_again.tabletop.render import render
-from look_again.tabletop.rows import make_row
-from look_again.tabletop.seeing import UnseenError, question_of, see
+from look_again.tabletop.samples import make_sample
+from look_again.tabletop.seeing import UnseenError, parse_question, see
 from look_again.tabletop.world import Scene, Thing
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
 def test_objects_are_read_back_from_pixels(split):
     for index in range(60):
-        scene = make_row(split, 5, index).scene
+        scene = make_sample(split, 5, index).scene
         assert see(render(scene)).things == scene.things
 
 
@@ -29,8 +29,8 @@ def test_crowded_neighbours_of_one_colour():
 
 def test_questions_are_read_back_from_text():
     for index in range(120):
-        row = make_row("test", 9, index)
-        assert question_of(row.prompt).conclude(row.scene.things) == row.answer
+        row = make_sample("test", 9, index)
+        assert parse_question(row.prompt).conclude(row.scene.things) == row.answer
 
 
 def test_what_is_not_of_this_world():
@@ -39,4 +39,4 @@ def test_what_is_not_of_this_world():
     with pytest.raises(UnseenError, match="shows no scene"):
         see(Image.new("RGB", (168, 168), "white"))
     with pytest.raises(UnseenError, match="no question"):
-        question_of("Who painted this?")
+        parse_question("Who painted this?")

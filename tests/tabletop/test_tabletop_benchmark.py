@@ -14,7 +14,7 @@ from look_again.evaluation.subjects import PREFIX_FACT, LocalSubject
 from look_again.tabletop.figures import EvalConfig, evaluate
 from look_again.tabletop.loader import SceneImage
 from look_again.tabletop.render import render
-from look_again.tabletop.rows import make_row
+from look_again.tabletop.samples import make_sample
 from look_again.tabletop.tabletop_benchmark import (
     TABLETOP,
     TABLETOP_PLANTED,
@@ -88,7 +88,7 @@ def test_mended_shares_by_hand():
 
 def test_items_are_the_rows_of_the_stream():
     items = list(TABLETOP.load(PLACE))
-    row = make_row("test", 0, 3, reflections=1, error_rate=0.3)
+    row = make_sample("test", 0, 3, reflections=1, error_rate=0.3)
     assert len(items) == 8
     assert (items[3].id, items[3].prompt, items[3].reference) == (row.id, row.prompt, row.answer)
     assert items[3].images[0] == SceneImage(row.scene, row.id) != items[4].images[0]

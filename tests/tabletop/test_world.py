@@ -1,4 +1,4 @@
-"""Tabletop's streams, questions, pictures and oracle."""
+"""Tabletop's streams, questions, images and oracle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from look_again.scoring.extraction import score
 from look_again.tabletop.oracle import LENGTHS, Mistake
 from look_again.tabletop.questions import KINDS, Question, sample_question
 from look_again.tabletop.render import SIDE_PIXELS, render
-from look_again.tabletop.rows import make_row, make_rows, write_rows
+from look_again.tabletop.samples import make_sample, make_samples, write_samples
 from look_again.tabletop.seeing import LISTED
 from look_again.tabletop.world import HELDOUT_PAIRS, PLACES, SPLITS, Scene, Thing, allowed_pairs, stream
 from look_again.text.grammar import open_tag, parse
@@ -27,13 +27,13 @@ THINGS = (
 
 def test_rows_are_the_same_on_every_machine():
     """A change of any draw, or a platform that draws differently, would silently change every published figure."""
-    text = "\n".join(f"{row.prompt} {row.answer} {row.written.text}" for row in make_rows("test", 20261121, 50))
+    text = "\n".join(f"{row.prompt} {row.answer} {row.written.text}" for row in make_samples("test", 20261121, 50))
     assert hashlib.sha256(text.encode()).hexdigest() == ROWS_SHA256
 
 
-def test_pictures_are_the_same_on_every_machine():
+def test_images_are_the_same_on_every_machine():
     digest = hashlib.sha256()
-    for row in make_rows("test", 20261121, 10):
+    for row in make_samples("test", 20261121, 10):
         digest.update(render(row.scene).tobytes())
     assert digest.hexdigest() == IMAGES_SHA256
 
@@ -50,20 +50,20 @@ def test_unknown_split_is_named():
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_heldout_pairs_never_occur(split):
-    """Neither in the picture nor in what a planted mistake claims."""
-    for row in make_rows(split, 3, 300):
+    """Neither in the image nor in what a planted mistake claims."""
+    for row in make_samples(split, 3, 300):
         said = {(colour, shape) for _, colour, shape in LISTED.findall(row.written.text)}
         assert not HELDOUT_PAIRS & ({thing.pair for thing in row.scene.things} | said)
 
 
 def test_heldout_scenes_show_a_heldout_pair():
-    for row in make_rows("heldout", 3, 100):
+    for row in make_samples("heldout", 3, 100):
         assert HELDOUT_PAIRS & {thing.pair for thing in row.scene.things}
 
 
 def test_scenes_hold_two_to_eight_objects_on_places_of_their_own():
     sizes = Counter()
-    for row in make_rows("train", 5, 400):
+    for row in make_samples("train", 5, 400):
         places = [thing.place for thing in row.scene.things]
         assert places == sorted(set(places))
         sizes[len(places)] += 1
@@ -140,7 +140,7 @@ def test_a_plan_says_of_every_word_whether_it_counts():
 
 
 def test_marks_and_states_stand_in_the_lines():
-    row = next(r for r in make_rows("train", 4, 50) if r.question.kind == "count")
+    row = next(r for r in make_samples("train", 4, 50) if r.question.kind == "count")
     last = parse(row.written.text).reflections[-1].text
     for thing, marks, state in zip(
         row.scene.things, row.question.marks(row.scene.things), row.question.states(row.scene.things), strict=True
@@ -157,7 +157,7 @@ def test_odd_one_out_when_the_odd_one_comes_first():
 def test_every_kind_occurs_and_answers_are_balanced():
     """A model that always says the commonest answer must not do well."""
     answers: dict[str, Counter] = {kind: Counter() for kind in KINDS}
-    for row in make_rows("train", 11, 1200):
+    for row in make_samples("train", 11, 1200):
         answers[row.question.kind][row.answer] += 1
     for kind, counts in answers.items():
         assert sum(counts.values()) == 200
@@ -167,7 +167,7 @@ def test_every_kind_occurs_and_answers_are_balanced():
 @pytest.mark.parametrize("length", LENGTHS)
 def test_responses_are_well_formed_and_right(length):
     for index in range(60):
-        row = make_row("train", 2, index, length=length, error_rate=0.5)
+        row = make_sample("train", 2, index, length=length, error_rate=0.5)
         response = parse(row.written.text)
         assert response.well_formed, response.problems
         assert score(response.conclusion, row.answer)
@@ -177,19 +177,19 @@ def test_responses_are_well_formed_and_right(length):
 
 def test_the_last_reflection_lists_exactly_what_is_there():
     for index in range(60):
-        row = make_row("train", 4, index, error_rate=0.5)
+        row = make_sample("train", 4, index, error_rate=0.5)
         listed = LISTED.findall(parse(row.written.text).reflections[-1].text)
         assert listed == [(t.place, t.colour, t.shape) for t in row.scene.things]
 
 
 def test_without_mistakes_the_caption_is_the_scenes_own():
-    row = make_row("train", 4, 0, error_rate=0.0)
+    row = make_sample("train", 4, 0, error_rate=0.0)
     assert parse(row.written.text).get("CAPTION").text == row.scene.caption
     assert row.written.planted_spans == []
 
 
 def test_zero_reflections_only_on_request():
-    row = make_row("train", 4, 0, reflections=0)
+    row = make_sample("train", 4, 0, reflections=0)
     assert open_tag("REFLECTION") not in row.written.text
     assert parse(row.written.text, min_reflections=0).well_formed
 
@@ -198,7 +198,7 @@ def test_planted_spans_cover_what_is_wrong_and_nothing_else():
     """In CAPTION, the words outside the spans must be true and the planted ones false."""
     seen = Counter()
     for index in range(120):
-        row = make_row("train", 6, index, error_rate=0.4)
+        row = make_sample("train", 6, index, error_rate=0.4)
         text, truth = row.written.text, {thing.place: thing for thing in row.scene.things}
         caption = parse(text).get("CAPTION")
         planted = {text[a:b].strip() for a, b in row.written.planted_spans if caption.start <= a < caption.end}
@@ -215,12 +215,12 @@ def test_planted_spans_cover_what_is_wrong_and_nothing_else():
 
 def test_scene_and_question_do_not_depend_on_the_response():
     """Evaluation plants mistakes at another rate than training; it must still ask about the same scenes."""
-    first, second = make_row("test", 1, 7, error_rate=0.0), make_row("test", 1, 7, error_rate=0.9, reflections=1)
+    first, second = make_sample("test", 1, 7, error_rate=0.0), make_sample("test", 1, 7, error_rate=0.9, reflections=1)
     assert (first.scene, first.prompt, first.answer) == (second.scene, second.prompt, second.answer)
 
 
-def test_every_picture_is_the_promised_size_and_shows_its_objects():
-    row = make_row("test", 1, 0)
+def test_every_image_is_the_promised_size_and_shows_its_objects():
+    row = make_sample("test", 1, 0)
     empty = np.asarray(render(Scene((), row.scene.noise_seed)), dtype=int)
     shown = np.asarray(render(row.scene), dtype=int)
     assert shown.shape == (SIDE_PIXELS, SIDE_PIXELS, 3)
@@ -231,7 +231,7 @@ def test_every_picture_is_the_promised_size_and_shows_its_objects():
 
 
 def test_write_rows_makes_relative_paths_that_exist(tmp_path):
-    rows = list(write_rows(tmp_path, "test", 0, 3))
+    rows = list(write_samples(tmp_path, "test", 0, 3))
     lines = (tmp_path / "rows.jsonl").read_text().splitlines()
     assert len(rows) == len(lines) == 3
     assert (tmp_path / "images" / f"{rows[0].id}.png").is_file()
@@ -240,11 +240,11 @@ def test_write_rows_makes_relative_paths_that_exist(tmp_path):
 @pytest.mark.parametrize("bad", [{"length": "huge"}, {"error_rate": 1.5}, {"kind": "why"}])
 def test_bad_choices_are_named(bad):
     with pytest.raises(ValueError, match=str(next(iter(bad.values())))):
-        make_row("train", 0, 0, **bad)
+        make_sample("train", 0, 0, **bad)
 
 
 def test_mistakes_name_what_was_said():
-    row = next(r for r in make_rows("train", 6, 50) if r.written.mistakes)
+    row = next(r for r in make_samples("train", 6, 50) if r.written.mistakes)
     mistake = row.written.mistakes[0]
     assert isinstance(mistake, Mistake)
     assert mistake.said in row.written.caption

@@ -8,7 +8,7 @@ from look_again.core.reattention import Reattention
 from look_again.data.image_files import image_size
 from look_again.data.sample import Sample
 from look_again.tabletop.loader import build_sample
-from look_again.tabletop.rows import make_row
+from look_again.tabletop.samples import make_sample
 from look_again.text.chat import encode_response
 from look_again.text.grammar import open_tag
 from look_again.text.tags import tag_ids
@@ -33,12 +33,12 @@ def test_tabletop_responses_tokenise_as_the_whole_string_does(tokenizer):
     """Would catch pieces that differ at the tags' edges from what a tokenizer makes of the text."""
     ids = tag_ids(tokenizer)
     for index in range(20):
-        text = make_row("train", 3, index).written.text
+        text = make_sample("train", 3, index).written.text
         assert encode_response(tokenizer, text, ids)[0] == tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def test_planted_words_are_silent_and_nothing_else(codec, tokenizer):
-    made = next(make_row("train", 6, i, error_rate=0.9) for i in range(9))
+    made = next(make_sample("train", 6, i, error_rate=0.9) for i in range(9))
     example = codec.item(build_sample(made, "train"), Reattention()).example
     silent = [tokenizer.decode([t]) for t, s in zip(example.response_ids, example.silent, strict=True) if s]
     planted = [made.written.text[a:b] for a, b in made.written.planted_spans]
@@ -49,7 +49,7 @@ def test_planted_words_are_silent_and_nothing_else(codec, tokenizer):
 @pytest.mark.parametrize("mode", ["text", "copy", "route"])
 def test_lengths_are_known_before_pictures_are_decoded(codec, mode):
     """Would catch a row that is kept as short enough and is not, with its re-insertions."""
-    made = make_row("train", 3, 1, length="long", reflections=3)
+    made = make_sample("train", 3, 1, length="long", reflections=3)
     policy = Reattention(mode=mode)
     row = build_sample(made, "train")
     example = codec.item(row, policy).example
@@ -62,7 +62,10 @@ def test_lengths_are_known_before_pictures_are_decoded(codec, mode):
 def test_collated_labels_count_the_targets_either_way(codec):
     """The library may shift labels or not before it counts them; the count must be that of the targets."""
     text = Sample(id="t", question="How many?", response="<SUMMARY>a</SUMMARY>", source="s")
-    items = [codec.item(text, Reattention()), codec.item(build_sample(make_row("train", 1, 0), "train"), Reattention())]
+    items = [
+        codec.item(text, Reattention()),
+        codec.item(build_sample(make_sample("train", 1, 0), "train"), Reattention()),
+    ]
     batch = collate(items)
     targets = sum(item.example.silent.count(False) for item in items)
     assert int((batch["labels"] != -100).sum()) == int((batch["labels"][:, 1:] != -100).sum()) == targets

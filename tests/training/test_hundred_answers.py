@@ -13,7 +13,7 @@ from look_again.core.slots import Provenance
 from look_again.core.trigger import Trigger
 from look_again.loading import load_checkpoint
 from look_again.tabletop.loader import build_sample
-from look_again.tabletop.rows import make_row
+from look_again.tabletop.samples import make_sample
 from look_again.text.grammar import open_tag
 from look_again.text.tags import tag_ids
 from look_again.training.batches import Codec, collate
@@ -31,7 +31,9 @@ def test_route_picks_the_same_rows_in_training_and_decoding():
     codec = Codec(shipped.family, shipped.tokenizer, ids, shipped.image_processor, model.config)
     reflections = near = 0
     for start in range(0, ANSWERS, BATCH):
-        items = [codec.item(build_sample(make_row("test", 5, i), "test"), POLICY) for i in range(start, start + BATCH)]
+        items = [
+            codec.item(build_sample(make_sample("test", 5, i), "test"), POLICY) for i in range(start, start + BATCH)
+        ]
         batch = collate(items)
         output = model.generate(
             **prompts([item.example.prompt_ids for item in items], shipped.tokenizer.pad_token_id),

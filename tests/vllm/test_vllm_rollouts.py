@@ -27,7 +27,7 @@ from look_again.loading import load_checkpoint
 from look_again.rl.rollouts import Rollout
 from look_again.rl.vllm_rollouts import VllmServer, stop_ids
 from look_again.tabletop.loader import build_sample
-from look_again.tabletop.rows import make_row
+from look_again.tabletop.samples import make_sample
 from look_again.training.batches import Codec, collate
 from look_again.training.module import Reattending
 from tests.vllm.vllm_server import vllm_server
@@ -65,7 +65,7 @@ def server(url, start, tmp_path):
 def rows():
     """Tabletop's rows, one without a picture, one with two, of which one has to be scaled."""
     pixels = np.random.default_rng(0).integers(0, 256, (97, 97, 3), dtype=np.uint8)
-    tabletop = [build_sample(make_row("train", 1, i), "train") for i in range(4)]
+    tabletop = [build_sample(make_sample("train", 1, i), "train") for i in range(4)]
     two = (Image.fromarray(pixels), tabletop[0].images[0])
     return [
         *tabletop,

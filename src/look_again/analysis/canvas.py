@@ -30,21 +30,21 @@ def new_figure(rows: int, columns: int, inches: tuple[float, float]) -> tuple[An
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def png_of(figure: Any, picture: Image.Image | None = None) -> bytes:
+def encode_png(figure: Any, picture: Image.Image | None = None) -> bytes:
     """The figure in a palette of its own, a third of the size; a `image` in it keeps colours of its own."""
     drawn, file = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png")
     whole = Image.open(drawn).convert("RGB")
-    colours = _colours_of(whole, 256 if picture is None else 256 - IMAGE_COLOURS)
+    colours = _pick_colours(whole, 256 if picture is None else 256 - IMAGE_COLOURS)
     if picture is not None:
-        colours += _colours_of(picture.convert("RGB"), IMAGE_COLOURS)
+        colours += _pick_colours(picture.convert("RGB"), IMAGE_COLOURS)
     palette = Image.new("P", (1, 1))
     palette.putpalette(colours)
     whole.quantize(palette=palette, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
-def _colours_of(image: Image.Image, count: int) -> list[int]:
+def _pick_colours(image: Image.Image, count: int) -> list[int]:
     """At most `count` colours that stand for an image's own, as red, green, blue, red, …; what is nearly white is."""
     palette = image.quantize(count, kmeans=2).getpalette()
     assert palette is not None

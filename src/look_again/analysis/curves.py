@@ -46,7 +46,7 @@ def binned(tracks: Sequence[np.ndarray], width: int) -> Curve:
     for row, track in enumerate(tracks):
         for index in range(math.ceil(len(track) / width)):
             table[row, index] = _mean(track[index * width : (index + 1) * width])
-    return curve_of([index * width + (width + 1) / 2 for index in range(bins)], table)
+    return build_curve([index * width + (width + 1) / 2 for index in range(bins)], table)
 
 
 def aligned(tracks: Sequence[tuple[np.ndarray, int]], before: int, after: int) -> Curve:
@@ -57,10 +57,10 @@ def aligned(tracks: Sequence[tuple[np.ndarray, int]], before: int, after: int) -
         for column, offset in enumerate(offsets):
             if 0 <= centre + offset < len(track):
                 table[row, column] = track[centre + offset]
-    return curve_of(list(map(float, offsets)), table)
+    return build_curve(list(map(float, offsets)), table)
 
 
-def curve_of(x: list[float], table: np.ndarray) -> Curve:
+def build_curve(x: list[float], table: np.ndarray) -> Curve:
     """Mean and interval of each column of (answers, x)."""
     mean, low, high, counts = [], [], [], []
     for column in table.T:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from look_again.analysis.canvas import MAP_COLOURS, new_figure, png_of
+from look_again.analysis.canvas import MAP_COLOURS, encode_png, new_figure
 
 WITH, WITHOUT = "#1f5fbf", "#c2571a"
 ORIGINAL, REINSERTED = "#4c9be8", "#12805c"
@@ -30,7 +30,7 @@ def draw_dilution(result: Mapping[str, Any]) -> bytes:
     if "lists" in result:
         _draw_lists(axes[3][0], result["lists"], "hallucinated", "hallucinated, % of listed objects")
         _draw_lists(axes[3][1], result["lists"], "recall", "recalled, % of objects in the picture")
-    return png_of(figure)
+    return encode_png(figure)
 
 
 def _draw_share(axis: Any, result: Mapping[str, Any]) -> None:

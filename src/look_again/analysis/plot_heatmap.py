@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from look_again.analysis.canvas import MAP_COLOURS, new_figure, png_of
+from look_again.analysis.canvas import MAP_COLOURS, encode_png, new_figure
 
 MAP_NAMES = {"both": "original + re-inserted", "original": "original rows", "reinserted": "re-inserted rows"}
 SINK_MARKS = {"prompt": ("×", "x", "prompt sink"), "constant": ("○", "o", "constant sink")}
@@ -36,7 +36,7 @@ def draw_heatmap(result: Mapping[str, Any], image: Image.Image) -> bytes:
     counts = ", ".join(f"{len(sinks[kind])} {name}s ({mark})" for kind, (mark, _, name) in SINK_MARKS.items())
     title = f"{result['settings']['model']}: what each section looked at; {counts}"
     figure.suptitle(title, fontsize=10)
-    return png_of(figure, image)
+    return encode_png(figure, image)
 
 
 def _draw_first(axis: Any, image: Image.Image, name: str, *, first: bool) -> None:

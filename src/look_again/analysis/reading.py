@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from look_again.analysis.shares import builder_of, first_look, sampled_slots, visual_blocks
+from look_again.analysis.shares import first_look, rebuild_slots, sampled_slots, visual_blocks
 from look_again.core.attention import AttentionRecorder, attention_weights, recorded_attention
 from look_again.core.families import find_family
 from look_again.core.runner import Runner
@@ -133,7 +133,7 @@ class Replay(Runner):
     def __init__(self, model: Any, finished: Sequence[FinishedSequence]) -> None:
         self.family = find_family(model.config)
         self.tokens = self.family.vision_tokens(model.config)
-        builders = [builder_of(self.family, self.tokens, one.slots) for one in finished]
+        builders = [rebuild_slots(self.family, self.tokens, one.slots) for one in finished]
         layers = range(model.config.get_text_config().num_hidden_layers)
         super().__init__(model, builders, [one.features for one in finished], score_layers=layers)
         assert self.recorder is not None
@@ -160,7 +160,7 @@ class Replay(Runner):
         """
         queries = sampled_slots(bare.slots)[look:]
         shared = int(queries[0]) - 1
-        self.builders[row] = builder_of(self.family, self.tokens, bare.slots)
+        self.builders[row] = rebuild_slots(self.family, self.tokens, bare.slots)
         self.cache.advance(row, shared - self.cache.lengths[row])
         self.recorder = self.watched = WatchedAttention(
             self.watched, [FinishedSequence(bare.slots, bare.features, queries)], fed=shared

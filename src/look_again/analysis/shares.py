@@ -17,7 +17,7 @@ from look_again.core.families import Family, VisionTokens
 from look_again.core.slots import Provenance, SlotBuilder, Slots, VisualSpan
 
 
-def builder_of(family: Family, tokens: VisionTokens, slots: Slots) -> SlotBuilder:
+def rebuild_slots(family: Family, tokens: VisionTokens, slots: Slots) -> SlotBuilder:
     """A builder that holds a finished sequence, for a Runner to feed; nothing can be appended to it."""
     builder = SlotBuilder(family, tokens)
     builder.token_ids = slots.token_ids.tolist()

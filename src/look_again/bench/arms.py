@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from transformers import LogitsProcessorList
 
+from look_again.bench.bench_model import BenchModel, ForcedIds, LargeConfig, large_subject, tiny_subject
 from look_again.bench.measure import Call, paired_ratios, timed
 from look_again.bench.settings import BATCH, SHAPES, DecodeSettings
-from look_again.bench.subject import ForcedIds, LargeConfig, Subject, large_subject, tiny_subject
 from look_again.core.families import find_family
 from look_again.core.generate import LookAgainDecoding, LookAgainOutput
 from look_again.core.reattention import Reattention, reinsert, split_by_image
@@ -25,7 +25,7 @@ TEXT = Reattention(mode="text")
 COPY = Reattention(mode="copy")
 
 
-def build_subject(settings: DecodeSettings) -> Subject:
+def build_subject(settings: DecodeSettings) -> BenchModel:
     """The model and prompts of the settings' shapes, on their device."""
     device, dtype = torch.device(settings.device), getattr(torch, settings.dtype or SHAPES[settings.shapes])
     if settings.shapes == "tiny":
@@ -40,7 +40,7 @@ def build_subject(settings: DecodeSettings) -> Subject:
 class Bench:
     """A subject under its settings; makes the arms that ratios compare."""
 
-    subject: Subject
+    subject: BenchModel
     settings: DecodeSettings
 
     @property
@@ -98,7 +98,7 @@ class ReflectionArms:
     a fresh prefill of everything so far with the image again, and a vision pass over both images.
     """
 
-    def __init__(self, subject: Subject, answered: int) -> None:
+    def __init__(self, subject: BenchModel, answered: int) -> None:
         self.subject, model = subject, subject.model
         family, inputs = find_family(model.config), subject.inputs(1)
         self.grid_thw, self.pixel_values = inputs["image_grid_thw"], inputs["pixel_values"]

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from look_again.bench.decode_costs import describe_machine
-from look_again.bench.measure import Call, spread_of, timed
+from look_again.bench.measure import Call, describe_spread, timed
 from look_again.bench.settings import BrpoSettings
 from look_again.data.source import Source
 from look_again.loading import default_checkpoint
@@ -65,7 +65,7 @@ def make_answers(n: int, kinds: Any, seed: int, ids: dict[str, int]) -> Answers:
     return answers
 
 
-def rewards_of(answers: Answers, ids: dict[str, int]) -> Call:
+def call_rewards(answers: Answers, ids: dict[str, int]) -> Call:
     """All three rewards of all answers, from nothing: what an earlier call parsed is forgotten."""
     rewards = (FormatReward(), AccuracyReward(), BalanceReward(ids))
 
@@ -84,7 +84,7 @@ def rewards_per_second(settings: BrpoSettings) -> dict[str, list[float]]:
         ("rewards_per_second", PLAIN, settings.answers, time.process_time),
         ("mathematics_per_second", MATHEMATICS, settings.mathematics, time.perf_counter),
     ):
-        call = rewards_of(make_answers(n, kinds, settings.seed, ids), ids)
+        call = call_rewards(make_answers(n, kinds, settings.seed, ids), ids)
         assert all(value == 1.0 for column in call()[:2] for value in column), "the answers are right by construction"
         measure = partial(timed, call, torch.device("cpu"), clock)
         samples[name] = [REWARDS * n / measure() for _ in range(settings.repeats if kinds is PLAIN else 3)]
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     rates = {name: statistics.median(values) for name, values in samples.items()}
     return {
         "rates": rates | {"answers_per_second": rates["rewards_per_second"] / REWARDS},
-        "spread": {name: spread_of(values) for name, values in samples.items()},
+        "spread": {name: describe_spread(values) for name, values in samples.items()},
         "share_of_step": step_shares(settings),
         "settings": {**vars(settings), **describe_machine(torch.device("cpu"))},
     }

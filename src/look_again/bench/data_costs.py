@@ -30,7 +30,7 @@ from look_again.pipeline.intake import add_rows
 from look_again.pipeline.ledger.items import Outcome, StageKey, WorkItem, counts, pending
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.tabletop.render import render
-from look_again.tabletop.rows import make_row
+from look_again.tabletop.samples import make_sample
 
 TARGETS = {"rows_per_second": 300, "memory_40k_over_2k": 1.2, "resume_40k_seconds": 2.0}
 IMAGES = 50  # files that the rows share
@@ -102,13 +102,13 @@ def make(folder: Path, rows: int) -> None:
     """A run with that many rows, and images in files beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(IMAGES):
-        render(make_row("train", 0, index).scene).save(folder / f"{index}.png")
+        render(make_sample("train", 0, index).scene).save(folder / f"{index}.png")
     with Ledger(folder) as ledger:
         add_rows(ledger, _rows(folder, rows), "bench")
 
 
 def _rows(folder: Path, rows: int) -> Iterator[Sample]:
-    response = make_row("train", 0, 0).written.text
+    response = make_sample("train", 0, 0).written.text
     for index in range(rows):
         image = folder / f"{index % IMAGES}.png"
         yield Sample(id=f"row-{index}", images=(image,), question="How many?", response=response, source="bench")

@@ -19,7 +19,7 @@ import torch
 import transformers
 
 from look_again.bench.arms import COPY, TEXT, Bench, ReflectionArms, build_subject
-from look_again.bench.measure import copy_bandwidth, paired_ratios, peak_bytes, spread_of
+from look_again.bench.measure import copy_bandwidth, describe_spread, paired_ratios, peak_bytes
 from look_again.bench.settings import BATCH, DecodeSettings
 from look_again.core.generate import Token
 from look_again.core.reattention import Reattention
@@ -156,7 +156,7 @@ def measure(
         samples[name] = RATIOS[name].measure(bench)
     return {
         "ratios": {name: statistics.median(values) for name, values in samples.items()},
-        "spread": {name: spread_of(values) for name, values in samples.items()},
+        "spread": {name: describe_spread(values) for name, values in samples.items()},
     }
 
 

@@ -19,7 +19,7 @@ import torch
 from look_again.analysis.analyses import dilution, heatmap
 from look_again.bench.decode_costs import describe_machine
 from look_again.bench.eval_items import made
-from look_again.bench.measure import spread_of, timed
+from look_again.bench.measure import describe_spread, timed
 from look_again.bench.settings import EvalSettings
 from look_again.core.reattention import Reattention
 from look_again.evaluation.known_benchmarks import BENCHMARKS, benchmark
@@ -48,9 +48,9 @@ def measure(settings: EvalSettings) -> dict[str, Any]:
         "analyses_over_generation": ratios,
         "scoring_seconds_per_item": {name: statistics.median(samples) for name, samples in per_item.items()},
         "spread": {
-            "chair_seconds_per_caption": spread_of(per_caption),
-            **{f"{name}_over_generation": spread_of(samples) for name, samples in analyses.items()},
-            **{f"{name}_seconds_per_item": spread_of(samples) for name, samples in per_item.items()},
+            "chair_seconds_per_caption": describe_spread(per_caption),
+            **{f"{name}_over_generation": describe_spread(samples) for name, samples in analyses.items()},
+            **{f"{name}_seconds_per_item": describe_spread(samples) for name, samples in per_item.items()},
         },
         "targets": TARGETS,
         "settings": asdict(settings) | describe_machine(torch.device("cpu")),

@@ -14,7 +14,7 @@ from look_again.evaluation.benchmark import BenchmarkItem, DataLocation, ModelRe
 from look_again.evaluation.benchmarks.chair_words import vocabulary
 from look_again.evaluation.benchmarks.pope import KINDS
 from look_again.evaluation.known_benchmarks import BENCHMARKS, benchmark
-from look_again.tabletop.rows import make_row
+from look_again.tabletop.samples import make_sample
 from look_again.tabletop.tabletop_benchmark import PLANTED_RATE
 from look_again.text.grammar import TAGS, close_tag, open_tag, parse
 
@@ -134,6 +134,6 @@ def _tabletop(name: str, n: int) -> tuple[list[BenchmarkItem], list[ModelReply]]
     items = [item for item in found if isinstance(item, BenchmarkItem)]
     replies = []
     for item in items:
-        row = make_row("test", 0, int(item.id.rpartition("-")[2]), reflections=1, error_rate=PLANTED_RATE)
+        row = make_sample("test", 0, int(item.id.rpartition("-")[2]), reflections=1, error_rate=PLANTED_RATE)
         replies.append(ModelReply(row.written.text, parse(row.written.text).conclusion))
     return items, replies

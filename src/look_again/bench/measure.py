@@ -52,7 +52,7 @@ def paired_ratios(measured: Call, baseline: Call, pairs: int, measure: Callable[
     return ratios
 
 
-def spread_of(samples: Sequence[float]) -> dict[str, float]:
+def describe_spread(samples: Sequence[float]) -> dict[str, float]:
     """Quartiles and extremes of samples; `n` is their number. Quartiles interpolate between the samples."""
     ordered = sorted(samples)
     quartiles = statistics.quantiles(ordered, n=4, method="inclusive") if len(ordered) > 1 else ordered * 3
@@ -69,7 +69,7 @@ def peak_bytes(call: Call, device: torch.device) -> float:
     if device.type == "cpu":
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             call()
-        return peak_of(_allocations(profiler))
+        return measure_peak(_allocations(profiler))
     backend = torch.get_device_module(device)
     _wait(device)
     backend.reset_peak_memory_stats(device)
@@ -79,7 +79,7 @@ def peak_bytes(call: Call, device: torch.device) -> float:
     return backend.max_memory_allocated(device) - before
 
 
-def peak_of(allocations: Iterable[tuple[float, int]]) -> int:
+def measure_peak(allocations: Iterable[tuple[float, int]]) -> int:
     """Highest running total of (time, bytes) events; bytes are negative where memory was freed."""
     total = peak = 0
     for _, size in sorted(allocations, key=lambda event: event[0]):

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from look_again.bench.decode_costs import describe_machine
-from look_again.bench.measure import paired_ratios, spread_of
+from look_again.bench.measure import describe_spread, paired_ratios
 from look_again.bench.settings import ServeSettings
 from look_again.bench.vllm_process import vllm_process
 from look_again.core.generate import Token
@@ -100,7 +100,7 @@ def batched_over_single(
     checkpoint: Checkpoint, settings: ServeSettings, loop: asyncio.Runner
 ) -> tuple[list[float], Heard]:
     """Time one by one over time at once, per pair; what was heard in the last run at once."""
-    heard, jobs = Heard(), jobs_of(COPY, settings.conversations, 0, settings.answer)
+    heard, jobs = Heard(), build_jobs(COPY, settings.conversations, 0, settings.answer)
     with running(loop, TransformersBackend(checkpoint, max_batch=settings.conversations)) as backend:
         batched = partial(_run, loop, backend, jobs, heard)
         single = partial(_run, loop, backend, jobs, Heard(), together=False)
@@ -129,7 +129,7 @@ def copy_over_plain(
     return ratios, heard
 
 
-def jobs_of(policy: Reattention, n: int, first: int, tokens: int) -> list[Job]:
+def build_jobs(policy: Reattention, n: int, first: int, tokens: int) -> list[Job]:
     """Greedy answers to n questions of Tabletop from number `first` on, each about an image of its own."""
     return [
         Job(
@@ -151,7 +151,7 @@ def _fresh(
     settings: ServeSettings,
     heard: Heard,
 ) -> float:
-    return _run(loop, backend, jobs_of(policy, settings.conversations, next(pictures), settings.tokens), heard)
+    return _run(loop, backend, build_jobs(policy, settings.conversations, next(pictures), settings.tokens), heard)
 
 
 def _run(loop: asyncio.Runner, backend: Backend, jobs: Sequence[Job], heard: Heard, together: bool = True) -> float:
@@ -204,16 +204,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 heard |= {f"vllm_{name}": found for name, found in by_vllm.items()}
     return {
         "ratios": {name: statistics.median(samples[name]) if name in samples else None for name in TARGETS},
-        "spread": {name: spread_of(found) for name, found in samples.items()},
+        "spread": {name: describe_spread(found) for name, found in samples.items()},
         "tokens_per_second": {name: found.tokens_per_second for name, found in heard.items()},
-        "time_to_first_token_s": {name: waits_of(found.waits) for name, found in heard.items()},
+        "time_to_first_token_s": {name: summarise_waits(found.waits) for name, found in heard.items()},
         "targets": TARGETS,
         "notes": notes,
         "settings": asdict(settings) | describe_machine(torch.device("cpu")),
     }
 
 
-def waits_of(waits: Sequence[float]) -> dict[str, float]:
+def summarise_waits(waits: Sequence[float]) -> dict[str, float]:
     """Median and 95th percentile, interpolated between the samples."""
     quantiles = statistics.quantiles(waits, n=20, method="inclusive") if len(waits) > 1 else list(waits) * 19
     return {"p50": quantiles[9], "p95": quantiles[18]}

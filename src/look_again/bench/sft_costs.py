@@ -18,14 +18,14 @@ from typing import Any
 import torch
 
 from look_again.bench.decode_costs import describe_machine
-from look_again.bench.measure import Call, paired_ratios, peak_bytes, spread_of, timed
+from look_again.bench.measure import Call, describe_spread, paired_ratios, peak_bytes, timed
 from look_again.bench.settings import SHAPES, SftSettings
 from look_again.core.reattention import Reattention
 from look_again.data.image_files import open_image
 from look_again.extras import require
 from look_again.processing import LookAgainProcessor
 from look_again.tabletop.loader import build_sample
-from look_again.tabletop.rows import TabletopRow, make_row
+from look_again.tabletop.samples import TabletopSample, make_sample
 from look_again.tabletop.tiny import SPECIAL_TOKENS, TinyConfig, build_image_processor, build_model, build_tokenizer
 from look_again.text.grammar import open_tag
 from look_again.text.tags import tag_ids
@@ -53,7 +53,7 @@ class SftBench:
         tags = choose_trainable(self.model, PARTS, list(tag_ids(self.tokenizer).values()))
         self.module = Reattending(self.model, tag_ids(self.tokenizer), tags).train()
         self.rows = [
-            make_row("train", 0, index, length="long", reflections=settings.reflections, error_rate=0.2)
+            make_sample("train", 0, index, length="long", reflections=settings.reflections, error_rate=0.2)
             for index in range(settings.rows)
         ]
         self.image_processor = build_image_processor()
@@ -123,7 +123,7 @@ def _model(settings: SftSettings, tokenizer: Any, device: torch.device) -> tuple
         return AutoModelForImageTextToText.from_config(config, dtype=dtype), settings.image_pixels
 
 
-def _conversation(row: TabletopRow) -> dict[str, Any]:
+def _conversation(row: TabletopSample) -> dict[str, Any]:
     """A row in TRL's shape, its image repeated before every reflection."""
     image, tag = open_image(build_sample(row, "train").images[0]), open_tag("REFLECTION")
     head, *rest = row.written.text.split(tag)
@@ -173,7 +173,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     samples = measure(bench)
     return {
         "ratios": {name: statistics.median(values) for name, values in samples.items()},
-        "spread": {name: spread_of(values) for name, values in samples.items()},
+        "spread": {name: describe_spread(values) for name, values in samples.items()},
         "predicted": {"copy_time_over_repeated": bench.predicted_ratio()},
         "vision_over_language": {
             "here": vision_over_language(bench.model),

@@ -22,15 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     analyses = parser.add_subparsers(dest="analysis", required=True, metavar="ANALYSIS")
     about = "visual share and attention on visual tokens while an answer grows, with and without re-insertion"
     dilution = analyses.add_parser("dilution", help=about, description=about)
-    dilution.add_argument("--image", type=Path, help="a picture (default: Tabletop)")
+    dilution.add_argument("--image", type=Path, help="an image (default: Tabletop)")
     dilution.add_argument("--question", help="what to ask about it")
     dilution.add_argument("--n", type=int, metavar="N", help=f"Tabletop rows ({TABLETOP_QUESTIONS})")
     dilution.add_argument("--seed", type=int, default=0, help="of the Tabletop stream (0)")
     dilution.add_argument("--split", default="test", choices=["test", "heldout", "validation"], help="(test)")
     dilution.add_argument("--batch", type=int, default=4, help="answers decoded and read together (4)")
-    about = "what the tokens of each section looked at, over the picture"
+    about = "what the tokens of each section looked at, over the image"
     heatmap = analyses.add_parser("heatmap", help=about, description=about)
-    heatmap.add_argument("--image", type=Path, required=True, help="a picture")
+    heatmap.add_argument("--image", type=Path, required=True, help="an image")
     heatmap.add_argument("--question", required=True, help="what to ask about it")
     heatmap.add_argument("--layer", default="mean", metavar="L", help="a decoder layer from 0 on, or mean (default)")
     for sub in (dilution, heatmap):
@@ -116,9 +116,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
     ratio = result["seconds"]["analysis_over_generation"]
     if result["analysis"] == "heatmap":
         parts = [result["prompt"], *result["sections"]]
-        lines = [
-            f"{part['name']}: {100 * part['attention']['both']:.1f}% of attention on the picture" for part in parts
-        ]
+        lines = [f"{part['name']}: {100 * part['attention']['both']:.1f}% of attention on the image" for part in parts]
     else:
         after = result["after_first_look"]
         lines = [f"{result['answers']} answers, {result['looked_again']} looked again"]

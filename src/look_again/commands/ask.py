@@ -49,12 +49,12 @@ def run(args: argparse.Namespace) -> int:
         temperature=args.temperature,
         seed=args.seed,
     )
-    pictures = [load_image(image) for image in images]
+    opened = [load_image(image) for image in images]
     model = load_model(args)
     if args.json:
-        print_json(model.ask(pictures, question, reattention=policy, sampling=sampling).as_dict())
+        print_json(model.ask(opened, question, reattention=policy, sampling=sampling).as_dict())
     else:
-        show(model.stream(pictures, question, reattention=policy, sampling=sampling))
+        show(model.stream(opened, question, reattention=policy, sampling=sampling))
     return 0
 
 

@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from look_again.evaluation.compare import compare
-    from look_again.evaluation.result_tables import difference_sheets, left_out_sheets, print_sheets
+    from look_again.evaluation.comparison import compare
+    from look_again.evaluation.result_tables import difference_tables, left_out_tables, print_tables
 
     if len(args.runs) < 2:
         raise ValueError(f"a comparison takes at least two runs, not {len(args.runs)}")
@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
         print_json({"comparisons": made, "left_out": left_out})
     else:
         for comparison in made:
-            print_sheets(difference_sheets(comparison))
-        print_sheets(left_out_sheets(left_out))
+            print_tables(difference_tables(comparison))
+        print_tables(left_out_tables(left_out))
     return 0
 
 

@@ -22,7 +22,7 @@ from look_again.commands.common import (
     print_json,
 )
 from look_again.commands.evaluate_checks import check
-from look_again.commands.evaluate_judge import add_judge_arguments, judge_of
+from look_again.commands.evaluate_judge import add_judge_arguments, build_judge
 
 TABLETOP_TOKENS, TABLETOP_BATCH, BATCH = 512, 50, 8
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="RUN", help="folder of the run, RUN/NAME/result.json; resumed if there"
     )
     parser.add_argument("--path", metavar="DIR_OR_HUB_NAME", help="where the benchmark is (default: its hub name)")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="where pictures are that are not beside the table")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where images are that are not beside the table")
     parser.add_argument("--split", help="(default: the benchmark's first)")
     parser.add_argument("--limit", "--n", type=int, metavar="N", help="the first N items (all; 200 of Tabletop)")
     parser.add_argument("--seed", type=int, default=0, help="of Tabletop's stream (0)")
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         return _tabletop(args, policy)
     found = [benchmark(name) for name in names]
     places = [_place(args, one) for one in found]
-    judge = judge_of(args) if any(one.needs_judge for one in found) else None
+    judge = build_judge(args) if any(one.needs_judge for one in found) else None
     if args.controls:
         return _controls(args, found, places, policy, judge)
     return _plain(args, found, places, policy, judge)
@@ -119,7 +119,7 @@ def _subject(args: argparse.Namespace, model: Any, policy: Any, benchmark: Any) 
 
 
 def _plain(args: argparse.Namespace, found: list[Any], places: list[Any], policy: Any, judge: Any) -> int:
-    from look_again.evaluation.result_tables import print_sheets, result_sheets
+    from look_again.evaluation.result_tables import print_tables, run_tables
     from look_again.evaluation.run import run_benchmark
 
     model = None if args.base_url else load_model(args)
@@ -129,7 +129,7 @@ def _plain(args: argparse.Namespace, found: list[Any], places: list[Any], policy
         result = run_benchmark(benchmark, place, _subject(args, model, policy, benchmark), folder, judge=judge)
         _write_page(folder / "report.html", "run_page", result)
         if not args.json:
-            print_sheets(result_sheets(result))
+            print_tables(run_tables(result))
         brief = {name: value for name, value in result.items() if name != "items"}
         results[benchmark.name] = brief | {"result": str(folder / "result.json")}
     if args.json:
@@ -139,7 +139,7 @@ def _plain(args: argparse.Namespace, found: list[Any], places: list[Any], policy
 
 def _controls(args: argparse.Namespace, found: list[Any], places: list[Any], policy: Any, judge: Any) -> int:
     from look_again.evaluation.controls import policies, summary
-    from look_again.evaluation.result_tables import control_sheets, print_sheets
+    from look_again.evaluation.result_tables import control_tables, print_tables
     from look_again.evaluation.run import run_benchmark
     from look_again.evaluation.run_folder import write_json
     from look_again.evaluation.subjects import NotPossibleError
@@ -162,16 +162,16 @@ def _controls(args: argparse.Namespace, found: list[Any], places: list[Any], pol
     if args.json:
         print_json(made)
     else:
-        print_sheets(control_sheets(made))
+        print_tables(control_tables(made))
     return _status(result for arms in results.values() for result in arms.values())
 
 
 def _status(results: Iterable[dict[str, Any]]) -> int:
     """1 where a run has scored nothing, else 0; prints what could not be asked or judged."""
-    from look_again.evaluation.scored import nothing_scored, warnings_of
+    from look_again.evaluation.scored import list_warnings, nothing_scored
 
     found = list(results)
-    for line in (line for result in found for line in warnings_of(result)):
+    for line in (line for result in found for line in list_warnings(result)):
         print(f"warning: {line}", file=sys.stderr)
     return int(any(map(nothing_scored, found)))
 

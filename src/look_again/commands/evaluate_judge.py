@@ -24,7 +24,7 @@ def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def judge_of(args: argparse.Namespace) -> Any:
+def build_judge(args: argparse.Namespace) -> Any:
     """The endpoint that judges. ValueError where it is not named, or its fields are no JSON object."""
     from look_again.evaluation.endpoint_subject import EndpointJudge, greedy_endpoint
 

@@ -33,9 +33,9 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--n must be at least 1, not {args.n}")
     from tqdm import tqdm
 
-    from look_again.tabletop.rows import write_rows
+    from look_again.tabletop.samples import write_samples
 
-    for _ in tqdm(write_rows(args.out, args.split, args.seed, args.n), total=args.n, unit="row"):
+    for _ in tqdm(write_samples(args.out, args.split, args.seed, args.n), total=args.n, unit="row"):
         pass
     print(f"{args.n} rows in {args.out / 'rows.jsonl'}")
     return 0

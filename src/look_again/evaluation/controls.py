@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from look_again.core.reattention import Reattention
-from look_again.evaluation.compare import Result, compare, mean_interval, scores_of
+from look_again.evaluation.comparison import Result, compare, mean_interval, paired_scores
 
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "copy": ("COPY: all rows at every reflection", {"mode": "copy"}),
@@ -71,7 +71,7 @@ def summary(
 
 
 def _arm(arm: str, result: Result, seed: int) -> dict[str, Any]:
-    values = [value for value in scores_of(result, result["paired"]) if value is not None]
+    values = [value for value in paired_scores(result, result["paired"]) if value is not None]
     return {
         "title": ARMS[arm][0],
         "reattention": result["config"]["subject"].get("reattention"),

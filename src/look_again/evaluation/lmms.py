@@ -91,11 +91,11 @@ class LookAgainModel(lmms):
                 subject = LocalSubject(self.model, self.policy, max_new_tokens=budget, batch=self.batch_size)
                 for start in range(0, len(members), self.batch_size):
                     part = members[start : start + self.batch_size]
-                    items = [item_of(requests[index], self.task_dict) for index in part]
+                    items = [build_lmms_item(requests[index], self.task_dict) for index in part]
                     outputs |= {part[place]: output for place, output in subject.answers(items, ())}
                     progress.update(len(part))
         _log_trouble([(request, outputs[index]) for index, request in enumerate(requests)])
-        return [result_of(outputs[index]) for index in range(len(requests))]
+        return [build_result(outputs[index]) for index in range(len(requests))]
 
     def loglikelihood(self, requests: Sequence[Instance]) -> Any:
         """NotImplementedError: a model that reasons first has no likelihood of an answer alone."""
@@ -119,14 +119,14 @@ def groups(requests: Sequence[Instance], least: int) -> list[Group]:
     return list(found.items())
 
 
-def item_of(request: Instance, documents: Mapping[str, Any]) -> BenchmarkItem:
+def build_lmms_item(request: Instance, documents: Mapping[str, Any]) -> BenchmarkItem:
     """A request as a question of ours. documents: task -> split -> rows, as lmms-eval keeps them."""
     _, doc_to_messages, _, doc_id, task, split = request.args
-    images, prompt = question_of(doc_to_messages(documents[task][split][doc_id]), task)
+    images, prompt = read_messages(doc_to_messages(documents[task][split][doc_id]), task)
     return BenchmarkItem(id=f"{task}/{doc_id}", images=tuple(images), prompt=prompt)
 
 
-def question_of(messages: Sequence[Mapping[str, Any]], task: str) -> tuple[list[Any], str]:
+def read_messages(messages: Sequence[Mapping[str, Any]], task: str) -> tuple[list[Any], str]:
     """Images in order, and the text; an image that follows some text leaves "[image 2]" at its place.
 
     Example: text "Compare", image, text "with", image -> "Compare\\n[image 1]\\nwith\\n[image 2]". ValueError for
@@ -151,7 +151,7 @@ def _parts(content: str | Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, 
     yield from [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def result_of(output: Output) -> GenerationResult:
+def build_result(output: Output) -> GenerationResult:
     """The final answer, with its tokens: read by the model (rows that are put back included), and written."""
     tokens = output.tokens
     read = sum(tokens.get(kind, 0) for kind in ("prompt", "visual", "reinserted", "forced"))

@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from look_again.evaluation.compare import mean_interval, scores_of, subset_members
+from look_again.evaluation.comparison import mean_interval, paired_scores, subset_members
 from look_again.evaluation.lengths import METRICS, against_length
 from look_again.evaluation.plots import Point, against, histogram, interval_plot
 from look_again.evaluation.result_tables import (
-    Sheet,
-    control_sheets,
-    difference_sheets,
+    ResultTable,
+    control_tables,
+    difference_tables,
     interval,
-    left_out_sheets,
+    left_out_tables,
     number,
-    result_sheets,
+    run_tables,
 )
 
 EXAMPLES = 40
@@ -42,15 +42,15 @@ pre { white-space: pre-wrap; font-size: 13px } svg { max-width: 100%; height: au
 def run_page(result: Mapping[str, Any]) -> str:
     """Of one run: figures, subsets with intervals, lengths, what went wrong, the worst answers, the configuration."""
     sampled = [item["tokens"]["sampled"] for item in result["items"] if "sampled" in item["tokens"]]
-    parts = [_table(sheet) for sheet in result_sheets(result)]
+    parts = [_table(table) for table in run_tables(result)]
     if points := subset_points(result):
         parts.append(_figure(interval_plot(points, label=f"{result['paired']} (mean, bootstrap 95%)")))
     if sampled:
         parts.append(_figure(histogram(sampled, label="tokens sampled")))
     parts += _length_parts(against_length(result["items"]))
     notes = [(name, text) for name, text in result["notes"].items()]
-    parts += [_table(Sheet("how it was scored", ("", ""), notes), text=True)] if notes else []
-    parts += [_table(sheet, text=True) for sheet in trouble_sheets(result)]
+    parts += [_table(ResultTable("how it was scored", ("", ""), notes), text=True)] if notes else []
+    parts += [_table(table, text=True) for table in trouble_tables(result)]
     parts.append(_details("configuration", json.dumps(result["config"], indent=1, ensure_ascii=False)))
     return page(f"{result['benchmark']} - LookAgain", parts)
 
@@ -67,19 +67,19 @@ def _length_parts(groups: Sequence[Mapping[str, Any]]) -> list[str]:
         )
         for group in groups
     ]
-    sheet = Sheet("all that was said, against generated length", ("tokens", *METRICS, "answers"), rows)
+    table = ResultTable("all that was said, against generated length", ("tokens", *METRICS, "answers"), rows)
     series = {
         name: [(group["tokens"], *group[name]) for group in groups if group[name][1] is not None] for name in METRICS
     }
     return [
-        _table(sheet),
+        _table(table),
         _figure(against(series, x_label="tokens generated (mean of the group)", y_label="share, 95%")),
     ]
 
 
 def controls_page(summary: Mapping[str, Any]) -> str:
     """Of a run with controls: one table per benchmark, plots of the differences, then every subset."""
-    parts = [_table(sheet) for sheet in control_sheets(summary)]
+    parts = [_table(table) for table in control_tables(summary)]
     for part in summary["benchmarks"].values():
         for comparison in part["against"].values():
             parts += _comparison_parts(comparison)
@@ -89,11 +89,11 @@ def controls_page(summary: Mapping[str, Any]) -> str:
 def comparison_page(comparisons: Sequence[Mapping[str, Any]], left_out: Mapping[str, Sequence[str]]) -> str:
     """Of comparisons, one per benchmark, and of those left out: benchmark -> the runs that lack it."""
     parts = [part for one in comparisons for part in _comparison_parts(one)]
-    return page("comparison - LookAgain", [*parts, *(_table(sheet, text=True) for sheet in left_out_sheets(left_out))])
+    return page("comparison - LookAgain", [*parts, *(_table(table, text=True) for table in left_out_tables(left_out))])
 
 
 def _comparison_parts(comparison: Mapping[str, Any]) -> list[str]:
-    whole, *subsets = difference_sheets(comparison)
+    whole, *subsets = difference_tables(comparison)
     points = [
         (row["run"], row["difference"], tuple(row["interval"]))
         for row in comparison["differences"]
@@ -106,7 +106,7 @@ def _comparison_parts(comparison: Mapping[str, Any]) -> list[str]:
 
 def subset_points(result: Mapping[str, Any]) -> list[Point]:
     """Mean of the paired score with its interval: of the whole and of each subset."""
-    values = scores_of(result, result["paired"])
+    values = paired_scores(result, result["paired"])
     parts = {"all": range(len(values)), **subset_members(result)}
     points: list[Point] = []
     for name, members in parts.items():
@@ -116,11 +116,11 @@ def subset_points(result: Mapping[str, Any]) -> list[Point]:
     return points
 
 
-def trouble_sheets(result: Mapping[str, Any]) -> list[Sheet]:
+def trouble_tables(result: Mapping[str, Any]) -> list[ResultTable]:
     """Rows left out, items not asked or not judged, and answers that scored nothing or could not be read."""
     lists = result["lists"]
-    sheets = [
-        Sheet(title, ("id", "why"), [(line["id"], line["reason"]) for line in lists[name][:EXAMPLES]])
+    tables = [
+        ResultTable(title, ("id", "why"), [(line["id"], line["reason"]) for line in lists[name][:EXAMPLES]])
         for name, title in TROUBLE.items()
         if lists[name]
     ]
@@ -131,7 +131,9 @@ def trouble_sheets(result: Mapping[str, Any]) -> list[Sheet]:
     ]
     columns = ("id", "prompt", "reference", "read", "said")
     return (
-        [*sheets, Sheet(f"the first {len(rows)} answers that are wrong or unread", columns, rows)] if rows else sheets
+        [*tables, ResultTable(f"the first {len(rows)} answers that are wrong or unread", columns, rows)]
+        if rows
+        else tables
     )
 
 
@@ -151,11 +153,11 @@ def page(title: str, parts: Sequence[str]) -> str:
     return f"<!doctype html>\n<html lang=en><head>{head}<style>{STYLE}</style></head>\n<body>{body}</body></html>\n"
 
 
-def _table(sheet: Sheet, *, text: bool = False) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in sheet.columns)
-    rows = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in sheet.rows)
+def _table(table: ResultTable, *, text: bool = False) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
+    rows = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
     kind = ' class="text"' if text else ""
-    return f"<h2>{escape(sheet.title)}</h2>\n<table{kind}><tr>{head}</tr>\n{rows}</table>"
+    return f"<h2>{escape(table.title)}</h2>\n<table{kind}><tr>{head}</tr>\n{rows}</table>"
 
 
 def _figure(svg: str) -> str:

@@ -1,4 +1,4 @@
-"""Results as sheets of text, which terminals and HTML pages show alike.
+"""Results as tables of text, which terminals and HTML pages show alike.
 
 A difference never stands without its interval.
 """
@@ -13,7 +13,7 @@ from look_again.evaluation.subjects import describe_settings
 
 
 @dataclass(frozen=True)
-class Sheet:
+class ResultTable:
     """A titled table of text; the first column names, the others are figures."""
 
     title: str
@@ -39,22 +39,22 @@ def p_value(p: float | None) -> str:
     return "-" if p is None else "p < 0.001" if p < 0.001 else f"p {p:.3f}"
 
 
-def result_sheets(result: Mapping[str, Any]) -> list[Sheet]:
+def run_tables(result: Mapping[str, Any]) -> list[ResultTable]:
     """Of one run: its metrics, subsets, and what went wrong."""
     primary = result["primary"]
     title = f"{result['benchmark']}: {describe_settings(result['config']['subject'])}"
     metrics = [(f"{name} *" if name == primary else name, number(v)) for name, v in result["metrics"].items()]
     lengths = [(f"{kind} tokens per answer", number(v)) for kind, v in result["tokens_per_answer"].items()]
     counts = [(name.replace("_", " "), number(v)) for name, v in result["counts"].items()]
-    sheets = [Sheet(title, ("", "value"), [*metrics, *counts, *lengths])]
+    tables = [ResultTable(title, ("", "value"), [*metrics, *counts, *lengths])]
     if subsets := result["subsets"]:
         names = list(dict.fromkeys(name for part in subsets.values() for name in part))
         rows = [(subset, *(number(part.get(name)) for name in names)) for subset, part in subsets.items()]
-        sheets.append(Sheet("subsets", ("", *names), rows))
-    return sheets
+        tables.append(ResultTable("subsets", ("", *names), rows))
+    return tables
 
 
-def difference_sheets(comparison: Mapping[str, Any]) -> list[Sheet]:
+def difference_tables(comparison: Mapping[str, Any]) -> list[ResultTable]:
     """Of a comparison: every run against the baseline, whole, then per subset."""
     base = comparison["baseline"]
     title = f"{comparison['benchmark']}: difference from {base} in {comparison['score']}, paired"
@@ -62,13 +62,13 @@ def difference_sheets(comparison: Mapping[str, Any]) -> list[Sheet]:
     rows = comparison["differences"]
     whole = [_difference_row(row["run"], row) for row in rows if row["subset"] is None]
     parts = [_difference_row(f"{row['subset']}\n{row['run']}", row) for row in rows if row["subset"] is not None]
-    sheets = [Sheet(title, columns, whole)]
+    tables = [ResultTable(title, columns, whole)]
     if comparison["metrics"]:
-        sheets.append(_metrics_sheet(comparison))
-    return [*sheets, Sheet(f"{title}, per subset", columns, parts)] if parts else sheets
+        tables.append(_metrics_table(comparison))
+    return [*tables, ResultTable(f"{title}, per subset", columns, parts)] if parts else tables
 
 
-def _metrics_sheet(comparison: Mapping[str, Any]) -> Sheet:
+def _metrics_table(comparison: Mapping[str, Any]) -> ResultTable:
     base = comparison["baseline"]
     rows = [
         (
@@ -81,13 +81,13 @@ def _metrics_sheet(comparison: Mapping[str, Any]) -> Sheet:
         for row in comparison["metrics"]
     ]
     title = f"{comparison['benchmark']}: difference from {base} in metrics of the whole, paired"
-    return Sheet(title, ("", base, "run", "difference\n[95%]", "drawn"), rows)
+    return ResultTable(title, ("", base, "run", "difference\n[95%]", "drawn"), rows)
 
 
-def left_out_sheets(left_out: Mapping[str, Sequence[str]]) -> list[Sheet]:
+def left_out_tables(left_out: Mapping[str, Sequence[str]]) -> list[ResultTable]:
     """Of a comparison: the benchmarks that not all runs have, each with the runs that lack it; none where all do."""
     rows = [(name, ", ".join(runs)) for name, runs in left_out.items()]
-    return [Sheet("left out, not run in all", ("", "missing in"), rows)] if rows else []
+    return [ResultTable("left out, not run in all", ("", "missing in"), rows)] if rows else []
 
 
 def _difference_row(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -102,18 +102,18 @@ def _difference_row(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def control_sheets(summary: Mapping[str, Any]) -> list[Sheet]:
+def control_tables(summary: Mapping[str, Any]) -> list[ResultTable]:
     """Of a run with controls: per benchmark every arm with its paired differences, what the arms are, and which of
     them the items do not allow."""
     parts = summary["benchmarks"]
     missing = [(f"{name}: {arm}", why) for name, part in parts.items() for arm, why in part["not_possible"].items()]
     arms = {arm: facts["title"] for part in parts.values() for arm, facts in part["arms"].items()}
-    legend = Sheet("arms", ("", ""), list(arms.items()))
-    left_out = [Sheet("arms that are not possible", ("", "why"), missing)] if missing else []
-    return [*(_arms_sheet(name, part) for name, part in parts.items()), legend, *left_out]
+    legend = ResultTable("arms", ("", ""), list(arms.items()))
+    left_out = [ResultTable("arms that are not possible", ("", "why"), missing)] if missing else []
+    return [*(_arms_table(name, part) for name, part in parts.items()), legend, *left_out]
 
 
-def _arms_sheet(name: str, part: Mapping[str, Any]) -> Sheet:
+def _arms_table(name: str, part: Mapping[str, Any]) -> ResultTable:
     whole = {
         base: {row["run"]: row for row in comparison["differences"] if row["subset"] is None}
         for base, comparison in part["against"].items()
@@ -128,7 +128,7 @@ def _arms_sheet(name: str, part: Mapping[str, Any]) -> Sheet:
     against = [f"less {base}\n[95%], p" for base in whole]
     columns = ["", f"{part['score']}\n[95%]", *against, part["primary"], "tokens", "rows\nput back", "unread"]
     n = next(iter(part["arms"].values()))["n"]
-    return Sheet(f"{name}: {n} items, paired", columns, rows)
+    return ResultTable(f"{name}: {n} items, paired", columns, rows)
 
 
 def _difference_cell(row: Mapping[str, Any] | None) -> str:
@@ -137,7 +137,7 @@ def _difference_cell(row: Mapping[str, Any] | None) -> str:
     return f"{number(row['difference'], sign=True)} {interval(row['interval'], sign=True)}\n{p_value(row['p'])}"
 
 
-def print_sheets(sheets: Sequence[Sheet]) -> None:
+def print_tables(tables: Sequence[ResultTable]) -> None:
     """Show them on a terminal."""
     from rich.box import SIMPLE
     from rich.console import Console
@@ -145,10 +145,10 @@ def print_sheets(sheets: Sequence[Sheet]) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
-    for sheet in sheets:
-        table = Table(title=Text(sheet.title), title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-        for index, column in enumerate(sheet.columns):
+    for result in tables:
+        table = Table(title=Text(result.title), title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+        for index, column in enumerate(result.columns):
             table.add_column(Text(column), justify="right" if index else "left", overflow="fold")
-        for row in sheet.rows:
+        for row in result.rows:
             table.add_row(*map(Text, row))  # Text: cells are never read as markup
         console.print(table)

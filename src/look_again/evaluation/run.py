@@ -37,7 +37,7 @@ def run_benchmark(
     if benchmark.needs_judge and judge is None:
         raise ValueError(f"{benchmark.name} is scored by a judge: give --judge-url and --judge-model")
     items, bad_rows = load_items(benchmark, location)
-    config = config_of(benchmark, location, items, subject, judge)
+    config = build_config(benchmark, location, items, subject, judge)
     with RunFolder(out, config) as folder:
         with tqdm(total=len(items), initial=len(folder.done), desc=f"{benchmark.name} {out.parent.name}") as progress:
             for index, output in subject.answers(items, folder.done):
@@ -72,17 +72,17 @@ def load_items(benchmark: Benchmark, location: DataLocation) -> tuple[list[Bench
     return items, bad_rows
 
 
-def digest_of(item: BenchmarkItem) -> str:
+def digest_item(item: BenchmarkItem) -> str:
     """What tells whether two runs asked the same, 16 hexadecimals: of id, prompt, number of images, reference."""
     parts = [item.id, item.prompt, item.facts.get(PREFIX_FACT), len(item.images), item.reference]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def config_of(
+def build_config(
     benchmark: Benchmark, location: DataLocation, items: Sequence[BenchmarkItem], subject: Subject, judge: Judge | None
 ) -> dict[str, JSON]:
     """Everything that determines the result."""
-    digests = "".join(map(digest_of, items))
+    digests = "".join(map(digest_item, items))
     return {
         "benchmark": benchmark.name,
         "place": {
@@ -152,7 +152,7 @@ def item_line(item: BenchmarkItem, output: Output, score: ItemScore) -> dict[str
     """One item with its answer and score."""
     return {
         "id": item.id,
-        "digest": digest_of(item),
+        "digest": digest_item(item),
         "prompt": item.prompt,
         "facts": dict(item.facts),
         "reference": item.reference,

@@ -63,7 +63,7 @@ def _metrics(whole: Metrics, asked: Metrics) -> Metrics:
     return {name: value if "strict" in name else asked.get(name) for name, value in whole.items()}
 
 
-def warnings_of(result: Mapping[str, Any]) -> list[str]:
+def list_warnings(result: Mapping[str, Any]) -> list[str]:
     """In words, how many items of a run have no answer or no rating, with the first one's reason."""
     kinds = (("errors", "could not be asked, and are by the same command again"), ("unjudged", "were not judged"))
     return [

@@ -138,7 +138,7 @@ class LocalSubject:
                 return {index: Output(error=str(error)) for index in asked}
             return {i: output for index, request in asked.items() for i, output in self._ask({index: request}).items()}
         seconds = (time.perf_counter() - started) / max(1, len(asked))
-        return {index: output_of(answer, seconds) for index, answer in zip(asked, answers, strict=True)}
+        return {index: build_output(answer, seconds) for index, answer in zip(asked, answers, strict=True)}
 
     def _request(self, items: Sequence[BenchmarkItem], index: int) -> Request:
         item = items[index]
@@ -150,7 +150,7 @@ def _opened(sources: Sequence[ImageSource]) -> list[Image.Image]:
     return [open_image(source) for source in sources]
 
 
-def output_of(answer: Answer, seconds: float) -> Output:
+def build_output(answer: Answer, seconds: float) -> Output:
     """An answer as a run keeps it."""
     return Output(
         text=answer.response,

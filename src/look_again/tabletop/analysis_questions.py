@@ -8,14 +8,14 @@ from typing import Any
 from look_again.analysis.measured_answers import AnswerSection, ImageQuestion, QuestionSet
 from look_again.tabletop.list_curves import against_length, summary
 from look_again.tabletop.render import render
-from look_again.tabletop.rows import make_row
+from look_again.tabletop.samples import make_sample
 
 
 def draw_questions(split: str, seed: int, n: int) -> list[ImageQuestion]:
     """The first n questions of a Tabletop stream. ValueError for n below 1."""
     if n < 1:
         raise ValueError(f"--n must be at least 1, not {n}")
-    rows = [make_row(split, seed, index) for index in range(n)]
+    rows = [make_sample(split, seed, index) for index in range(n)]
     return [ImageQuestion(render(row.scene), row.prompt, row.scene) for row in rows]
 
 

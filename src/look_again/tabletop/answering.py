@@ -27,7 +27,7 @@ from look_again.images import ImageError, load_image
 from look_again.scoring.extraction import score
 from look_again.tabletop.oracle import REQUESTS, write_response
 from look_again.tabletop.questions import Question
-from look_again.tabletop.seeing import UnseenError, listed, question_of, see
+from look_again.tabletop.seeing import UnseenError, listed, parse_question, see
 from look_again.tabletop.world import COLOURS, SHAPES, Scene, allowed_pairs
 from look_again.text.grammar import close_tag, open_tag, parse
 
@@ -104,7 +104,7 @@ def reply_to(body: Mapping[str, Any], rng: random.Random, error_rate: float) -> 
     blocks = dict(_BLOCK.findall(text))
     question_text = blocks.get("question", text).strip()
     return ROLES[role](
-        scene, question_of(question_text), question_text, blocks.get("answer", ""), rng, rng.random() < error_rate
+        scene, parse_question(question_text), question_text, blocks.get("answer", ""), rng, rng.random() < error_rate
     )
 
 

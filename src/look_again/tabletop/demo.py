@@ -29,7 +29,7 @@ from look_again.pipeline.status import status
 from look_again.scoring.extraction import score
 from look_again.tabletop.answering import COMMON_FAULTS
 from look_again.tabletop.loader import build_sample
-from look_again.tabletop.rows import make_row
+from look_again.tabletop.samples import make_sample
 from look_again.tabletop.seeing import listed
 from look_again.text.grammar import parse
 
@@ -119,13 +119,15 @@ def _to_the_end(ledger: Ledger, config: RunConfig, progress: bool) -> list[Stage
 def _plain_rows(config: DemoConfig) -> Iterator[Sample]:
     """Questions alone."""
     for index in range(config.rows):
-        yield replace(build_sample(make_row(config.split, config.seed, index), config.split), response=None, silent=())
+        yield replace(
+            build_sample(make_sample(config.split, config.seed, index), config.split), response=None, silent=()
+        )
 
 
 def _cold_rows(config: DemoConfig) -> Iterator[Sample]:
     """Answers without reflection, as LLaVA-CoT's; mistakes in them are what there is to see in the image again."""
     for index in range(config.rows):
-        yield build_sample(make_row("train", config.seed, index, reflections=0), "train")
+        yield build_sample(make_sample("train", config.seed, index, reflections=0), "train")
 
 
 def _stand_in(ledger: Ledger, config: RunConfig) -> None:

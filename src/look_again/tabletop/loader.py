@@ -17,7 +17,7 @@ from look_again.data.sample import Sample
 from look_again.data.source import Source
 from look_again.tabletop.oracle import LENGTHS
 from look_again.tabletop.render import render
-from look_again.tabletop.rows import TabletopRow, make_row
+from look_again.tabletop.samples import TabletopSample, make_sample
 from look_again.tabletop.world import SPLITS, Scene, Thing
 
 
@@ -67,10 +67,10 @@ def tabletop_source(source: Source) -> Iterator[Sample]:
 
 def tabletop_samples(split: str, seed: int, indices: Iterable[int], length: str | None = None) -> Iterator[Sample]:
     """The samples of a stream at `indices`, of one length if given. ValueError for an unknown split or length."""
-    return (build_sample(make_row(split, seed, index, length=length), split) for index in indices)
+    return (build_sample(make_sample(split, seed, index, length=length), split) for index in indices)
 
 
-def build_sample(row: TabletopRow, split: str) -> Sample:
+def build_sample(row: TabletopSample, split: str) -> Sample:
     """A row of Tabletop as a sample: the answer is its reference, planted mistakes are its silent spans."""
     return Sample(
         id=row.id,

@@ -139,7 +139,7 @@ def listed(text: str) -> set[tuple[str, str, str]]:
     return {(place, colour, shape) for place, colour, shape in LISTED.findall(text)}
 
 
-def question_of(text: str) -> Question:
+def parse_question(text: str) -> Question:
     """The question that a prompt asks, with or without its request for a length. UnseenError for any other text."""
     plain = " ".join(text.split())
     for request in REQUESTS.values():

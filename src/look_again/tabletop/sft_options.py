@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from look_again.tabletop.oracle import LENGTHS
-from look_again.tabletop.rows import LENGTH_WEIGHTS
+from look_again.tabletop.samples import LENGTH_WEIGHTS
 from look_again.yaml_config import check_numbers
 
 

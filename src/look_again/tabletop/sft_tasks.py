@@ -13,7 +13,7 @@ from transformers import Trainer
 
 from look_again.data.sample import Sample
 from look_again.tabletop.loader import build_sample
-from look_again.tabletop.rows import TabletopRow, make_row
+from look_again.tabletop.samples import TabletopSample, make_sample
 from look_again.tabletop.world import COLOURS, GRID_SIDE, PLACES, SHAPES
 from look_again.text.grammar import close_tag
 from look_again.training.base_model import BaseModel
@@ -32,10 +32,10 @@ class TabletopDataset(Dataset):
         passes = self.stage.passes
         return (passes.steps or 0) * passes.batch * passes.accumulation * self.processes
 
-    def draw(self, index: int) -> TabletopRow:
+    def draw(self, index: int) -> TabletopSample:
         """The row behind a sample."""
         options = self.stage.options
-        return make_row(
+        return make_sample(
             "train",
             self._stream_seed(),
             index if options.distinct is None else index % options.distinct,
@@ -76,7 +76,7 @@ class SceneDataset(TabletopDataset):
         return {**self.codec.images(build_sample(row, "train")).tensors, "contents": scene_classes(row)}
 
 
-def scene_classes(row: TabletopRow) -> torch.Tensor:
+def scene_classes(row: TabletopSample) -> torch.Tensor:
     """(visual tokens, 4): at every place its row and column, and the colour and shape of what is there (0: nothing)."""
     classes = torch.zeros((len(PLACES), 4), dtype=torch.long)
     places = torch.arange(len(PLACES))

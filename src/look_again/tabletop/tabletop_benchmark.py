@@ -27,7 +27,7 @@ from look_again.evaluation.subjects import PREFIX_FACT
 from look_again.scoring.extraction import extract, kind_of, score
 from look_again.tabletop.loader import SceneImage
 from look_again.tabletop.oracle import LENGTHS, Mistake
-from look_again.tabletop.rows import TabletopRow, make_row
+from look_again.tabletop.samples import TabletopSample, make_sample
 from look_again.tabletop.seeing import LISTED, listed
 from look_again.tabletop.world import Scene, Thing
 from look_again.text.grammar import TAG_TOKENS, open_tag, parse
@@ -37,8 +37,8 @@ DEFAULT_ITEMS = 200
 PLANTED_RATE = 0.3  # of the oracle's mistakes, per object of a list
 
 
-def _row(split: str, seed: int, index: int, length: str | None = None) -> TabletopRow:
-    return make_row(split, seed, index, length=length, reflections=1, error_rate=PLANTED_RATE)
+def _row(split: str, seed: int, index: int, length: str | None = None) -> TabletopSample:
+    return make_sample(split, seed, index, length=length, reflections=1, error_rate=PLANTED_RATE)
 
 
 def parse_stream(path: str) -> tuple[int, str | None]:
@@ -70,14 +70,14 @@ def load_planted(location: DataLocation) -> Iterator[BenchmarkItem]:
             yield _item(row, facts)
 
 
-def _item(row: TabletopRow, facts: Mapping[str, JSON]) -> BenchmarkItem:
+def _item(row: TabletopSample, facts: Mapping[str, JSON]) -> BenchmarkItem:
     image = SceneImage(row.scene, row.id)
     things = [[thing.place, thing.colour, thing.shape] for thing in row.scene.things]
     known = {"kind": row.question.kind, "length": row.length, "objects": things}
     return BenchmarkItem(id=row.id, images=(image,), prompt=row.prompt, reference=row.answer, facts=known | dict(facts))
 
 
-def planted_prefix(row: TabletopRow) -> str:
+def planted_prefix(row: TabletopSample) -> str:
     """The oracle's response with its mistakes, up to and including its last `<REFLECTION>`."""
     text, tag = row.written.text, open_tag("REFLECTION")
     return text[: text.rindex(tag) + len(tag)]

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from look_again.tabletop.render import SIDE_PIXELS
-from look_again.tabletop.rows import make_row
+from look_again.tabletop.samples import make_sample
 from look_again.tabletop.world import PLACES
 from look_again.text.tags import prepare_tokenizer
 
@@ -88,13 +88,13 @@ class TinyConfig:
     def new_configuration(self) -> Qwen2_5_VLConfig:
         """The model's configuration before there is a tokenizer, for plans."""
         rows = -(-(self.vocabulary + len(SPECIAL_TOKENS)) // 32) * 32
-        return model_config_of(self, rows, {name: i for i, name in enumerate(SPECIAL_TOKENS)})
+        return build_model_config(self, rows, {name: i for i, name in enumerate(SPECIAL_TOKENS)})
 
 
 def corpus() -> Iterator[str]:
     """Text that the tokenizer is trained on: Tabletop's prompts, responses and places."""
     for index in range(CORPUS_ROWS):
-        row = make_row("train", 0, index)
+        row = make_sample("train", 0, index)
         yield f"{row.prompt}\n{row.written.text}"
     yield " ".join(f"{place} {place}" for place in PLACES)
     yield "system\nYou are a helpful assistant.\nuser\nassistant\n" * 50
@@ -137,7 +137,7 @@ def build_model(
     vocabulary = tokenizer.get_vocab()
     ids = {token: vocabulary[token] for token in SPECIAL_TOKENS}
     rows = -(-(len(tokenizer) + SPARE_ROWS) // 32) * 32
-    model_config = model_config_of(tiny, rows, ids)
+    model_config = build_model_config(tiny, rows, ids)
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(model_config)
     model.generation_config = GenerationConfig(
@@ -148,7 +148,7 @@ def build_model(
     return model
 
 
-def model_config_of(tiny: TinyConfig, rows: int, ids: dict[str, int]) -> Qwen2_5_VLConfig:
+def build_model_config(tiny: TinyConfig, rows: int, ids: dict[str, int]) -> Qwen2_5_VLConfig:
     """The model's configuration; `rows` of the embedding, `ids` of the special tokens."""
     return Qwen2_5_VLConfig(
         text_config=_text_config(tiny, rows, ids),

@@ -8,7 +8,7 @@ from PIL import Image
 
 from look_again.tabletop.questions import KINDS
 from look_again.tabletop.render import render
-from look_again.tabletop.rows import TabletopRow, make_row
+from look_again.tabletop.samples import TabletopSample, make_sample
 
 SPLIT = "test"
 LENGTHS = ("long", "normal")
@@ -18,7 +18,7 @@ LENGTHS = ("long", "normal")
 class TabletopExample:
     """A row of Tabletop as an example."""
 
-    row: TabletopRow
+    row: TabletopSample
 
     @property
     def text(self) -> str:
@@ -45,7 +45,7 @@ class TabletopExamples:
 
     def example(self, seed: int, index: int) -> TabletopExample:
         """Example `index` of the set of a seed."""
-        return TabletopExample(make_row(SPLIT, seed, index, length=LENGTHS[index % len(LENGTHS)]))
+        return TabletopExample(make_sample(SPLIT, seed, index, length=LENGTHS[index % len(LENGTHS)]))
 
 
 TABLETOP_EXAMPLES = TabletopExamples()

@@ -16,14 +16,14 @@ from look_again.evaluation.benchmark import BenchmarkItem, DataLocation, Load, M
 
 
 def png(width: int = 8, height: int = 6) -> bytes:
-    """A small picture as a file's bytes; its size tells pictures apart."""
+    """A small image as a file's bytes; its size tells images apart."""
     file = io.BytesIO()
     Image.new("RGB", (width, height), "navy").save(file, "PNG")
     return file.getvalue()
 
 
 def cell(data: bytes | None = None) -> dict[str, Any]:
-    """A picture as the image feature of `datasets` stores it."""
+    """An image as the image feature of `datasets` stores it."""
     return {"bytes": png() if data is None else data, "path": None}
 
 

@@ -166,7 +166,7 @@ def test_nothing_at_all_is_undefined_not_an_error() -> None:
     assert [empty[name] for name in ("chair_i", "chair_s", "recall", "words")] == [None] * 4
 
 
-def test_a_picture_without_objects_has_no_recall() -> None:
+def test_an_image_without_objects_has_no_recall() -> None:
     assert score([item("a")], [ModelReply("A dog.")]).metrics["recall"] is None
 
 
@@ -195,7 +195,7 @@ def test_truth_unites_annotations_and_reference_captions() -> None:
 
 @pytest.fixture
 def coco(tmp_path: Path, encoded) -> Path:
-    """COCO 2014's layout with three images of val2014, of which the last has no picture."""
+    """COCO 2014's layout with three images of val2014, of which the last has no image."""
     root = tmp_path / "coco"
     names = {
         42: "COCO_val2014_000000000042.jpg",
@@ -244,8 +244,8 @@ def test_coco_layout(coco: Path) -> None:
     assert "is missing: looked in" in bad[0].reason
 
 
-def test_the_annotation_folder_and_pictures_elsewhere(coco: Path, tmp_path: Path) -> None:
-    """People keep the annotations apart from the pictures."""
+def test_the_annotation_folder_and_images_elsewhere(coco: Path, tmp_path: Path) -> None:
+    """People keep the annotations apart from the images."""
     (coco / "val2014").rename(tmp_path / "pictures")
     for path in (coco, coco / "annotations"):
         items, bad = load(path, images=tmp_path / "pictures")
@@ -254,7 +254,7 @@ def test_the_annotation_folder_and_pictures_elsewhere(coco: Path, tmp_path: Path
 
 
 def test_a_limit_takes_the_same_images_wherever(coco: Path) -> None:
-    """Two machines with different pictures must score the same subset; a missing picture is listed, not replaced."""
+    """Two machines with different images must score the same subset; a missing image is listed, not replaced."""
     order = [f"COCO_val2014_{image['id']:012}" for image in ordered([{"id": 74}, {"id": 73}, {"id": 42}])]
     assert sorted(order) != order  # drawn, not sorted
     for limit in (1, 2):
@@ -269,13 +269,13 @@ def test_an_image_keeps_its_rank_among_others() -> None:
     assert [i for i in every if i % 2 == 0] == even
 
 
-def test_a_damaged_picture_is_a_bad_row(coco: Path) -> None:
+def test_a_damaged_image_is_a_bad_row(coco: Path) -> None:
     (coco / "val2014" / "COCO_val2014_000000000073.jpg").write_bytes(b"no picture")
     _, bad = load(coco)
     assert {row.id for row in bad} == {"COCO_val2014_000000000073", "COCO_val2014_000000000074"}
 
 
-def test_a_picture_s_name_cannot_lead_out_of_its_folder(coco: Path, tmp_path: Path, encoded) -> None:
+def test_an_image_s_name_cannot_lead_out_of_its_folder(coco: Path, tmp_path: Path, encoded) -> None:
     (tmp_path / "private.png").write_bytes(encoded())
     file = coco / "annotations" / "instances_val2014.json"
     content = json.loads(file.read_text())
@@ -285,7 +285,7 @@ def test_a_picture_s_name_cannot_lead_out_of_its_folder(coco: Path, tmp_path: Pa
     assert any("outside" in row.reason for row in bad)
 
 
-def test_no_folder_of_pictures(coco: Path) -> None:
+def test_no_folder_of_images(coco: Path) -> None:
     (coco / "val2014").rename(coco / "pictures")
     items, bad = load(coco)  # the root itself may hold them, so each is missing
     assert not items

@@ -49,7 +49,7 @@ def choice(name: str = "27", **fields: Any) -> dict[str, Any]:
 
 
 def repository(folder: Path, write_lines: Callable[..., Path], *rows: Any, split: str = "testmini") -> Path:
-    """The authors' repository: lines in data/, pictures in images/."""
+    """The authors' repository: lines in data/, images in images/."""
     write_lines(folder / "data" / f"{split}.jsonl", *rows)
     (folder / "images").mkdir(exist_ok=True)
     for one in rows:
@@ -63,7 +63,7 @@ def repository(folder: Path, write_lines: Callable[..., Path], *rows: Any, split
 
 @pytest.mark.parametrize("name", ["data/testmini-00000-of-00001-f8ff70fcb2f29b1d.parquet", "testmini.parquet"])
 def test_tables(tmp_path: Path, name: str) -> None:
-    """`test` read where `testmini` was asked for, or the path taken instead of the picture beside it."""
+    """`test` read where `testmini` was asked for, or the path taken instead of the image beside it."""
     table = write_table(tmp_path / name, row(decoded_image=cell(png(20))), choice(decoded_image=cell()))
     write_table(tmp_path / Path(name).parent / "test.parquet", row("99", decoded_image=cell()))
     items, bad = loaded(load, tmp_path, "testmini")
@@ -85,7 +85,7 @@ def test_tables(tmp_path: Path, name: str) -> None:
 
 
 def test_repository(tmp_path: Path, write_lines: Callable[..., Path]) -> None:
-    """Pictures lie beside the folder of the lines, not in it."""
+    """Images lie beside the folder of the lines, not in it."""
     folder = repository(tmp_path, write_lines, row(), choice())
     for path in (folder, folder / "data" / "testmini.jsonl"):
         items, bad = loaded(load, path, "testmini")
@@ -98,7 +98,7 @@ def test_repository(tmp_path: Path, write_lines: Callable[..., Path]) -> None:
     assert len(loaded(load, folder, "testmini", images=tmp_path / "elsewhere")[0]) == 2
 
 
-def test_pictures_in_the_published_archive(tmp_path: Path, write_lines: Callable[..., Path]) -> None:
+def test_images_in_the_published_archive(tmp_path: Path, write_lines: Callable[..., Path]) -> None:
     write_lines(tmp_path / "test.jsonl", row(), row("5"))
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         archive.writestr("images/4.jpg", png(30))
@@ -147,7 +147,7 @@ def test_unknown_layouts(tmp_path: Path, write_lines: Callable[..., Path]) -> No
 def test_bad_rows_are_listed(
     tmp_path: Path, write_lines: Callable[..., Path], fields: dict[str, Any], reason: str | None
 ) -> None:
-    """A row that ends the benchmark or leaves it unseen, or a picture from anywhere on the machine."""
+    """A row that ends the benchmark or leaves it unseen, or an image from anywhere on the machine."""
     repository(tmp_path, write_lines, row(), row("5"))
     write_lines(tmp_path / "data" / "testmini.jsonl", "broken", row(**fields), row("5"))
     items, bad = loaded(load, tmp_path, "testmini")
@@ -166,8 +166,8 @@ def test_bad_rows_are_listed(
         ("Which side is opposite to <image3>?\n<image4> <image5>", "Which side is opposite to (image 3)?"),
     ],
 )
-def test_marks_of_picture_parts(tmp_path: Path, question: str, readable: str | None) -> None:
-    """A sentence that lost its object with the mark, or a mark that a model could take for a picture token."""
+def test_marks_of_image_parts(tmp_path: Path, question: str, readable: str | None) -> None:
+    """A sentence that lost its object with the mark, or a mark that a model could take for an image token."""
     write_table(tmp_path / "test.parquet", row(question=question, decoded_image=cell()))
     (item,), _ = loaded(load, tmp_path, "test")
     asked = readable or "When the ant (image 1) meets (image 2) it stops at (image 3)."

@@ -43,7 +43,7 @@ def row(index: int | str = 7, **fields: Any) -> dict[str, Any]:
 
 
 def copies(index: int = 7, **fields: Any) -> list[dict[str, Any]]:
-    """A question and its three copies as published: moved options, the picture by the question's index."""
+    """A question and its three copies as published: moved options, the image by the question's index."""
     texts = list(OPTIONS.values())
     moved = [dict(zip("ABCD", texts[-copy:] + texts[:-copy], strict=True)) for copy in (1, 2, 3)]
     references = {"image": str(index)}
@@ -108,7 +108,7 @@ def test_no_tsv(tmp_path: Path, content: bytes) -> None:
 
 
 def test_published_table(tmp_path: Path) -> None:
-    """Copies made again though they are there, apart from their question, or without its picture."""
+    """Copies made again though they are there, apart from their question, or without its image."""
     first, *rest = copies(7, hint="Look\nclosely.")
     table = write_tsv(tmp_path / TABLE, first, row(8, answer="A", image=encoded(20)), *rest, *copies(8)[1:])
     items, bad = loaded(load, tmp_path, "dev")

@@ -38,7 +38,7 @@ def test_official_rule(reply: str, official: str | None) -> None:
 
 
 def asked(*rows: tuple[str, str, str, str]) -> tuple[list[BenchmarkItem], list[ModelReply]]:
-    """Rows of subtask, picture, reference, reply."""
+    """Rows of subtask, image, reference, reply."""
     items = [
         BenchmarkItem(
             id=str(i), prompt="?", reference=reference, facts={"subtask": subtask, "image_id": f"{subtask}/{picture}"}
@@ -49,7 +49,7 @@ def asked(*rows: tuple[str, str, str, str]) -> tuple[list[BenchmarkItem], list[M
 
 
 def test_accuracy_plus_by_hand() -> None:
-    """Three pictures: both right, one right, none right. Accuracy 3/6; accuracy+ 1/3, not 3/6 and not 2/3."""
+    """Three images: both right, one right, none right. Accuracy 3/6; accuracy+ 1/3, not 3/6 and not 2/3."""
     found = score(
         *asked(
             ("count", "1", "yes", "Yes"),
@@ -66,8 +66,8 @@ def test_accuracy_plus_by_hand() -> None:
     assert (found["unparsed"], found["official_unparsed"], found["incomplete_pairs"]) == (1, 1, 0)
 
 
-def test_pictures_are_paired_by_name_not_by_place() -> None:
-    """Pairing neighbours would mix two pictures once one question is missing or rows are shuffled."""
+def test_images_are_paired_by_name_not_by_place() -> None:
+    """Pairing neighbours would mix two images once one question is missing or rows are shuffled."""
     found = score(
         *asked(
             ("count", "1", "yes", "Yes"),
@@ -79,7 +79,7 @@ def test_pictures_are_paired_by_name_not_by_place() -> None:
     assert found["accuracy_plus"] == 1 / 2
 
 
-def test_the_same_picture_name_in_two_subtasks_is_two_pictures() -> None:
+def test_the_same_image_name_in_two_subtasks_is_two_images() -> None:
     found = score(*asked(("count", "1", "yes", "Yes"), ("color", "1", "no", "No")))
     assert found.metrics["incomplete_pairs"] == 2
 
@@ -125,7 +125,7 @@ def test_strict_reads_what_the_rule_misses_and_guesses_nothing() -> None:
 
 
 def test_half_a_pair_has_no_accuracy_plus() -> None:
-    """A cut in the middle of a picture must not count as a picture right or wrong."""
+    """A cut in the middle of an image must not count as an image right or wrong."""
     found = score(*asked(("count", "1", "yes", "Yes"), ("count", "1", "no", "No"), ("count", "2", "yes", "No")))
     assert found.subsets["subtask/count"]["accuracy_plus"] == 1
     assert found.subsets["subtask/count"]["accuracy"] == 2 / 3
@@ -142,7 +142,7 @@ Write = Callable[..., None]
 
 @pytest.fixture
 def write(tmp_path: Path, encoded) -> Write:
-    """Write a question file and its picture, side by side or, with `apart`, in the release's two folders."""
+    """Write a question file and its image, side by side or, with `apart`, in the release's two folders."""
 
     def write(subtask: str, stem: str, text: str, *, apart: bool = False, suffix: str | None = ".png") -> None:
         folder = tmp_path / "MME_Benchmark_release_version" / "MME_Benchmark" / subtask
@@ -216,7 +216,7 @@ def test_bad_question_files_are_listed(tmp_path: Path, write: Write) -> None:
     assert "answer is 'Perhaps'" in reasons["count/5.png#2"]
 
 
-def test_pictures_elsewhere(tmp_path: Path, write: Write) -> None:
+def test_images_elsewhere(tmp_path: Path, write: Write) -> None:
     write("count", "1", QUESTIONS)
     release = tmp_path / "MME_Benchmark_release_version" / "MME_Benchmark"
     (tmp_path / "pictures" / "count").mkdir(parents=True)
@@ -225,7 +225,7 @@ def test_pictures_elsewhere(tmp_path: Path, write: Write) -> None:
     assert len(load(release, "count")[1]) == 1
 
 
-def test_damaged_picture(tmp_path: Path, write: Write) -> None:
+def test_damaged_image(tmp_path: Path, write: Write) -> None:
     write("count", "1", QUESTIONS)
     (tmp_path / "MME_Benchmark_release_version" / "MME_Benchmark" / "count" / "1.png").write_bytes(b"no picture")
     items, bad = load(tmp_path, "count")

@@ -23,7 +23,7 @@ from look_again.evaluation.benchmarks.mmhal import (
     rubric,
     score,
 )
-from look_again.evaluation.compare import paired_difference
+from look_again.evaluation.comparison import paired_difference
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def question(image: str = "a_o.jpg", kind: str | None = "counting") -> dict[str,
 
 @pytest.fixture
 def mmhal(tmp_path: Path, encoded) -> Path:
-    """The benchmark's repository with two questions of one picture."""
+    """The benchmark's repository with two questions of one image."""
     root = tmp_path / "MMHal-Bench"
     (root / "images").mkdir(parents=True)
     (root / "images" / "a_o.jpg").write_bytes(encoded(format="JPEG"))
@@ -238,7 +238,7 @@ def test_bad_questions_are_listed(mmhal: Path) -> None:
     assert "gt_answer is None" in reasons["7"]
 
 
-def test_pictures_elsewhere(mmhal: Path, tmp_path: Path) -> None:
+def test_images_elsewhere(mmhal: Path, tmp_path: Path) -> None:
     (mmhal / "images").rename(tmp_path / "pictures")
     assert len(load(mmhal, images=tmp_path / "pictures")[0]) == 2
     assert len(load(mmhal)[1]) == 2

@@ -47,7 +47,7 @@ def test_subjects_are_those_of_the_data_set() -> None:
 
 
 def test_multiple_choice_row(tmp_path: Path) -> None:
-    """Options read as one text, or the mark left where a model's own picture token could be."""
+    """Options read as one text, or the mark left where a model's own image token could be."""
     (item,), bad = one(tmp_path)
     assert not bad
     assert item.id == "validation_Accounting_1"
@@ -73,8 +73,8 @@ def test_open_row(tmp_path: Path) -> None:
     assert item.reference == ["[0, 1)"]
 
 
-def test_pictures_are_those_that_are_marked(tmp_path: Path) -> None:
-    """The picture of the explanation shown with the question, or marks that count other pictures than are shown."""
+def test_images_are_those_that_are_marked(tmp_path: Path) -> None:
+    """The image of the explanation shown with the question, or marks that count other images than are shown."""
     pictures = {f"image_{number}": cell(png(10 * number, 10)) for number in (1, 2, 3, 4)}
     (item,), _ = one(
         tmp_path,

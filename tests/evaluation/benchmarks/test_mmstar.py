@@ -67,7 +67,7 @@ def test_unknown_layouts(tmp_path: Path) -> None:
 
 
 def test_bad_rows_are_listed(tmp_path: Path) -> None:
-    """A missing picture asked about as if it were there, or the rows after a bad one lost."""
+    """A missing image asked about as if it were there, or the rows after a bad one lost."""
     rows = [row(0, image=None), row(1, answer="E"), row(2, question=None), row(3, image=cell(b"")), row(4)]
     write_table(tmp_path / "mmstar.parquet", *rows)
     items, bad = loaded(load, tmp_path, "val")

@@ -148,7 +148,7 @@ def line(number: int, image: str = "COCO_val2014_000000000001.jpg", label: str =
 
 @pytest.fixture
 def pope(tmp_path: Path, write_lines, encoded) -> Path:
-    """The official files, and the pictures of COCO beside them."""
+    """The official files, and the images of COCO beside them."""
     (tmp_path / "val2014").mkdir()
     (tmp_path / "val2014" / "COCO_val2014_000000000001.jpg").write_bytes(encoded(format="JPEG"))
     for kind in ("random", "popular", "adversarial"):
@@ -173,7 +173,7 @@ def test_official_files(pope: Path) -> None:
     assert [one.facts["category"] for one in load(pope, "popular")[0]] == ["popular", "popular"]
 
 
-def test_official_files_and_pictures_apart(pope: Path, tmp_path: Path) -> None:
+def test_official_files_and_images_apart(pope: Path, tmp_path: Path) -> None:
     """People keep COCO in one place for all benchmarks."""
     (pope / "val2014").rename(tmp_path / "coco2014")
     for folder in (pope, pope / "output", pope / "output" / "coco"):

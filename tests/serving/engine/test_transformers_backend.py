@@ -30,7 +30,7 @@ from look_again.serving.backend import (
 from look_again.serving.engine.transformers_backend import TransformersBackend
 from look_again.serving.prompt import build_prompt
 from look_again.tabletop.render import render
-from look_again.tabletop.rows import make_row
+from look_again.tabletop.samples import make_sample
 from tests.serving.ties import same_but_for_ties
 from tests.tiny_model import response_slots
 
@@ -125,7 +125,7 @@ def test_mixed_requests_that_arrive_one_after_the_other_equal_ask():
     first; the last is drawn with a seed.
     """
     look = look_again.load()
-    rows = [make_row("test", 0, i, length="brief", reflections=1, error_rate=0.0) for i in range(len(POLICIES) + 1)]
+    rows = [make_sample("test", 0, i, length="brief", reflections=1, error_rate=0.0) for i in range(len(POLICIES) + 1)]
     sampling = [{"max_new_tokens": 60}] * len(POLICIES) + [
         {"max_new_tokens": 60, "temperature": 0.8, "top_p": 0.9, "seed": 3}
     ]

@@ -115,7 +115,7 @@ def check_same_items(base_name: str, base: Result, name: str, result: Result) ->
         )
 
 
-def scores_of(result: Result, field: str) -> list[float | None]:
+def paired_scores(result: Result, field: str) -> list[float | None]:
     """One score per item, in the order of the run: "official", "strict" or a fact. ValueError for an unknown one."""
     values: list[float | None] = []
     for item in result["items"]:
@@ -156,8 +156,8 @@ def _rows(
     name: str, base: Result, other: Result, subsets: Mapping[str, Sequence[int]], field: str, seed: int
 ) -> list[dict[str, Any]]:
     """The differences of one run from the base: whole (subset None), then per subset."""
-    ours = scores_of(base, field)
-    by_id = dict(zip((item["id"] for item in other["items"]), scores_of(other, field), strict=True))
+    ours = paired_scores(base, field)
+    by_id = dict(zip((item["id"] for item in other["items"]), paired_scores(other, field), strict=True))
     theirs = [by_id[item["id"]] for item in base["items"]]
     parts: list[tuple[str | None, Sequence[int]]] = [(None, range(len(ours))), *subsets.items()]
     return [

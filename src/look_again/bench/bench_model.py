@@ -20,7 +20,7 @@ from look_again.core.families import find_family
 from look_again.core.inputs import process_images
 from look_again.core.trigger import Trigger
 from look_again.tabletop.render import render
-from look_again.tabletop.rows import make_row
+from look_again.tabletop.samples import make_sample
 from look_again.tabletop.tiny import TinyConfig, build_image_processor, build_model, build_tokenizer
 from look_again.text.instructions import question_messages
 from look_again.text.renderer import Renderer
@@ -39,7 +39,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Subject:
+class BenchModel:
     """A model on its device, prompts for a batch, and how many ordinary text ids, from 0 on, answers are made of."""
 
     model: Any
@@ -94,16 +94,18 @@ class ForcedIds(LogitsProcessor):
         return forced.scatter_(1, self.answers[:, step : step + 1], 0.0)
 
 
-def tiny_subject(batch: int, device: torch.device, dtype: torch.dtype, config: TinyConfig | None = None) -> Subject:
+def tiny_subject(batch: int, device: torch.device, dtype: torch.dtype, config: TinyConfig | None = None) -> BenchModel:
     """The tiny model on Tabletop's questions, 36 visual tokens each."""
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, config).eval().to(device, dtype)
     prompts = [_tabletop_prompt(tokenizer, model.config, index) for index in range(batch)]
     trigger = Trigger.of(tokenizer)
-    return Subject(model, prompts, trigger, text_ids=min(tokenizer.added_tokens_decoder))
+    return BenchModel(model, prompts, trigger, text_ids=min(tokenizer.added_tokens_decoder))
 
 
-def large_subject(batch: int, device: torch.device, dtype: torch.dtype, config: LargeConfig | None = None) -> Subject:
+def large_subject(
+    batch: int, device: torch.device, dtype: torch.dtype, config: LargeConfig | None = None
+) -> BenchModel:
     """Large shapes with random weights, made on the device in `dtype`: there is never a copy in float32."""
     large = config or LargeConfig()
     model = large_model(large, device, dtype)
@@ -111,7 +113,7 @@ def large_subject(batch: int, device: torch.device, dtype: torch.dtype, config: 
     model.generation_config = GenerationConfig(pad_token_id=text_ids, do_sample=False)
     generator = torch.Generator().manual_seed(0)
     prompts = [_random_prompt(large, row, text_ids, generator) for row in range(batch)]
-    return Subject(model, prompts, Trigger(text_ids + 5, text_ids + 6), text_ids)
+    return BenchModel(model, prompts, Trigger(text_ids + 5, text_ids + 6), text_ids)
 
 
 def large_model(large: LargeConfig, device: torch.device, dtype: torch.dtype) -> Any:
@@ -123,7 +125,7 @@ def large_model(large: LargeConfig, device: torch.device, dtype: torch.dtype) ->
 
 
 def _tabletop_prompt(tokenizer: Any, config: Any, index: int) -> Prompt:
-    row = make_row("train", 0, index)
+    row = make_sample("train", 0, index)
     images = process_images(build_image_processor(), config, [render(row.scene)])
     renderer = Renderer(tokenizer, find_family(config).image_text)
     ids = renderer.render_prompt(question_messages(row.prompt, 1), images.visual_token_counts)

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from look_again.commands.main import main
-from look_again.evaluation.compare import compare, mean_interval, paired_difference, subset_members
+from look_again.evaluation.comparison import compare, mean_interval, paired_difference, subset_members
 
 
 def result_of(scores: list[float | None], *, strict: list[float] | None = None, **changed) -> dict:

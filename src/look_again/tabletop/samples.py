@@ -1,4 +1,4 @@
-"""Rows of Tabletop: one function from (split, seed, index) to a scene, a question, an answer and a response."""
+"""Examples of Tabletop: one function from (split, seed, index) to a scene, a question, an answer and a response."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ LENGTH_WEIGHTS = {"brief": 45, "normal": 40, "long": 15}
 
 
 @dataclass(frozen=True)
-class TabletopRow:
-    """One row: `prompt` is the question with the request for a length; `answer` is exact."""
+class TabletopSample:
+    """One example: `prompt` is the question with the request for a length; `answer` is exact."""
 
     id: str
     scene: Scene
@@ -40,7 +40,7 @@ class TabletopRow:
         }
 
 
-def make_row(
+def make_sample(
     split: str,
     seed: int,
     index: int,
@@ -51,8 +51,8 @@ def make_row(
     error_rate: float = 0.2,
     lengths: Mapping[str, float] = LENGTH_WEIGHTS,
     cursory: float = 0.0,
-) -> TabletopRow:
-    """Row `index` of a stream; None draws the kind of question, the length or the number of reflections.
+) -> TabletopSample:
+    """Example `index` of a stream; None draws the kind of question, the length or the number of reflections.
 
     `lengths` weighs the draw of the length. `cursory`: as in `write_response`.
     The scene and question depend on (split, seed, index, kind) alone. ValueError for unknown names.
@@ -71,20 +71,20 @@ def make_row(
     )
     prompt = f"{question.text} {REQUESTS[chosen]}"
     answer = question.conclude(scene.things)
-    return TabletopRow(f"tabletop-{split}-{seed}-{index}", scene, question, chosen, prompt, answer, written)
+    return TabletopSample(f"tabletop-{split}-{seed}-{index}", scene, question, chosen, prompt, answer, written)
 
 
-def make_rows(split: str, seed: int, n: int) -> Iterator[TabletopRow]:
-    """The first `n` rows of a stream."""
-    return (make_row(split, seed, index) for index in range(n))
+def make_samples(split: str, seed: int, n: int) -> Iterator[TabletopSample]:
+    """The first `n` examples of a stream."""
+    return (make_sample(split, seed, index) for index in range(n))
 
 
-def write_rows(out: Path, split: str, seed: int, n: int) -> Iterator[TabletopRow]:
-    """Write `images/` and `rows.jsonl` under `out`, yielding each row once it is written."""
+def write_samples(out: Path, split: str, seed: int, n: int) -> Iterator[TabletopSample]:
+    """Write `images/` and `rows.jsonl` under `out`, yielding each example once it is written."""
     (out / "images").mkdir(parents=True, exist_ok=True)
     with (out / "rows.jsonl").open("w", encoding="utf-8") as file:
-        for row in make_rows(split, seed, n):
-            image = f"images/{row.id}.png"
-            render(row.scene).save(out / image)
-            file.write(json.dumps(row.as_dict(image), ensure_ascii=False) + "\n")
-            yield row
+        for sample in make_samples(split, seed, n):
+            image = f"images/{sample.id}.png"
+            render(sample.scene).save(out / image)
+            file.write(json.dumps(sample.as_dict(image), ensure_ascii=False) + "\n")
+            yield sample
