@@ -38,12 +38,12 @@ class Answer:
 
     @property
     def tokens(self) -> dict[str, int]:
-        """Slots by kind: prompt text, the prompt's visual tokens, sampled, re-inserted rows, forced."""
-        rows = self.slots.visual_indices >= 0
+        """Slots by kind: prompt text, the prompt's visual tokens, sampled, re-inserted, forced."""
+        visual = self.slots.visual_indices >= 0
         prompt = self.slots.provenance == Provenance.PROMPT
         return {
-            "prompt": int((prompt & ~rows).sum()),
-            "visual": int((prompt & rows).sum()),
+            "prompt": int((prompt & ~visual).sum()),
+            "visual": int((prompt & visual).sum()),
             "sampled": self.slots.count(Provenance.SAMPLED),
             "reinserted": self.slots.count(Provenance.REINSERTED),
             "forced": self.slots.count(Provenance.FORCED),

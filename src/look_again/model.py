@@ -179,7 +179,7 @@ class LookAgain:
     ) -> list[Answer]:
         if not requests:
             return []
-        rows = encoded or [self._encode(request) for request in requests]
+        prompts = encoded or [self._encode(request) for request in requests]
         started = time.perf_counter()
         generator = None
         device = self.checkpoint.model.device
@@ -192,11 +192,13 @@ class LookAgain:
             generator=generator,
             reasoning=sampling.bound_reasoning(self.checkpoint.tokenizer),
         )
-        _check_prefixes([len(row.prefix_ids) for row in rows], sampling)
-        inputs = self._batch(rows)
+        _check_prefixes([len(prompt.prefix_ids) for prompt in prompts], sampling)
+        inputs = self._batch(prompts)
         columns = inputs["input_ids"].shape[1]
         processors = (
-            [ForcedPrefix([row.prefix_ids for row in rows], columns)] if any(r.prefix_ids for r in rows) else []
+            [ForcedPrefix([prompt.prefix_ids for prompt in prompts], columns)]
+            if any(p.prefix_ids for p in prompts)
+            else []
         )
         with self._lock:
             output: LookAgainOutput = self.checkpoint.model.generate(
@@ -210,7 +212,7 @@ class LookAgain:
         return self._answers(output, columns, time.perf_counter() - started)
 
     def _answers(self, output: LookAgainOutput, columns: int, seconds: float) -> list[Answer]:
-        rows = zip(output.sequences, output.slots, output.reflections, output.finish_reasons, strict=True)  # type: ignore[arg-type]
+        decoded = zip(output.sequences, output.slots, output.reflections, output.finish_reasons, strict=True)  # type: ignore[arg-type]
         return [
             Answer(
                 parsed=parse(decode_text(self.checkpoint.tokenizer, ids[columns:].tolist())),
@@ -221,7 +223,7 @@ class LookAgain:
                 finish_reason=reason,
                 notes=self.checkpoint.notes,
             )
-            for ids, slots, reflections, reason in rows
+            for ids, slots, reflections, reason in decoded
         ]
 
     def _encode(self, request: Request) -> _Encoded:
@@ -246,12 +248,12 @@ class LookAgain:
     def _process(self, images: Sequence[Image.Image]) -> ImageInputs:
         return process_images(self.checkpoint.image_processor, self.checkpoint.model.config, images)
 
-    def _batch(self, rows: Sequence[_Encoded]) -> dict[str, torch.Tensor]:
+    def _batch(self, prompts: Sequence[_Encoded]) -> dict[str, torch.Tensor]:
         """Left-padded inputs of `generate`."""
         device = self.checkpoint.model.device
-        batch = left_padded([row.ids for row in rows], self.checkpoint.tokenizer, device)
-        batch |= stack_pixels([row.pixels for row in rows])
-        control = stack_pixels([row.control for row in rows])
+        batch = left_padded([prompt.ids for prompt in prompts], self.checkpoint.tokenizer, device)
+        batch |= stack_pixels([prompt.pixels for prompt in prompts])
+        control = stack_pixels([prompt.control for prompt in prompts])
         if control:
             batch["control_pixel_values"] = control["pixel_values"]
             batch["control_grid_thw"] = control["image_grid_thw"]
@@ -267,7 +269,7 @@ class _Encoded:
 
 
 class ForcedPrefix(LogitsProcessor):
-    """Makes each row begin its response with given ids; they count as sampled tokens.
+    """Makes each sequence begin its response with given ids; they count as sampled tokens.
 
     `prompt_columns`: the width of `input_ids` before anything was generated.
     """
@@ -278,10 +280,10 @@ class ForcedPrefix(LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         step = input_ids.shape[1] - self.prompt_columns
-        for row, prefix in enumerate(self.prefixes):
+        for index, prefix in enumerate(self.prefixes):
             if step < len(prefix):
-                scores[row] = float("-inf")
-                scores[row, prefix[step]] = 0.0
+                scores[index] = float("-inf")
+                scores[index, prefix[step]] = 0.0
         return scores
 
 

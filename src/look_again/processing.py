@@ -50,8 +50,8 @@ class LookAgainProcessor(ProcessorMixin):
         expanded = [_expand(part, self.image_token, sizes) for part in texts]
         encoded = self.tokenizer(expanded, return_tensors=return_tensors, **kwargs)
         ids = encoded["input_ids"]
-        rows = ids if isinstance(ids, torch.Tensor) else [torch.tensor(row) for row in ids]
-        types = [(row == self.image_token_id).long() for row in rows]
+        sequences = ids if isinstance(ids, torch.Tensor) else [torch.tensor(sequence) for sequence in ids]
+        types = [(sequence == self.image_token_id).long() for sequence in sequences]
         encoded["mm_token_type_ids"] = torch.stack(types) if return_tensors else [t.tolist() for t in types]
         return BatchFeature({**encoded, **pictures})
 
