@@ -232,3 +232,9 @@ def exists(name: str) -> bool:
             rest = parts[length:]
             return not rest or re.search(rf"\b{re.escape(rest[0])}\b", path.read_text(encoding="utf-8")) is not None
     return False
+
+
+def test_the_api_page_names_everything_that_the_package_offers() -> None:
+    text = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    listed = {name for line in re.findall(r"^\| (`.*?`) \|", text, re.M) for name in re.findall(r"`(\w+)`", line)}
+    assert listed == set(look_again.__all__)
