@@ -28,6 +28,14 @@ FENCE = re.compile(r"^ {0,3}(```|~~~)")
 LINK = re.compile(r'(?P<before>\]\(|\bsrc=")(?P<target>[^)\s"]+)')
 
 
+def on_config(config: Any) -> Any:
+    """Adds a section to the navigation for the recipes that have a page."""
+    recipes = [uri for uri in find_pages().values() if uri.startswith("recipes/")]
+    if recipes:
+        config.nav.insert(-2, {"Recipes": recipes})
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Adds the pages outside `docs/`, and a copy of every other file that some page links to."""
     for path, uri in find_pages().items():
