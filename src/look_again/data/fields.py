@@ -5,21 +5,22 @@ The paper has no word on data formats. Every complaint names the row, the field 
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from string import ascii_uppercase
+from urllib.parse import unquote
 
 from PIL import Image
 
 from look_again.data.image_files import ImageSource, LazyImage
 from look_again.data.sample import SampleError
+from look_again.images import ImageError, decode_base64, is_data_url, split_data_url
 
 _URL = re.compile(r"\s*[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_DATA_URL = re.compile(r"\s*data:[^,]*;base64,", re.IGNORECASE)
+_FILE_URL = re.compile(r"\s*file://(localhost)?(?=/)", re.IGNORECASE)
+MAX_HEAD = 400  # characters of a data URL before its bytes
 _LETTER = re.compile(r"\s*\(?([A-Z])[.):]\s+")
 
 
@@ -93,8 +94,10 @@ def parse_image(value: object, row_id: str, field: str, base: Path | None) -> Im
         return parse_image(value["path"], row_id, field, base)
     if not isinstance(value, str) or not value:
         raise SampleError(row_id, f"{field} is {short(value)}: a path, bytes or a picture is needed")
-    if header := _DATA_URL.match(value):
-        return _decoded(value[header.end() :], row_id, field)
+    if is_data_url(value) and ";base64," in value[:MAX_HEAD].lower():
+        return _decoded(value, row_id, field)
+    if local := _FILE_URL.match(value):
+        return path_inside(unquote(value[local.end() :]), row_id, field, base)
     if _URL.match(value):
         raise SampleError(row_id, f"{field} is {short(value)}; nothing is fetched: download it and give its path")
     return path_inside(value, row_id, field, base)
@@ -113,8 +116,8 @@ def path_inside(name: str, row_id: str, field: str, base: Path | None) -> Path:
     return Path(path)
 
 
-def _decoded(text: str, row_id: str, field: str) -> bytes:
+def _decoded(url: str, row_id: str, field: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+        return decode_base64(split_data_url(url))
+    except ImageError as error:
         raise SampleError(row_id, f"{field} is a data URL that is not base64 ({error}): encode it again") from error

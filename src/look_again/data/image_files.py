@@ -16,11 +16,11 @@ from typing import Any, BinaryIO, TypeAlias
 
 from PIL import Image
 
-from look_again.images import FORMATS, MAX_ASPECT_RATIO, ImageError, load_image
+from look_again.image_containers import PNG_MAGIC
+from look_again.images import FORMATS, MAX_ASPECT_RATIO, MAX_BYTES, MAX_PIXELS, ImageError, load_image
 from look_again.registry import resolve
 
-MAX_PIXELS = 50_000_000
-MAX_BYTES = 64 * 2**20
+MAX_EXIF_BYTES = 2**20  # of a PNG: the chunk is read whole
 
 _ORIENTATION_TAG = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -124,15 +124,12 @@ def _opened(source: Path | bytes | LazyImage, max_bytes: int, name: str) -> Bina
 
 
 def _size_in_header(file: BinaryIO, name: str) -> tuple[int, int]:
+    if (size := _png_size(file)) is not None:
+        return size
     Image.init()
     try:
         with Image.open(file, formats=[known for known in FORMATS if known in Image.OPEN]) as image:
-            # Not image.getexif(): that of a PNG decodes the pixels.
-            exif = Image.Image.getexif(image)
-            cheap_to_seek = isinstance(file, io.BytesIO | io.BufferedReader)
-            if image.format == "PNG" and _ORIENTATION_TAG not in exif and cheap_to_seek:
-                exif = _exif_after_pixels(file)
-            return _upright(image, exif)
+            return _upright(image, image.getexif())
     except Image.UnidentifiedImageError as error:
         raise ImageError(f"{name} is not an image in a format read here: {', '.join(FORMATS)}") from error
     except Exception as error:  # Pillow's parsers raise nearly anything on damaged headers
@@ -146,17 +143,35 @@ def _size_of_open(image: Image.Image, name: str) -> tuple[int, int]:
         raise ImageError(f"{name} is truncated or damaged: {error}") from error
 
 
-def _exif_after_pixels(file: BinaryIO) -> Image.Exif:
-    """A PNG's eXIf chunk, wherever it is; PNG allows it after the pixels."""
+def _png_size(file: BinaryIO) -> tuple[int, int] | None:
+    """Width and height of an upright PNG, from its chunks: Pillow would refuse long texts. None for other formats.
+
+    The chunk that turns an image may stand after the pixels; inside a zip archive it is not looked for there.
+    """
+    start = file.read(24)
+    if not (len(start) == 24 and start.startswith(PNG_MAGIC) and start[12:16] == b"IHDR"):
+        file.seek(0)
+        return None
+    width, height = struct.unpack(">II", start[16:])
+    cheap_to_seek = isinstance(file, io.BytesIO | io.BufferedReader)
     exif = Image.Exif()
-    file.seek(8)
+    file.seek(len(PNG_MAGIC))
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
-        if kind == b"eXIf":
+        if kind == b"eXIf" and length <= MAX_EXIF_BYTES:
             exif.load(file.read(length))
             break
+        if kind == b"IDAT" and not cheap_to_seek:
+            break
         file.seek(length + 4, os.SEEK_CUR)
-    return exif
+    return (height, width) if _orientation(exif) in _SIDEWAYS else (width, height)
+
+
+def _orientation(exif: Image.Exif) -> int:
+    try:
+        return int(exif.get(_ORIENTATION_TAG, 1))
+    except (TypeError, ValueError):
+        return 1
 
 
 def _upright(image: Image.Image, exif: Image.Exif) -> tuple[int, int]:

@@ -24,8 +24,7 @@ from look_again.clients.openai import (
     UnreadableReplyError,
     chat_messages,
 )
-from look_again.data.encoded_images import png_bytes
-from look_again.data.image_files import open_image
+from look_again.data.encoded_images import sendable
 from look_again.evaluation.benchmark import JSON, BenchmarkItem
 from look_again.evaluation.subjects import PREFIX_FACT, Output
 from look_again.images import ImageError
@@ -130,7 +129,7 @@ class EndpointSubject:
     def _ask(self, item: BenchmarkItem) -> Output:
         started = time.perf_counter()
         try:
-            images = [("image/png", png_bytes(open_image(source))) for source in item.images]
+            images = [sendable(source) for source in item.images]
             (message,) = chat_messages("", item.prompt, images)
             reply = complete(self.client, message["content"])
         except RequestRefusedError as error:

@@ -6,6 +6,7 @@ model, everything that is sent, and the number of the ask. A reply that is in th
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -146,6 +147,7 @@ class Chat:
 
     def __init__(self, client: ChatClient, stage: str, item: WorkItem) -> None:
         self.client, self.stage, self.item = client, stage, item
+        self._encoded: dict[tuple[int, int | None], asyncio.Task[tuple[str, bytes]]] = {}
 
     async def ask(
         self,
@@ -165,7 +167,7 @@ class Chat:
         """
         state = self.client.state(endpoint)
         end = state.endpoint
-        shown = [sendable(image, end.max_pixels) for image in images]
+        shown = [await self._encode(image, end.max_pixels) for image in images]
         number = self.item.sample * 1000 + ask
         fields = end.fields(**options | ({"seed": number} if end.seed else {}))
         sent = {
@@ -178,3 +180,10 @@ class Chat:
         about = (self.stage, self.item.n, self.item.sample, ask, end.name, end.model, prompt)
         body = {"model": end.model, "messages": chat_messages(system, user, shown), **fields}
         return await self.client.ask(state, body, key, about)
+
+    async def _encode(self, image: ImageSource, max_pixels: int | None) -> tuple[str, bytes]:
+        """What endpoints are sent of an image: decoded once for all that are asked about the item, in a thread."""
+        known = (id(image), max_pixels)
+        if known not in self._encoded:
+            self._encoded[known] = asyncio.create_task(asyncio.to_thread(sendable, image, max_pixels))
+        return await asyncio.shield(self._encoded[known])

@@ -19,7 +19,7 @@ from look_again.pipeline.ledger.ledger import Ledger, LedgerError, Op
 from look_again.text.unicode import storable
 
 BATCH_ROWS = 500  # of a transaction
-NEEDS = Needs(needs_response=False, min_reflections=0)
+NEEDS = Needs(needs_response=False, min_reflections=0, decode=False)  # what cannot be decoded ends at its first stage
 
 
 @dataclass

@@ -23,7 +23,7 @@ Record = Mapping[str, Any]
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` of datasets writes
-_NEEDS = Needs(needs_response=False, needs_reference=True, needs_image=True)
+_NEEDS = Needs(needs_response=False, needs_reference=True, needs_image=True, decode=False)
 
 
 def check_split(location: DataLocation, benchmark: str, splits: Sequence[str], hint: str = "") -> None:
