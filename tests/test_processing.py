@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from look_again.processing import LookAgainProcessor
+from look_again.loading import load_checkpoint
+from look_again.processing import LookAgainProcessor, bound_pixels
 from look_again.tabletop.tiny import build_image_processor
 from tests.tiny_model import LARGE, SMALL
 
@@ -30,3 +31,23 @@ def test_texts_alone_and_the_wrong_number_of_images(processor):
     assert "pixel_values" not in processor(text=["a", "b c"])
     with pytest.raises(ValueError, match="another number of images"):
         processor(text="<|image_pad|>")
+
+
+@pytest.mark.parametrize("max_pixels", [784, 1000, 3136, 20_000])
+@pytest.mark.parametrize("size", [(30, 30), (300, 200), (900, 1200)])
+def test_a_bound_holds_for_images_of_every_size(max_pixels, size):
+    """A small image was scaled up to the processor's least number of pixels, beyond the bound."""
+    given = build_image_processor()
+    given.size = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
+    grid = bound_pixels(given, max_pixels)(images=[Image.new("RGB", size)], return_tensors="pt")["image_grid_thw"][0]
+    assert 784 <= int(grid.prod()) * 14 * 14 <= max_pixels
+    assert given.size["longest_edge"] == 28 * 28 * 1280
+
+
+@pytest.mark.parametrize("max_pixels", [1, 0, -5, 783])
+def test_a_bound_below_one_visual_token_is_refused(max_pixels):
+    """It was taken, and more pixels were used in silence."""
+    with pytest.raises(ValueError, match=f"max_pixels is {max_pixels}: use 784 or more"):
+        bound_pixels(build_image_processor(), max_pixels)
+    with pytest.raises(ValueError, match="use 784 or more"):
+        load_checkpoint(max_pixels=max_pixels)

@@ -20,6 +20,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from look_again.core.families import Family, find_family
+from look_again.processing import bound_pixels
 from look_again.text.renderer import Renderer
 from look_again.text.tags import has_tags, prepare
 
@@ -82,8 +83,7 @@ def load_checkpoint(
     family = find_family(config)
     kwargs: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     tokenizer = _try(source, lambda: load_tokenizer(source))
-    bound: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
-    image_processor = _try(source, lambda: Qwen2VLImageProcessorPil.from_pretrained(source, **bound))
+    image_processor = bound_pixels(_try(source, lambda: Qwen2VLImageProcessorPil.from_pretrained(source)), max_pixels)
     with _progress_bars(shown=name is not None):
         model = _try(
             source,

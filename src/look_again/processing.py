@@ -7,6 +7,7 @@ training libraries that read data sets, not for answering users.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,6 +15,23 @@ import torch
 from transformers import BatchFeature, ProcessorMixin
 
 from look_again.core.families import FAMILIES
+
+
+def bound_pixels(image_processor: Any, max_pixels: int | None) -> Any:
+    """A copy of an image processor that scales larger images down to `max_pixels`; None: the processor itself.
+
+    Smaller images are not scaled up beyond it either. An image keeps one visual token per side: one that is much longer
+    than wide can have more pixels than a bound of a few tokens. ValueError for fewer pixels than one visual token.
+    """
+    if max_pixels is None:
+        return image_processor
+    side = image_processor.patch_size * image_processor.merge_size
+    if max_pixels < side**2:
+        raise ValueError(f"max_pixels is {max_pixels}: use {side**2} or more, which is one visual token")
+    own = copy.deepcopy(image_processor)
+    least = min(own.size["shortest_edge"], max_pixels // 4)  # scaling up rounds up, beyond a nearer bound
+    own.size = {"shortest_edge": least, "longest_edge": max_pixels}
+    return own
 
 
 class LookAgainProcessor(ProcessorMixin):

@@ -42,6 +42,27 @@ def test_each_fault_is_named(row, tmp_path: Path) -> None:
     assert "max_pixels=799" in reasons(row(), max_pixels=799)[0]
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF"])
+def test_an_image_that_is_cut_off_is_a_bad_row(row, encoded, tmp_path: Path, format: str) -> None:
+    """The check read headers and the step decoded: such a file ended a run in its middle, at every restart again."""
+    data = encoded(200, 100, format)
+    (tmp_path / "cut").write_bytes(data[: len(data) * 9 // 10])
+    cut = row(id="cut", images=(tmp_path / "cut",))
+    good, report = select_samples([row(), cut], on_bad_row="skip", progress=False)
+    assert ([sample.id for sample in good], [bad.id for bad in report.bad]) == (["r"], ["cut"])
+    assert "truncated or damaged" in report.bad[0].reason
+    with pytest.raises(SampleError, match="truncated or damaged"):
+        select_samples([row(), cut], progress=False)
+    assert format == "WEBP" or reasons(cut, decode=False) == []
+
+
+def test_many_samples_keep_their_order(row) -> None:
+    samples = [row(id=str(i), question="" if i % 7 == 0 else "Q?", images=()) for i in range(200)]
+    good, bad = check_samples(iter(samples), progress=False)
+    assert [sample.id for sample in good] == [str(i) for i in range(200) if i % 7]
+    assert [sample.id for sample in bad] == [str(i) for i in range(0, 200, 7)]
+
+
 def test_grammar_problems_have_their_names(row, response: str) -> None:
     plain = response.replace("<REFLECTION></REFLECTION>", "")
     assert reasons(row(response=plain)) == ["response: missing REFLECTION"]

@@ -89,11 +89,11 @@ def test_options_at_line_starts(text, before, labels, texts) -> None:
 
 def test_long_runs_take_linear_time() -> None:
     """A question of 100,000 blanks or brackets must not hold up the other 9,999."""
-    start = time.perf_counter()
+    start = time.process_time()
     for text in (" " * 100_000, "(A" * 50_000, "(A) " * 25_000, "A. \n" * 25_000):
         split_choices(text, AT_LINE_STARTS)
         split_choices(text, INLINE)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_recipe_mixes_ten_thousand_questions_of_five_sets() -> None:

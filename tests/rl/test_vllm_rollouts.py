@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import json
 import sys
@@ -25,7 +26,7 @@ from look_again.rl.rollouts import sample_groups
 from look_again.rl.vllm_messages import MARKER, write_weights
 from look_again.rl.vllm_rollouts import VllmEngine, VllmServer, stop_ids
 from look_again.tabletop.tiny import build_image_processor
-from look_again.training.batches import Codec, bounded
+from look_again.training.batches import Codec
 
 TEXT = Reattention(mode="text")
 GROUP, LENGTH = 2, 6
@@ -218,7 +219,9 @@ def test_a_picture_is_one_token_and_the_pixels_of_the_loss_pass(fake, codec, row
 
 def test_a_picture_that_would_be_scaled_twice_is_refused(fake, codec, rows):
     """Bounds with nothing between them: the size that fills them is not the size that stays."""
-    narrow = replace(codec, image_processor=bounded(codec.image_processor, 56 * 56))
+    processor = copy.deepcopy(codec.image_processor)
+    processor.size = {"shortest_edge": 56 * 56, "longest_edge": 56 * 56}
+    narrow = replace(codec, image_processor=processor)
     with pytest.raises(ValueError, match=r"row 'one': .*84 x 28 pixels.*would be scaled again"):
         sample(fake, narrow, rows[:1])
     assert fake.asked == []

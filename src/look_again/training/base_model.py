@@ -12,8 +12,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2VLImagePr
 
 from look_again.core.families import find_family
 from look_again.loading import LoadError, load_tokenizer
+from look_again.processing import bound_pixels
 from look_again.text.tags import has_tags, prepare, prepare_tokenizer, tag_ids
-from look_again.training.batches import Codec, bounded
+from look_again.training.batches import Codec
 from look_again.training.module import Reattending
 from look_again.training.run_parts import TrainedParts
 from look_again.training.trainable import choose_trainable, freeze, tag_rows
@@ -60,7 +61,7 @@ class BaseModel:
     @property
     def bounded_image_processor(self) -> Any:
         """The image processor with the bound of this run."""
-        return bounded(self.image_processor, self.max_pixels)
+        return bound_pixels(self.image_processor, self.max_pixels)
 
     @property
     def stored_dtype(self) -> torch.dtype:

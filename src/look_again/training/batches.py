@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,15 +70,6 @@ class Codec:
             slots_per_insertion=policy.slots_per_insertion(counts),
             max_insertions=policy.max_reinsertions,
         )
-
-
-def bounded(image_processor: Any, max_pixels: int | None) -> Any:
-    """A copy of an image processor that scales larger images down to `max_pixels`; None: the processor itself."""
-    if max_pixels is None:
-        return image_processor
-    own = copy.deepcopy(image_processor)
-    own.size = {"shortest_edge": min(own.size["shortest_edge"], max_pixels), "longest_edge": max_pixels}
-    return own
 
 
 def collate(items: Sequence[Item]) -> dict[str, Any]:

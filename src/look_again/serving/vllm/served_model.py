@@ -19,6 +19,7 @@ from look_again.core.slots import SlotBuilder, build_spans
 from look_again.core.trigger import Trigger
 from look_again.loading import Checkpoint, LoadError, default_checkpoint, load_tokenizer, was_trained
 from look_again.model import Sampling
+from look_again.processing import bound_pixels
 from look_again.serving.backend import Job
 from look_again.serving.prompt import EncodedPrompt
 from look_again.text.tags import prepare_tokenizer
@@ -74,11 +75,10 @@ def load_without_model(name: str | None = None, *, max_pixels: int | None = None
     max_pixels: as for `load_checkpoint`. Raises LoadError.
     """
     source = name or str(default_checkpoint())
-    bound: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max_pixels}
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         tokenizer = load_tokenizer(source)
-        processor = Qwen2VLImageProcessorPil.from_pretrained(source, **bound)
+        processor = Qwen2VLImageProcessorPil.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise LoadError(f"cannot load the checkpoint {source!r}: {error}") from error
     try:
@@ -87,6 +87,7 @@ def load_without_model(name: str | None = None, *, max_pixels: int | None = None
         generation = GenerationConfig.from_model_config(config)
     prepare_tokenizer(tokenizer)
     shown = name or "tabletop-tiny"
+    processor = bound_pixels(processor, max_pixels)
     checkpoint = Checkpoint(shown, None, tokenizer, processor, find_family(config), was_trained(source))
     return checkpoint, ServedModel(config, _stops(generation, tokenizer))
 
