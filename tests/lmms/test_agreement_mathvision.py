@@ -1,9 +1,8 @@
 r"""MathVision against lmms-eval's scorer, in a process of its own with the latex2sympy2 that it needs.
 
-Both take MATH-V's evaluate.py, and agree on letters, numbers, the units that it takes off, and LaTeX that has a value.
-What cannot be turned into a number there (roots, variables) is right only if it is written as the reference is; here
-math-verify compares it. A number may have any unit here, or be a word or in scientific notation; there it may not.
-There "1:2" is a division, and `\text{6}`, which leaves "{6}", is a 6; here neither is read.
+Both official scores are MATH-V's evaluate.py, and equal. What cannot be turned into a number there (variables, words)
+is right only if it is written as the reference is; our `verified` comparison lets math-verify decide, and a number may
+have any unit, or be a word. "1:2" and `\text{6}`, which are 0.5 and 6 to the rule, it does not read.
 """
 
 from __future__ import annotations
@@ -94,7 +93,7 @@ def theirs(latex2sympy2: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return found[0][0] + found[1][0], found[0][1]
 
 
-def ours(rows: list[tuple[str, str, tuple[str, ...]]]) -> tuple[list[bool], float]:
+def ours(rows: list[tuple[str, str, tuple[str, ...]]]) -> tuple[list[bool], float, list[bool]]:
     facts = {"subject": "algebra", "level": "1"}
     items = [
         BenchmarkItem(id=str(at), prompt="?", reference=answer, facts=facts | {"options": list(options)})
@@ -103,17 +102,18 @@ def ours(rows: list[tuple[str, str, tuple[str, ...]]]) -> tuple[list[bool], floa
     found = score(items, [ModelReply(text) for text, *_ in rows])
     accuracy = found.metrics["accuracy"]
     assert accuracy is not None
-    return [one.official == 1 for one in found.items], accuracy
+    return [one.official == 1 for one in found.items], accuracy, [one.facts["verified"] == 1 for one in found.items]
 
 
 def test_answers_and_accuracy_are_equal(theirs: tuple[list[bool], float]) -> None:
-    right, accuracy = ours(EQUAL)
+    right, accuracy, _ = ours(EQUAL)
     assert dict(zip(EQUAL, right, strict=True)) == dict(zip(EQUAL, theirs[0][: len(EQUAL)], strict=True))
     assert 100 * accuracy == pytest.approx(theirs[1], abs=0.005)
     assert {True, False} == set(right)
 
 
 def test_how_expressions_differ(theirs: tuple[list[bool], float]) -> None:
-    right, _ = ours([(text, answer, ()) for text, answer, *_ in DIFFERENT])
-    assert right == [here for *_, here, _ in DIFFERENT]
+    official, _, verified = ours([(text, answer, ()) for text, answer, *_ in DIFFERENT])
+    assert verified == [here for *_, here, _ in DIFFERENT]
+    assert official == [there for *_, there in DIFFERENT]
     assert theirs[0][len(EQUAL) :] == [there for *_, there in DIFFERENT]

@@ -11,6 +11,7 @@ from look_again.evaluation.benchmarks.choices import (
     by_group,
     guess,
     letter_of,
+    lmms_letter,
     matched_letter,
     mmmu_letter,
     score_choice,
@@ -19,7 +20,7 @@ from look_again.evaluation.benchmarks.choices import (
 
 COLOURS = ["red", "blue", "green", "cat"]
 
-READINGS = [  # reply, strict, MMMU, VLMEvalKit
+READINGS = [  # reply, strict, MMMU-Pro and lmms-eval, VLMEvalKit
     ("B", "B", "B", "B"),
     ("(B)", "B", "B", "B"),
     ("B.", "B", "B", "B"),
@@ -66,7 +67,7 @@ READINGS = [  # reply, strict, MMMU, VLMEvalKit
 def test_readings(reply: str, strict: str | None, mmmu: str | None, matched: str | None) -> None:
     """A usual way to answer that is missed, a hedge that hits, an article taken for A; or an official rule bent."""
     assert strict_letter(reply, COLOURS) == strict
-    assert mmmu_letter(reply, COLOURS) == mmmu
+    assert lmms_letter(reply, COLOURS) == mmmu
     assert matched_letter(reply, COLOURS) == matched
 
 
@@ -83,9 +84,43 @@ def test_readings(reply: str, strict: str | None, mmmu: str | None, matched: str
         ("X.A.Y", "A"),
     ],
 )
-def test_mmmu_letter_order_of_rules(reply: str, letter: str | None) -> None:
+def test_lmms_letter_order_of_rules(reply: str, letter: str | None) -> None:
     """The official score bent by a rule out of order, or by the first candidate where it takes the last."""
+    assert lmms_letter(reply, COLOURS) == letter
+
+
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("B", "B"),
+        ("B.", "B"),
+        ("(B) red", "B"),
+        ("I take B now", "B"),
+        ("The answer is B because A is wrong", "A"),  # the last one
+        ("B. red", None),  # MMMU-Pro and lmms-eval read B
+        ("DNA is the key to it", None),
+        ("it is the green one, not red", "A"),
+    ],
+)
+def test_mmmus_own_letter(reply: str, letter: str | None) -> None:
+    """MMMU's rule taken from one of its successors."""
     assert mmmu_letter(reply, COLOURS) == letter
+
+
+@pytest.mark.parametrize(
+    ("reply", "before", "since"),
+    [
+        ("The correct answer is **B**. Here is why: A and C are too small", None, "B"),
+        ("the answer is b, as far as one can see in this picture", None, "B"),
+        ("The answer is not B but something that is green, I would say now", None, None),
+        ("Failed to obtain answer via API B", None, None),
+        ("It is blue", "B", "B"),
+    ],
+)
+def test_the_two_versions_of_vlmevalkits_matching(reply: str, before: str | None, since: str | None) -> None:
+    """Results of one version compared with those of another without knowing it."""
+    assert matched_letter(reply, COLOURS) == before
+    assert matched_letter(reply, COLOURS, verbose=True) == since
 
 
 @pytest.mark.parametrize(

@@ -312,10 +312,17 @@ def test_scores_by_hand(tmp_path: Path) -> None:
     items, _ = loaded(load, tmp_path, "test")
     replies = ("6", r"so \boxed{\sqrt{12}}", "12", "6 or 5", "The answer is 7")
     scores = scored(score, items, *replies)
-    assert [one.official for one in scores.items] == [1.0, 1.0, 1.0, 0.0, 0.0]
+    assert [one.official for one in scores.items] == [1.0, 1.0, 0.0, 0.0, 0.0]  # MATH-V takes no unit off the option
+    assert [one.facts["verified"] for one in scores.items] == [1.0, 1.0, 1.0, 0.0, 0.0]
     assert [one.strict for one in scores.items] == [1.0, 1.0, 0.0, 0.0, 0.0]
     assert [one.extracted for one in scores.items] == ["6", r"\sqrt{12}", None, None, "7"]
-    assert scores.metrics == {"accuracy": 0.6, "strict_accuracy": 0.4, "items": 5, "unparsed": 2}
+    assert scores.metrics == {
+        "accuracy": 0.4,
+        "verified_accuracy": 0.6,
+        "strict_accuracy": 0.4,
+        "items": 5,
+        "unparsed": 2,
+    }
     assert scores.subsets["level/5"]["accuracy"] == 0.5
     assert scores.subsets["subject/logic"] == {"accuracy": 0.0, "strict_accuracy": 0.0, "items": 1, "unparsed": 0}
 

@@ -258,6 +258,7 @@ def test_circular_scores_by_hand(tmp_path: Path) -> None:
     scores = scored(score, items, *replies)
     assert scores.metrics == {
         "circular_accuracy": 0.5,
+        "circular_accuracy_2026_06": 0.5,
         "strict_circular_accuracy": 0.5,
         "first_accuracy": 1.0,
         "questions": 4,

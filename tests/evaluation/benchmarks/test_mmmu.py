@@ -273,6 +273,7 @@ def test_scores_by_hand(tmp_path: Path) -> None:
     right = 2.0 + (guessed.official or 0.0)
     assert scores.metrics == {
         "accuracy": right / 4,
+        "lmms_accuracy": right / 4,
         "strict_accuracy": 0.5,
         "items": 4,
         "unparsed": 2,

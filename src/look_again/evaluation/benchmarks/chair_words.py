@@ -7,7 +7,7 @@ The original singularises with a library whose rules are wrong now and then, lat
 must be downloaded. Here the plurals of the listed words are built by rule, with a table of irregular ones, and looked
 up; so nothing that is not a form of a listed noun can match. Known differences: verb forms are no objects ("seated" and
 "skiing" are, to a lemmatiser of verbs), and marks of emphasis do not hide a word ("**dog**"). As in the original, a
-colour is a fruit ("an orange cat"), a denied object is a mention, and a hyphenated word is none.
+colour is a fruit ("an orange cat"), a denied object is a mention, and a hyphenated word is none, nor is "couch/sofa".
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from importlib.resources import files
 NORMALISER = "plurals of the 80 classes' words by rule and table (look_again.evaluation.benchmarks.chair_words)"
 
 _TOKEN = re.compile(
-    r"[^\W_]+(?:(?:-|['’](?!s(?![^\W_])))[^\W_]+)*"  # a word, hyphens and inner apostrophes included
+    r"[^\W_]+(?:(?:[-/]|['’](?!s(?![^\W_])))[^\W_]+)*"  # a word, hyphens, slashes and inner apostrophes included
     r"|['’]s(?![^\W_])"  # a possessive, which keeps two words apart
     r"|[^\s\w*`]"  # any other mark, which does too; emphasis does not
 )

@@ -9,6 +9,7 @@ counted. The instruction is ours, so scores compare within this project rather t
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from string import ascii_uppercase
 
@@ -28,6 +29,8 @@ Metrics = dict[str, float | int | None]
 
 _MATCH_MARKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _MATCH_LAST_WORDS = 5
+_NO_REPLY = "Failed to obtain answer via API"
+_VERBOSE_CUE = re.compile(r"(?i)answer\s+is\s+\**([ABCD])")
 _REFUSALS = (  # phrases of known APIs, by which VLMEvalKit tells that no option was chosen
     "Sorry, I can't help with images of people yet.",
     "I can't process this file.",
@@ -58,15 +61,29 @@ def strict_letter(text: str, options: Sequence[str]) -> str | None:
 def mmmu_letter(text: str, options: Sequence[str]) -> str | None:
     """The letter as MMMU's own parser reads it; None where it would guess.
 
-    The first that is found: letters in brackets, letters before a blank, letters before a full stop, and, in more
-    than five words, texts of options. Of several the last one in the text counts, so that in "B, because A is wrong" it
-    is A; a letter at the end of a word, as in "DNA ", counts too. (MMMU, eval_utils.py.)
+    The first that is found: letters in brackets, letters between blanks, and, in more than five words, texts of
+    options. Of several the last one in the text counts, so that in "B because A is wrong" it is A. "B. red" is a guess.
+    (MMMU, mmmu/utils/eval_utils.py at bb0b95a.)
     """
+    return _last_found(text, options, (("({})", "({})"), (" {} ", " {} ")))
+
+
+def lmms_letter(text: str, options: Sequence[str]) -> str | None:
+    """The letter as MMMU-Pro's parser and lmms-eval read it without an "Answer:"; None where they would guess.
+
+    As `mmmu_letter`, but a letter counts before a blank or a full stop also at the end of a word, as in "DNA " or
+    "B. red". (MMMU-Pro, mmmu-pro/evaluate.py at bb0b95a; lmms-eval 0.7.3, lmms_eval/tasks/mmmu/utils.py.)
+    """
+    return _last_found(text, options, (("({})", "({})"), ("{} ", " {} "), ("{}.", " {} ")))
+
+
+def _last_found(text: str, options: Sequence[str], forms: Sequence[tuple[str, str]]) -> str | None:
+    """forms: (what makes a letter a candidate, what places it in the text), in order of precedence."""
     for mark in ",.!?;:'":
         text = text.strip(mark)
     text = f" {text} "
     letters = ascii_uppercase[: len(options)]
-    for form, place in (("({})", "({})"), ("{} ", " {} "), ("{}.", " {} ")):
+    for form, place in forms:
         if found := [letter for letter in letters if form.format(letter) in text]:
             return max(found, key=lambda letter: text.rfind(place.format(letter)))
     if len(text.split()) <= 5:
@@ -83,12 +100,16 @@ def guess(item_id: str, options: Sequence[str]) -> str:
     return random.Random(item_id).choice(ascii_uppercase[: len(options)])
 
 
-def matched_letter(text: str, options: Sequence[str]) -> str | None:
+def matched_letter(text: str, options: Sequence[str], *, verbose: bool = False) -> str | None:
     """The letter as VLMEvalKit's matching without a judge reads it; None, which it counts as wrong.
 
-    The only letter that is a word of its own, if it is among the last five words; else the only option whose text
-    occurs in a reply no longer than twice all options. "Z" for a refusal. (VLMEvalKit, matching_util.py.)
+    The only letter that is a word of its own, if it is among the last five words; else, with `verbose`, the one of A
+    to D behind the first "answer is", also in bold; else the only option whose text occurs in a reply no longer than
+    twice all options. "Z" for a refusal. (VLMEvalKit, vlmeval/utils/matching_util.py at 590f052, February 2026;
+    `verbose`: since a67ace5, June 2026.)
     """
+    if _NO_REPLY in text:
+        return _matched_option(text, options)
     if any(refusal in text for refusal in _REFUSALS):
         return "Z"
     letters = ascii_uppercase[: len(options)]
@@ -98,9 +119,18 @@ def matched_letter(text: str, options: Sequence[str]) -> str | None:
         return named[0]
     if not named and "Z" in words:
         return "Z"
-    if len(text) > 2 * sum(map(len, options)):
+    cued = _VERBOSE_CUE.search(text) if verbose else None
+    if cued and cued[1].upper() in letters:
+        return cued[1].upper()
+    return _matched_option(text, options)
+
+
+def _matched_option(text: str, options: Sequence[str]) -> str | None:
+    lower = text.lower()
+    if len(lower) > 2 * sum(map(len, options)):
         return None
-    quoted = [letter for letter, option in zip(letters, options, strict=True) if option.lower() in text.lower()]
+    pairs = zip(ascii_uppercase, options, strict=False)
+    quoted = [letter for letter, option in pairs if option.lower() in lower]
     return quoted[0] if len(quoted) == 1 else None
 
 

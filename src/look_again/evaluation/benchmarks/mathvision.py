@@ -2,8 +2,9 @@ r"""MathVision (MATH-V): competition problems about one image each, with options
 
 The paper reports test, and trains on MathVision too; a model trained on `train` of this project's loader is to be
 evaluated on testmini alone (`look_again.data.splits`). The official score takes the answer from `\boxed{…}` or behind
-"the answer is" as MATH-V does, and equals it with the letter, with the option's text or with the free-form answer.
-Where MATH-V evaluates LaTeX to two decimals, here math-verify (extra "eval") decides whether expressions are equal.
+"the answer is" as MATH-V does, and equals it with the letter, with the option's text or with the free-form answer, as
+written or to two decimals (`mathv_rule`). `verified_accuracy` also takes units off, and lets math-verify (extra "eval")
+decide whether expressions are equal.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from look_again.data.sample import BadSample, Sample
 from look_again.data.sources.mathvision import readable, with_named_images
 from look_again.data.zips import ZipMember
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation, ItemScore, Judge, ModelReply, Scores
-from look_again.evaluation.benchmarks.choices import LETTER_INSTRUCTION, STRICT_RULE, letter_of, scores_of
+from look_again.evaluation.benchmarks.choices import LETTER_INSTRUCTION, STRICT_RULE, letter_of, mean, scores_of
+from look_again.evaluation.benchmarks.mathv_rule import mathv_answer, mathv_right
 from look_again.evaluation.benchmarks.mathvision_answers import (
     official_answer,
     official_match,
@@ -113,26 +115,30 @@ def score(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: 
 
     MissingExtraError without math-verify, whatever the replies are.
     """
-    taken = [official_answer(reply.final) for reply in replies]
+    taken = [mathv_answer(reply.final) for reply in replies]
+    official = [mathv_right(answer, _targets(item)) for answer, item in zip(taken, items, strict=True)]
     read = [strict_answer(r.final, i.reference, i.facts["options"]) for i, r in zip(items, replies, strict=True)]
-    official = [official_match(answer, _targets(item)) for answer, item in zip(taken, items, strict=True)]
-    strict = [strict_match(found, item.reference) for found, item in zip(read, items, strict=True)]
-    right = settled([*official, *strict])
+    matches = [
+        official_match(official_answer(reply.final), _targets(item)) for reply, item in zip(replies, items, strict=True)
+    ]
+    right = settled([*matches, *(strict_match(found, i.reference) for found, i in zip(read, items, strict=True))])
     scores = [
         ItemScore(
-            official=float(right[at]),
+            official=float(official[at]),
             strict=float(right[len(items) + at]),
             extracted=read[at],
             unparsed=read[at] is None,
-            facts={"official_answer": taken[at][:MAX_SHOWN]},
+            facts={"official_answer": taken[at][:MAX_SHOWN], "verified": float(right[at])},
         )
         for at in range(len(items))
     ]
     notes = {
-        "official": "MATH-V evaluate.py; numbers to two decimals, expressions by math-verify",
+        "official": "MATH-V evaluation/evaluate.py at a1f5cc3 (May 2025): as written, or equal values to two decimals",
+        "verified_accuracy": "the same answer compared without unit and dressing, expressions by math-verify",
         "strict": f"{STRICT_RULE}; free-form: the one number or expression given, by math-verify where needed",
     }
-    return scores_of(items, scores, ("subject", "level"), notes)
+    verified = mean([float(one.facts["verified"]) for one in scores])
+    return scores_of(items, scores, ("subject", "level"), notes, verified_accuracy=verified)
 
 
 def _targets(item: BenchmarkItem) -> list[str]:

@@ -1,7 +1,7 @@
-r"""Answers to MathVision's questions: what MATH-V's rule takes from a reply, one reading without a guess, comparisons.
+r"""Answers to MathVision's questions: a verified reading after MATH-V's rule, one without a guess, comparisons.
 
-The rule is that of MATH-V's evaluate.py, with two departures: a `\boxed{…}` is read to its matching brace, and LaTeX is
-compared by math-verify, where MATH-V evaluates both sides to two decimals and takes what fails for wrong.
+The verified reading takes the answer as MATH-V's evaluate.py does (`mathv_rule` is that rule itself), with two
+departures: a `\boxed{…}` is read to its matching brace, and what is left without its unit is compared by math-verify.
 """
 
 from __future__ import annotations

@@ -220,14 +220,21 @@ def score(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: 
     and `strict_circular` of the question, 0 or 1, among the facts of its first item, None elsewhere.
     """
     scores = [
-        score_choice(item, reply, matched_letter(reply.final, item.facts["options"]))
+        score_choice(
+            item,
+            reply,
+            matched_letter(reply.final, item.facts["options"]),
+            official_2026_06=_matched_since_june_2026(item, reply),
+        )
         for item, reply in zip(items, replies, strict=True)
     ]
     questions = grouped(items)
     scores = _with_circular(scores, questions)
     tables = sorted({str(item.facts["table"]) for item in items})
     notes = {
-        "official": "CircularEval with VLMEvalKit's matching_util.py and no judge: a reply it cannot match is wrong",
+        "official": "CircularEval with VLMEvalKit's utils/matching_util.py at 590f052 (February 2026) and no judge: a "
+        "reply it cannot match is wrong",
+        "circular_accuracy_2026_06": "the same at a67ace5 (June 2026), which also reads the letter behind 'answer is'",
         "strict": STRICT_RULE,
         "table": ", ".join(tables),
         "version": "V1.1" if all("V11" in table for table in tables) else UNKNOWN_VERSION,
@@ -237,6 +244,10 @@ def score(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: 
     )
 
 
+def _matched_since_june_2026(item: BenchmarkItem, reply: ModelReply) -> float:
+    return float(matched_letter(reply.final, item.facts["options"], verbose=True) == item.reference)
+
+
 def _with_circular(scores: Sequence[ItemScore], questions: Sequence[CircularQuestion]) -> list[ItemScore]:
     """The scores, with the question's points among the facts of its first copy, None among those of all others."""
     points: dict[int, dict[str, int]] = {}
@@ -244,9 +255,10 @@ def _with_circular(scores: Sequence[ItemScore], questions: Sequence[CircularQues
         if question.complete:
             points[question.first] = {
                 "circular": int(all(scores[member].official for member in question.members)),
+                "circular_2026_06": int(all(scores[member].facts["official_2026_06"] for member in question.members)),
                 "strict_circular": int(all(scores[member].strict for member in question.members)),
             }
-    undefined = dict.fromkeys(("circular", "strict_circular"))
+    undefined = dict.fromkeys(("circular", "circular_2026_06", "strict_circular"))
     return [replace(one, facts={**one.facts, **points.get(at, undefined)}) for at, one in enumerate(scores)]
 
 
@@ -266,7 +278,7 @@ def grouped(items: Sequence[BenchmarkItem]) -> list[CircularQuestion]:
 
 
 def circular(questions: Sequence[CircularQuestion], scores: Sequence[ItemScore]) -> Metrics:
-    """circular_accuracy and strict_circular_accuracy over complete questions; first_accuracy of unrotated copies.
+    """circular_accuracy (also …_2026_06 and strict_…) over complete questions; first_accuracy of unrotated copies.
 
     Also counts: questions, incomplete (without a score), items and unparsed (copies).
     """
@@ -274,6 +286,7 @@ def circular(questions: Sequence[CircularQuestion], scores: Sequence[ItemScore])
     firsts = [scores[question.first] for question in questions if question.complete]
     return {
         "circular_accuracy": mean([first.facts["circular"] for first in firsts]),
+        "circular_accuracy_2026_06": mean([first.facts["circular_2026_06"] for first in firsts]),
         "strict_circular_accuracy": mean([first.facts["strict_circular"] for first in firsts]),
         "first_accuracy": mean([first.official or 0.0 for first in firsts]),
         "questions": len(questions),

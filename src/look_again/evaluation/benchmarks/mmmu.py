@@ -23,6 +23,8 @@ from look_again.evaluation.benchmarks.choices import (
     STRICT_RULE,
     guess,
     letter_of,
+    lmms_letter,
+    mean,
     mmmu_letter,
     score_choice,
     scores_of,
@@ -74,6 +76,9 @@ SUBJECTS = tuple(sorted(DISCIPLINE_OF))
 SPLITS = ("validation", "dev")
 MAX_IMAGES = 7
 MAX_LITERAL = 20_000  # characters of an options field; the longest are some hundreds
+
+MMMU_RULE = "MMMU mmmu/utils/eval_utils.py at bb0b95a (May 2025)"
+LMMS_RULE = "lmms-eval 0.7.3 tasks/mmmu/utils.py"
 
 _COLUMNS = ("id", "question", "options", "answer", "image_1")
 _MARK = re.compile(r"<image ?(\d+)>")
@@ -186,20 +191,25 @@ def score(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: 
     scores = [_score(item, reply) for item, reply in zip(items, replies, strict=True)]
     subjects = {item.facts["subject"] for item in items}
     notes = {
-        "official": "MMMU eval_utils.py; a reply without an answer gets a random letter, seeded by the item's id",
+        "official": f"{MMMU_RULE}; a reply without an answer gets a random letter, seeded by the item's id",
+        "lmms_accuracy": f"the same by {LMMS_RULE}: a letter also counts before a full stop and at the end of a word",
         "strict": f"{STRICT_RULE}; open questions: the one answer given, numbers to two decimals",
         "subjects": f"{len(subjects)} of {len(SUBJECTS)}",
     }
     guessed = sum(bool(one.facts["guessed"]) for one in scores)
-    return scores_of(items, scores, ("discipline", "subject", "question_type"), notes, guessed=guessed)
+    lmms = mean([float(one.facts["lmms_official"]) for one in scores])
+    groups = ("discipline", "subject", "question_type")
+    return scores_of(items, scores, groups, notes, guessed=guessed, lmms_accuracy=lmms)
 
 
 def _score(item: BenchmarkItem, reply: ModelReply) -> ItemScore:
     if item.facts["question_type"] == "open":
         return _score_open(item, reply)
-    found = mmmu_letter(reply.final, item.facts["options"])
-    official = guess(item.id, item.facts["options"]) if found is None else found
-    return score_choice(item, reply, official, guessed=found is None)
+    options = item.facts["options"]
+    found, read_by_lmms = mmmu_letter(reply.final, options), lmms_letter(reply.final, options)
+    guessed = guess(item.id, options)
+    lmms = float((read_by_lmms or guessed) == item.reference)
+    return score_choice(item, reply, found or guessed, guessed=found is None, lmms_official=lmms)
 
 
 def _score_open(item: BenchmarkItem, reply: ModelReply) -> ItemScore:
@@ -211,7 +221,7 @@ def _score_open(item: BenchmarkItem, reply: ModelReply) -> ItemScore:
         strict=float(right),
         extracted=found[0] if found else None,
         unparsed=not found,
-        facts={"guessed": False},
+        facts={"guessed": False, "lmms_official": float(mmmu_open(reply.final, item.reference))},
     )
 
 

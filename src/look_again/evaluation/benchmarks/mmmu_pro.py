@@ -12,7 +12,7 @@ from string import ascii_uppercase
 from look_again.data.fields import parse_image
 from look_again.data.sample import BadSample, Sample
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation, Judge, ModelReply, Scores
-from look_again.evaluation.benchmarks.choices import STRICT_RULE, guess, letter_of, mmmu_letter, score_choice, scores_of
+from look_again.evaluation.benchmarks.choices import STRICT_RULE, guess, letter_of, lmms_letter, score_choice, scores_of
 from look_again.evaluation.benchmarks.mmmu import choice_item, listed_options, parse_groups
 from look_again.evaluation.files.layouts import Record, build_item, build_items, check_split, read_tables, row_id
 
@@ -37,7 +37,7 @@ def mmmu_pro_letter(text: str, options: Sequence[str]) -> str | None:
     """
     _, cue, rest = text.rpartition("Answer:")
     named = [letter for letter in ascii_uppercase[: len(options)] if cue and letter in rest]
-    return named[0] if len(named) == 1 else mmmu_letter(text, options)
+    return named[0] if len(named) == 1 else lmms_letter(text, options)
 
 
 def score(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: Judge | None = None) -> Scores:
