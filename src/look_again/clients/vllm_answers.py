@@ -7,8 +7,9 @@ also at U+2028, which JSON may hold as it is. The paper serves nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -95,6 +96,34 @@ def read_error_message(text: str) -> str:
 def read_tokens(chunk: Mapping[str, Any]) -> list[int]:
     """The tokens that one chunk of a stream brings."""
     return [token for choice in chunk.get("choices") or [] for token in choice.get("token_ids") or []]
+
+
+@dataclass(frozen=True)
+class LogProbs:
+    """Of one sampled token, in nats. likeliest: (token, log-probability), descending."""
+
+    log_prob: float
+    likeliest: tuple[tuple[int, float], ...]
+
+
+def read_log_probs(chunk: Mapping[str, Any]) -> Iterator[LogProbs | None]:
+    """Log-probabilities of the tokens that a chunk of the token endpoint brings, None once there are no more.
+
+    The endpoint names tokens "token_id:N". Raises VllmError where it does otherwise.
+    """
+    for choice in chunk.get("choices") or []:
+        for entry in (choice.get("logprobs") or {}).get("content") or []:
+            top = [(_parse_token_id(one), float(one["logprob"])) for one in entry.get("top_logprobs") or []]
+            yield LogProbs(float(entry["logprob"]), tuple(sorted(top, key=lambda pair: -pair[1])))
+    while True:
+        yield None
+
+
+def _parse_token_id(entry: Mapping[str, Any]) -> int:
+    name, _, number = str(entry.get("token")).partition(":")
+    if name != "token_id" or not number.isdecimal():
+        raise VllmError(f"malformed answer of vLLM: {str(entry)[:200]} names no token; this speaks to vLLM 0.32")
+    return int(number)
 
 
 def read_cached_tokens(chunk: Mapping[str, Any], known: int | None) -> int | None:

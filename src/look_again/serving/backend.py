@@ -17,6 +17,7 @@ from look_again.core.reattention import Reattention
 from look_again.core.slots import Slots
 from look_again.loading import Checkpoint
 from look_again.model import Sampling
+from look_again.serving.decode_options import DEFAULT_OPTIONS, DecodeOptions
 from look_again.text.chat import Message
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ class Job:
     images: Sequence[Image.Image]
     policy: Reattention
     sampling: Sampling
+    options: DecodeOptions = DEFAULT_OPTIONS
     conversation: str = ""
 
 
@@ -41,12 +43,14 @@ class Job:
 class Started:
     """Event: the prompt was read. Tokens of the prompt, its visual ones included, and those alone.
 
+    token_ids: of the prompt, image i's token once per visual token; empty where a backend does not say.
     slots: reads the sequence as it is decoded, at the end the whole answer, also of one that was stopped. Call it in
     `Backend.borrow` or after Ended, when the sequence stands still. None where a backend has no sequence.
     """
 
     prompt_tokens: int
     visual_tokens: int
+    token_ids: Sequence[int] = field(default=(), compare=False, repr=False)
     slots: Callable[[], Slots] | None = field(default=None, compare=False, repr=False)
 
 
@@ -64,7 +68,29 @@ class Ended:
     cached_tokens: int | None = None
 
 
+@dataclass(frozen=True)
+class ScoredToken(Token):
+    """A sampled token whose log-probability was asked for, by the model's own distribution, before any penalty.
+
+    log_prob: in nats. likeliest: (token, log-probability) of the likeliest tokens, descending.
+    """
+
+    log_prob: float = 0.0
+    likeliest: tuple[tuple[int, float], ...] = ()
+
+
 BackendEvent = Started | Token | Reinsertion | Ended
+
+
+def check_options(job: Job) -> None:
+    """ValueError for options that contradict each other or the sampling."""
+    options, sampling = job.options, job.sampling
+    if options.min_tokens > sampling.max_new_tokens:
+        raise ValueError(f"min_tokens is {options.min_tokens}, more than the {sampling.max_new_tokens} tokens at most")
+    if options.answer_schema is not None and sampling.max_reasoning_tokens is None:
+        raise ValueError("an answer that has to follow a schema needs a bound on its reasoning")
+    if options.answer_schema is not None and options.ignore_eos:
+        raise ValueError("ignore_eos and a schema for the answer contradict each other")
 
 
 class RefusedError(ValueError):
@@ -90,6 +116,11 @@ class Backend(Protocol):
 
     name: str
     checkpoint: Checkpoint
+
+    @property
+    def max_context(self) -> int:
+        """Most tokens of a prompt and its answer together."""
+        ...
 
     async def start(self) -> None:
         """Make ready. Raises BackendError that says what is missing."""

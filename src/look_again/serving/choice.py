@@ -13,6 +13,7 @@ from typing import Any
 
 from look_again.core.generate import Reflection, Reinsertion, Token
 from look_again.serving.backend import BackendEvent, Ended, Started
+from look_again.serving.tool_calls import Call, CallReader, Toolbox
 from look_again.streaming import LookedAgain, StreamItem, TextDelta, TextStream
 
 
@@ -72,7 +73,14 @@ class TextPiece:
     text: str
 
 
-Piece = Started | TextPiece | Reflection
+@dataclass(frozen=True)
+class ToolCallsPiece:
+    """The calls of an answer, whole."""
+
+    calls: tuple[Call, ...]
+
+
+Piece = Started | TextPiece | ToolCallsPiece | Reflection
 
 
 class Conclusion:
@@ -84,19 +92,19 @@ class Conclusion:
 
     def __init__(self) -> None:
         self.seen = False
-        self._inside = False
+        self.inside = False
         self._blanks = ""  # at the end of the content so far: given out once something follows
         self._begun = False
 
     def split(self, delta: TextDelta) -> TextPiece | None:
         """None for a delta that adds nothing."""
         if delta.kind == "open" and delta.tag == "CONCLUSION" and not self.seen:
-            self.seen = self._inside = True
+            self.seen = self.inside = True
             return None
-        if not self._inside:
+        if not self.inside:
             return TextPiece("reasoning_content", delta.text) if delta.text else None
         if delta.kind == "close":
-            self._inside = False
+            self.inside = False
             return None
         return self._content(delta.text)
 
@@ -116,13 +124,26 @@ class Choice:
     string ended the answer before its own end.
     """
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str] = (), *, everything: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        stops: Sequence[str] = (),
+        *,
+        everything: bool = False,
+        toolbox: Toolbox | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
         self.started: Started | None = None
         self.reflections: list[Reflection] = []
         self.sampled = self.forced = self.reinserted = 0
         self.cached_tokens: int | None = None
         self.text: dict[str, str] = {"content": "", "reasoning_content": ""}
         self.everything = everything
+        self.calls: tuple[Call, ...] = ()
+        self.reasoning_tokens: int | None = None  # sampled before the CONCLUSION, once that has begun
+        self.unreported: list[tuple[str, Token]] = []
+        self._last_forced = False
+        self._caller = None if toolbox is None else CallReader(toolbox)
         self._reason: str | None = None
         self._stream = TextStream(tokenizer)
         self._stops = StopStrings(stops)
@@ -134,6 +155,8 @@ class Choice:
 
     @property
     def finish_reason(self) -> str:
+        if self.calls:
+            return "tool_calls"
         return "stop" if self._stops.stopped_by is not None or self._reason == "stop" else "length"
 
     @property
@@ -157,18 +180,31 @@ class Choice:
             self._end(event)
             yield from self._pieces(self._stream.rest())
             yield from self._texts(self._stops.rest())
+            yield from self._finish_calls()
         else:
             self._count(event)
+            was_inside = self._conclusion.inside
             yield from self._pieces(self._stream.take(event))
+            if isinstance(event, Token):
+                inside = self.everything or (was_inside and self._conclusion.inside)
+                self.unreported.append(("content" if inside else "reasoning_content", event))
+            if self._stops.stopped_by is not None:
+                yield from self._finish_calls()
+
+    def report_tokens(self, field: str | None = None) -> list[tuple[str, Token]]:
+        """The tokens, with their fields, that were not reported before: of one field, or all."""
+        reported = [pair for pair in self.unreported if field in (None, pair[0])]
+        self.unreported = [pair for pair in self.unreported if field not in (None, pair[0])]
+        return reported
 
     def _count(self, event: Token | Reinsertion) -> None:
         if isinstance(event, Reinsertion):
             self.reflections.append(event.reflection)
             self.reinserted += event.reflection.reinserted_tokens
-        elif event.forced:
-            self.forced += 1
-        else:
-            self.sampled += 1
+            return
+        self._last_forced = event.forced
+        self.forced += event.forced
+        self.sampled += not event.forced
 
     def _end(self, ended: Ended) -> None:
         self._reason = ended.reason
@@ -181,11 +217,28 @@ class Choice:
             if isinstance(item, LookedAgain):
                 yield item.reinsertion.reflection
             elif isinstance(item, TextDelta):
+                self._note_conclusion(item)
                 yield from self._texts(self._stops.feed(item))
 
     def _texts(self, deltas: Sequence[TextDelta]) -> Iterator[TextPiece]:
         for delta in deltas:
             piece = TextPiece("content", delta.text) if self.everything else self._conclusion.split(delta)
+            if piece is not None and piece.field == "content" and self._caller is not None:
+                piece = TextPiece("content", self._caller.feed(piece.text))
             if piece is not None and piece.text:
                 self.text[piece.field] += piece.text
                 yield piece
+
+    def _finish_calls(self) -> Iterator[Piece]:
+        """The tool calls at the end of the answer, or the text that was held back for one."""
+        calls, text = ([], "") if self._caller is None else self._caller.finish()
+        if calls:
+            self.calls = tuple(calls)
+            yield ToolCallsPiece(self.calls)
+        if text:
+            self.text["content"] += text
+            yield TextPiece("content", text)
+
+    def _note_conclusion(self, delta: TextDelta) -> None:
+        if delta.kind == "open" and delta.tag == "CONCLUSION" and self.reasoning_tokens is None:
+            self.reasoning_tokens = self.sampled - (not self._last_forced)

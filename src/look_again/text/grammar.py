@@ -249,6 +249,11 @@ def _section(text: str, tag: str, start: int, end: int) -> Section:
     return Section(tag, text[start:end].strip(), start, end)
 
 
+def find_tag_beginning(text: str) -> str:
+    """The end of `text` that may be the beginning of a tag, "" where none may."""
+    return text[len(text) - _prefix_length(text) :]
+
+
 def _prefix_length(text: str) -> int:
     """Length of the end of `text` that may be the start of a tag; a tag has its only `<` in front."""
     start = text.rfind("<", max(0, len(text) - _LONGEST + 1))

@@ -19,6 +19,7 @@ from look_again.core.slots import Provenance
 from look_again.core.trigger import Trigger
 from look_again.model import Sampling
 from look_again.serving.backend import BackendEvent, Ended, Started
+from look_again.serving.decode_options import DecodeOptions
 from look_again.serving.engine.continuous_batch import ContinuousBatch
 from look_again.serving.prompt import EncodedPrompt
 from tests.tiny_model import Prompt as Shown
@@ -222,6 +223,11 @@ def test_ends_as_generate_ends(model, tokenizer, trigger, prompts, monkeypatch):
         run_out(batch)
         assert heard.tokens == tokens[: tokens.index(last) + 1]
         assert heard.ended.reason == "stop"
+        endless = Heard()
+        options = DecodeOptions(ignore_eos=True)
+        batch.join(as_prompt(model, prompts[0]), Reattention(mode="text"), greedy(12), endless, options)
+        run_out(batch)
+        assert (endless.tokens, endless.ended.reason) == (tokens, "length")
         short = Heard()
         batch.max_context = len(prompts[0].token_ids) + 3
         batch.join(as_prompt(model, prompts[0]), Reattention(mode="text"), greedy(12), short)
@@ -392,7 +398,7 @@ def test_a_draw_that_fails_ends_its_own_row(model, tokenizer, batch, prompts, fi
             raise RuntimeError("probability tensor contains nan")
         return scores.argmax(-1)
 
-    monkeypatch.setattr("look_again.serving.engine.continuous_batch.Sampler.choose", choose)
+    monkeypatch.setattr("look_again.serving.engine.token_chooser.Sampler.choose", choose)
     batch.join(
         as_prompt(model, prompts[1]), Reattention(mode="text"), Sampling(max_new_tokens=5, temperature=1), broken
     )

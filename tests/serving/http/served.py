@@ -63,6 +63,7 @@ class FakeBackend:
     name: str = "transformers"
     checkpoint: Checkpoint = field(default_factory=checkpoint)
     jobs: list[Job] = field(default_factory=list)
+    max_context: int = 4096
     running: int = 0
     closed: int = 0
 

@@ -47,6 +47,7 @@ def test_an_answer(server):
         "content": "1 cube",
         "refusal": None,
         "reasoning_content": TRACE,
+        "reasoning": TRACE,
     }
     assert (choice["finish_reason"], made["object"], made["model"]) == ("stop", "chat.completion", "fake")
     sampled = len(tokens_of(ANSWER))
@@ -55,6 +56,7 @@ def test_an_answer(server):
         "completion_tokens": sampled,
         "total_tokens": 20 + ROWS + sampled,
         "prompt_tokens_details": {"cached_tokens": 5},
+        "completion_tokens_details": {"reasoning_tokens": len(tokens_of(TRACE))},
         "look_again": {"visual_tokens": ROWS, "reinserted_tokens": ROWS, "forced_tokens": 0},
     }
     assert made["look_again"] == {

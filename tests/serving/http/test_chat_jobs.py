@@ -19,7 +19,8 @@ from look_again.serving.http.chat_jobs import (
 )
 from look_again.serving.http.errors import ApiError
 from look_again.serving.http.limits import Limits
-from look_again.serving.http.schema import ChatRequest, parse_chat_request
+from look_again.serving.http.request_fields import parse_chat_request
+from look_again.serving.http.schema import ChatRequest
 from tests.serving.http.served import body, image_part
 
 DEFAULTS = Defaults(name="fake", policy=Reattention())

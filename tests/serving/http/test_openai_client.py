@@ -140,8 +140,8 @@ def test_errors_are_the_clients_own(client, question):
     assert caught.value.param == "messages[0].content[0].image_url.url"
     with pytest.raises(openai.BadRequestError, match="context"):
         ask(client, turn("how many? " * 3000))
-    with pytest.raises(openai.BadRequestError, match="tools"):
-        ask(client, turn(text), tools=[{"type": "function", "function": {"name": "x"}}])
+    with pytest.raises(openai.BadRequestError, match="functions"):
+        ask(client, turn(text), functions=[{"name": "x"}])
 
 
 def test_models(client):

@@ -72,7 +72,7 @@ class FakeVllm:
         return httpx.Response(200, stream=Events(self, self.answer(body, self.script[said:])))
 
     def is_probe(self, body: dict[str, Any]) -> bool:
-        return "logprobs" in body["sampling_params"]
+        return body["sampling_params"].get("logprobs") == 0
 
     def said(self, token_ids: list[int]) -> list[int]:
         """The part of the script that a prompt already holds: all text of the last turn."""
@@ -101,7 +101,8 @@ class FakeVllm:
             done = stopped or place + 1 == min(len(tokens), asked["max_tokens"])
             choice = {"token_ids": [token], "finish_reason": ("stop" if stopped else "length") if done else None}
             if "logprobs" in asked:
-                choice["logprobs"] = {"content": [{"logprob": self.log_prob(token)}]}
+                scored = {"token": f"token_id:{token}", "logprob": self.log_prob(token)}
+                choice["logprobs"] = {"content": [{**scored, "top_logprobs": [scored] * asked["logprobs"]}]}
             choice |= self.probe_choice if probe else {}
             yield {"choices": [choice], **({"prompt_token_ids": ids} if place == 0 else {})}
             if stopped:

@@ -33,7 +33,7 @@ def begin_sequence(light, job, token_ids):
     checkpoint, served = light["checkpoint"], light["served"]
     prompt = build_prompt(checkpoint, job, served.config, 4096)
     trigger = Trigger.of(checkpoint.tokenizer)
-    sequence = served.begin(checkpoint, prompt, job.policy, trigger, budget=100, max_context=4096)
+    sequence = served.begin(checkpoint, prompt, job.policy, trigger, sampling=job.sampling, max_context=4096)
     for token in token_ids:
         sequence.append(token, lambda: pytest.fail("nothing is ranked"))
     return sequence

@@ -15,7 +15,8 @@ from look_again.core.reattention import Reattention
 from look_again.core.sequence import Reinsertion, Token
 from look_again.core.slots import Provenance
 from look_again.model import Sampling
-from look_again.serving.backend import BackendError, BusyError, Ended, Job, RefusedError, Started
+from look_again.serving.backend import BackendError, BusyError, Ended, Job, RefusedError, ScoredToken, Started
+from look_again.serving.decode_options import DEFAULT_OPTIONS, DecodeOptions
 from look_again.serving.http.chat_jobs import Defaults
 from look_again.serving.http.service import Service
 from look_again.serving.prompt import build_prompt
@@ -37,13 +38,14 @@ def image(colour: str = "red") -> Image.Image:
     return Image.new("RGB", (168, 168), colour)
 
 
-def job(policy=COPY, images=1, text="What?", new=100, conversation="c", **sampling) -> Job:
+def job(policy=COPY, images=1, text="What?", new=100, conversation="c", options=DEFAULT_OPTIONS, **sampling) -> Job:
     content = [{"type": "image"}] * images + [{"type": "text", "text": text}]
     return Job(
         messages=[{"role": "user", "content": content}],
         images=[image(colour) for colour in ("red", "blue")[:images]],
         policy=policy,
         sampling=Sampling(max_new_tokens=new, **sampling),
+        options=options,
         conversation=conversation,
     )
 
@@ -127,6 +129,68 @@ def test_an_end_without_a_conclusion_is_replaced_by_one(light):
     events = run(light, job(TEXT, max_reasoning_tokens=50), a=fake)
     assert tokens(events) == [532, 300, SUMMARY_END, CONCLUSION, 302, CONCLUSION_END]
     assert events[-1].reason == "stop"
+
+
+SCHEMA = {"type": "object"}
+
+
+def test_a_schema_holds_the_conclusion_alone(light):
+    """Would catch a reasoning that the server holds to the schema, and a CONCLUSION that can end anywhere else."""
+    fake = FakeVllm([532, 300, 533, CONCLUSION, 301, 302, EOS])
+    options = DecodeOptions(answer_schema=SCHEMA)
+    events = run(light, job(TEXT, max_reasoning_tokens=50, options=options), a=fake)
+    assert tokens(events) == [532, 300, 533, CONCLUSION, 301, 302, CONCLUSION_END]
+    free, held = (body["sampling_params"] for body in fake.requests)
+    assert CONCLUSION in free["stop_token_ids"]
+    assert "structured_outputs" not in free
+    assert held["structured_outputs"] == {"json": SCHEMA, "disable_any_whitespace": True}
+    assert held["stop_token_ids"] == [EOS, 525]
+    assert {str(tag) for tag in range(532, 542)} <= set(held["logit_bias"])
+    assert events[-1].reason == "stop"
+
+
+def test_options_are_those_of_every_request(light):
+    fake = FakeVllm(ANSWER)
+    options = DecodeOptions(top_k=7, min_p=0.2, repetition_penalty=1.1)
+    run(light, job(options=options, temperature=1.0), a=fake)
+    assert len(fake.requests) == 3
+    for body in fake.requests:
+        assert {"top_k": 7, "min_p": 0.2, "repetition_penalty": 1.1}.items() <= body["sampling_params"].items()
+
+
+def test_the_least_tokens_are_counted_over_all_requests(light):
+    """Would catch vLLM's own min_tokens, which bans every stop token, so also the tag that looks again."""
+    fake = FakeVllm(ANSWER)
+    run(light, job(options=DecodeOptions(min_tokens=9)), a=fake)
+    first, second, third = (body["sampling_params"] for body in fake.requests[:3])
+    assert (str(EOS) in first["logit_bias"], first["max_tokens"]) == (True, 9)
+    assert TAG in first["stop_token_ids"]
+    assert (str(EOS) in second["logit_bias"], second["max_tokens"]) == (True, 1)
+    assert str(EOS) not in third["logit_bias"]
+
+
+def test_an_end_that_is_ignored(light):
+    fake = FakeVllm([532, EOS, 300, 301])
+    events = run(light, job(TEXT, new=4, options=DecodeOptions(ignore_eos=True)), a=fake)
+    assert (tokens(events), events[-1].reason) == ([532, EOS, 300, 301], "length")
+    assert fake.requests[0]["sampling_params"]["stop_token_ids"] == []
+
+
+def test_log_probabilities_are_read(light):
+    fake = FakeVllm(ANSWER)
+    events = run(light, job(options=DecodeOptions(log_probs=1)), a=fake)
+    scored = [event for event in events if isinstance(event, ScoredToken)]
+    assert [event.token_id for event in scored] == ANSWER
+    assert all((event.log_prob, event.likeliest) == (-1.0, ((event.token_id, -1.0),)) for event in scored)
+
+
+def test_penalties_that_vllm_would_count_anew_are_refused(light):
+    options = DecodeOptions(presence_penalty=1.0)
+    with pytest.raises(RefusedError, match="transformers backend"):
+        run(light, job(options=options), a=FakeVllm(ANSWER))
+    fake = FakeVllm(ANSWER)
+    run(light, job(TEXT, options=options), a=fake)
+    assert fake.requests[0]["sampling_params"]["presence_penalty"] == 1.0
 
 
 def test_text_is_one_request(light):

@@ -4,22 +4,18 @@ What happens to a sequence is decided by `DecodedSequence`, the same as in `gene
 prefill of their own, take every step together and leave where they end. Between two passes each has what it feeds
 next: one slot, or a chunk after a re-insertion. The paper measures single answers; batching is ours.
 
-Draws: with the same logits and seed an answer draws what `generate` draws for it alone. The warpers are those that
-`generate` builds from the same options, in its order, and every step draws once.
-
 Legend: n running sequences, W vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 import torch
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from look_again.core.attention import recorded_attention
 from look_again.core.cache import swap_remove
@@ -28,38 +24,14 @@ from look_again.core.open_runner import OpenRunner
 from look_again.core.prefill import start_one
 from look_again.core.reasoning_budget import list_stop_ids
 from look_again.core.reattention import Reattention
-from look_again.core.sequence import DecodedSequence
+from look_again.core.sequence import DecodedSequence, Token
 from look_again.core.trigger import Trigger
 from look_again.model import Sampling
+from look_again.serving.answer_grammar import AnswerConstraint
 from look_again.serving.backend import BackendEvent, Ended, Started
+from look_again.serving.decode_options import DEFAULT_OPTIONS, DecodeOptions
+from look_again.serving.engine.token_chooser import TokenChooser
 from look_again.serving.prompt import EncodedPrompt
-
-
-class Sampler:
-    """The draws of one answer. Legend: W vocabulary."""
-
-    def __init__(self, sampling: Sampling, device: torch.device) -> None:
-        self.generator = torch.Generator(device)
-        if sampling.seed is None:
-            self.generator.seed()
-        else:
-            self.generator.manual_seed(sampling.seed)
-        self.warpers = LogitsProcessorList()
-        if sampling.temperature != 1.0:
-            self.warpers.append(TemperatureLogitsWarper(sampling.temperature))
-        if sampling.top_p is not None and sampling.top_p < 1.0:
-            self.warpers.append(TopPLogitsWarper(sampling.top_p))
-
-    @classmethod
-    def build(cls, sampling: Sampling, device: torch.device) -> Sampler | None:
-        """A sampler, or None where nothing is drawn (greedy)."""
-        return None if sampling.temperature == 0 else cls(sampling, device)
-
-    def choose(self, scores_1W: torch.Tensor) -> torch.Tensor:
-        """Draw a token from float32 logits (1, W); its id, (1,)."""
-        no_ids = torch.empty(1, 0, dtype=torch.long, device=scores_1W.device)  # these warpers do not read them
-        warped = self.warpers(no_ids, scores_1W)  # type: ignore[arg-type]
-        return torch.multinomial(torch.softmax(warped, dim=-1), 1, generator=self.generator)[:, 0]
 
 
 class AnswerListener(Protocol):
@@ -74,12 +46,13 @@ class AnswerListener(Protocol):
 class RunningSequence:
     """A running answer.
 
-    sampler: None is greedy. chunk_next: it was re-inserted into and feeds a chunk next. logits: (1, W) of a chunk that
-    was just fed.
+    stop_ids: tokens that end it. chunk_next: it was re-inserted into and feeds a chunk next. logits: (1, W) of a chunk
+    that was just fed.
     """
 
     sequence: DecodedSequence
-    sampler: Sampler | None
+    chooser: TokenChooser
+    stop_ids: Collection[int]
     listener: AnswerListener
     chunk_next: bool = False
     logits: torch.Tensor | None = None
@@ -104,9 +77,19 @@ class ContinuousBatch:
         self._recording: AbstractContextManager[None] | None = None
 
     def join(
-        self, prompt: EncodedPrompt, policy: Reattention, sampling: Sampling, listener: AnswerListener
+        self,
+        prompt: EncodedPrompt,
+        policy: Reattention,
+        sampling: Sampling,
+        listener: AnswerListener,
+        options: DecodeOptions = DEFAULT_OPTIONS,
+        constraint: AnswerConstraint | None = None,
     ) -> RunningSequence:
-        """Prefill a sequence and give it its first token. Where the prefill raises, the others are as they were."""
+        """Prefill a sequence and give it its first token. Where the prefill raises, the others are as they were.
+
+        constraint: of its CONCLUSION; the sampling then bounds its reasoning.
+        """
+        stop_ids = frozenset[int]() if options.ignore_eos else self.stop_ids
         start = start_one(self.model, policy, prompt.token_ids, prompt.pixels)
         sequence = DecodedSequence(
             start,
@@ -114,9 +97,10 @@ class ContinuousBatch:
             self.trigger,
             budget=sampling.max_new_tokens,
             max_context=self.max_context,
-            reasoning=sampling.watch_reasoning(self.tokenizer, self.stop_ids),
+            reasoning=sampling.watch_reasoning(self.tokenizer, stop_ids),
         )
-        entry = RunningSequence(sequence, Sampler.build(sampling, self.runner.device), listener)
+        chooser = TokenChooser(sampling, options, constraint, self.stop_ids, self.runner.device)
+        entry = RunningSequence(sequence, chooser, stop_ids, listener)
         layers = policy.ranking_layers(self.num_layers) if policy.needs_scores else ()
         self.running.append(entry)
         index = self.runner.add_sequence(
@@ -128,7 +112,7 @@ class ContinuousBatch:
         except BaseException:
             self.leave(entry)
             raise
-        listener.send(Started(len(prompt.token_ids), prompt.visual_tokens, start.builder.build))
+        listener.send(Started(len(prompt.token_ids), prompt.visual_tokens, prompt.token_ids, start.builder.build))
         self._settle([entry], logits)
         return entry
 
@@ -178,23 +162,26 @@ class ContinuousBatch:
         for index, entry in enumerate(running):
             entry.logits = None
             with self._failing(entry):
-                drawn = None if entry.sampler is None else int(entry.sampler.choose(scores[index : index + 1]))
-                token = entry.sequence.overrule(likeliest[index] if drawn is None else drawn)
-                self._append(entry, token)
-                if entry.sequence.finish(token in self.stop_ids):
+                own = scores[index : index + 1]
+                token = entry.sequence.overrule(entry.chooser.choose(own, likeliest[index], entry.sequence))
+                self._append(entry, token, own)
+                if entry.sequence.finish(token in entry.stop_ids):
                     self.leave(entry)
                     entry.listener.send(_build_ended(entry.sequence))
 
-    def _append(self, entry: RunningSequence, token: int) -> None:
+    def _append(self, entry: RunningSequence, token: int, scores_1W: torch.Tensor) -> None:
         index = self.running.index(entry)
-        before = entry.sequence.sampled
+        before, reasoning = entry.sequence.sampled, entry.sequence.reasoning
+        answering = reasoning is not None and reasoning.answering
         appended = entry.sequence.append(token, partial(self.runner.scores, index, entry.sequence.policy.rule))
         self.runner.cache.advance(index, -appended.taken_back)
         entry.chunk_next = appended.looked
-        self.sampled += entry.sequence.sampled - before
+        if entry.sequence.sampled > before:
+            self.sampled += 1
+            entry.chooser.take(token, answering)
         self.reinserted += entry.sequence.reflections[-1].reinserted_tokens if appended.looked else 0
         for event in appended.events:
-            entry.listener.send(event)
+            entry.listener.send(entry.chooser.score(scores_1W, event) if isinstance(event, Token) else event)
 
     @contextmanager
     def _failing(self, entry: RunningSequence) -> Iterator[None]:

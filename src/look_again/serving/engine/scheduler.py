@@ -24,7 +24,9 @@ from look_again.core.reattention import Reattention
 from look_again.core.trigger import Trigger
 from look_again.loading import Checkpoint
 from look_again.model import Sampling
+from look_again.serving.answer_grammar import AnswerConstraint
 from look_again.serving.backend import BackendError, BackendEvent
+from look_again.serving.decode_options import DEFAULT_OPTIONS, DecodeOptions
 from look_again.serving.engine.continuous_batch import ContinuousBatch, RunningSequence
 from look_again.serving.prompt import EncodedPrompt
 
@@ -42,6 +44,8 @@ class PendingRequest:
     policy: Reattention
     sampling: Sampling
     loop: asyncio.AbstractEventLoop
+    options: DecodeOptions = DEFAULT_OPTIONS
+    constraint: AnswerConstraint | None = None
     events: asyncio.Queue[BackendEvent | Exception] = field(default_factory=asyncio.Queue)
     cancelled: bool = False
     unsent: list[BackendEvent | Exception] = field(default_factory=list)
@@ -146,7 +150,9 @@ class Engine:
     def _join(self, request: PendingRequest) -> None:
         started = time.perf_counter()
         try:
-            running = self.batch.join(request.prompt, request.policy, request.sampling, request)
+            running = self.batch.join(
+                request.prompt, request.policy, request.sampling, request, request.options, request.constraint
+            )
         except Exception as error:
             logger.error("a prefill failed", exc_info=error)
             request.fail(error)

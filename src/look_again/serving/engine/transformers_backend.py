@@ -10,10 +10,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TypeVar
 
 from look_again.loading import Checkpoint
-from look_again.serving.backend import BackendError, BackendEvent, Ended, Job, RefusedError
+from look_again.serving.answer_grammar import AnswerConstraint, AnswerGrammars
+from look_again.serving.backend import BackendError, BackendEvent, Ended, Job, RefusedError, check_options
 from look_again.serving.engine.scheduler import Engine, PendingRequest
 from look_again.serving.prompt import EncodedPrompt, build_prompt
 
@@ -42,6 +44,11 @@ class TransformersBackend:
         self._engine: Engine | None = None
         self._threads: ThreadPoolExecutor | None = None
 
+    @property
+    def max_context(self) -> int:
+        """As `Backend.max_context`."""
+        return int(self.checkpoint.model.config.get_text_config().max_position_embeddings)
+
     async def start(self) -> None:
         """Start the engine. Raises BackendError for a checkpoint without its model."""
         if self.checkpoint.model is None:
@@ -65,6 +72,7 @@ class TransformersBackend:
         """RefusedError for the wrong-image control, which a job has no image for; ValueError for unknown layers."""
         if job.policy.control == "wrong-image":
             raise RefusedError("the wrong-image control needs other images, which a request cannot bring")
+        check_options(job)
         job.policy.ranking_layers(self.checkpoint.model.config.get_text_config().num_hidden_layers)
 
     async def generate(self, job: Job) -> AsyncGenerator[BackendEvent, None]:
@@ -73,8 +81,8 @@ class TransformersBackend:
         engine, threads = self._started()
         loop = asyncio.get_running_loop()
         with self._counted():
-            prompt = await self._prepare(job, threads)
-            request = PendingRequest(prompt, job.policy, job.sampling, loop)
+            prompt, constraint = await self._prepare(job, threads)
+            request = PendingRequest(prompt, job.policy, job.sampling, loop, job.options, constraint)
             engine.submit(request)
             try:
                 event = None
@@ -128,6 +136,10 @@ class TransformersBackend:
             raise BackendError("the engine's thread has ended")
         return self._engine, self._threads
 
+    @cached_property
+    def _grammars(self) -> AnswerGrammars:
+        return AnswerGrammars(self.checkpoint.tokenizer, self.checkpoint.model.get_output_embeddings().weight.shape[0])
+
     @contextmanager
     def _counted(self) -> Iterator[None]:
         """Within this context a job is under way."""
@@ -137,11 +149,16 @@ class TransformersBackend:
         finally:
             self.jobs -= 1
 
-    async def _prepare(self, job: Job, threads: ThreadPoolExecutor) -> EncodedPrompt:
-        config = self.checkpoint.model.config
-        max_context = config.get_text_config().max_position_embeddings
+    async def _prepare(self, job: Job, threads: ThreadPoolExecutor) -> tuple[EncodedPrompt, AnswerConstraint | None]:
+        config, max_context = self.checkpoint.model.config, self.max_context
+
+        def prepare() -> tuple[EncodedPrompt, AnswerConstraint | None]:
+            schema = job.options.answer_schema
+            constraint = None if schema is None else self._grammars.constrain(schema)
+            return build_prompt(self.checkpoint, job, config, max_context), constraint
+
         try:
-            prompt = threads.submit(build_prompt, self.checkpoint, job, config, max_context)
+            prepared = threads.submit(prepare)
         except RuntimeError as error:  # shut down since
             raise BackendError("the transformers backend was closed") from error
-        return await asyncio.wrap_future(prompt)
+        return await asyncio.wrap_future(prepared)

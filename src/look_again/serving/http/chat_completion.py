@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from look_again.core.generate import Reflection
 from look_again.serving.backend import Backend, BackendError, BusyError, Job, Started
-from look_again.serving.choice import Choice, Piece, TextPiece
+from look_again.serving.choice import Choice, Piece, TextPiece, ToolCallsPiece
 from look_again.serving.http import payloads
 from look_again.serving.http.body import ClientLeftError, MessageBuffer, connected, read_json
 from look_again.serving.http.errors import (
@@ -144,7 +144,7 @@ class ChatCompletionResponse(Response):
                     await writer.event(_chunk(head, chat, choices, index, piece, last=not left))
         if not chat.stream:
             report = payloads.report(chat.policy, choices, chat.notes, rows=chat.rows)
-            await writer.json(200, payloads.completion(head, choices, report), {})
+            await writer.json(200, payloads.completion(head, choices, report, chat.token_report), {})
             return
         if chat.include_usage:
             await writer.event(payloads.usage_chunk(head, choices))
@@ -173,15 +173,17 @@ def _chunk(
 ) -> dict[str, Any]:
     """A piece as a chunk of the stream. last: it ends the last choice, so the report goes with it."""
     if isinstance(piece, Started):
-        return payloads.opening(head, index)
+        return payloads.opening(head, index) | chat.token_report.prompt(choices[index])
     if isinstance(piece, TextPiece):
-        return payloads.chunk(head, index, {piece.field: piece.text})
+        return payloads.text_chunk(head, index, piece, chat.token_report.tokens(choices[index], piece.field))
+    if isinstance(piece, ToolCallsPiece):
+        return payloads.chunk(head, index, {"tool_calls": payloads.tool_calls(piece.calls, stream=True)})
     if isinstance(piece, Reflection):
         return payloads.chunk(
             head, index, {}, {"reflections": [payloads.describe_reflection(index, piece, rows=chat.rows)]}
         )
     report = payloads.report(chat.policy, choices, chat.notes, rows=chat.rows) if last else None
-    return payloads.closing(head, index, choices[index], report)
+    return payloads.closing(head, index, choices[index], report, chat.token_report.tokens(choices[index]))
 
 
 def _dumps(value: Any) -> bytes:

@@ -14,10 +14,21 @@ from typing import Any
 from look_again.core.reattention import Reattention
 from look_again.model import Sampling
 from look_again.serving.backend import Job
+from look_again.serving.http.answer_options import bound_reasoning, wants_schema
 from look_again.serving.http.errors import ApiError, invalid
 from look_again.serving.http.image_parts import ImageReference
 from look_again.serving.http.limits import Limits
-from look_again.serving.http.schema import ChatRequest, ImagePart, LookAgainOptions, Message, TextPart
+from look_again.serving.http.payloads import TokenReport
+from look_again.serving.http.schema import (
+    AssistantMessage,
+    ChatRequest,
+    ImagePart,
+    LookAgainOptions,
+    Message,
+    TextPart,
+    ToolMessage,
+)
+from look_again.serving.tool_calls import Toolbox, render_call
 
 SUFFIXES = ("text", "copy", "route-50", "vision")
 """What /v1/models lists behind the name, where the backend can do it; route-0 to route-100 are understood."""
@@ -45,6 +56,8 @@ class ChatJobs:
     stops: Sequence[str]
     everything: bool
     notes: Sequence[str]
+    toolbox: Toolbox | None
+    token_report: TokenReport
 
     @property
     def stream(self) -> bool:
@@ -54,6 +67,11 @@ class ChatJobs:
     def include_usage(self) -> bool:
         options = self.request.stream_options
         return options is not None and bool(options.include_usage)
+
+    @property
+    def attention(self) -> bool:
+        options = self.request.look_again
+        return options is not None and bool(options.attention)
 
     @property
     def rows(self) -> bool:
@@ -104,7 +122,7 @@ def _given(options: LookAgainOptions | None) -> dict[str, Any]:
     """The options as fields of `Reattention`."""
     if options is None:
         return {}
-    given: Mapping[str, Any] = options.model_dump(exclude_none=True, exclude={"content", "rows"})
+    given: Mapping[str, Any] = options.model_dump(exclude_none=True, exclude={"content", "rows", "attention"})
     renamed = {"mode" if name == "reattention" else name: value for name, value in given.items()}
     return {name: tuple(value) if name == "layers" else value for name, value in renamed.items()}
 
@@ -112,6 +130,12 @@ def _given(options: LookAgainOptions | None) -> dict[str, Any]:
 def wants_everything(request: ChatRequest, defaults: Defaults) -> bool:
     """Whether the whole tagged text goes into `content`."""
     content = request.look_again.content if request.look_again is not None else None
+    if request.tools or wants_schema(request):
+        if content == "all":
+            raise invalid(
+                "a structured answer is the CONCLUSION alone: leave look_again.content out", "look_again.content"
+            )
+        return False
     return defaults.everything if content is None else content == "all"
 
 
@@ -125,12 +149,12 @@ def build_samplings(request: ChatRequest, defaults: Defaults, limits: Limits) ->
     temperature = defaults.temperature if request.temperature is None else request.temperature
     if request.top_p == 0:  # of all tokens the likeliest alone
         temperature = 0.0
+    tokens = _tokens(request, limits)
     try:
-        sampling = Sampling(
-            max_new_tokens=_tokens(request, limits), temperature=temperature, top_p=request.top_p or None
-        )
+        sampling = Sampling(max_new_tokens=tokens, temperature=temperature, top_p=request.top_p or None)
     except ValueError as error:
         raise invalid(str(error), "temperature") from None
+    sampling = replace(sampling, max_reasoning_tokens=bound_reasoning(request, tokens))
     seed = request.seed
     return [replace(sampling, seed=None if seed is None else (seed + i) % 2**63) for i in range(choices)]
 
@@ -144,6 +168,14 @@ def _tokens(request: ChatRequest, limits: Limits) -> int:
         return limits.tokens(old if new is None else new)
     except ValueError as error:
         raise invalid(str(error), name) from None
+
+
+def list_ignored(messages: Sequence[Message]) -> list[str]:
+    """Notes on fields of messages that do nothing."""
+    fields = {"name": "names of messages are not shown to the model", "cache_control": "cache_control is ignored"}
+    parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
+    given = {field for field in fields for part in [*messages, *parts] if getattr(part, field, None) is not None}
+    return [note for field, note in fields.items() if field in given]
 
 
 def read_stops(request: ChatRequest) -> list[str]:
@@ -163,7 +195,7 @@ def split_conversation(
     """
     images: list[ImageReference] = []
     converted = [
-        {"role": _role(message), "content": _content(message.content, f"messages[{place}].content", images)}
+        {"role": _role(message), "content": _message_content(message, f"messages[{place}].content", images)}
         for place, message in enumerate(messages)
     ]
     if len(images) > limits.images:
@@ -177,7 +209,24 @@ def split_conversation(
 
 
 def _role(message: Message) -> str:
-    return "system" if message.role == "developer" else message.role
+    """Results of tools come in users' turns: a template need not know the role."""
+    return {"developer": "system", "tool": "user"}.get(message.role, message.role)
+
+
+def _message_content(message: Message, param: str, images: list[ImageReference]) -> str | list[dict[str, str]]:
+    """A message's content, its tool calls written out; its images are added to `images`."""
+    if isinstance(message, ToolMessage):
+        return f"<tool_response>{_text(message.content)}</tool_response>"
+    if isinstance(message, AssistantMessage):
+        if not message.tool_calls:
+            return "" if message.content is None else _content(message.content, param, images)
+        calls = [render_call(call.function.name, call.function.arguments) for call in message.tool_calls]
+        return "\n".join([*filter(None, [_text(message.content or "")]), *calls])
+    return _content(message.content, param, images)
+
+
+def _text(content: str | Sequence[TextPart]) -> str:
+    return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
 def _content(

@@ -8,9 +8,13 @@ from typing import Any
 
 from look_again.core.generate import Reflection
 from look_again.core.reattention import Reattention
-from look_again.serving.choice import Choice
+from look_again.core.sequence import Token
+from look_again.serving.backend import ScoredToken
+from look_again.serving.choice import Choice, TextPiece
+from look_again.serving.tool_calls import Call
 
 JSON = dict[str, Any]
+LEAST_LOG_PROB = -9999.0  # JSON knows no infinity; vLLM's number
 
 
 @dataclass(frozen=True)
@@ -22,21 +26,72 @@ class CompletionHeader:
     model: str
 
 
-def completion(head: CompletionHeader, choices: Sequence[Choice], report: JSON) -> JSON:
+def completion(head: CompletionHeader, choices: Sequence[Choice], report: JSON, wanted: TokenReport) -> JSON:
     """The whole answer of a request without `stream`."""
     return {
         **_head(head, "chat.completion"),
-        "choices": [_choice(index, choice) for index, choice in enumerate(choices)],
+        "choices": [_choice(index, choice, wanted) for index, choice in enumerate(choices)],
         "usage": usage(choices),
+        **wanted.prompt(choices[0]),
         "look_again": report,
     }
 
 
-def _choice(index: int, choice: Choice) -> JSON:
-    message: JSON = {"role": "assistant", "content": choice.text["content"], "refusal": None}
+def _choice(index: int, choice: Choice, wanted: TokenReport) -> JSON:
+    content = choice.text["content"]
+    message: JSON = {"role": "assistant", "content": content or (None if choice.calls else ""), "refusal": None}
+    if choice.calls:
+        message["tool_calls"] = tool_calls(choice.calls)
     if not choice.everything:
-        message["reasoning_content"] = choice.text["reasoning_content"]
-    return {"index": index, "message": message, "logprobs": None, **_finish(choice)}
+        message |= _reasoning(choice.text["reasoning_content"])
+    return {"index": index, "message": message, **wanted.tokens(choice), **_finish(choice)}
+
+
+def _reasoning(text: str) -> JSON:
+    """Under both names that clients read: vLLM's of today, and the one that it and others had first."""
+    return {"reasoning_content": text, "reasoning": text}
+
+
+def tool_calls(calls: Sequence[Call], *, stream: bool = False) -> list[JSON]:
+    """Calls of functions, with their index in a stream."""
+    return [
+        {**({"index": index} if stream else {}), "id": call.id, "type": "function"}
+        | {"function": {"name": call.name, "arguments": call.arguments}}
+        for index, call in enumerate(calls)
+    ]
+
+
+@dataclass(frozen=True)
+class TokenReport:
+    """What a request wants to know of an answer's tokens. log_probs, token_ids: whether."""
+
+    tokenizer: Any
+    log_probs: bool
+    token_ids: bool
+
+    def prompt(self, choice: Choice) -> JSON:
+        """The prompt's tokens."""
+        if not self.token_ids or choice.started is None:
+            return {}
+        return {"prompt_token_ids": list(choice.started.token_ids)}
+
+    def tokens(self, choice: Choice, field: str | None = None) -> JSON:
+        """The tokens that were not reported before: of one field of the message, or all."""
+        pairs = choice.report_tokens(field)
+        ids = {"token_ids": [token.token_id for _, token in pairs]} if self.token_ids else {}
+        return {"logprobs": self._log_probs(pairs) if self.log_probs else None, **ids}
+
+    def _log_probs(self, pairs: Sequence[tuple[str, Token]]) -> JSON | None:
+        entries: dict[str, list[JSON]] = {"content": [], "reasoning_content": []}
+        for field, token in pairs:
+            if isinstance(token, ScoredToken):
+                top = [self._entry(*pair) for pair in token.likeliest]
+                entries[field].append({**self._entry(token.token_id, token.log_prob), "top_logprobs": top})
+        return {"content": entries["content"], "refusal": None, "reasoning_content": entries["reasoning_content"]}
+
+    def _entry(self, token_id: int, log_prob: float) -> JSON:
+        text = self.tokenizer.decode([token_id], skip_special_tokens=False)
+        return {"token": text, "logprob": max(log_prob, LEAST_LOG_PROB), "bytes": list(text.encode())}
 
 
 def _finish(choice: Choice) -> JSON:
@@ -48,15 +103,27 @@ def opening(head: CompletionHeader, index: int) -> JSON:
     return chunk(head, index, {"role": "assistant", "content": ""})
 
 
-def closing(head: CompletionHeader, index: int, choice: Choice, report: JSON | None) -> JSON:
+def closing(head: CompletionHeader, index: int, choice: Choice, report: JSON | None, tokens: JSON) -> JSON:
     """The last chunk of a choice. report: of all choices, with the last of them."""
     last = chunk(head, index, {}, report)
-    last["choices"][0].update(_finish(choice))
+    last["choices"][0].update({**tokens, **_finish(choice)})
     return last
 
 
-def chunk(head: CompletionHeader, index: int, delta: Mapping[str, str], look_again: JSON | None = None) -> JSON:
-    choice = {"index": index, "delta": dict(delta), "logprobs": None, "finish_reason": None}
+def text_chunk(head: CompletionHeader, index: int, piece: TextPiece, tokens: JSON) -> JSON:
+    """A chunk with more text."""
+    delta = {"content": piece.text} if piece.field == "content" else _reasoning(piece.text)
+    return chunk(head, index, delta, tokens=tokens)
+
+
+def chunk(
+    head: CompletionHeader,
+    index: int,
+    delta: Mapping[str, Any],
+    look_again: JSON | None = None,
+    tokens: JSON | None = None,
+) -> JSON:
+    choice = {"index": index, "delta": dict(delta), "logprobs": None, "finish_reason": None, **(tokens or {})}
     plain = {**_head(head, "chat.completion.chunk"), "choices": [choice]}
     return plain if look_again is None else {**plain, "look_again": look_again}
 
@@ -75,12 +142,14 @@ def usage(choices: Sequence[Choice]) -> JSON:
     started = next((choice.started for choice in choices if choice.started is not None), None)
     prompt = started.prompt_tokens if started else 0
     sampled = sum(choice.sampled for choice in choices)
+    reasoning = [choice.sampled if choice.reasoning_tokens is None else choice.reasoning_tokens for choice in choices]
     known = [choice.cached_tokens for choice in choices if choice.cached_tokens is not None]
     return {
         "prompt_tokens": prompt,
         "completion_tokens": sampled,
         "total_tokens": prompt + sampled,
         "prompt_tokens_details": {"cached_tokens": sum(known)} if known else None,
+        "completion_tokens_details": {"reasoning_tokens": sum(reasoning)},
         "look_again": {
             "visual_tokens": started.visual_tokens if started else 0,
             "reinserted_tokens": sum(choice.reinserted for choice in choices),
@@ -113,12 +182,10 @@ def describe_reflection(index: int, reflection: Reflection, *, rows: bool) -> JS
     return {**described, "rows": list(reflection.visual_indices)} if rows else described
 
 
-def models(names: Sequence[str], created: int) -> JSON:
-    """The answer of /v1/models."""
-    return {
-        "object": "list",
-        "data": [{"id": name, "object": "model", "created": created, "owned_by": "look_again"} for name in names],
-    }
+def models(names: Sequence[str], created: int, max_model_len: int) -> JSON:
+    """The answer of /v1/models. max_model_len: tokens of the context."""
+    common = {"object": "model", "created": created, "owned_by": "look_again", "max_model_len": max_model_len}
+    return {"object": "list", "data": [{"id": name, **common} for name in names]}
 
 
 def _head(head: CompletionHeader, kind: str) -> JSON:

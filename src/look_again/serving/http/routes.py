@@ -71,14 +71,14 @@ def _add_chat(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models", responses=_ERRORS)
     async def models() -> dict[str, Any]:
         """The model, and the model with each re-attention that can be had."""
-        return payloads.models(service.names(), service.created)
+        return payloads.models(service.names(), service.created, service.max_context)
 
     @app.get("/v1/models/{name:path}", responses=_ERRORS)
     async def model(name: str) -> dict[str, Any]:
         """One of them."""
         if not service.has(name):
             raise ApiError(404, f"there is no model {name[:200]!r} here", param="model", code="model_not_found")
-        return payloads.models([name], service.created)["data"][0]
+        return payloads.models([name], service.created, service.max_context)["data"][0]
 
 
 def _add_status(app: FastAPI, service: Service) -> None:

@@ -15,6 +15,12 @@ from look_again.model import Sampling
 from look_again.serving.admission import Admission
 from look_again.serving.backend import Backend, Job
 from look_again.serving.choice import Choice
+from look_again.serving.http.answer_options import (
+    build_instructions,
+    build_options,
+    build_toolbox,
+    choose_answer_schema,
+)
 from look_again.serving.http.chat_jobs import (
     SUFFIXES,
     ChatJobs,
@@ -22,6 +28,7 @@ from look_again.serving.http.chat_jobs import (
     build_samplings,
     choose_reattention,
     digest_beginning,
+    list_ignored,
     parse_model_name,
     read_stops,
     split_conversation,
@@ -32,7 +39,9 @@ from look_again.serving.http.image_fetching import ImageFetcher
 from look_again.serving.http.image_parts import DecodedImage, ImageReference, decode_data_url, decode_image
 from look_again.serving.http.limits import Limits
 from look_again.serving.http.metrics import Metrics
-from look_again.serving.http.schema import parse_chat_request
+from look_again.serving.http.payloads import TokenReport
+from look_again.serving.http.request_fields import parse_chat_request
+from look_again.serving.http.schema import ChatRequest
 
 DECODERS = 2  # images decoded at once: each may take three bytes per pixel and more while it is
 T = TypeVar("T")
@@ -55,6 +64,11 @@ class Service:
         self.created = int(time.time())
         self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="look-again-images")
 
+    @property
+    def max_context(self) -> int:
+        """Tokens of the context, of prompt and answer together."""
+        return self.backend.max_context
+
     async def close(self) -> None:
         """End everything; what is still being answered fails."""
         await self.backend.close()
@@ -66,21 +80,36 @@ class Service:
         request = parse_chat_request(body)
         policy = choose_reattention(request, self.defaults)
         samplings = build_samplings(request, self.defaults, self.limits)
+        toolbox = build_toolbox(request)
+        everything = wants_everything(request, self.defaults)
+        _check_report(request)
         messages, references = split_conversation(request.messages, self.limits)
+        messages = [*build_instructions(request, toolbox), *messages]
+        schema = await self._in_thread(lambda: choose_answer_schema(request, toolbox))
+        options = build_options(request, schema)
         decoded = await self._decode_all(references)
         images = [image.image for image in decoded]
         key = await self._in_thread(lambda: digest_beginning(request.messages))
-        jobs = [Job(messages=messages, images=images, policy=policy, sampling=s, conversation=key) for s in samplings]
+        jobs = [
+            Job(messages=messages, images=images, policy=policy, sampling=s, options=options, conversation=key)
+            for s in samplings
+        ]
         await self._check(jobs[0])
-        notes = [*self.backend.checkpoint.notes, *(image.note for image in decoded if image.note)]
+        notes = [
+            *self.backend.checkpoint.notes,
+            *list_ignored(request.messages),
+            *(image.note for image in decoded if image.note),
+        ]
         if policy.inserts and not images:
             notes.append("there is no image: answered without re-attention")
-        return ChatJobs(request, policy, jobs, read_stops(request), wants_everything(request, self.defaults), notes)
+        tokenizer = self.backend.checkpoint.tokenizer
+        report = TokenReport(tokenizer, bool(request.logprobs), bool(request.return_token_ids))
+        return ChatJobs(request, policy, jobs, read_stops(request), everything, notes, toolbox, report)
 
     def choices(self, chat: ChatJobs) -> list[Choice]:
         """A choice per job, without anything in it yet."""
         tokenizer = self.backend.checkpoint.tokenizer
-        return [Choice(tokenizer, chat.stops, everything=chat.everything) for _ in chat.jobs]
+        return [Choice(tokenizer, chat.stops, everything=chat.everything, toolbox=chat.toolbox) for _ in chat.jobs]
 
     def names(self) -> list[str]:
         """The model's name, and the name with each re-attention that this backend can do."""
@@ -130,3 +159,10 @@ class Service:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _check_report(request: ChatRequest) -> None:
+    """ApiError 400 for attention maps of several choices, which cost a pass each."""
+    options = request.look_again
+    if options is not None and options.attention and (request.n or 1) > 1:
+        raise invalid("look_again.attention is of one answer: leave n out", "look_again.attention")

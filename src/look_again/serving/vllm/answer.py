@@ -19,17 +19,28 @@ from typing import Any
 import torch
 
 from look_again.clients.vllm_answers import (
+    LogProbs,
     LostServerError,
     ServerBusyError,
     ServerRefusalError,
     is_unfinished,
     read_cached_tokens,
+    read_log_probs,
     read_tokens,
 )
 from look_again.clients.vllm_requests import GenerateRequest, SentImage
-from look_again.core.sequence import DecodedSequence
+from look_again.core.sequence import DecodedSequence, Token
 from look_again.loading import Checkpoint
-from look_again.serving.backend import BackendError, BackendEvent, BusyError, Ended, Job, RefusedError, Started
+from look_again.serving.backend import (
+    BackendError,
+    BackendEvent,
+    BusyError,
+    Ended,
+    Job,
+    RefusedError,
+    ScoredToken,
+    Started,
+)
 from look_again.serving.prompt import EncodedPrompt
 from look_again.serving.vllm.chat_requests import build_chat_request
 from look_again.serving.vllm.ranking import Ranker
@@ -41,6 +52,7 @@ from look_again.serving.vllm.token_requests import (
     find_image_runs,
     is_same_prompt,
 )
+from look_again.text.grammar import open_tag
 
 SAME_CHECKPOINT = "it must serve the same checkpoint, with bounds of images no narrower than here"
 LOSSES = 2  # of one server in one answer, before it gets no more of it
@@ -142,16 +154,21 @@ class VllmAnswer:
                     sent = self._check_prompt(server, request, chunk)
                 if sent and not self.started:
                     self.started = True
-                    yield Started(len(self.prompt.token_ids), self.prompt.visual_tokens, self.sequence.builder.build)
+                    yield Started(
+                        len(self.prompt.token_ids),
+                        self.prompt.visual_tokens,
+                        self.prompt.token_ids,
+                        sequence.builder.build,
+                    )
                     for event in self._written:
                         yield event
-                for token in read_tokens(chunk):
+                for token, scored in zip(read_tokens(chunk), read_log_probs(chunk), strict=False):
                     if ended:
                         break  # a server that could not know that the answer goes another way
                     events, ended = await self._take(token)
                     taken += 1
                     for event in events:
-                        yield event
+                        yield self._score(event, scored)
                 cached = read_cached_tokens(chunk, cached)
                 if ended and is_unfinished(chunk):
                     break
@@ -159,18 +176,38 @@ class VllmAnswer:
 
     def _sampling(self) -> dict[str, Any]:
         """Of the next request: it stops at a tag where the answer may go another way from there."""
-        sequence, policy = self.sequence, self.sequence.policy
+        sequence, policy, options = self.sequence, self.sequence.policy, self.job.options
         room = max(1, sequence.room)
         if sequence.place is not None:
             room = max(1, min(room, sequence.place + 1 - sequence.sampled))
-        stops = set(self.shared.stops)
+        stops = set() if options.ignore_eos else set(self.shared.stops)
+        never = set(sequence.builder.tokens.never_sampled)
         if policy.mode == "vision" or (policy.inserts and not policy.strays and self._may_look_again()):
             stops.add(sequence.trigger.open_id)
-        never = sequence.builder.tokens.never_sampled
-        params = build_request_sampling(self.job.sampling, self.sent - 1, room, stops, never)
+        if options.answer_schema is not None:
+            stops, never = stops | self._format_stops(), never | self._format_bans()
+        if (left := options.min_tokens - sequence.sampled) > 0 and not self._answering:
+            room, never = min(room, left), never | self.shared.stops
+        params = build_request_sampling(self.job, self.sent - 1, room, stops - never, never)
+        if options.answer_schema is not None and self._answering:
+            params["structured_outputs"] = {"json": dict(options.answer_schema), "disable_any_whitespace": True}
         extra = self.shared.extra
         bans = {str(token): bias for token, bias in params["logit_bias"].items()}  # JSON has no other keys
         return {**params, **extra, "logit_bias": {**extra.get("logit_bias", {}), **bans}}
+
+    @property
+    def _answering(self) -> bool:
+        return self.sequence.reasoning is not None and self.sequence.reasoning.answering
+
+    def _format_stops(self) -> set[int]:
+        """Of an answer with a schema: its CONCLUSION is a request of its own, which the server holds to the schema."""
+        assert self.sequence.reasoning is not None
+        return set() if self._answering else {self.sequence.reasoning.budget.tags[open_tag("CONCLUSION")]}
+
+    def _format_bans(self) -> set[int]:
+        """Inside a CONCLUSION with a schema: the tags, which a string could hold; it ends by a stop token."""
+        assert self.sequence.reasoning is not None
+        return set(self.sequence.reasoning.budget.tags.values()) if self._answering else set()
 
     def _may_look_again(self) -> bool:
         """Whether a next reflection could run anything; once one did not, none does."""
@@ -196,6 +233,7 @@ class VllmAnswer:
             raise BackendError(f"the server sampled the vision token {token} against its logit_bias")
         if sequence.overrule(token) != token:  # it would leave the answer without a whole CONCLUSION
             return self._write_forced(), True
+        was_answering = self._answering
         ranked = sequence.policy.needs_scores and (
             sequence.place is not None or sequence.trigger.pieces(sequence.response, token) > 0
         )
@@ -205,10 +243,18 @@ class VllmAnswer:
             ranker.take_back(appended.taken_back)
         else:
             appended = sequence.append(token, _no_scores)
-        sequence.finish(token in self.shared.stops)
-        over = appended.looked or bool(sequence.forced)
+        sequence.finish(token in self.shared.stops and not self.job.options.ignore_eos)
+        opened = self.job.options.answer_schema is not None and self._answering and not was_answering
+        over = appended.looked or bool(sequence.forced) or opened
         events = [*appended.events, *self._write_forced()]
         return events, over or sequence.finish_reason is not None
+
+    def _score(self, event: BackendEvent, scored: LogProbs | None) -> BackendEvent:
+        """The event of a sampled token, with its log-probability where that was asked for."""
+        if scored is None or self.job.options.log_probs is None or not isinstance(event, Token) or event.forced:
+            return event
+        likeliest = scored.likeliest[: self.job.options.log_probs]
+        return ScoredToken(event.sequence, event.token_id, False, scored.log_prob, likeliest)
 
     def _write_forced(self) -> list[BackendEvent]:
         """Append the tokens that are due without being sampled."""

@@ -76,7 +76,7 @@ class ServerProbe:
         else:
             request = build_uuid_request(sequence, images, ())
         never = sequence.builder.tokens.never_sampled
-        params = build_request_sampling(self.job.sampling, 0, 1, self.served.stops, never)
+        params = build_request_sampling(self.job, 0, 1, self.served.stops, never)
         body = request.with_sampling(params if server.chat else {**params, "logprobs": 0})
         chunks = await _read_all(servers, server, request.path, body)
         read = next((chunk["prompt_token_ids"] for chunk in chunks if chunk.get("prompt_token_ids")), None)

@@ -29,7 +29,7 @@ from look_again.clients.vllm_requests import (
 from look_again.core.reattention import split_by_image
 from look_again.core.sequence import DecodedSequence
 from look_again.core.slots import Provenance
-from look_again.model import Sampling
+from look_again.serving.backend import Job
 
 
 @dataclass(frozen=True)
@@ -102,14 +102,15 @@ def build_feature_request(
 
 
 def build_request_sampling(
-    sampling: Sampling, number: int, max_tokens: int, stops: Collection[int], never_sampled: Collection[int]
+    job: Job, number: int, max_tokens: int, stops: Collection[int], never_sampled: Collection[int]
 ) -> dict[str, Any]:
     """Sampling parameters of an answer's request `number`.
 
     A seeded answer's requests draw from seeds of their own: with one seed for all, every request would begin with the
     same random numbers.
     """
-    return build_sampling_params(
+    sampling = job.sampling
+    params = build_sampling_params(
         max_tokens=max_tokens,
         temperature=sampling.temperature,
         stops=stops,
@@ -117,6 +118,7 @@ def build_request_sampling(
         top_p=sampling.top_p,
         seed=None if sampling.seed is None else derive_seed(sampling.seed, number),
     )
+    return params | job.options.as_sampling_params()
 
 
 def derive_seed(seed: int, number: int) -> int:

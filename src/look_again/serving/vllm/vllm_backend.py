@@ -22,7 +22,7 @@ from look_again.clients.vllm_requests import SentImage
 from look_again.core.reattention import Reattention
 from look_again.core.trigger import Trigger
 from look_again.loading import Checkpoint
-from look_again.serving.backend import BackendError, BackendEvent, Job, RefusedError, T
+from look_again.serving.backend import BackendError, BackendEvent, Job, RefusedError, T, check_options
 from look_again.serving.prompt import EncodedPrompt, build_prompt
 from look_again.serving.vllm.answer import AnswerContext, UpstreamRequest, VllmAnswer
 from look_again.serving.vllm.chat_requests import check_texts
@@ -111,10 +111,12 @@ class VllmBackend:
         """RefusedError for what vLLM cannot do, saying what to ask for; ValueError for unknown layers."""
         if job.sampling.temperature > MAX_TEMPERATURE:
             raise RefusedError(f"vLLM samples at temperatures up to {MAX_TEMPERATURE}, not {job.sampling.temperature}")
+        check_options(job)
         chat = any(server.up and server.chat for server in self._servers.all)
         job.policy.ranking_layers(self.served.config.get_text_config().num_hidden_layers)
         if job.images:
             check_policy(job.policy, self.checkpoint, chat)
+        _check_decoding(job, chat)
         if chat:
             check_texts(self.checkpoint.tokenizer, job.messages)
 
@@ -175,6 +177,22 @@ class VllmBackend:
             if not all(image.uuid in server.known for server in self._servers.all if server.up):
                 _ = image.url
         return prompt, images
+
+
+def _check_decoding(job: Job, chat: bool) -> None:
+    """RefusedError for options that a vLLM server cannot follow; `chat`: it is asked by chat."""
+    options = job.options
+    split = job.policy.inserts or job.policy.mode == "vision" or job.sampling.max_reasoning_tokens is not None
+    if split and (options.presence_penalty or options.frequency_penalty):
+        raise RefusedError(
+            "vLLM counts presence_penalty and frequency_penalty anew in every request, and an answer that looks again "
+            f"or bounds its reasoning is several: use repetition_penalty, or {USE_TRANSFORMERS}"
+        )
+    if chat and options.log_probs is not None:
+        raise RefusedError(
+            "a vLLM server that is asked by chat gives no log-probabilities by token: serve vLLM with its token "
+            "endpoint (--enable-scale-out)"
+        )
 
 
 def check_policy(policy: Reattention, checkpoint: Checkpoint, chat: bool) -> None:

@@ -11,7 +11,8 @@ from look_again.serving.http.chat_jobs import (
 )
 from look_again.serving.http.errors import ApiError
 from look_again.serving.http.limits import Limits
-from look_again.serving.http.schema import UNSUPPORTED, ChatRequest, parse_chat_request
+from look_again.serving.http.request_fields import UNSUPPORTED, parse_chat_request
+from look_again.serving.http.schema import ChatRequest
 from tests.serving.http.served import body, image_part
 
 DEFAULTS = Defaults(name="fake", policy=Reattention())
@@ -43,7 +44,8 @@ def message(content, role="user"):
         ({"model": "fake", "messages": "x"}, "messages"),
         ({"model": "fake", "messages": [5]}, "messages[0]"),
         ({"model": "fake", "messages": [{"content": "x"}]}, "messages[0]"),
-        (message("x", "tool"), "messages[0]"),
+        (message("x", "tool"), "messages[0].tool_call_id"),
+        (message("x", "function"), "messages[0]"),
         (message("x", "<|im_start|>"), "messages[0]"),
         (message(None), "messages[0].content"),
         (message(5), "messages[0].content"),
