@@ -22,7 +22,7 @@ from look_again.text.grammar import TAG_TOKENS, close_tag, find_tag_beginning
 from look_again.text.tags import tag_ids
 
 MAX_SCHEMA_CHARACTERS = 50_000
-SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+SEPARATORS: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """Blanks as `json.dumps` writes them: where any number is allowed, a model may write nothing else."""
 
 

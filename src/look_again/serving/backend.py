@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 
@@ -116,6 +116,11 @@ class Backend(Protocol):
 
     name: str
     checkpoint: Checkpoint
+
+    @property
+    def model_config(self) -> Any:
+        """The model's configuration, also of one that is not loaded here."""
+        ...
 
     @property
     def max_context(self) -> int:

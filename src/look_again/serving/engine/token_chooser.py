@@ -95,7 +95,7 @@ class TokenChooser:
         options, response = self.options, sequence.response
         if options.repetition_penalty != 1.0:
             ids = torch.tensor([sequence.builder.token_ids], device=scores_1W.device)
-            scores_1W = RepetitionPenaltyLogitsProcessor(options.repetition_penalty)(ids, scores_1W)  # type: ignore[arg-type]
+            scores_1W = RepetitionPenaltyLogitsProcessor(options.repetition_penalty)(ids, scores_1W)
         if response and (options.presence_penalty or options.frequency_penalty):
             counts = Counter(response)
             ids = torch.tensor(list(counts), device=scores_1W.device)

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from look_again.loading import Checkpoint
 from look_again.serving.answer_grammar import AnswerConstraint, AnswerGrammars
@@ -43,6 +43,11 @@ class TransformersBackend:
 
         self._engine: Engine | None = None
         self._threads: ThreadPoolExecutor | None = None
+
+    @property
+    def model_config(self) -> Any:
+        """As `Backend.model_config`."""
+        return self.checkpoint.model.config
 
     @property
     def max_context(self) -> int:

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 from look_again.serving.http.errors import ApiError
 from look_again.web.access import Access, read_headers, read_host_name
 
-OPEN_PATHS = ("/health",)
+OPEN_PATHS = ("/health", "/ping")
 
 
 def build_refusal(access: Access, path: str, headers: Mapping[str, str]) -> ApiError | None:

@@ -54,14 +54,15 @@ class ResponseWriter:
         await self._begin(status, {"content-type": "application/json", "content-length": str(len(data)), **headers})
         await self._body(data, more=False)
 
-    async def event(self, payload: Any) -> None:
-        """A server-sent event; the first opens the stream."""
+    async def event(self, payload: Any, name: str = "") -> None:
+        """A server-sent event, with a name or without; the first opens the stream."""
         if not self.begun:
             # the last header keeps nginx from collecting the stream
             headers = {"content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no"}
             await self._begin(200, headers)
         data = payload.encode() if isinstance(payload, str) else _dumps(payload)
-        await self._body(b"data: " + data + b"\n\n", more=True)
+        named = f"event: {name}\n".encode() if name else b""
+        await self._body(named + b"data: " + data + b"\n\n", more=True)
 
     async def end(self) -> None:
         await self._body(b"", more=False)
@@ -92,13 +93,16 @@ class ResponseWriter:
 class ChatCompletionResponse(Response):
     """The answer to one request, computed while it is sent."""
 
+    id_prefix = "chatcmpl-"
+
     def __init__(self, service: Service) -> None:
         super().__init__()
         self.service = service
+        self._silent = True  # no text came yet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.monotonic()
-        writer = ResponseWriter(send, f"chatcmpl-{secrets.token_hex(12)}")
+        writer = ResponseWriter(send, f"{self.id_prefix}{secrets.token_hex(12)}")
         seconds = self.service.limits.timeout_s
         messages = MessageBuffer(receive)
         try:
@@ -123,27 +127,41 @@ class ChatCompletionResponse(Response):
             self._note(writer, time.monotonic() - started)
 
     async def _converse(self, body: Any, writer: ResponseWriter, started: float) -> None:
-        chat = await self.service.prepare(body)
+        chat = await self.prepare(body)
         choices = self.service.choices(chat)
         try:
-            await self._answer(chat, choices, writer, started)
+            await self.answer(chat, choices, writer, started)
         finally:
             self.service.metrics.answered(choices)
             self._log(chat, choices, writer)
 
-    async def _answer(self, chat: ChatJobs, choices: Sequence[Choice], writer: ResponseWriter, started: float) -> None:
+    async def prepare(self, body: Any) -> ChatJobs:
+        """The jobs of a body. Raises ApiError."""
+        return await self.service.prepare(body)
+
+    async def report(self, chat: ChatJobs, choices: Sequence[Choice]) -> dict[str, Any]:
+        """What re-attention did, at the end of the answer."""
+        return payloads.report(chat.policy, choices, chat.notes, rows=chat.rows)
+
+    def note_first_text(self, piece: Piece | None, started: float) -> None:
+        """Observe the time to the first text."""
+        if self._silent and isinstance(piece, TextPiece):
+            self._silent = False
+            self.service.metrics.first_token.observe(time.monotonic() - started)
+
+    async def answer(self, chat: ChatJobs, choices: Sequence[Choice], writer: ResponseWriter, started: float) -> None:
+        """Generate, and send the answer as it comes or whole."""
         head = payloads.CompletionHeader(writer.id, int(time.time()), chat.request.model)
-        left, silent = len(choices), True
+        left = len(choices)
         async with aclosing(fan_out(self.service.backend, chat.jobs, choices)) as pieces:
             async for index, piece in pieces:
                 left -= piece is None
-                if silent and isinstance(piece, TextPiece):
-                    silent = False
-                    self.service.metrics.first_token.observe(time.monotonic() - started)
+                self.note_first_text(piece, started)
                 if chat.stream:
-                    await writer.event(_chunk(head, chat, choices, index, piece, last=not left))
+                    report = None if left else await self.report(chat, choices)
+                    await writer.event(_chunk(head, chat, choices, index, piece, report))
         if not chat.stream:
-            report = payloads.report(chat.policy, choices, chat.notes, rows=chat.rows)
+            report = await self.report(chat, choices)
             await writer.json(200, payloads.completion(head, choices, report, chat.token_report), {})
             return
         if chat.include_usage:
@@ -168,10 +186,9 @@ def _chunk(
     choices: Sequence[Choice],
     index: int,
     piece: Piece | None,
-    *,
-    last: bool,
+    report: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """A piece as a chunk of the stream. last: it ends the last choice, so the report goes with it."""
+    """A piece as a chunk of the stream. report: with the end of the last choice."""
     if isinstance(piece, Started):
         return payloads.opening(head, index) | chat.token_report.prompt(choices[index])
     if isinstance(piece, TextPiece):
@@ -182,7 +199,6 @@ def _chunk(
         return payloads.chunk(
             head, index, {}, {"reflections": [payloads.describe_reflection(index, piece, rows=chat.rows)]}
         )
-    report = payloads.report(chat.policy, choices, chat.notes, rows=chat.rows) if last else None
     return payloads.closing(head, index, choices[index], report, chat.token_report.tokens(choices[index]))
 
 

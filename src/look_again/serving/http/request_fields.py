@@ -7,9 +7,9 @@ their value is the one that changes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from look_again.serving.http.errors import ApiError, invalid
 from look_again.serving.http.schema import ChatRequest
@@ -18,6 +18,8 @@ _SAMPLER = "tokens are chosen by temperature, top_p, top_k, min_p, penalties and
 _FORMAT = "use response_format, which holds the CONCLUSION to a JSON Schema"
 _TEMPLATE = "the chat template takes no options"
 _WHOLE = "prompts are never cut: what does not fit gets an error"
+
+T = TypeVar("T", bound=BaseModel)
 
 MESSAGE_CHARACTERS = 300  # it may quote the caller, who may have sent any length
 
@@ -68,10 +70,15 @@ UNSUPPORTED: Mapping[str, tuple[str, Sequence[Any]]] = {
 
 def parse_chat_request(body: Any) -> ChatRequest:
     """Raises ApiError 400, about the first field that is wrong."""
+    return parse_model(ChatRequest, _supported(body) if isinstance(body, dict) else body)
+
+
+def parse_model(model: type[T], body: Any) -> T:
+    """A body as a request. Raises ApiError 400, about the first field that is wrong."""
     if not isinstance(body, dict):
         raise invalid(f"the body is a JSON object, not {_kind(body)}")
     try:
-        return ChatRequest.model_validate(_supported(body))
+        return model.model_validate(body)
     except ValidationError as error:
         raise _first(error, body) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,24 +10,38 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from look_again.serving.http import payloads
 from look_again.serving.http.api_guard import ApiGuard
+from look_again.serving.http.body import read_json
 from look_again.serving.http.chat_completion import ChatCompletionResponse
+from look_again.serving.http.docs_page import build_docs_page
 from look_again.serving.http.errors import ApiError, internal
 from look_again.serving.http.metrics import MEDIA_TYPE
-from look_again.serving.http.schema import ChatRequest, ErrorBody
+from look_again.serving.http.responses_api import NOT_STORED, ResponsesResponse
+from look_again.serving.http.responses_schema import ResponsesRequest
+from look_again.serving.http.schema import ChatRequest, ErrorBody, TokenizeRequest
 from look_again.serving.http.service import Service
 from look_again.web.access import Access
 
 CHAT = "/v1/chat/completions"
 _REFERENCE = "#/components/schemas/{model}"
-_BODY = {
-    "content": {"application/json": {"schema": {"$ref": _REFERENCE.format(model="ChatRequest")}}},
-    "required": True,
+_BODIES: dict[str, type[BaseModel]] = {
+    "ChatRequest": ChatRequest,
+    "ResponsesRequest": ResponsesRequest,
+    "TokenizeRequest": TokenizeRequest,
 }
+
+
+def _describe_body(model: str) -> dict[str, Any]:
+    """The description of a body that this server reads by itself."""
+    return {"content": {"application/json": {"schema": {"$ref": _REFERENCE.format(model=model)}}}, "required": True}
+
+
+_BODY, _RESPONSES, _TOKENIZE = map(_describe_body, _BODIES)
 _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorBody, "description": "what is wrong with the request"},
     "5XX": {"model": ErrorBody, "description": "what went wrong here"},
@@ -68,6 +83,27 @@ def _add_chat(app: FastAPI, service: Service) -> None:
         """Answer a conversation about images, looking again at every reflection."""
         return ChatCompletionResponse(service)
 
+    @app.post(
+        "/v1/responses",
+        response_class=Response,
+        responses={**_ANSWER, **_ERRORS},
+        openapi_extra={"requestBody": _RESPONSES},
+    )
+    async def responses(request: Request) -> Response:
+        """The same in the form of the Responses API."""
+        return ResponsesResponse(service)
+
+    @app.get("/v1/responses/{id}", include_in_schema=False)
+    async def stored_response(id: str) -> Response:
+        raise ApiError(404, NOT_STORED, param="id", code="not_found")
+
+    @app.post("/v1/completions", include_in_schema=False)
+    async def completions() -> Response:
+        message = (
+            "there are no completions of plain text here: send the prompt as a user's message to /v1/chat/completions"
+        )
+        raise ApiError(404, message, code="unsupported_endpoint")
+
     @app.get("/v1/models", responses=_ERRORS)
     async def models() -> dict[str, Any]:
         """The model, and the model with each re-attention that can be had."""
@@ -91,6 +127,25 @@ def _add_status(app: FastAPI, service: Service) -> None:
         return JSONResponse(
             {"status": status, "backend": service.backend.name, "engines": engines}, 200 if well else 503
         )
+
+    @app.get("/ping", responses=_ERRORS)
+    async def ping() -> Response:
+        """As /health, without a body."""
+        return Response(status_code=200 if any(dict(await service.backend.health()).values()) else 503)
+
+    @app.get("/version", responses=_ERRORS)
+    async def version() -> dict[str, str]:
+        """The package's version."""
+        return {"version": importlib.metadata.version("look-again-vlm")}
+
+    @app.post("/tokenize", responses=_ERRORS, openapi_extra={"requestBody": _TOKENIZE})
+    async def tokenize(request: Request) -> dict[str, Any]:
+        """The tokens of a text, or of a conversation as the model reads it, images included."""
+        return await service.tokenize(await read_json(request, service.limits))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(build_docs_page(app.openapi()))
 
     @app.get("/metrics", responses=_ERRORS)
     async def metrics() -> Response:
@@ -128,7 +183,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     """FastAPI's description, with the schema of the body that this server reads by itself."""
     if app.openapi_schema is None:
         description = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        body = ChatRequest.model_json_schema(ref_template=_REFERENCE)
-        description["components"]["schemas"] |= body.pop("$defs") | {"ChatRequest": body}
+        for name, model in _BODIES.items():
+            body = model.model_json_schema(ref_template=_REFERENCE)
+            description["components"]["schemas"] |= body.pop("$defs", {}) | {name: body}
         app.openapi_schema = description
     return app.openapi_schema

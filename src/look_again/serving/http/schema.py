@@ -230,6 +230,17 @@ class ChatRequest(Strict):
     request_id: Annotated[str, Field(max_length=256)] | None = None
 
 
+class TokenizeRequest(Strict):
+    """`POST /tokenize`: a text, or a conversation as the model reads it. add_special_tokens: there are none to add."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: Literal[True] | None = None
+    return_token_strs: bool | None = None
+
+
 class ErrorDetail(BaseModel):
     message: str
     type: str

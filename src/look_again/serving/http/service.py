@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+from look_again.core.inputs import count_visual_tokens
 from look_again.model import Sampling
 from look_again.serving.admission import Admission
 from look_again.serving.backend import Backend, Job
@@ -40,8 +41,9 @@ from look_again.serving.http.image_parts import DecodedImage, ImageReference, de
 from look_again.serving.http.limits import Limits
 from look_again.serving.http.metrics import Metrics
 from look_again.serving.http.payloads import TokenReport
-from look_again.serving.http.request_fields import parse_chat_request
-from look_again.serving.http.schema import ChatRequest
+from look_again.serving.http.request_fields import parse_chat_request, parse_model
+from look_again.serving.http.schema import ChatRequest, Message, TokenizeRequest
+from look_again.text.chat import encode_text
 
 DECODERS = 2  # images decoded at once: each may take three bytes per pixel and more while it is
 T = TypeVar("T")
@@ -105,6 +107,37 @@ class Service:
         tokenizer = self.backend.checkpoint.tokenizer
         report = TokenReport(tokenizer, bool(request.logprobs), bool(request.return_token_ids))
         return ChatJobs(request, policy, jobs, read_stops(request), everything, notes, toolbox, report)
+
+    async def tokenize(self, body: Any) -> dict[str, Any]:
+        """The answer of /tokenize. Raises ApiError 4xx that names the field which is wrong."""
+        request = parse_model(TokenizeRequest, body)
+        if (request.prompt is None) == (request.messages is None):
+            raise invalid("send either prompt or messages", "prompt")
+        if request.prompt is not None:
+            if len(request.prompt) > self.limits.text_characters:
+                raise invalid(f"the text has more than {self.limits.text_characters} characters", "prompt")
+            text = request.prompt
+            ids = await self._in_thread(lambda: encode_text(self.backend.checkpoint.tokenizer, text))
+        else:
+            ids = await self._tokenize_messages(request.messages or [])
+        tokens = {"count": len(ids), "max_model_len": self.max_context, "tokens": ids}
+        if not request.return_token_strs:
+            return tokens
+        return {**tokens, "token_strs": [self.backend.checkpoint.tokenizer.decode([id]) for id in ids]}
+
+    async def _tokenize_messages(self, messages: Sequence[Message]) -> list[int]:
+        converted, references = split_conversation(messages, self.limits)
+        images = [image.image for image in await self._decode_all(references)]
+        checkpoint, config = self.backend.checkpoint, self.backend.model_config
+
+        def render() -> list[int]:
+            counts = count_visual_tokens(checkpoint.image_processor, config, [image.size for image in images])
+            return checkpoint.renderer.render_prompt(converted, counts)
+
+        try:
+            return await self._in_thread(render)
+        except ValueError as error:
+            raise invalid(str(error), "messages") from None
 
     def choices(self, chat: ChatJobs) -> list[Choice]:
         """A choice per job, without anything in it yet."""

@@ -92,6 +92,11 @@ class VllmBackend:
         )
 
     @property
+    def model_config(self) -> Any:
+        """As `Backend.model_config`."""
+        return self.served.config
+
+    @property
     def max_context(self) -> int:
         """Most tokens of an answer's sequence: of the servers that are up, and of the model."""
         served = [server.max_context for server in self._servers.all if server.up]
