@@ -106,7 +106,7 @@ class Runner:
         return self._logits(hidden[torch.arange(batch, device=hidden.device), last])
 
     def step(self, sequences: Sequence[int]) -> torch.Tensor:
-        """Feed the newest slot, a text token, of `sequences`; the batch's other sequences stand still. Logits (B, W)."""
+        """Feed the newest slot, a text token, of `sequences`; the batch's others stand still. Logits (B, W)."""
         batch = len(self.builders)
         ids, places, going = [], [], set(sequences)
         for sequence, builder in enumerate(self.builders):
