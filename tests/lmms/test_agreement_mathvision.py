@@ -2,7 +2,8 @@ r"""MathVision against lmms-eval's scorer, in a process of its own with the late
 
 Both official scores are MATH-V's evaluate.py, and equal but for roots, of which lmms-eval's copy takes no value. What
 cannot be turned into a number there (variables, words) is right only if it is written as the reference is; our
-`verified` comparison lets math-verify decide, and a number may have any unit, or be a word. "1:2" and `\text{6}`, which are 0.5 and 6 to the rule, it does not read.
+`verified` comparison lets math-verify decide, and a number may have any unit, or be a word. "1:2" and `\text{6}`, which
+are 0.5 and 6 to the rule, it does not read.
 """
 
 from __future__ import annotations
