@@ -11,8 +11,9 @@ import pytest
 from transformers import GenerationMixin
 
 from look_again.commands.main import main
+from look_again.core.checkpoint_record import OLD_SIDE_FILE, SIDE_FILE, read_record
 from look_again.hub import generate
-from look_again.loading import OLD_SIDE_FILE, SIDE_FILE, default_checkpoint, was_trained
+from look_again.loading import default_checkpoint
 
 
 @pytest.mark.parametrize("name", [SIDE_FILE, OLD_SIDE_FILE])
@@ -20,17 +21,17 @@ from look_again.loading import OLD_SIDE_FILE, SIDE_FILE, default_checkpoint, was
 def test_the_side_file_says_whether_a_checkpoint_was_trained(name: str, trained: bool, tmp_path: Path) -> None:
     """Would catch a trained checkpoint of the old name being prompted as if it were a stock one."""
     (tmp_path / name).write_text(json.dumps({"trained": trained}))
-    assert was_trained(str(tmp_path)) is trained
+    assert read_record(str(tmp_path)).trained is trained
 
 
 def test_the_new_side_file_counts_where_both_are_there(tmp_path: Path) -> None:
     (tmp_path / SIDE_FILE).write_text('{"trained": false}')
     (tmp_path / OLD_SIDE_FILE).write_text('{"trained": true}')
-    assert not was_trained(str(tmp_path))
+    assert read_record(str(tmp_path)).trained is False
 
 
 def test_without_a_side_file_a_checkpoint_was_not_trained(tmp_path: Path) -> None:
-    assert not was_trained(str(tmp_path))
+    assert read_record(str(tmp_path)).trained is None
 
 
 @pytest.mark.parametrize("key", ["look_again", "lookagain"])
@@ -64,5 +65,5 @@ def test_a_prepared_copy_has_the_side_file_under_its_present_name(run: bool, tmp
     shutil.copytree(default_checkpoint(), old)
     (old / SIDE_FILE).rename(old / OLD_SIDE_FILE)
     assert main(["prepare", str(old.parent if run else old), str(tmp_path / "copy")]) == 0
-    assert was_trained(str(tmp_path / "copy"))
+    assert read_record(str(tmp_path / "copy")).trained
     assert (tmp_path / "copy" / SIDE_FILE).is_file()

@@ -27,6 +27,14 @@ class Answer:
     finish_reason: str
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        tokens = self.tokens
+        said = "no CONCLUSION" if self.answer is None else repr(self.answer)
+        return (
+            f"Answer({said}, {tokens['sampled']} tokens sampled, {tokens['reinserted']} visual tokens re-inserted, "
+            f"{self.finish_reason}, {self.model})"
+        )
+
     @property
     def response(self) -> str:
         return self.parsed.text

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,17 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer,
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
+from look_again.core.checkpoint_record import CheckpointRecord, read_record
 from look_again.core.families import Family, find_family
+from look_again.core.reattention import Reattention
 from look_again.processing import bound_pixels
 from look_again.text.renderer import Renderer
 from look_again.text.tags import has_tags, prepare
 
-SIDE_FILE = "look_again.json"
-"""File in a checkpoint's folder that says that it was trained on the response format."""
-OLD_SIDE_FILE = "lookagain.json"  # its name until version 0.1
+GUESSED = (
+    "nothing says whether this checkpoint was trained on the response format, so it is prompted for it; if it was "
+    "trained, say --trained (trained=True) or write look_again.json into its folder"
+)
 
 
 class LoadError(ValueError):
@@ -35,7 +38,11 @@ class LoadError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint. `trained`: it writes the format unprompted. `notes`: what a user should be told."""
+    """A loaded checkpoint.
+
+    trained: it writes the format unprompted. notes: what a user should be told. reattention: how it re-attended in
+    training, which is followed where nobody asks for anything else.
+    """
 
     name: str
     model: Any
@@ -44,6 +51,11 @@ class Checkpoint:
     family: Family
     trained: bool
     notes: tuple[str, ...] = ()
+    reattention: Reattention = field(default_factory=Reattention)
+
+    def __repr__(self) -> str:
+        kind = "trained" if self.trained else "prompted"
+        return f"Checkpoint({self.name!r}, {kind}, re-attention {self.reattention})"
 
     @property
     def renderer(self) -> Renderer:
@@ -68,12 +80,14 @@ def load_checkpoint(
     dtype: str = "auto",
     attn_implementation: str | None = None,
     max_pixels: int | None = None,
+    trained: bool | None = None,
 ) -> Checkpoint:
     """Load a checkpoint, or the result of a run by the run's folder; None loads the shipped one.
 
     device: "auto" (CUDA where there is one), "cpu", "cuda", …. dtype: "auto" is bfloat16 on CUDA, else float32;
     "checkpoint" is what the weights are stored in. max_pixels: larger images are scaled down to it; None leaves it to
-    the checkpoint's processor (the paper trains with 262,144).
+    the checkpoint's record and processor (the paper trains with 262,144). trained: whether the checkpoint writes the
+    response format unprompted; None leaves that to its record.
     Raises LoadError, or UnknownFamilyError for a family that is not in the table. Without tags it gets them in
     memory, and `notes` says so.
     """
@@ -83,7 +97,8 @@ def load_checkpoint(
     family = find_family(config)
     kwargs: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     tokenizer = _try(source, lambda: load_tokenizer(source))
-    image_processor = bound_pixels(_try(source, lambda: Qwen2VLImageProcessorPil.from_pretrained(source)), max_pixels)
+    record = _try(source, lambda: read_record(source))
+    image_processor = load_image_processor(source, record, max_pixels)
     with _progress_bars(shown=name is not None):
         model = _try(
             source,
@@ -92,9 +107,40 @@ def load_checkpoint(
             ),
         )
     model = _try(source, lambda: model.to(place).eval())
-    notes, trained = _give_tags(model, tokenizer), was_trained(source)
     shown = "tabletop-tiny" if name is None else str(name)
-    return Checkpoint(shown, model, tokenizer, image_processor, family, trained, notes)
+    return Checkpoint(
+        shown,
+        model,
+        tokenizer,
+        image_processor,
+        family,
+        trained=bool(record.trained) if trained is None else trained,
+        notes=(*(_give_tags(model, tokenizer) or guess_note(record, trained)), *record.notes),
+        reattention=record.reattention or Reattention(),
+    )
+
+
+def load_image_processor(source: str, record: CheckpointRecord, max_pixels: int | None) -> Any:
+    """The image processor, bounded by `max_pixels` or else by what the record says of training.
+
+    LoadError where there is none, ValueError for a bound below one visual token.
+    """
+    bound = record.max_pixels if max_pixels is None else max_pixels
+    return bound_pixels(_try(source, lambda: Qwen2VLImageProcessorPil.from_pretrained(source)), bound)
+
+
+def guess_note(record: CheckpointRecord, trained: bool | None) -> tuple[str, ...]:
+    """The note of a checkpoint of which nothing and nobody says whether it was trained on the format."""
+    return (GUESSED,) if record.trained is None and trained is None else ()
+
+
+def recorded_reattention(name: str | Path | None) -> Reattention:
+    """How a checkpoint (hub name or folder; None is the shipped one) re-attended in training, without loading it.
+
+    The defaults where nothing says. Raises LoadError for a damaged record.
+    """
+    source = resolve_run(str(name)) if name is not None else str(default_checkpoint())
+    return _try(source, lambda: read_record(source)).reattention or Reattention()
 
 
 @contextmanager
@@ -128,18 +174,6 @@ def load_tokenizer(source: str) -> Any:
     if path is not None:
         tokenizer.chat_template = json.loads(Path(path).read_text(encoding="utf-8"))["chat_template"]
     return tokenizer
-
-
-def was_trained(source: str) -> bool:
-    """Whether a checkpoint (hub name or folder) says that it was trained on the response format."""
-    path = find_side_file(source)
-    return path is not None and bool(json.loads(path.read_text(encoding="utf-8")).get("trained", False))
-
-
-def find_side_file(source: str) -> Path | None:
-    """Returns the side file of a checkpoint (hub name or folder), under its present or old name, or None."""
-    path = _side_file(source, SIDE_FILE) or _side_file(source, OLD_SIDE_FILE)
-    return None if path is None else Path(path)
 
 
 def _side_file(source: str, name: str) -> str | None:

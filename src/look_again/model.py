@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,40 +107,59 @@ class LookAgain:
         self.trigger = Trigger.of(checkpoint.tokenizer, spelled=not checkpoint.trained)
         self._lock = threading.Lock()  # one generate at a time: it sets the model's attention implementation
 
+    def __repr__(self) -> str:
+        return f"LookAgain({self.checkpoint!r})"
+
     def ask(
         self,
         images: ImageSource | Sequence[ImageSource],
         question: str,
         *,
-        reattention: Reattention | None = None,
+        reattention: Reattention | str | None = None,
         sampling: Sampling | None = None,
+        max_new_tokens: int | None = None,
     ) -> Answer:
-        """Answer one question about one or more images (or none). Raises ImageError or ValueError for bad input."""
+        """Answer one question about one or more images (or none). Raises ImageError or ValueError for bad input.
+
+        reattention: a policy, or a word: "copy", "text", "vision", "route", "route-25"; None follows the checkpoint.
+        sampling: greedy where it is None. max_new_tokens: in place of the sampling's own number.
+        """
         request = Request(_as_list(images), question)
-        return self.ask_batch([request], reattention=reattention, sampling=sampling)[0]
+        return self.ask_batch([request], reattention=reattention, sampling=sampling, max_new_tokens=max_new_tokens)[0]
 
     def ask_batch(
         self,
         requests: Sequence[Request],
         *,
-        reattention: Reattention | None = None,
+        reattention: Reattention | str | None = None,
         sampling: Sampling | None = None,
+        max_new_tokens: int | None = None,
     ) -> list[Answer]:
-        """Answer several questions in one batch; the answers are those of asking one by one (greedy)."""
-        return self._run(requests, reattention or Reattention(), sampling or Sampling())
+        """Answer several questions in one batch; the answers are those of asking one by one (greedy).
+
+        The options are those of `ask`.
+        """
+        return self._run(requests, self._policy(reattention), _sampling(sampling, max_new_tokens))
 
     def stream(
         self,
         images: ImageSource | Sequence[ImageSource],
         question: str,
         *,
-        reattention: Reattention | None = None,
+        reattention: Reattention | str | None = None,
         sampling: Sampling | None = None,
+        max_new_tokens: int | None = None,
     ) -> Iterator[StreamItem]:
-        """Answer one question, yielding text, re-insertions and, last, the answer. Closing it stops the model."""
+        """Answer one question, yielding text, re-insertions and, last, the answer. Closing it stops the model.
+
+        The options are those of `ask`.
+        """
         request = Request(_as_list(images), question)
-        prepared = self._encode(request)
-        return self._stream(request, prepared, reattention or Reattention(), sampling or Sampling())
+        policy, chosen = self._policy(reattention), _sampling(sampling, max_new_tokens)
+        return self._stream(request, self._encode(request), policy, chosen)
+
+    def _policy(self, asked: Reattention | str | None) -> Reattention:
+        return Reattention.parse(asked, self.checkpoint.reattention)
 
     def _stream(
         self, request: Request, prepared: _Encoded, policy: Reattention, sampling: Sampling
@@ -285,6 +304,11 @@ class ForcedPrefix(LogitsProcessor):
                 scores[index] = float("-inf")
                 scores[index, prefix[step]] = 0.0
         return scores
+
+
+def _sampling(sampling: Sampling | None, max_new_tokens: int | None) -> Sampling:
+    chosen = sampling or Sampling()
+    return chosen if max_new_tokens is None else replace(chosen, max_new_tokens=max_new_tokens)
 
 
 class _Cancelled(StoppingCriteria):

@@ -136,7 +136,7 @@ def test_tokens_that_are_reported() -> None:
         ({"batch_size": 0}, "batch_size must be a whole number"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         ({"keep": 150}, "keep is a whole percentage"),
-        ({"reattention": "look"}, "unknown mode 'look'"),
+        ({"reattention": "look"}, "unknown re-attention 'look'"),
     ],
 )
 def test_bad_arguments_are_named_before_a_model_is_loaded(arguments: dict[str, Any], message: str) -> None:

@@ -67,5 +67,5 @@ def test_stock_transformers_re_attends_with_the_folder_alone(folder):
 
 def test_the_card_says_what_was_trained_on_what(folder):
     card = (folder / "README.md").read_text()
-    for fact in ("grown from nothing", "3 steps", "route 100%", "40%", "Rows: 5", 'reattention="route"'):
+    for fact in ("grown from nothing", "3 steps", "route 100%", "40%", "Rows: 5", 'reattention="route-40"'):
         assert fact in card

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import Qwen2VLImageProcessorPil
 
 import look_again.ui.workspace as desk_module
+from look_again.core.reattention import Reattention
 from look_again.loading import default_checkpoint
 from look_again.serving.backend import RefusedError
 from look_again.ui.attention_maps import AttentionMaps
@@ -28,7 +29,7 @@ class Played(PlayedBackend):
 
     @property
     def checkpoint(self):
-        return SimpleNamespace(name="played", tokenizer=TOKENIZER, image_processor=PROCESSOR)
+        return SimpleNamespace(name="played", tokenizer=TOKENIZER, image_processor=PROCESSOR, reattention=Reattention())
 
     async def borrow(self, work):
         self.borrows += 1

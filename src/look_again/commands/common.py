@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from look_again.core.modes import CONTROLS, MODES, POSITION_LAYOUTS, RULES
+from look_again.core.modes import CONTROLS, POSITION_LAYOUTS, RULES, parse_mode
 
 if TYPE_CHECKING:
     from look_again.core.reattention import Reattention
@@ -22,6 +23,16 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
     parser.add_argument("--max-pixels", type=int, metavar="N", help="scale larger images down to N pixels")
+    format = parser.add_mutually_exclusive_group()
+    format.add_argument(
+        "--trained",
+        action="store_true",
+        default=None,
+        help="the checkpoint writes the response format unprompted (default: what its look_again.json says)",
+    )
+    format.add_argument(
+        "--prompted", dest="trained", action="store_false", default=None, help="it is prompted for the response format"
+    )
     parser.add_argument("--attention", help="attention kernel, e.g. sdpa or flash_attention_2 (default: the library's)")
 
 
@@ -35,12 +46,25 @@ def add_reasoning_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_reattention_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--reattention", default="copy", choices=MODES, help="what a reflection does (default: copy)")
-    parser.add_argument("--keep", type=int, default=50, metavar="M", help="percent of rows that route keeps (50)")
-    parser.add_argument("--rule", default="paper", choices=RULES, help="ranking of route: equation 5, or less sinks")
-    parser.add_argument("--layout", default="grid", choices=POSITION_LAYOUTS, help="positions of re-inserted rows")
-    parser.add_argument("--no-delimiters", action="store_true", help="re-insert rows without vision delimiters")
-    parser.add_argument("--max-reinsertions", type=int, default=16, metavar="N", help="per answer (16)")
+    """What a reflection does. An option that is not given follows the checkpoint."""
+    parser.add_argument(
+        "--reattention",
+        type=_mode,
+        metavar="MODE",
+        help="what a reflection does: text, copy, route, route-25 or vision (default: as in the checkpoint's training)",
+    )
+    parser.add_argument("--keep", type=int, metavar="M", help="percent of visual tokens that route keeps (50)")
+    parser.add_argument("--rule", choices=RULES, help="ranking of route: equation 5 (paper), or less sinks")
+    parser.add_argument("--layout", choices=POSITION_LAYOUTS, help="positions of re-inserted visual tokens (grid)")
+    parser.add_argument("--no-delimiters", action="store_true", help="re-insert without vision delimiters")
+    parser.add_argument("--max-reinsertions", type=int, metavar="N", help="per answer (16)")
+
+
+def _mode(text: str) -> tuple[str, int | None]:
+    try:
+        return parse_mode(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_control_argument(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +90,7 @@ def add_backend_arguments(parser: Any) -> None:
 def check_backend(args: argparse.Namespace) -> None:
     """ValueError for a backend without its servers, servers without their backend, and addresses that are none."""
     if (args.backend == "vllm") != bool(args.vllm_url):
-        raise ValueError("--backend vllm and --vllm-url URL go together")
+        raise ValueError("--backend vllm and --vllm-url go together: give both, or neither")
     if args.vllm_url:
         from look_again.clients.vllm_requests import check_url
 
@@ -75,20 +99,51 @@ def check_backend(args: argparse.Namespace) -> None:
 
 
 def build_reattention(args: argparse.Namespace) -> Reattention:
-    """The policy that the arguments describe. ValueError for values out of range."""
-    from look_again.core.reattention import Reattention
+    """The re-attention of the checkpoint's training, with what the arguments say otherwise.
 
-    return Reattention(
-        mode=args.reattention,
-        keep=args.keep,
-        rule=args.rule,
-        layout=args.layout,
-        delimiters=not args.no_delimiters,
-        max_reinsertions=args.max_reinsertions,
-        control=getattr(args, "control", None),
-        seed=getattr(args, "control_seed", Reattention.seed),
-        within=getattr(args, "within", Reattention.within),
-    )
+    Says on standard error when it follows a checkpoint that was not trained as the defaults are. ValueError for values
+    out of range, and for options of route without it.
+    """
+    from look_again.core.reattention import Reattention
+    from look_again.loading import recorded_reattention
+
+    asked = _asked_reattention(args)
+    Reattention(**asked)  # values out of range are told before a checkpoint is looked for
+    recorded = Reattention() if getattr(args, "base_url", None) else recorded_reattention(args.model)
+    policy = replace(recorded, **asked)
+    _check_route(args, policy)
+    if args.reattention is None and recorded != Reattention():
+        print(f"note: re-attention as in the checkpoint's training: {recorded}", file=sys.stderr)
+    return policy
+
+
+def _asked_reattention(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `Reattention` that the command line names."""
+    mode, keep = args.reattention or (None, None)
+    if keep is not None and args.keep not in (None, keep):
+        raise ValueError(f"--reattention route-{keep} and --keep {args.keep} contradict each other")
+    asked = {
+        "mode": mode,
+        "keep": args.keep if keep is None else keep,
+        "rule": args.rule,
+        "layout": args.layout,
+        "delimiters": False if args.no_delimiters else None,
+        "max_reinsertions": args.max_reinsertions,
+        "control": getattr(args, "control", None),
+        "seed": getattr(args, "control_seed", None),
+        "within": getattr(args, "within", None),
+    }
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _check_route(args: argparse.Namespace, policy: Reattention) -> None:
+    """ValueError for an option of route where nothing is routed; the arms of --controls route in any case."""
+    routed = policy.mode == "route" or policy.control == "random-rows"
+    if routed or getattr(args, "controls", False) or getattr(args, "base_url", None):
+        return  # an endpoint's options are refused as a whole
+    for name in ("keep", "rule"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name} belongs to --reattention route, and would change nothing with {policy.mode}")
 
 
 def load_model(args: argparse.Namespace) -> LookAgain:
@@ -101,6 +156,7 @@ def load_model(args: argparse.Namespace) -> LookAgain:
         dtype=args.dtype,
         attn_implementation=args.attention,
         max_pixels=args.max_pixels,
+        trained=args.trained,
     )
     for note in model.checkpoint.notes:
         print(f"note: {note}", file=sys.stderr)

@@ -15,7 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.out.exists():
         raise ValueError(f"{args.out} exists already; choose another folder")
-    from look_again.loading import SIDE_FILE, find_side_file, load_checkpoint, resolve_run
+    from look_again.core.checkpoint_record import SIDE_FILE, find_side_file
+    from look_again.loading import load_checkpoint, resolve_run
 
     checkpoint = load_checkpoint(args.model, device="cpu", dtype="checkpoint")
     for part in (checkpoint.model, checkpoint.tokenizer, checkpoint.image_processor):

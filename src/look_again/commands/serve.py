@@ -152,6 +152,7 @@ def _backend(args: argparse.Namespace) -> Any:
             dtype=args.dtype,
             attn_implementation=args.attention,
             max_pixels=args.max_pixels,
+            trained=args.trained,
         )
 
     if args.backend == "transformers":
@@ -161,9 +162,10 @@ def _backend(args: argparse.Namespace) -> Any:
     from look_again.serving.vllm.served_model import load_without_model
     from look_again.serving.vllm.vllm_backend import VllmBackend
 
-    checkpoint, served = (
-        load_without_model(args.model, max_pixels=args.max_pixels) if args.vllm_only else (load(), None)
-    )
+    if args.vllm_only:
+        checkpoint, served = load_without_model(args.model, max_pixels=args.max_pixels, trained=args.trained)
+    else:
+        checkpoint, served = load(), None
     key = os.environ.get(VLLM_KEY_VARIABLE)
     return VllmBackend(checkpoint, args.vllm_url, served, trust_users=args.vllm_trust_users, api_key=key)
 

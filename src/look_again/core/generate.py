@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, MaxLengthCriteria, StoppingCriteriaList
 from transformers.generation import GenerationMode
+from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
 
 from look_again.core.attention import recorded_attention
@@ -59,6 +60,11 @@ class LookAgainOutput(ModelOutput):
     finish_reasons: list[str] | None = None
     cache_slots: int | None = None
 
+    def __repr__(self) -> str:
+        sequences = zip(self.slots or (), self.reflections or (), self.finish_reasons or (), strict=False)
+        lines = [f"{slots!r}, {len(reflections)} reflections, {why}" for slots, reflections, why in sequences]
+        return f"LookAgainOutput({'; '.join(lines)})"
+
 
 class LookAgainDecoding:
     """The callable: `model.generate(**inputs, custom_generate=LookAgainDecoding(trigger, policy))`.
@@ -69,7 +75,9 @@ class LookAgainDecoding:
 
     trigger: how `<REFLECTION>` is recognised. on_event: called with each Event as it happens. max_context: most slots
     of a sequence; None takes the model's `max_position_embeddings`. generator: of the sampling. reasoning: the bound
-    after which the CONCLUSION is forced; None lets a response end without one.
+    after which the CONCLUSION is forced; None lets a response end without one. streamer: gets the prompt and then every
+    token of the response, forced ones too, of one sequence; it is given here, since `generate` hands its own argument
+    of that name to no callable.
     """
 
     def __init__(
@@ -81,6 +89,7 @@ class LookAgainDecoding:
         max_context: int | None = None,
         generator: torch.Generator | None = None,
         reasoning: ReasoningBudget | None = None,
+        streamer: BaseStreamer | None = None,
     ) -> None:
         self.trigger = trigger
         self.policy = policy or Reattention()
@@ -88,6 +97,10 @@ class LookAgainDecoding:
         self.max_context = max_context
         self.generator = generator
         self.reasoning = reasoning
+        self.streamer = streamer
+
+    def __repr__(self) -> str:
+        return f"LookAgainDecoding({self.policy})"
 
     @torch.no_grad()
     def __call__(
@@ -110,6 +123,10 @@ class LookAgainDecoding:
         )
         repeats = generation_config.num_return_sequences or 1
         starts = start_batch(model, input_ids, model_kwargs.get("attention_mask"), images, others, repeats)
+        if self.streamer is not None:
+            if len(starts) > 1:
+                raise ValueError(f"a streamer takes one sequence, not {len(starts)}: ask one question at a time")
+            self.streamer.put(input_ids.cpu())
         loop = _Loop(self, model, starts, input_ids, generation_config)
         with recorded_attention(model) if self.policy.needs_scores else nullcontext():
             return loop.run(logits_processor, stopping_criteria)
@@ -126,6 +143,7 @@ class _Loop:
         input_ids: torch.Tensor,
         generation_config: GenerationConfig,
     ) -> None:
+        self.streamer = decoding.streamer
         policy, self.emit, self.generator = decoding.policy, decoding.on_event, decoding.generator
         self.config = generation_config
         text_config = model.config.get_text_config()
@@ -171,6 +189,8 @@ class _Loop:
             chunked = [sequence for sequence in chunked if self.sequences[sequence].finish_reason is None]
             stepped = [sequence for sequence in stepped if self.sequences[sequence].finish_reason is None]
             if not chunked and not stepped:
+                if self.streamer is not None:
+                    self.streamer.end()
                 return self._output()
             logits = self._advance(stepped, chunked, logits)
 
@@ -220,6 +240,8 @@ class _Loop:
         if self.columns == self.ids.shape[1]:
             self.ids = torch.nn.functional.pad(self.ids, (0, 512), value=self.pad_id)
         self.ids[:, self.columns] = torch.tensor(tokens, device=self.ids.device)
+        if self.streamer is not None:
+            self.streamer.put(torch.tensor(tokens))
         self.columns += 1
 
     def _finish(self, criteria: StoppingCriteriaList) -> None:

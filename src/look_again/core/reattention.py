@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from look_again.core.modes import CONTROLS, MODES, POSITION_LAYOUTS, RULES
+from look_again.core.modes import CONTROLS, MODES, POSITION_LAYOUTS, RULES, parse_mode
 from look_again.core.slots import SlotBuilder, VisualSpan
 
 
@@ -62,6 +62,30 @@ class Reattention:
             raise ValueError(f"max_reinsertions cannot be negative: {self.max_reinsertions}")
         if self.within < 1:
             raise ValueError(f"within is a number of tokens, at least 1, not {self.within}")
+
+    @classmethod
+    def parse(cls, asked: Reattention | str | None, base: Reattention | None = None) -> Reattention:
+        """What is asked for: a policy as it is, a word on top of `base` ("text", "copy", "vision", "route",
+        "route-25"), or, for None, `base` itself. Without a base the defaults stand. ValueError for an unknown word.
+        """
+        base = base or cls()
+        if asked is None:
+            return base
+        if isinstance(asked, Reattention):
+            return asked
+        if not isinstance(asked, str):
+            raise ValueError(f"reattention is a word such as 'copy' or 'route-25', or a Reattention, not {asked!r}")
+        mode, keep = parse_mode(asked)
+        return replace(base, mode=mode, keep=base.keep if keep is None else keep)
+
+    def __str__(self) -> str:
+        """The policy in a few words: its mode, and what differs from the defaults."""
+        mode = f"route-{self.keep}" if self.mode == "route" else self.mode
+        names = ("rule", "layout", "delimiters", "max_reinsertions", "layers", "control")
+        changed = [
+            f"{name} {getattr(self, name)}" for name in names if getattr(self, name) != getattr(type(self), name)
+        ]
+        return ", ".join([mode, *changed])
 
     def ranking_layers(self, num_layers: int) -> Sequence[int]:
         """The decoder layers that the ranking averages. ValueError for one that the model does not have."""

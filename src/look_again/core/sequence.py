@@ -48,6 +48,10 @@ class Reflection:
     def reinserted_tokens(self) -> int:
         return len(self.visual_indices)
 
+    def __repr__(self) -> str:
+        what = f"skipped: {self.skipped}" if self.skipped else f"{self.reinserted_tokens} visual tokens re-inserted"
+        return f"Reflection({self.mode}, {'stray, ' * self.stray}at token {self.at}, {what})"
+
 
 @dataclass(frozen=True)
 class Token:

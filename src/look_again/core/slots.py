@@ -68,6 +68,10 @@ class Slots:
     def __len__(self) -> int:
         return self.token_ids.shape[0]
 
+    def __repr__(self) -> str:
+        kinds = ((kind.name.lower().replace("_", "-"), self.count(kind)) for kind in Provenance)
+        return f"Slots({len(self)}: {', '.join(f'{count} {name}' for name, count in kinds if count)})"
+
     def count(self, provenance: Provenance) -> int:
         """Number of slots of one provenance."""
         return int((self.provenance == provenance).sum())

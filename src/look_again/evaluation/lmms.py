@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tqdm import tqdm
 from look_again.core.reattention import Reattention
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem
 from look_again.evaluation.subjects import LocalSubject, Output
+from look_again.loading import recorded_reattention
 from look_again.model import load
 
 MAX_NEW_TOKENS = Benchmark.max_new_tokens  # as of `look-again eval`
@@ -40,9 +42,10 @@ def manifest() -> ModelManifest:
 class LookAgainModel(lmms):
     """Any checkpoint under any re-attention policy, decoding greedily.
 
-    pretrained: hub name or folder; None is the shipped tiny model. reattention, keep, rule, layout, max_reinsertions:
-    as of `Reattention`. max_new_tokens: the least budget of an answer; a task that gives more keeps its own. device,
-    dtype, attention, max_pixels: as of `load_checkpoint`. ValueError for values out of range and several processes.
+    pretrained: hub name or folder; None is the shipped tiny model. reattention ("copy", "route-25", ...), keep, rule,
+    layout, max_reinsertions: as of `Reattention`, by default as in the checkpoint's training. max_new_tokens: the least
+    budget of an answer; a task that gives more keeps its own. device, dtype, attention, max_pixels: as of
+    `load_checkpoint`. ValueError for values out of range and several processes.
     """
 
     is_simple = False
@@ -50,11 +53,11 @@ class LookAgainModel(lmms):
     def __init__(
         self,
         pretrained: str | None = None,
-        reattention: str = "copy",
-        keep: int = 50,
-        rule: str = "paper",
-        layout: str = "grid",
-        max_reinsertions: int = 16,
+        reattention: str | None = None,
+        keep: int | None = None,
+        rule: str | None = None,
+        layout: str | None = None,
+        max_reinsertions: int | None = None,
         max_new_tokens: int = MAX_NEW_TOKENS,
         batch_size: int | str = 1,
         device: str | None = None,
@@ -69,9 +72,9 @@ class LookAgainModel(lmms):
             raise ValueError(f"--batch_size must be a whole number, at least 1, not {batch_size!r}")
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
-        self.policy = Reattention(
-            mode=reattention, keep=keep, rule=rule, layout=layout, max_reinsertions=max_reinsertions
-        )
+        asked: dict[str, Any] = {"keep": keep, "rule": rule, "layout": layout, "max_reinsertions": max_reinsertions}
+        given = {name: value for name, value in asked.items() if value is not None}
+        self.policy = replace(Reattention.parse(reattention, recorded_reattention(pretrained)), **given)
         self.batch_size, self.max_new_tokens = int(batch_size), max_new_tokens
         self.model = load(
             pretrained, device=device or "auto", dtype=dtype, attn_implementation=attention, max_pixels=max_pixels

@@ -272,6 +272,7 @@ def run_export(config: BrpoConfig, samples: int) -> Export:
         keep=sampling.keep,
         facts={"Rows": samples, "Method": "BRPO, " + ", ".join(f"{name} {value}" for name, value in rewards.items())},
         keys={"name": "brpo", **as_keys(config)},
+        max_pixels=config.max_pixels,
     )
 
 

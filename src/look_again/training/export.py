@@ -16,7 +16,10 @@ from typing import Any
 import torch
 
 from look_again import __version__
-from look_again.loading import SIDE_FILE
+from look_again.core.checkpoint_record import FORMAT, SIDE_FILE, CheckpointRecord, policy_fields
+from look_again.core.reattention import Reattention
+from look_again.model import DEFAULT_NEW_TOKENS
+from look_again.processing import bound_pixels
 from look_again.text.tags import tag_ids
 
 GENERATE = '"""Decoding with visual re-attention; needs look-again-vlm."""\n\nfrom look_again.hub import generate\n'
@@ -29,6 +32,7 @@ class Export:
     title: the card's. base: where the run started, None for a model grown from nothing. trains: the parts that trained.
     data: what it trained on. length: how long, in words. optimizer: rate and schedule, in words. modes, keep: weights
     of the re-attention modes, and ROUTE's percentage. facts: what the run counted and measured. keys: of its recipe.
+    max_pixels: of the images; None for no bound.
     """
 
     title: str
@@ -41,12 +45,20 @@ class Export:
     keep: int
     facts: Mapping[str, Any]
     keys: Mapping[str, Any]
+    max_pixels: int | None = None
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def policy(self) -> Reattention:
         """How the checkpoint re-attends where nobody says otherwise."""
         mode = max(self.modes, key=lambda name: (self.modes[name], name == "copy", name == "route"))
-        return {"mode": mode, "keep": self.keep}
+        return Reattention(mode=mode, keep=self.keep)
+
+    @property
+    def record(self) -> CheckpointRecord:
+        """What the side file says."""
+        return CheckpointRecord(
+            trained=True, reattention=self.policy, max_pixels=self.max_pixels, format=FORMAT, version=__version__
+        )
 
 
 def write_checkpoint(
@@ -55,14 +67,16 @@ def write_checkpoint(
     """Write the folder beside its place and move it there whole; weights are stored in `dtype`."""
     unfinished = final.with_name("final.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    model.generation_config.look_again = {"tags": tag_ids(tokenizer), **export.settings}
+    model.generation_config.look_again = {"tags": tag_ids(tokenizer), **policy_fields(export.policy)}
+    model.generation_config.max_new_tokens = DEFAULT_NEW_TOKENS  # the library's own default ends answers after 20
     model.to(dtype).save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
-    image_processor.save_pretrained(unfinished)
+    bound_pixels(image_processor, export.max_pixels).save_pretrained(unfinished)
     (unfinished / "custom_generate").mkdir()
     (unfinished / "custom_generate" / "generate.py").write_text(GENERATE)
     (unfinished / "custom_generate" / "requirements.txt").write_text("look-again-vlm\n")
-    (unfinished / SIDE_FILE).write_text(json.dumps({"trained": True, "stage": dict(export.keys)}, indent=2) + "\n")
+    record = export.record.as_dict() | {"stage": dict(export.keys)}
+    (unfinished / SIDE_FILE).write_text(json.dumps(record, indent=2) + "\n")
     (unfinished / "README.md").write_text(card(export))
     unfinished.rename(final)
 
@@ -91,13 +105,18 @@ def card(export: Export) -> str:
         "```python",
         "import look_again",
         'looker = look_again.load("THIS FOLDER")',
-        f'print(looker.ask(["picture.png"], "What is this?", reattention="{export.settings["mode"]}").answer)',
+        f'print(looker.ask("image.png", "What is this?", reattention="{_word(export.policy)}").answer)',
         "```",
         "",
         "It was not evaluated by its training; the answers of a model can be wrong.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _word(policy: Reattention) -> str:
+    """The policy as one word, which `Reattention.parse` reads."""
+    return f"route-{policy.keep}" if policy.mode == "route" else policy.mode
 
 
 def _weights(modes: Mapping[str, float]) -> str:

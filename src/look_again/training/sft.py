@@ -191,6 +191,7 @@ def stage_export(config: SftConfig, stage: Stage, facts: Mapping[str, Any]) -> E
         keep=stage.mixture.keep,
         facts=facts,
         keys=as_keys(stage),
+        max_pixels=stage.sequence.max_pixels,
     )
 
 

@@ -88,7 +88,7 @@ def _lay_out(workspace: Workspace) -> PageComponents:
             asking = _lay_out_question()
         with gr.Column(elem_id="la-answer-side", min_width=280, scale=1):
             empty = gr.HTML(EMPTY, elem_id="la-empty", apply_default_css=False)
-            answers, keep = _lay_out_answers()
+            answers, keep = _lay_out_answers(workspace.backend.checkpoint.reattention.keep)
     return PageComponents(**asking, keep=keep, empty=empty, answers=answers)
 
 
@@ -143,7 +143,7 @@ def _image_field() -> Any:
     return field
 
 
-def _lay_out_answers() -> tuple[dict[str, Any], Any]:
+def _lay_out_answers(percent: int) -> tuple[dict[str, Any], Any]:
     """A column per mode, out of sight while it has no answer; all are put together at once, so that none is late."""
     import gradio as gr
 
@@ -154,8 +154,8 @@ def _lay_out_answers() -> tuple[dict[str, Any], Any]:
                 answers[mode] = gr.HTML(elem_id=f"la-{mode}", apply_default_css=False)
                 if mode == "route":
                     keep = gr.Slider(
-                        0, 100, value=50, step=1, label="ROUTE keeps, in percent", show_label=False, container=False,
-                        buttons=[], elem_id="la-keep",
+                        0, 100, value=percent, step=1, label="ROUTE keeps, in percent", show_label=False,
+                        container=False, buttons=[], elem_id="la-keep",
                     )  # fmt: skip
     return answers, keep
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from look_again.core.families import Grid
@@ -137,9 +137,15 @@ class Transcript:
         )
 
 
-def build_policy(mode: str, keep: int, layout: str = "grid") -> Reattention:
-    """The page's policies: the paper's defaults but for mode, keep and ROUTE's layout. ValueError for others."""
-    return Reattention(mode=mode, keep=keep, layout=layout) if mode == "route" else Reattention(mode=mode)
+def build_policy(mode: str, keep: int, layout: str | None = None, trained: Reattention | None = None) -> Reattention:
+    """The page's policies: those of the checkpoint's training but for mode, keep and ROUTE's layout.
+
+    layout: None leaves it to `trained`; trained: None stands for the defaults. ValueError for other modes.
+    """
+    base = trained or Reattention()
+    if mode != "route":
+        return replace(base, mode=mode, keep=Reattention.keep)
+    return replace(base, mode=mode, keep=keep, layout=layout or base.layout)
 
 
 def count_kept(reflection: Reflection, grid: Grid | None) -> tuple[int, int]:

@@ -81,8 +81,10 @@ class Workspace:
     async def answers(self, window: str, modes: Sequence[str], fields: FormFields) -> AsyncIterator[dict[str, str]]:
         """Ask the window's question in these modes; HTML of the answers that have news."""
         runs = self._runs(window)
-        layout = LAYOUTS.get(self.backend.name, "grid")
-        policies: dict[str, Reattention] = {mode: build_policy(mode, read_keep(fields.keep), layout) for mode in modes}
+        layout, trained = LAYOUTS.get(self.backend.name), self.backend.checkpoint.reattention
+        policies: dict[str, Reattention] = {
+            mode: build_policy(mode, read_keep(fields.keep), layout, trained) for mode in modes
+        }
         async for changed in runs.ask(policies):
             yield {mode: self._html(runs, mode) for mode in changed if mode in runs.modes}
 

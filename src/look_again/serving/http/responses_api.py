@@ -167,7 +167,13 @@ class ResponseItems:
     def _begin(self, kind: str) -> Iterator[JSON]:
         if kind == "message":
             part: JSON = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-            item: JSON = {"id": _new_id("msg"), "type": kind, "role": "assistant", "status": "in_progress", "content": []}
+            item: JSON = {
+                "id": _new_id("msg"),
+                "type": kind,
+                "role": "assistant",
+                "status": "in_progress",
+                "content": [],
+            }
         else:
             part = {"type": "reasoning_text", "text": ""}
             item = {"id": _new_id("rs"), "type": kind, "summary": [], "status": "in_progress", "content": []}

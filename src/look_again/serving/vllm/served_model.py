@@ -8,18 +8,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AutoConfig, GenerationConfig, Qwen2VLImageProcessorPil
+from transformers import AutoConfig, GenerationConfig
 
 from look_again.clients.vllm_requests import SentImage, scale_images
+from look_again.core.checkpoint_record import read_record
 from look_again.core.families import find_family
 from look_again.core.prefill import Start
 from look_again.core.reattention import Reattention
 from look_again.core.sequence import DecodedSequence
 from look_again.core.slots import SlotBuilder, build_spans
 from look_again.core.trigger import Trigger
-from look_again.loading import Checkpoint, LoadError, default_checkpoint, load_tokenizer, was_trained
+from look_again.loading import (
+    Checkpoint,
+    LoadError,
+    default_checkpoint,
+    guess_note,
+    load_image_processor,
+    load_tokenizer,
+    resolve_run,
+)
 from look_again.model import Sampling
-from look_again.processing import bound_pixels
 from look_again.serving.backend import Job
 from look_again.serving.prompt import EncodedPrompt
 from look_again.text.tags import prepare_tokenizer
@@ -69,26 +77,37 @@ class ServedModel:
         )
 
 
-def load_without_model(name: str | None = None, *, max_pixels: int | None = None) -> tuple[Checkpoint, ServedModel]:
+def load_without_model(
+    name: str | None = None, *, max_pixels: int | None = None, trained: bool | None = None
+) -> tuple[Checkpoint, ServedModel]:
     """A checkpoint (hub name or folder; None is the shipped one) without its weights, as the backend needs it.
 
-    max_pixels: as for `load_checkpoint`. Raises LoadError.
+    max_pixels, trained: as for `load_checkpoint`. Raises LoadError.
     """
-    source = name or str(default_checkpoint())
+    source = resolve_run(name) if name else str(default_checkpoint())
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         tokenizer = load_tokenizer(source)
-        processor = Qwen2VLImageProcessorPil.from_pretrained(source)
+        record = read_record(source)
     except (OSError, ValueError) as error:
         raise LoadError(f"cannot load the checkpoint {source!r}: {error}") from error
     try:
         generation = GenerationConfig.from_pretrained(source)
     except OSError:
         generation = GenerationConfig.from_model_config(config)
+    processor = load_image_processor(source, record, max_pixels)
     prepare_tokenizer(tokenizer)
     shown = name or "tabletop-tiny"
-    processor = bound_pixels(processor, max_pixels)
-    checkpoint = Checkpoint(shown, None, tokenizer, processor, find_family(config), was_trained(source))
+    checkpoint = Checkpoint(
+        shown,
+        None,
+        tokenizer,
+        processor,
+        find_family(config),
+        trained=bool(record.trained) if trained is None else trained,
+        notes=(*guess_note(record, trained), *record.notes),
+        reattention=record.reattention or Reattention(),
+    )
     return checkpoint, ServedModel(config, _stops(generation, tokenizer))
 
 
