@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -168,6 +168,7 @@ def test_scans_are_counted_before_any_pixel_is_decoded() -> None:
     assert count_scans(PLAIN) == count_scans(b"") == count_scans(CASES["png"]) == 1
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=300), st.integers(0, 3))
 def test_any_bytes_are_walked(tail: bytes, kind: int) -> None:
     """Uploaded files are anything: no walk may raise, loop or read past the end."""

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import base64
+import json
+import math
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from pyarrow import parquet
 
+from look_again.data.checks import Needs, check_sample
+from look_again.data.loaders import load_samples
 from look_again.data.records import sample_from_record, samples_from_records
-from look_again.data.sample import Sample, SampleError
+from look_again.data.sample import BadSample, Sample, SampleError
+from look_again.data.source import Source
 
 BASE = Path("/data/set")
 CAT, DOG = BASE / "img/cat.png", BASE / "img/dog.png"
@@ -314,3 +325,112 @@ def test_one_bad_record_does_not_end_the_stream() -> None:
     assert [row.id if isinstance(row, Sample) else row.row_id for row in rows] == ["s-0", "s-1", "line 3", "s-3"]
     assert [isinstance(row, SampleError) for row in rows] == [False, True, True, False]
     assert rows[0].split == "test"
+
+
+# Numbers and odd values
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float64("nan"), np.float32("inf"), Decimal("NaN")])
+@pytest.mark.parametrize("field", ["answer", "reference", "options", "question", "response", "id"])
+def test_what_is_no_number_is_a_bad_row(value: Any, field: str) -> None:
+    """Tables hold NaN for nothing: "nan" became the answer that a model was rewarded for."""
+    fields = {"question": "Q?", field: [value, "b"] if field == "options" else value}
+    with pytest.raises(SampleError, match=rf"row 'test-4': {field}"):
+        read(**fields)
+
+
+@pytest.mark.parametrize("value", [True, np.True_, b"4", ["4"], {"a": 1}, np.datetime64("2026-01-01"), complex(1, 2)])
+def test_what_is_no_answer_is_a_bad_row(value: Any) -> None:
+    with pytest.raises(SampleError, match=r"answer is .*: a text or a number is needed"):
+        read(question="Q?", answer=value)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (4, "4"),
+        (-0.5, "-0.5"),
+        (np.int64(7), "7"),
+        (np.float64(2.5), "2.5"),
+        (Decimal("4.50"), "4.50"),
+        (np.str_("a"), "a"),
+    ],
+)
+def test_numbers_of_every_kind_are_written_out(value: Any, text: str) -> None:
+    assert read(question="Q?", answer=value).reference == text
+    assert read(question="Q?", options=np.array([value, value], dtype=object)).options == (text, text)
+    with pytest.raises(SampleError, match="too long"):
+        read(question="Q?", answer=10**5000)
+
+
+def test_no_answer_is_none_or_bad_never_a_word() -> None:
+    assert read(question="Q?", answer=None).reference is None
+    assert check_sample(read(question="Q?", answer=""), Needs(needs_response=False, needs_reference=True))
+
+
+@pytest.mark.parametrize("loader", ["jsonl", "parquet"])
+def test_nan_in_a_file_is_a_bad_row(tmp_path: Path, loader: str) -> None:
+    records = [{"id": "a", "question": "Q?", "answer": 4.5}, {"id": "b", "question": "Q?", "answer": math.nan}]
+    path = tmp_path / f"q.{loader}"
+    if loader == "jsonl":
+        path.write_text("\n".join(map(json.dumps, records)))
+    else:
+        parquet.write_table(pyarrow.Table.from_pylist(records), path)
+    skipped: list[BadSample] = []
+    (sample,) = load_samples(Source(loader=loader, path=str(path)), on_skip=skipped.append)
+    assert sample.reference == "4.5"
+    assert [(bad.id, "nan" in bad.reason) for bad in skipped] == [("b", True)]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text("a1 <\ud800é", max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(("role", "from", "value", "content", "type", "text", "bytes", "path")), inner, max_size=3
+        )
+    ),
+    max_leaves=8,
+)
+FIELDS = ("id", "question", "problem", "prompt", "completion", "messages", "conversations", "response", "options",
+          "answer", "reference", "solution", "image", "images", "file_name", "silent")  # fmt: skip
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(st.sampled_from(FIELDS), JSON))
+def test_any_record_is_a_sample_or_says_what_is_wrong(record: dict[str, Any]) -> None:
+    """Would catch a record of odd types that ends a load of 100,000 with a traceback."""
+    (found,) = samples_from_records([record], source="s", split="train", base=BASE)
+    assert isinstance(found, Sample | SampleError)
+    if isinstance(found, Sample) and found.reference is not None:
+        given = [record[name] for name in ("reference", "answer", "solution") if record.get(name) is not None]
+        assert all(not isinstance(value, float) or math.isfinite(value) for value in given[:1])
+
+
+# URLs
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///data/set/img/cat.png", "file://localhost/data/set/img/cat.png", "FILE:///data/set/img/c%61t.png"]
+)
+def test_a_file_url_inside_the_folder_is_its_path(url: str) -> None:
+    assert read(question="Q?", image=url).images == (CAT,)
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///data/set/../x.png", "file:///data/set/%2e%2e/x.png", "file:///data/settle/x.png"]
+)
+def test_a_file_url_outside_the_folder_is_refused(url: str) -> None:
+    with pytest.raises(SampleError, match="which is outside"):
+        read(question="Q?", image=url)
+    with pytest.raises(SampleError, match="these rows have no folder"):
+        read(base=None, question="Q?", image=url)
+
+
+@pytest.mark.parametrize(
+    "head", ["data:image/png;charset=utf-8;base64", "data:image/png;name=x.png;base64", "data:;base64"]
+)
+def test_a_data_url_may_have_parameters(head: str) -> None:
+    """The server refused what this read: one reader serves both."""
+    data = base64.b64encode(b"picture").decode()
+    assert read(question="Q?", image=f"{head},{data}").images == (b"picture",)

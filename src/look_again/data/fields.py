@@ -5,13 +5,16 @@ The paper has no word on data formats. Every complaint names the row, the field 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from string import ascii_uppercase
 from urllib.parse import unquote
 
+import numpy as np
 from PIL import Image
 
 from look_again.data.image_files import ImageSource, LazyImage
@@ -26,8 +29,33 @@ _LETTER = re.compile(r"\s*\(?([A-Z])[.):]\s+")
 
 def short(value: object) -> str:
     """A value for an error message."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # numbers of thousands of digits, lists nested as deep
+        text = type(value).__name__
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def plain(value: object) -> object:
+    """The value without numpy: its scalars as Python's, rows of them as lists."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else value
+
+
+def number_text(value: object, row_id: str, field: str) -> str | None:
+    """A number written out, None for what is none. SampleError for one that is not finite: tables hold it for nothing.
+
+    Whole numbers, decimals and floats count; truth values do not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return None
+    if not isinstance(value, int) and not math.isfinite(value):
+        raise SampleError(row_id, f"{field} is {short(value)}: a text or a finite number is needed, or leave it out")
+    try:
+        return str(value)
+    except ValueError as error:  # Python writes no number of thousands of digits
+        raise SampleError(row_id, f"{field} is a number that is too long to write: {error}") from error
 
 
 def check_text(value: object, row_id: str, field: str) -> str:
@@ -45,13 +73,16 @@ def check_text(value: object, row_id: str, field: str) -> str:
 
 def reference_text(value: object, has_options: bool, row_id: str, field: str) -> str:
     """An answer as text; a number is written out, except beside options, where it might be an index or a value."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise SampleError(row_id, f"{field} is {short(value)}: a text or a number is needed")
-    if not isinstance(value, str) and has_options:
+    number = number_text(value, row_id, field)
+    if number is None:
+        if not isinstance(value, str):
+            raise SampleError(row_id, f"{field} is {short(value)}: a text or a number is needed")
+        return check_text(value, row_id, field)
+    if has_options:
         raise SampleError(
-            row_id, f"{field} is the number {value} beside options: write the letter or the option's text"
+            row_id, f"{field} is the number {number} beside options: write the letter or the option's text"
         )
-    return check_text(str(value), row_id, field)
+    return number
 
 
 def option_texts(value: object, row_id: str) -> tuple[str, ...]:
@@ -60,12 +91,16 @@ def option_texts(value: object, row_id: str) -> tuple[str, ...]:
         return ()
     if not isinstance(value, list | tuple):
         raise SampleError(row_id, f"options is {short(value)}: a list of texts is needed")
-    plain = [str(option) if type(option) in (int, float) else option for option in value]
-    options = [check_text(option, row_id, f"options[{i}]") for i, option in enumerate(plain)]
+    options = [_option_text(plain(option), row_id, f"options[{i}]") for i, option in enumerate(value)]
     letters = [match[1] if (match := _LETTER.match(option)) else "" for option in options]
     if "".join(letters) == ascii_uppercase[: len(options)]:
         options = [_LETTER.sub("", option, count=1) for option in options]
     return tuple(options)
+
+
+def _option_text(value: object, row_id: str, field: str) -> str:
+    number = number_text(value, row_id, field)
+    return check_text(value, row_id, field) if number is None else number
 
 
 def silent_spans(value: object, row_id: str) -> tuple[tuple[int, int], ...]:

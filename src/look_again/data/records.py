@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from look_again.data.fields import check_text, option_texts, parse_image, reference_text, short, silent_spans
+from look_again.data.fields import check_text, option_texts, parse_image, plain, reference_text, short, silent_spans
 from look_again.data.image_files import ImageSource
 from look_again.data.sample import Sample, SampleError
 
@@ -51,6 +51,7 @@ def sample_from_record(record: Record, *, index: int, source: str, split: str = 
     Raises SampleError for a record without a question, fields of odd types, several turns, a system message, images
     that disagree with their placeholders, and image paths outside `base`.
     """
+    record = {field: plain(value) for field, value in record.items()}
     row_id = _row_id(record, f"{source}-{index}")
     exchange = _read_exchange(record, row_id)
     question, marks = _without_marks(exchange.question)

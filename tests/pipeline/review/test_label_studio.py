@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,7 +14,7 @@ from PIL import Image
 from look_again.commands.main import main
 from look_again.pipeline.ledger.items import counts
 from look_again.pipeline.ledger.ledger import Ledger
-from look_again.pipeline.review.decisions import ReviewError, claim, decide, list_decisions
+from look_again.pipeline.review.decisions import ReviewError, broken_links, claim, decide, list_decisions, undo
 from look_again.pipeline.review.label_studio import INTERFACE, LabelStudioError, export, read_back, read_decision
 from tests.pipeline.review.review_runs import prepare, rows_of
 
@@ -207,3 +208,88 @@ def test_the_commands_export_and_import(ledger, tmp_path, response, capsys):
     assert list_decisions(ledger)[0].reviewer == "cy"
     assert main(["data", "import", run, str(tmp_path / "none.json")]) == 2
     assert "none.json" in capsys.readouterr().err
+
+
+ODD = [None, True, 12, 10**30, float("nan"), "\ud800", [12], ["x"], {"a": 1}]
+
+
+def places(value: object, path: tuple = ()) -> Iterator[tuple]:
+    """The paths of everything inside of a JSON value."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield (*path, key)
+        yield from places(part, (*path, key))
+
+
+def replaced(value: object, path: tuple, by: object) -> object:
+    if not path:
+        return by
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = replaced(copy[path[0]], path[1:], by)
+    return copy
+
+
+def is_named(data: object) -> bool:
+    """Whether a task's data say which item it is about."""
+    given = data if isinstance(data, dict) else {}
+    numbers = [given.get(name) for name in ("n", "sample")]
+    texts = [given.get(name) for name in ("row", "input")]
+    sound = all(type(number) is int and number < 2**63 for number in numbers)
+    return sound and all(isinstance(text, str) and text != "\ud800" for text in texts)
+
+
+def test_odd_values_at_every_level_end_in_one_line_and_lose_nothing(ledger, tmp_path, response):
+    """`"annotations": [12]` was a traceback: what hangs on one task must not take the others with it."""
+    prepare(ledger, response, rows_of(3))
+    export(ledger, tmp_path / "out.json")
+    tasks = tasks_in(tmp_path / "out.json")
+    edited = annotated("edit", response.replace(">4<", ">5<"), "note", {"email": "a@b.c"})
+    edited["result"][0]["meta"] = {"text": ["ann"]}
+    for task in tasks:
+        task["annotations"] = [annotated("accept")]
+    tasks[1]["annotations"] = [edited]
+    tasks[1] = {name: tasks[1][name] for name in ("data", "annotations")}
+    tasks[1]["data"] = {name: tasks[1]["data"][name] for name in ("row", "n", "sample", "input", "response")}
+    read_back(ledger, send_back(tmp_path / "back.json", [tasks[0], tasks[2]]))
+    for path in list(places(tasks[1])):
+        for odd in ODD:
+            changed = [tasks[0], replaced(tasks[1], path, odd), tasks[2]]
+            (tmp_path / "back.json").write_text(json.dumps(changed))
+            if path[0] == "data" and not is_named(changed[1]["data"]):
+                with pytest.raises(LabelStudioError, match=r"^[^\n]*task 2 was not written by[^\n]*$"):
+                    read_back(ledger, tmp_path / "back.json")
+                continue
+            made = read_back(ledger, tmp_path / "back.json")
+            assert made["taken"] + made["known"] + made["open"] + len(made["refused"]) == 3, (path, odd)
+            assert made["known"] >= 2, (path, odd)
+            assert all("\n" not in refused["reason"] for refused in made["refused"])
+            if made["taken"]:
+                undo(ledger, list_decisions(ledger)[-1].reviewer)
+    assert broken_links(ledger) == []
+
+
+def test_a_file_that_is_no_export_takes_nothing(ledger, tmp_path, response):
+    """The tasks before the odd one were taken, those after it were not, and nothing said so."""
+    prepare(ledger, response, rows_of(2))
+    export(ledger, tmp_path / "out.json")
+    tasks = tasks_in(tmp_path / "out.json")
+    tasks[0]["annotations"] = [annotated("accept")]
+    for last in (3, {"data": 3}, {"data": {**tasks[1]["data"], "n": True}}, {"data": {**tasks[1]["data"], "n": 2**70}}):
+        (tmp_path / "back.json").write_text(json.dumps([tasks[0], last]))
+        with pytest.raises(LabelStudioError, match="task 2 was not written by"):
+            read_back(ledger, tmp_path / "back.json")
+    assert list_decisions(ledger) == []
+
+
+def test_a_byte_order_mark_and_other_encodings(ledger, tmp_path, response):
+    prepare(ledger, response, rows_of(1))
+    export(ledger, tmp_path / "out.json")
+    tasks = tasks_in(tmp_path / "out.json")
+    tasks[0]["annotations"] = [annotated("accept")]
+    text = json.dumps(tasks)
+    (tmp_path / "back.json").write_text(text, encoding="utf-8-sig")
+    assert read_back(ledger, tmp_path / "back.json")["taken"] == 1
+    for data in (text.encode("utf-16"), b"[" * 100_000, b"\xff\xfe", b""):
+        (tmp_path / "back.json").write_bytes(data)
+        with pytest.raises(LabelStudioError, match="is not JSON"):
+            read_back(ledger, tmp_path / "back.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -141,3 +142,11 @@ def test_low_detail_bounds_large_pictures_alone():
     assert load(encoded_image(), low=True).image.size == (60, 40)
     assert load(encoded_image(size=(1200, 600))).image.size == (1200, 600)
     assert scaled_down(Image.new("RGB", (2000, 10)), 100).size == (141, 1)
+
+
+@pytest.mark.parametrize(
+    "head", ["data:image/png;charset=utf-8;base64", "data:image/png;name=x.png;base64", "data:;base64", "DATA:;BASE64"]
+)
+def test_a_data_url_may_have_parameters_or_no_type(head):
+    data = encoded_image()
+    assert load(f"{head},{base64.b64encode(data).decode()}").pixels == 2400

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from look_again.data.encoded_images import sendable
+from look_again.data.fields import short
 from look_again.data.sample import Sample
 from look_again.images import ImageError
 from look_again.pipeline.ledger.items import PAGE
@@ -24,6 +25,7 @@ from look_again.pipeline.review.decisions import ACTIONS, NAME, Decision, Review
 from look_again.pipeline.review.item_html import MAX_PIXELS, question_html, verdicts_html
 from look_again.pipeline.review.response_text import sections_html
 from look_again.pipeline.review.session import ItemView, load_view
+from look_again.text.unicode import storable
 
 DECISION, RESPONSE, NOTE, SHOWN = "decision", "response", "note", "shown"  # names in the labelling interface
 COLOURS = {"summary": "#3b82f6", "caption": "#10966e", "reasoning": "#d97706", "reflection": "#9333ea",
@@ -124,41 +126,57 @@ def _take(ledger: Ledger, task: Mapping[str, Any], reviewer: str | None) -> str:
 def read_decision(task: Mapping[str, Any]) -> tuple[str, str | None, str, str] | None:
     """A task's decision as action, response in the editor, note and reviewer; None where nobody took one.
 
-    ReviewError when people disagree, or for an annotation without decision.
+    ReviewError when people disagree, for an annotation without decision, and for values of other types.
     """
-    given = [entry for entry in task.get("annotations") or () if not entry.get("was_cancelled")]
-    if not given:
-        return None
-    annotated = [_read(entry) for entry in given]
+    entries = task.get("annotations") or []
+    if not isinstance(entries, list):
+        raise ReviewError(f"annotations are {short(entries)}: a list is needed")
+    for entry in entries:
+        if not isinstance(entry, dict):
+            raise ReviewError(f"an annotation is {short(entry)}: an object is needed")
+    annotated = [_read(entry) for entry in entries if not entry.get("was_cancelled")]
     if len({decision[:2] for decision in annotated}) > 1:
         raise ReviewError(f"{len(annotated)} annotations that differ: keep one of them")
-    return annotated[-1]
+    return annotated[-1] if annotated else None
 
 
 def _read(annotation: Mapping[str, Any]) -> tuple[str, str | None, str, str]:
-    results = {part.get("from_name"): part for part in annotation.get("result") or () if isinstance(part, dict)}
+    given = annotation.get("result")
+    parts = [part for part in given if isinstance(part, dict)] if isinstance(given, list) else []
+    results = {part["from_name"]: part for part in parts if isinstance(part.get("from_name"), str)}
     chosen = _value(results.get(DECISION), "choices")
     if chosen not in ACTIONS:
-        raise ReviewError(f"the annotation holds no decision, but {chosen!r}: choose one of {', '.join(ACTIONS)}")
+        raise ReviewError(f"the annotation holds no decision, but {short(chosen)}: choose one of {', '.join(ACTIONS)}")
     response = _value(results.get(RESPONSE), "text")
     if chosen == "edit" and response is None:
         raise ReviewError("an edit without a response")
-    named = (results[DECISION].get("meta") or {}).get("text") or [_person(annotation.get("completed_by"))]
-    return chosen, response, _value(results.get(NOTE), "text") or "", str(named[0])
+    note = _value(results.get(NOTE), "text") or ""
+    person = _value({"value": results[DECISION].get("meta")}, "text") or _person(annotation.get("completed_by"))
+    if any(storable(text) != text for text in (response or "", note, person)):
+        raise ReviewError("the decision holds characters that no file can hold: write them again")
+    return chosen, response, note, person
 
 
 def _value(part: Mapping[str, Any] | None, name: str) -> str | None:
     """A control's only value; several texts of a text area are its lines."""
-    value = (part or {}).get("value", {}).get(name)
-    text = "\n".join(map(str, value)) if isinstance(value, list) else value
-    return text.replace("\r\n", "\n") if isinstance(text, str) and text else None
+    values = (part or {}).get("value")
+    value = values.get(name) if isinstance(values, dict) else None
+    lines = value if isinstance(value, list) else [value]
+    if not all(isinstance(line, str) for line in lines):
+        return None
+    return "\n".join(lines).replace("\r\n", "\n") or None
 
 
 def _person(completed_by: Any) -> str:
     """Label Studio's name of whoever annotated: an e-mail address, else the number of an account."""
     if isinstance(completed_by, dict):
         completed_by = completed_by.get("email") or completed_by.get("id")
-    return str(completed_by) if isinstance(completed_by, str) else f"label-studio-{completed_by or 'unknown'}"
+    known = isinstance(completed_by, str | int) and completed_by
+    return (
+        completed_by
+        if isinstance(completed_by, str) and known
+        else f"label-studio-{completed_by if known else 'unknown'}"
+    )
 
 
 def _annotation(decision: Decision) -> dict[str, Any]:
@@ -202,20 +220,25 @@ def _images(sample: Sample) -> list[str]:
     return urls
 
 
-def _tasks(path: Path) -> Iterator[dict[str, Any]]:
-    """The tasks of an export that are ours. LabelStudioError for a file that is none."""
+def _tasks(path: Path) -> list[dict[str, Any]]:
+    """The tasks of an export, all of which are ours. LabelStudioError for a file that is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise LabelStudioError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, list):
         raise LabelStudioError(f"{path} is no list of tasks: export from Label Studio as JSON")
     for number, task in enumerate(value, start=1):
         data = task.get("data") if isinstance(task, dict) else None
-        kinds = {"row": str, "n": int, "sample": int, "input": str}
-        if not isinstance(data, dict) or any(not isinstance(data.get(name), kind) for name, kind in kinds.items()):
+        if not isinstance(data, dict) or not _names_an_item(data):
             raise LabelStudioError(
                 f"{path}: task {number} was not written by `look-again data export` (JSON-MIN drops what is needed: "
                 "export as JSON)"
             )
-        yield task
+    return value
+
+
+def _names_an_item(data: Mapping[str, Any]) -> bool:
+    numbers, texts = ([data.get(name) for name in names] for names in (("n", "sample"), ("row", "input")))
+    sound = all(type(number) is int and 0 <= number < 2**63 for number in numbers)
+    return sound and all(isinstance(text, str) and storable(text) == text for text in texts)
