@@ -27,6 +27,9 @@ from look_again.text.unicode import storable
 TRY_AGAIN = (408, 409, 425, 429)  # and all from 500
 SETUP_FAULTS = (401, 402, 403, 404)  # not the sample's fault: no other sample would fare better
 SHOWN = 300  # characters of a server's message
+MOST_TOKENS = 2**40  # of one reply; larger numbers are none
+TEXT_PARTS = ("text", "output_text")
+SECRET_CHARACTERS = 8  # shorter keys are not looked for in what a server writes
 NO_KEY = "none"  # what servers without keys are sent
 
 
@@ -165,8 +168,9 @@ class OpenAITransport:
         require("openai", extra=extra)
         from openai import AsyncOpenAI
 
+        self._key = endpoint.key()
         self.client = AsyncOpenAI(
-            base_url=endpoint.base_url, api_key=endpoint.key(), max_retries=0, timeout=endpoint.timeout_s
+            base_url=endpoint.base_url, api_key=self._key, max_retries=0, timeout=endpoint.timeout_s
         )
 
     async def __call__(self, body: Mapping[str, Any], headers: Mapping[str, str], timeout_s: float) -> Reply:
@@ -179,15 +183,24 @@ class OpenAITransport:
                     "/chat/completions", body=dict(body), cast_to=object, options={"headers": dict(headers)}
                 )
         except openai.APIStatusError as error:
-            raise_status_error(error.status_code, _server_message(error), error.response.headers)
+            raise_status_error(error.status_code, self._without_key(_server_message(error)), error.response.headers)
         except (openai.APITimeoutError, TimeoutError) as error:
             raise _time_out(timeout_s) from error
-        except (openai.APIError, ValueError) as error:  # ValueError: a body that is not JSON
-            raise AttemptError(f"no reply: {type(error).__name__}: {str(error)[:SHOWN]}") from error
+        except (ValueError, RecursionError) as error:
+            raise UnreadableReplyError(f"the reply is not JSON: {_shown(error)}", foreign=True) from error
+        except openai.APIError as error:
+            reason = f"no reply: {type(error).__name__}: {self._without_key(_shown(error.__cause__ or error))}"
+            raise (
+                UnreadableReplyError(reason, foreign=False) if _broke_off(error) else AttemptError(reason)
+            ) from error
         return parse_reply(answer)
 
     async def close(self) -> None:
         await self.client.close()
+
+    def _without_key(self, text: str) -> str:
+        """What a server wrote, should it repeat the key."""
+        return text.replace(self._key, "***") if len(self._key) >= SECRET_CHARACTERS else text
 
 
 ChatServer = Callable[[Mapping[str, Any], Mapping[str, str]], Awaitable[tuple[int, Mapping[str, str], Any]]]
@@ -263,21 +276,47 @@ class BlockingClient:
 
 
 def parse_reply(answer: Any) -> Reply:
-    """A chat completion's first choice. UnreadableReplyError for any other JSON, such as an error of status 200."""
+    """A chat completion's first choice. UnreadableReplyError for any other JSON, such as an error of status 200.
+
+    Content may be a text or a list of parts, of which the texts count. Numbers of tokens that are none read as 0.
+    """
     try:
-        choice, usage = answer["choices"][0], answer.get("usage") or {}
-        text = choice["message"].get("content") or ""
-        counts = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
-        if not isinstance(text, str):
-            raise TypeError("content is no text")
-        refusal = choice["message"].get("refusal")
-        finish = "content_filter" if refusal and not text else str(choice.get("finish_reason") or "stop")
-        model = storable(str(answer.get("model") or ""))
-        return Reply(storable(text or str(refusal or "")), storable(finish), counts[0], counts[1], model)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        choice = answer["choices"][0]
+        message, finish = choice["message"], choice.get("finish_reason")
+        text, refusal = _content(message.get("content")), message.get("refusal")
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         foreign = not isinstance(answer, Mapping) or not {"choices", "error"} & set(answer)
-        reason = f"the reply is no chat completion: {str(answer)[:SHOWN]!r}"
-        raise UnreadableReplyError(reason, foreign=foreign) from error
+        raise UnreadableReplyError(f"the reply is no chat completion: {_shown(answer)!r}", foreign=foreign) from error
+    if isinstance(refusal, str) and refusal and not text:
+        text, finish = refusal, "content_filter"
+    tokens_in, tokens_out = (_count(answer.get("usage"), name) for name in ("prompt_tokens", "completion_tokens"))
+    finish = finish if isinstance(finish, str) and finish else "stop"
+    return Reply(storable(text), _shown(finish), tokens_in, tokens_out, _shown(answer.get("model") or ""))
+
+
+def _content(content: Any) -> str:
+    """The text of a message's content. ValueError where it has none."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list) or not all(isinstance(part, Mapping) and "type" in part for part in content):
+        raise ValueError("content is no text")
+    texts = [part.get("text") for part in content if part["type"] in TEXT_PARTS]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a part of the content is no text")
+    return "".join(texts)
+
+
+def _count(usage: Any, name: str) -> int:
+    value = usage.get(name) if isinstance(usage, Mapping) else None
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else 0
+
+
+def _shown(value: Any) -> str:
+    """A value from a server, as a text that is short enough to be shown and kept."""
+    try:
+        return storable(str(value)[:SHOWN])
+    except (ValueError, RecursionError):  # numbers of thousands of digits, lists nested as deep
+        return f"a {type(value).__name__} that cannot be written"
 
 
 def raise_status_error(status: int, message: str, headers: Mapping[str, str]) -> NoReturn:
@@ -298,9 +337,19 @@ def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float
             continue
     try:
         until = email.utils.parsedate_to_datetime(lower["retry-after"]).timestamp()
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         return None
     return max(0.0, until - (time.time() if now is None else now))
+
+
+def _broke_off(error: BaseException) -> bool:
+    """Whether a reply had begun: its body is cut off, or not encoded as its headers say.
+
+    By the names of the cause's class: which HTTP library `openai` is made with depends on its version.
+    """
+    cause = error.__cause__
+    name = type(cause).__name__
+    return name == "DecodingError" or (name == "RemoteProtocolError" and "body" in str(cause))
 
 
 def _server_message(error: Any) -> str:

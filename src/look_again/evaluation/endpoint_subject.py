@@ -93,11 +93,8 @@ def complete(client: BlockingClient, content: JSON) -> Reply:
     address = client.endpoint.address
     try:
         return client.complete([{"role": "user", "content": content}])
-    except UnreadableReplyError as error:
-        if not error.foreign:
-            raise
-        reason = f"{address} answers, but not with chat completions; does the URL lack /v1?"
-        raise ConnectionError(reason) from error
+    except UnreadableReplyError:
+        raise
     except AttemptError as error:
         raise (TimeoutError if error.timed_out else ConnectionError)(f"{address}: {error}") from error
     except SetupError as error:
@@ -112,10 +109,15 @@ class EndpointSubject:
             raise ValueError(f"concurrency must be at least 1, not {concurrency}")
         self.settings = endpoint_settings(endpoint)
         self.concurrency = concurrency
+        self._has_answered = False
         self.client = BlockingClient(endpoint, OpenAITransport(endpoint, extra="eval"))
 
     def answers(self, items: Sequence[BenchmarkItem], done: Collection[str]) -> Iterator[tuple[int, Output]]:
-        """In the order in which they come. ConnectionError or TimeoutError once the endpoint is given up."""
+        """In the order in which they come. ConnectionError or TimeoutError once the endpoint is given up.
+
+        A reply of another shape is its item's error, unless all that the server has sent is something else than
+        completions: then the URL is wrong.
+        """
         if any(PREFIX_FACT in item.facts for item in items):
             raise ValueError("an endpoint cannot be made to continue a response; this benchmark needs a checkpoint")
         pool = ThreadPoolExecutor(self.concurrency)
@@ -134,8 +136,16 @@ class EndpointSubject:
             reply = complete(self.client, message["content"])
         except RequestRefusedError as error:
             return _failed(f"the endpoint refuses it: {error}", started)
-        except (ImageError, UnreadableReplyError) as error:
+        except ImageError as error:
             return _failed(str(error), started)
+        except UnreadableReplyError as error:
+            if error.foreign and not self._has_answered:
+                address = self.client.endpoint.address
+                raise ConnectionError(
+                    f"{address} answers, but not with chat completions; does the URL lack /v1?"
+                ) from error
+            return _failed(str(error), started)
+        self._has_answered = True
         return _output(reply, time.perf_counter() - started)
 
 
