@@ -187,7 +187,8 @@ class OpenAITransport:
         except (openai.APITimeoutError, TimeoutError) as error:
             raise _time_out(timeout_s) from error
         except (ValueError, RecursionError) as error:
-            raise UnreadableReplyError(f"the reply is not JSON: {_shown(error)}", foreign=True) from error
+            reason = f"no reply: {type(error).__name__}: {_shown(error)}"  # the body is not JSON
+            raise UnreadableReplyError(reason, foreign=True) from error
         except openai.APIError as error:
             reason = f"no reply: {type(error).__name__}: {self._without_key(_shown(error.__cause__ or error))}"
             raise (

@@ -162,9 +162,8 @@ def _value(part: Mapping[str, Any] | None, name: str) -> str | None:
     values = (part or {}).get("value")
     value = values.get(name) if isinstance(values, dict) else None
     lines = value if isinstance(value, list) else [value]
-    if not all(isinstance(line, str) for line in lines):
-        return None
-    return "\n".join(lines).replace("\r\n", "\n") or None
+    texts = [line for line in lines if isinstance(line, str)]
+    return "\n".join(texts).replace("\r\n", "\n") or None if len(texts) == len(lines) else None
 
 
 def _person(completed_by: Any) -> str:
