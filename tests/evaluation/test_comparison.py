@@ -53,7 +53,7 @@ def test_pairing_narrows_the_interval():
     """Would catch unpaired resampling: two runs that agree but for one item of 100 differ by little, surely."""
     base = [float(i % 2) for i in range(100)]
     low, high = paired_difference(base, [1.0, *base[1:]]).interval
-    assert (low, high) == (0.0, pytest.approx(0.03, abs=0.011))
+    assert (low, high) == (pytest.approx(-0.027, abs=0.001), pytest.approx(0.0545, abs=0.001))
 
 
 def test_scores_that_are_no_right_or_wrong_take_the_sign_test():
@@ -71,7 +71,17 @@ def test_undefined_scores_are_left_out_in_pairs_and_counted():
 def test_too_few_values_have_no_interval():
     """Would catch the point interval of a single item, which looks certain."""
     assert mean_interval([1.0] * 9) is None
-    assert mean_interval([1.0] * 10) == (1.0, 1.0)
+    assert mean_interval([1.0] * 10) == pytest.approx((0.7225, 1.0), abs=1e-4)  # not the point that a bootstrap gives
+    assert mean_interval([0.5] * 10) == (0.5, 0.5)
+
+
+def test_runs_that_hardly_differ_have_no_point_interval():
+    """Would catch [0, 0] where no item differs, and a bootstrap of a handful of differences."""
+    same = paired_difference([1.0, 0.0] * 10, [1.0, 0.0] * 10)
+    assert same.interval == pytest.approx((-0.1611, 0.1611), abs=1e-4)
+    assert same.detectable is None
+    assert paired_difference([0.5] * 20, [0.5] * 15 + [0.7] * 5).interval is None
+    assert paired_difference([0.0] * 30 + [1.0] * 70, [1.0] * 10 + [0.0] * 20 + [1.0] * 70).detectable < 0.1
 
 
 def test_every_run_is_compared_with_the_first_whole_and_per_subset():
@@ -143,7 +153,7 @@ def test_the_command_compares_single_runs_and_folders_of_runs(tmp_path, capsys):
     made = printed["comparisons"]
     assert printed["left_out"] == {}
     assert [(one["benchmark"], one["baseline"]) for one in made] == [("fake", "one")]
-    assert made[0]["differences"][0]["interval"] == [1.0, 1.0]
+    assert made[0]["differences"][0]["interval"] == pytest.approx([0.5150, 1.0], abs=1e-4)
     assert "<svg" in page.read_text()
     assert main(["compare", str(tmp_path / "one" / "fake"), str(tmp_path / "two" / "fake")]) == 0
     assert "[+1.000, +1.000]" in capsys.readouterr().out

@@ -29,7 +29,7 @@ from look_again.tabletop.tiny import build_tokenizer
 from look_again.text.grammar import TAGS, close_tag, open_tag
 from look_again.text.tags import tag_ids
 
-TARGET = 20_000.0  # rewards per second
+TARGET = 20_000.0  # answers per second, with all three rewards
 REWARDS = 3  # of an answer: format, accuracy, balance
 LENGTHS = {"SUMMARY": 40, "CAPTION": 60, "REASONING": 80, "REFLECTION": 100, "CONCLUSION": 10}  # tokens
 WORDS = "the red ball lies beside two blue cubes and one green cone near a small box on this table".split()  # noqa: SIM905
@@ -128,11 +128,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> str:
     """A result for people."""
     rates, share = result["rates"], result["share_of_step"]
-    missed = "" if rates["rewards_per_second"] >= TARGET else "  MISSED"
+    missed = "" if rates["answers_per_second"] >= TARGET else "  MISSED"
     return "\n".join(
         [
-            f"rewards per second and core     {rates['rewards_per_second']:10,.0f}   target {TARGET:,.0f}{missed}",
-            f"answers, with all three rewards {rates['answers_per_second']:10,.0f}",
+            f"rewards per second and core     {rates['rewards_per_second']:10,.0f}",
+            f"answers, with all three rewards {rates['answers_per_second']:10,.0f}   target {TARGET:,.0f}{missed}",
             f"with free-form mathematics      {rates['mathematics_per_second']:10,.0f}",
             "share of a step: " + ", ".join(f"{name} {value:.1%}" for name, value in share.items()),
             "",

@@ -1,7 +1,7 @@
 """Paired differences between runs over the same items, with intervals and exact tests, whole and per subset.
 
-The paper compares bare averages. Here every difference comes with a bootstrap 95% interval over items, and with
-McNemar's exact test where scores are 0 or 1, else the exact sign test. Items are taken as independent, so where several
+The paper compares bare averages. Here every difference comes with a 95% interval: the score interval of paired shares
+where scores are 0 or 1, else a bootstrap over items; and with McNemar's exact test, else the exact sign test. Items are taken as independent, so where several
 share an image the interval is somewhat too narrow. Many subsets make a small p somewhere likely; none is corrected.
 Metrics that are no mean of points have their own intervals (`metric_differences`).
 """
@@ -13,7 +13,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from look_again.evaluation.metric_differences import metric_differences
-from look_again.scoring.statistics import MIN_VALUES, RESAMPLES, bootstrap_interval, sign_test
+from look_again.scoring.statistics import (
+    MIN_VALUES,
+    RESAMPLES,
+    bootstrap_interval,
+    detectable_difference,
+    paired_interval,
+    sign_test,
+    wilson_interval,
+)
 
 Result = Mapping[str, Any]  # what a run's result.json holds
 
@@ -23,8 +31,10 @@ class Difference:
     """Of one run from another, over paired items: means, their difference (other - base) and its 95% interval.
 
     n: pairs; undefined: items left out because one of the runs has no such score. interval: None of fewer than 10
-    pairs, of which a bootstrap says nothing. higher, lower: pairs in which the other run scores more, or less. test:
-    "mcnemar" or "sign"; p is two-sided. All None without pairs.
+    pairs, and of scores other than 0 and 1 where fewer than 10 pairs differ, of which a bootstrap says nothing.
+    detectable: of scores 0 and 1, the smallest difference that so many pairs, of which so many differ, show at 5% in
+    four comparisons of five; None where none is shown so often. higher, lower: pairs in which the other run scores
+    more, or less. test: "mcnemar" or "sign"; p is two-sided. All None without pairs.
     """
 
     n: int
@@ -33,6 +43,7 @@ class Difference:
     other: float | None = None
     difference: float | None = None
     interval: tuple[float, float] | None = None
+    detectable: float | None = None
     higher: int = 0
     lower: int = 0
     test: str | None = None
@@ -47,23 +58,37 @@ def paired_difference(base: Sequence[float | None], other: Sequence[float | None
         return Difference(n=0, undefined=undefined)
     gaps = [b - a for a, b in pairs]
     higher, lower = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
+    binary = {value for pair in pairs for value in pair} <= {0, 1}
     return Difference(
         n=len(pairs),
         undefined=undefined,
         base=sum(a for a, _ in pairs) / len(pairs),
         other=sum(b for _, b in pairs) / len(pairs),
         difference=sum(gaps) / len(pairs),
-        interval=mean_interval(gaps, seed=seed),
+        interval=_paired_interval(gaps, higher, lower, binary, seed),
+        detectable=detectable_difference(len(pairs), (higher + lower) / len(pairs)) if binary else None,
         higher=higher,
         lower=lower,
-        test="mcnemar" if {value for pair in pairs for value in pair} <= {0, 1} else "sign",
+        test="mcnemar" if binary else "sign",
         p=sign_test(higher, lower),
     )
 
 
+def _paired_interval(
+    gaps: Sequence[float], higher: int, lower: int, binary: bool, seed: int
+) -> tuple[float, float] | None:
+    if len(gaps) < MIN_VALUES or (not binary and higher + lower < MIN_VALUES):
+        return None
+    return paired_interval(higher, lower, len(gaps)) if binary else bootstrap_interval(gaps, seed=seed)
+
+
 def mean_interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float] | None:
-    """Bootstrap 95% interval of a mean; None of fewer than 10 values."""
-    return bootstrap_interval(values, seed=seed) if len(values) >= MIN_VALUES else None
+    """95% interval of a mean: Wilson's where all values are 0 or 1, else a bootstrap; None of fewer than 10 values."""
+    if len(values) < MIN_VALUES:
+        return None
+    if set(values) <= {0, 1}:
+        return wilson_interval(round(sum(values)), len(values))
+    return bootstrap_interval(values, seed=seed)
 
 
 def compare(results: Mapping[str, Result], *, score: str | None = None, seed: int = 0) -> dict[str, Any]:

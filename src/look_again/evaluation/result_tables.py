@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from look_again.evaluation.subjects import describe_settings
+from look_again.scoring.statistics import detectable_difference
+
+MIN_DISCORDANT = 0.1  # share of items that two runs are taken to differ on at least
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ def run_tables(result: Mapping[str, Any]) -> list[ResultTable]:
     metrics = [(f"{name} *" if name == primary else name, number(v)) for name, v in result["metrics"].items()]
     lengths = [(f"{kind} tokens per answer", number(v)) for kind, v in result["tokens_per_answer"].items()]
     counts = [(name.replace("_", " "), number(v)) for name, v in result["counts"].items()]
-    tables = [ResultTable(title, ("", "value"), [*metrics, *counts, *lengths])]
+    power = [("difference that so many items show", number(shown))] if (shown := _detectable(result)) else []
+    tables = [ResultTable(title, ("", "value"), [*metrics, *counts, *lengths, *power])]
     if subsets := result["subsets"]:
         names = list(dict.fromkeys(name for part in subsets.values() for name in part))
         rows = [(subset, *(number(part.get(name)) for name in names)) for subset, part in subsets.items()]
@@ -54,11 +58,24 @@ def run_tables(result: Mapping[str, Any]) -> list[ResultTable]:
     return tables
 
 
+def _detectable(result: Mapping[str, Any]) -> float | None:
+    """The smallest difference from another run that as many items show at 5% in four comparisons of five.
+
+    The runs are taken to differ on as many items as independent ones of this share of points do, at least on a tenth.
+    None where points are not 0 or 1.
+    """
+    points = [item["official"] for item in result["items"] if item["official"] is not None]
+    if not points or not set(points) <= {0, 1}:
+        return None
+    share = sum(points) / len(points)
+    return detectable_difference(len(points), max(MIN_DISCORDANT, 2 * share * (1 - share)))
+
+
 def difference_tables(comparison: Mapping[str, Any]) -> list[ResultTable]:
     """Of a comparison: every run against the baseline, whole, then per subset."""
     base = comparison["baseline"]
     title = f"{comparison['benchmark']}: difference from {base} in {comparison['score']}, paired"
-    columns = ("", base, "run", "difference\n[95%]", "higher\n/ lower", "test", "items")
+    columns = ("", base, "run", "difference\n[95%]", "higher\n/ lower", "test", "shows\nfrom", "items")
     rows = comparison["differences"]
     whole = [_difference_row(row["run"], row) for row in rows if row["subset"] is None]
     parts = [_difference_row(f"{row['subset']}\n{row['run']}", row) for row in rows if row["subset"] is not None]
@@ -98,6 +115,7 @@ def _difference_row(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{number(row['difference'], sign=True)}\n{interval(row['interval'], sign=True)}",
         f"{row['higher']}\n/ {row['lower']}",
         f"{p_value(row['p'])}\n{row['test'] or ''}",
+        number(row.get("detectable")),
         number(row["n"]) + (f"\n{row['undefined']} undefined" if row["undefined"] else ""),
     )
 

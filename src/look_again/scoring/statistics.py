@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 
 Z_95 = 1.959963984540054
 RESAMPLES = 10_000
+POWER = 0.8
 MIN_VALUES = 10  # of fewer a bootstrap says nothing
 _DRAWN_AT_ONCE = 4_000_000  # numbers, some 32 MB
 
@@ -25,6 +27,63 @@ def wilson_interval(hits: int, n: int, z: float = Z_95) -> tuple[float, float]:
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def paired_interval(higher: int, lower: int, n: int, z: float = Z_95) -> tuple[float, float]:
+    """Score interval of the difference of two shares over the same n items, 95% by default (Tango, 1998).
+
+    higher, lower: items right in the other run alone, and in the base run alone. The interval holds the differences
+    that the score test does not reject; with no such items it is (-z^2 / (n + z^2), z^2 / (n + z^2)), not a point.
+    ValueError for no items. Example: 7 against 2 of 50 give (-0.021, 0.231).
+    """
+    if n < 1:
+        raise ValueError("an interval of no values was asked for")
+    ends = (_crossing(higher, lower, n, z), _crossing(higher, lower, n, -z))
+    return max(-1.0, ends[0]), min(1.0, ends[1])
+
+
+def _crossing(higher: int, lower: int, n: int, level: float) -> float:
+    """The difference at which the score statistic, which falls, passes `level`; by bisection."""
+    low, high = -1.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _score_statistic(higher, lower, n, middle) > level:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _score_statistic(higher: int, lower: int, n: int, difference: float) -> float:
+    """The observed difference less `difference`, over its standard error if that were the true one."""
+    a, b = 2 * n, -higher - lower + (2 * n - higher + lower) * difference
+    c = -lower * difference * (1 - difference)
+    share = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (
+        2 * a
+    )  # of items right in the base run alone, at most likely
+    variance = n * (2 * share + difference * (1 - difference))
+    gap = higher - lower - n * difference
+    return gap / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, gap) if gap else 0.0
+
+
+def detectable_difference(n: int, discordant: float, *, power: float = POWER) -> float | None:
+    """The smallest true difference of two shares over n pairs that McNemar's test finds with this power at 5%.
+
+    discordant: share of pairs in which the runs differ. By the normal approximation of Connor (1987); None where even
+    the largest difference, `discordant`, is not found.
+    """
+    if n < 1 or discordant <= 0 or _power(n, discordant, discordant) < power:
+        return None
+    low, high = 0.0, discordant
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _power(n, discordant, middle) >= power else (middle, high)
+    return high
+
+
+def _power(n: int, discordant: float, difference: float) -> float:
+    spread = math.sqrt(max(discordant - difference**2, 1e-12))
+    return NormalDist().cdf((difference * math.sqrt(n) - Z_95 * math.sqrt(discordant)) / spread)
 
 
 def bootstrap_interval(
