@@ -156,7 +156,7 @@ def test_the_command_compares_single_runs_and_folders_of_runs(tmp_path, capsys):
     assert made[0]["differences"][0]["interval"] == pytest.approx([0.5150, 1.0], abs=1e-4)
     assert "<svg" in page.read_text()
     assert main(["compare", str(tmp_path / "one" / "fake"), str(tmp_path / "two" / "fake")]) == 0
-    assert "[+1.000, +1.000]" in capsys.readouterr().out
+    assert "[+0.515, +1.000]" in capsys.readouterr().out
 
 
 def test_the_command_names_what_only_some_runs_have(tmp_path, capsys):

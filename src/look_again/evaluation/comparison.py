@@ -1,8 +1,9 @@
 """Paired differences between runs over the same items, with intervals and exact tests, whole and per subset.
 
 The paper compares bare averages. Here every difference comes with a 95% interval: the score interval of paired shares
-where scores are 0 or 1, else a bootstrap over items; and with McNemar's exact test, else the exact sign test. Items are taken as independent, so where several
-share an image the interval is somewhat too narrow. Many subsets make a small p somewhere likely; none is corrected.
+where scores are 0 or 1, else a bootstrap over items; and with McNemar's exact test, else the exact sign test. Items are
+taken as independent, so where several share an image the interval is somewhat too narrow. Many subsets make a small p
+somewhere likely; none is corrected.
 Metrics that are no mean of points have their own intervals (`metric_differences`).
 """
 
