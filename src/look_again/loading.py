@@ -7,14 +7,21 @@ that answers do not depend on it. The default is the tiny Tabletop model that sh
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request as UrlRequest
+from urllib.request import urlopen
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, Qwen2VLImageProcessorPil
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
@@ -26,6 +33,8 @@ from look_again.processing import bound_pixels
 from look_again.text.renderer import Renderer
 from look_again.text.tags import has_tags, prepare
 
+REACH_TIMEOUT_S = 5.0  # for the hub to answer at all
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 GUESSED = (
     "nothing says whether this checkpoint was trained on the response format, so it is prompted for it; if it was "
     "trained, say --trained (trained=True) or write look_again.json into its folder"
@@ -67,6 +76,44 @@ def default_checkpoint() -> Path:
     return Path(str(resources.files("look_again") / "assets" / "tiny"))
 
 
+def resolve_source(name: str | Path | None) -> str:
+    """Where a checkpoint is loaded from: its folder, the result in a run's folder, or a hub name; None is the shipped.
+
+    A hub name is its folder in the cache where the hub cannot be reached. LoadError, at once, for a folder that is not
+    there, and for a hub name that is neither in the cache nor can be fetched.
+    """
+    if name is None:
+        return str(default_checkpoint())
+    source = resolve_run(str(name))
+    if source and Path(source).is_dir():
+        return source
+    if not _HUB_NAME.fullmatch(source):
+        raise LoadError(f"cannot load the model {source!r}: there is no such folder here, and it is no hub name")
+    reason = None if HF_HUB_OFFLINE else unreachable()
+    if not HF_HUB_OFFLINE and reason is None:
+        return source
+    try:
+        return snapshot_download(source, local_files_only=True)
+    except (OSError, ValueError) as error:
+        why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else f"{ENDPOINT} cannot be reached ({reason})"
+        raise LoadError(
+            f"cannot load the model {source!r}: there is no such folder here, it is not in the cache of downloads, "
+            f"and {why}"
+        ) from error
+
+
+@cache
+def unreachable() -> str | None:
+    """Why the hub cannot be reached, by one short try; None where it answers. Asked once per process."""
+    try:
+        with urlopen(UrlRequest(ENDPOINT, method="HEAD"), timeout=REACH_TIMEOUT_S):
+            return None
+    except HTTPError:
+        return None  # an answer, whatever it says
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "reason", error))
+
+
 def resolve_run(source: str) -> str:
     """Returns the checkpoint inside the folder of a finished run; anything else is its own name."""
     final = Path(source) / "final"
@@ -91,8 +138,7 @@ def load_checkpoint(
     Raises LoadError, or UnknownFamilyError for a family that is not in the table. Without tags it gets them in
     memory, and `notes` says so.
     """
-    source = resolve_run(str(name)) if name is not None else str(default_checkpoint())
-    place = _device(device)
+    place, source = _device(device), resolve_source(name)
     config = _try(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
     family = find_family(config)
     kwargs: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
@@ -139,7 +185,7 @@ def recorded_reattention(name: str | Path | None) -> Reattention:
 
     The defaults where nothing says. Raises LoadError for a damaged record.
     """
-    source = resolve_run(str(name)) if name is not None else str(default_checkpoint())
+    source = resolve_source(name)
     return _try(source, lambda: read_record(source)).reattention or Reattention()
 
 

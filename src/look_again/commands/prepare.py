@@ -16,12 +16,12 @@ def run(args: argparse.Namespace) -> int:
     if args.out.exists():
         raise ValueError(f"{args.out} exists already; choose another folder")
     from look_again.core.checkpoint_record import SIDE_FILE, find_side_file
-    from look_again.loading import load_checkpoint, resolve_run
+    from look_again.loading import load_checkpoint, resolve_source
 
     checkpoint = load_checkpoint(args.model, device="cpu", dtype="checkpoint")
     for part in (checkpoint.model, checkpoint.tokenizer, checkpoint.image_processor):
         part.save_pretrained(args.out)
-    side_file = find_side_file(resolve_run(args.model))
+    side_file = find_side_file(resolve_source(args.model))
     if side_file is not None:
         shutil.copy(side_file, args.out / SIDE_FILE)
     for note in checkpoint.notes or ("this checkpoint had all tags already",):

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 
@@ -35,6 +36,7 @@ def _run_brpo(args: argparse.Namespace) -> int:
     config = load_brpo_config(args.config)
     changes = {name: v for name in ("output", "base", "on_bad_row") if (v := getattr(args, name)) is not None}
     config = dataclasses.replace(config, **changes)
+    check_base(config.base, args.config)
     if args.dry_run:
         return _print_brpo_plan(config, args.json)
     require("accelerate", extra="train")
@@ -53,6 +55,7 @@ def _run_sft(args: argparse.Namespace) -> int:
     changes = {name: v for name in ("output", "base") if (v := getattr(args, name)) is not None}
     stages = tuple(with_keys(stage, **stage_changes) for stage in config.stages)
     config = dataclasses.replace(config, stages=stages, **changes)
+    check_base(config.base, args.config)
     if args.dry_run:
         return _print_plan(config, args.json)
     from look_again.extras import require
@@ -62,6 +65,23 @@ def _run_sft(args: argparse.Namespace) -> int:
 
     _print_result(train(config), args.json)
     return 0
+
+
+def check_base(base: str | None, recipe: Path) -> None:
+    """ValueError for a base that is a folder of another recipe's run and not there yet; names that recipe.
+
+    Looked for are the recipes beside this one and in the folders beside its own.
+    """
+    if base is None or Path(base).exists():
+        return
+    for other in (*sorted(recipe.parent.glob("*.yaml")), *sorted(recipe.parent.parent.glob("*/*.yaml"))):
+        text = other.read_text(encoding="utf-8")
+        found = re.search(r"^output:\s*[\"']?([^\s\"'#]+)", text, re.MULTILINE)
+        if found and Path(base).is_relative_to(found[1]) and not other.samefile(recipe):
+            method = "sft" if re.search(r"^stages:", text, re.MULTILINE) else "brpo"
+            raise ValueError(
+                f"base is {base}, which is not there: make it first, look-again train {method} --config {other}"
+            )
 
 
 def _print_result(final: Path, as_json: bool) -> None:

@@ -57,10 +57,14 @@ def check_tabletop(source: Source) -> None:
         raise ValueError(f"images is {source.images!r}: tabletop draws its own pictures")
     if source.sample_seed is not None:
         raise ValueError(f"sample_seed is {source.sample_seed}: tabletop's rows are random by the SEED of its path")
+    if ":" not in source.path and source.limit is None:
+        raise ValueError(
+            f"path is {source.path!r}, a stream that never ends: say how many rows ({source.path}:1000), or a limit"
+        )
 
 
 def tabletop_source(source: Source) -> Iterator[Sample]:
-    """The samples that a source of the loader `tabletop` names; without a number of rows they never end."""
+    """The samples that a source of the loader `tabletop` names; without a number of rows, as many as its limit."""
     seed, rows, length = (*source.path.split(":"), None, None)[:3]
     return tabletop_samples(source.split, int(seed or 0), range(int(rows)) if rows else count(), length)
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2VLImageProcessorPil
 
 from look_again.core.families import find_family
-from look_again.loading import LoadError, load_tokenizer
+from look_again.loading import LoadError, load_tokenizer, resolve_source
 from look_again.processing import bound_pixels
 from look_again.text.tags import has_tags, prepare, prepare_tokenizer, tag_ids
 from look_again.training.batches import Codec
@@ -124,6 +124,7 @@ def load_processors(base: str | None, shapes: NewModel | None = None) -> tuple[A
     if base is None:
         assert shapes is not None
         return shapes.new_processors()
+    resolve_source(base)
     try:
         tokenizer = load_tokenizer(base)
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(base)

@@ -21,11 +21,10 @@ from look_again.core.trigger import Trigger
 from look_again.loading import (
     Checkpoint,
     LoadError,
-    default_checkpoint,
     guess_note,
     load_image_processor,
     load_tokenizer,
-    resolve_run,
+    resolve_source,
 )
 from look_again.model import Sampling
 from look_again.serving.backend import Job
@@ -84,7 +83,7 @@ def load_without_model(
 
     max_pixels, trained: as for `load_checkpoint`. Raises LoadError.
     """
-    source = resolve_run(name) if name else str(default_checkpoint())
+    source = resolve_source(name)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         tokenizer = load_tokenizer(source)
