@@ -15,16 +15,10 @@ from look_again.serving.backend import BackendError, RefusedError
 from look_again.ui.app import make_app, read_access
 from look_again.ui.kept_answers import shown_png
 from look_again.ui.page import make_page
-from look_again.ui.workspace import Workspace
 from look_again.web.access import Access, build_access
-from tests.ui.test_workspace import Played
-from tests.ui.ui_answers import ANSWER, build_events
+from tests.ui.ui_answers import build_played_workspace
 
 needs_gradio = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="needs the extra ui")
-
-
-def build_workspace() -> Workspace:
-    return Workspace(Played(lambda job: build_events(ANSWER)))
 
 
 def talk(app, *requests):
@@ -42,7 +36,7 @@ def talk(app, *requests):
 
 @needs_gradio
 def test_the_page_is_whole_and_fetches_nothing():
-    app = make_app(build_workspace(), Access())
+    app = make_app(build_played_workspace(), Access())
     page, config, foreign, other, docs = talk(
         app,
         ("GET", "/", {}),
@@ -65,7 +59,7 @@ def test_the_page_is_whole_and_fetches_nothing():
 
 @needs_gradio
 def test_pictures_are_found_by_their_names():
-    workspace = build_workspace()
+    workspace = build_played_workspace()
     key = workspace.images.put((shown_png(Image.new("RGB", (30, 20))), (30, 20)))
     kept, gone = talk(
         make_app(workspace, Access()),
@@ -88,18 +82,18 @@ def asking(workspace, image=None, question="How many?"):
 @needs_gradio
 def test_no_field_makes_the_server_fetch_a_file():
     """Gradio downloads what a file's path names, also in a field that takes text."""
-    workspace = build_workspace()
+    workspace = build_played_workspace()
     there, elsewhere = (
         {"path": path, "meta": {"_type": "gradio.FileData"}} for path in ("/tmp/a.png", "https://example.org/a.png")
     )
-    uploaded, image, text, plain = talk(
+    not_uploaded, image, text, plain = talk(
         make_app(workspace, Access()),
         asking(workspace, there),
         asking(workspace, elsewhere),
         asking(workspace, question=elsewhere),
         asking(workspace, question="What is on https://example.org/a.png?"),
     )
-    assert (uploaded[0], plain[0]) == (200, 200)
+    assert (not_uploaded[0], plain[0]) == (400, 200)
     for answer in (image, text):
         assert (answer[0], answer[2]) == (400, b"files are uploaded; this page fetches none\n")
 
@@ -107,7 +101,7 @@ def test_no_field_makes_the_server_fetch_a_file():
 @needs_gradio
 def test_the_picture_field_keeps_its_own_way_to_read_uploads():
     """Gradio makes a skipped field anew, without it: other scenes may not touch the picture."""
-    config = make_page(build_workspace()).config
+    config = make_page(build_played_workspace()).config
     (field,) = (part["id"] for part in config["components"] if part["props"].get("elem_id") == "la-picture")
     (scenes,) = (part["id"] for part in config["components"] if part["props"].get("elem_id") == "la-examples")
     changing = [listener["outputs"] for listener in config["dependencies"] if field in listener["outputs"]]
@@ -126,7 +120,7 @@ def test_the_picture_field_keeps_its_own_way_to_read_uploads():
     ],
 )
 def test_what_measuring_says(outcome, status, said):
-    workspace = build_workspace()
+    workspace = build_played_workspace()
 
     async def attention_maps(key, layer):
         if isinstance(outcome, Exception):
@@ -145,7 +139,7 @@ def test_what_measuring_says(outcome, status, said):
 def test_a_password_keeps_others_out():
     access = build_access("0.0.0.0", ["correct horse"])
     config, scene, wrong, right = talk(
-        make_app(build_workspace(), access),
+        make_app(build_played_workspace(), access),
         ("GET", "/config", {}),
         ("GET", "/scenes/0/3", {}),  # an example, drawn for whoever asked
         ("POST", "/login", {"data": {"username": "ann", "password": "wrong horse"}}),
@@ -173,8 +167,8 @@ def test_only_this_machine_without_a_password(tmp_path):
     ("arguments", "said"),
     [
         (["--host", "0.0.0.0"], "--password-file"),
-        (["--backend", "vllm"], "--backend vllm and --vllm-url go together"),
-        (["--vllm-url", "http://a"], "--backend vllm and --vllm-url go together"),
+        (["--backend", "vllm"], "--backend vllm and --vllm-url URL go together"),
+        (["--vllm-url", "http://a"], "--backend vllm and --vllm-url URL go together"),
         (["--backend", "vllm", "--vllm-url", "http://me:secret@a"], "holds a user or a password"),
     ],
 )

@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
-from transformers import Qwen2VLImageProcessorPil
 
-import look_again.ui.workspace as desk_module
-from look_again.core.reattention import Reattention
-from look_again.loading import default_checkpoint
+import look_again.ui.workspace as workspace_module
 from look_again.serving.backend import RefusedError
 from look_again.ui.attention_maps import AttentionMaps
 from look_again.ui.kept_answers import KeptAnswer, LruCache, shown_png, trim_maps
 from look_again.ui.workspace import FormFields, Workspace
-from tests.ui.ui_answers import ANSWER, TOKENIZER, PlayedBackend, build_events
-
-PROCESSOR = Qwen2VLImageProcessorPil.from_pretrained(default_checkpoint())
-
-
-class Played(PlayedBackend):
-    """borrows: how often the model was asked for."""
-
-    borrows = 0
-
-    @property
-    def checkpoint(self):
-        return SimpleNamespace(name="played", tokenizer=TOKENIZER, image_processor=PROCESSOR, reattention=Reattention())
-
-    async def borrow(self, work):
-        self.borrows += 1
-        await asyncio.sleep(0.01)
-        return work(self.checkpoint)
+from tests.ui.ui_answers import build_played_workspace
 
 
 @pytest.fixture
@@ -51,15 +30,11 @@ def measured(monkeypatch):
         tokens = torch.full((2, len(decoded.ids), 36), 0.01)
         return AttentionMaps(tokens[:, 0], tokens, tokens.sum(-1), 0 * tokens.sum(-1), (6, 6))
 
-    monkeypatch.setattr(desk_module, "measure", measure)
+    monkeypatch.setattr(workspace_module, "measure", measure)
 
 
 def fields(image: str | None, modes=("text", "copy", "route"), keep: object = 50) -> FormFields:
     return FormFields(image, "How many <b>?", list(modes), keep, 0, 0, 64)
-
-
-def build_workspace(name: str = "transformers") -> Workspace:
-    return Workspace(Played(lambda job: build_events(ANSWER, mode=job.policy.mode), name=name))
 
 
 async def asked(workspace: Workspace, window: str, given: FormFields) -> dict[str, str]:
@@ -73,7 +48,7 @@ async def asked(workspace: Workspace, window: str, given: FormFields) -> dict[st
 
 def test_an_answer_is_kept_and_measured_once(image, measured):
     async def go() -> None:
-        workspace = build_workspace()
+        workspace = build_played_workspace()
         found = await asked(workspace, "w", fields(image, ["copy"]))
         key = workspace._runs("w").transcripts["copy"].key
         assert f'data-key="{key}"' in found["copy"]
@@ -90,14 +65,14 @@ def test_an_answer_is_kept_and_measured_once(image, measured):
 
 
 def test_without_a_picture_nothing_is_kept():
-    found = asyncio.run(asked(build_workspace(), "w", fields(None)))
+    found = asyncio.run(asked(build_played_workspace(), "w", fields(None)))
     assert all("data-key" not in html for html in found.values())
     assert all("nothing to look at again" in html for html in found.values())
 
 
 def test_windows_do_not_see_each_other(image):
     async def go() -> None:
-        workspace = build_workspace()
+        workspace = build_played_workspace()
         await asked(workspace, "one", fields(image))
         assert workspace.has_question("one")
         assert not workspace.has_question("two")
@@ -110,7 +85,7 @@ def test_windows_do_not_see_each_other(image):
 
 def test_modes_that_are_compared_later(image):
     async def go() -> None:
-        workspace = build_workspace()
+        workspace = build_played_workspace()
         await asked(workspace, "w", fields(image, ["copy"]))
         shown, missing = workspace.compare("w", ["copy", "route"])
         assert missing == ["route"]
@@ -129,7 +104,7 @@ def test_modes_that_are_compared_later(image):
 
 def test_bad_fields_change_nothing(image):
     async def go() -> None:
-        workspace = build_workspace()
+        workspace = build_played_workspace()
         for given in (fields(image, []), fields(image, keep=500), fields(image + "x")):
             with pytest.raises(ValueError, match=r"Choose|keep|no such file"):
                 await workspace.begin("w", given)
@@ -140,7 +115,7 @@ def test_bad_fields_change_nothing(image):
 
 def test_beside_vllm_rows_stand_in_a_strip_and_the_page_says_so(image):
     """vLLM gives chosen rows the positions of a strip; asked for a grid it refuses."""
-    workspace = build_workspace("vllm")
+    workspace = build_played_workspace("vllm")
     found = asyncio.run(asked(workspace, "w", fields(image, ["route"], 30)))
     (job,) = workspace.backend.jobs
     assert (job.policy.layout, job.policy.keep) == ("strip", 30)
@@ -149,7 +124,7 @@ def test_beside_vllm_rows_stand_in_a_strip_and_the_page_says_so(image):
 
 def test_a_backend_without_a_model_cannot_measure(image, measured):
     async def go() -> None:
-        workspace = build_workspace()
+        workspace = build_played_workspace()
 
         async def borrow(work):
             raise RefusedError("there is no model")
@@ -187,11 +162,11 @@ def test_a_shelf_drops_the_oldest_beyond_its_bytes():
 def test_pictures_are_bounded_by_bytes_on_the_desk(tmp_path, monkeypatch):
     """168 x 168 pixels are 112,896 bytes: there is room for two answers and for two windows."""
     Image.new("RGB", (168, 168), "white").save(tmp_path / "a.png")
-    monkeypatch.setattr(desk_module, "ANSWER_BYTES", 250_000)
-    monkeypatch.setattr(desk_module, "WINDOW_BYTES", 250_000)
+    monkeypatch.setattr(workspace_module, "ANSWER_BYTES", 250_000)
+    monkeypatch.setattr(workspace_module, "WINDOW_BYTES", 250_000)
 
     async def go() -> None:
-        workspace, keys = build_workspace(), []
+        workspace, keys = build_played_workspace(), []
         for window in ("one", "two", "three"):
             await asked(workspace, window, fields(str(tmp_path / "a.png"), ["copy"]))
             keys.append(workspace._runs(window).transcripts["copy"].key)

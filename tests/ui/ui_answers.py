@@ -8,15 +8,20 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from transformers import Qwen2VLImageProcessorPil
+
 from look_again.core.families import FAMILIES, Grid, VisionTokens
 from look_again.core.generate import Reflection, Reinsertion, Token
 from look_again.core.slots import SlotBuilder
+from look_again.core.reattention import Reattention
 from look_again.loading import default_checkpoint, load_tokenizer
 from look_again.serving.backend import BackendEvent, Ended, Job, Started
 from look_again.text.chat import encode_response
 from look_again.text.tags import tag_ids
 from look_again.ui.transcript import TokenTexts, Transcript, build_policy
+from look_again.ui.workspace import Workspace
 
+PROCESSOR = Qwen2VLImageProcessorPil.from_pretrained(default_checkpoint())
 TOKENIZER = load_tokenizer(str(default_checkpoint()))
 GRID: Grid = (1, 2, 3)
 ANSWER = (
@@ -77,3 +82,22 @@ class PlayedBackend:
                 yield event
         finally:
             self.closed += 1
+
+
+class MeasuredBackend(PlayedBackend):
+    """Also lends its checkpoint, without a model. borrows: how often."""
+
+    borrows = 0
+
+    @property
+    def checkpoint(self) -> Any:
+        return SimpleNamespace(name="played", tokenizer=TOKENIZER, image_processor=PROCESSOR, reattention=Reattention())
+
+    async def borrow(self, work: Callable[[Any], Any]) -> Any:
+        self.borrows += 1
+        await asyncio.sleep(0.01)
+        return work(self.checkpoint)
+
+
+def build_played_workspace(name: str = "transformers") -> Workspace:
+    return Workspace(MeasuredBackend(lambda job: build_events(ANSWER, mode=job.policy.mode), name=name))  # type: ignore[arg-type]

@@ -13,9 +13,16 @@ from look_again.web.guard import PageGuard, explain_refusal
 
 FETCHED = {"path": "http://example.org/a.png", "meta": {"_type": "gradio.FileData"}}
 JSON = (b"content-type", b"application/json")
+JOIN = {"type": "http", "method": "POST", "path": "/gradio_api/queue/join", "query_string": b""}
 
 
-def ask(body: bytes = b"", *headers: tuple[bytes, bytes], access: Access | None = None, pieces: int = 1):
+def ask(
+    body: bytes = b"",
+    *headers: tuple[bytes, bytes],
+    access: Access | None = None,
+    pieces: int = 1,
+    path: str = JOIN["path"],
+):
     """Status, refusal, and the body as the application behind the guard read it; None where it was not reached."""
     sent, reached = [], []
     size = -(-len(body) // pieces) or 1
@@ -39,7 +46,8 @@ def ask(body: bytes = b"", *headers: tuple[bytes, bytes], access: Access | None 
 
     given = [] if any(name == b"host" for name, _ in headers) else [(b"host", b"127.0.0.1")]
     given += [*headers, *([(b"content-length", str(len(body)).encode())] if body else [])]
-    asyncio.run(PageGuard(inner, access or Access())({"type": "http", "headers": given}, receive, send))
+    guard = PageGuard(inner, access or Access())
+    asyncio.run(guard({**JOIN, "path": path, "headers": given}, receive, send))
     return sent[0]["status"], sent[-1].get("body", b"").decode(), reached[0] if reached else None
 
 
@@ -53,7 +61,7 @@ def test_a_host_that_is_none_is_refused(host, access):
 
 @pytest.mark.parametrize("pieces", [1, 3])
 def test_what_names_no_file_elsewhere_arrives_whole(pieces):
-    body = json.dumps({"data": [{"path": "/tmp/a.png", "url": "http://127.0.0.1:7861/a.png"}, "http://a.b"]}).encode()
+    body = json.dumps({"data": [{"url": "http://127.0.0.1:7861/a.png"}, "http://a.b", {"path": None}]}).encode()
     assert ask(body, JSON, pieces=pieces) == (200, "", body)
     assert ask() == (200, "", b"")
 
@@ -81,7 +89,9 @@ def test_no_way_of_writing_hides_an_address(escaped):
 def test_other_bodies_than_json_and_forms_are_refused(monkeypatch):
     assert ask(b"{", JSON)[0] == ask(b"[" * 100_000, JSON)[0] == 400
     form = b"--x\r\n http://example.org"
-    assert ask(form, (b"content-type", b"Multipart/Form-Data; boundary=x"), pieces=2) == (200, "", form)
+    kind = (b"content-type", b"Multipart/Form-Data; boundary=x")
+    assert ask(form, kind, pieces=2, path="/login") == (200, "", form)
+    assert ask(form, kind, pieces=2)[0] == 400  # nothing else takes a form
     monkeypatch.setattr(bodies, "MAX_BYTES", 10)
     assert ask(b'"12345678"', JSON)[0] == 200
     assert ask(b'"123456789"', JSON, pieces=3)[:2] == (400, "a request's body has at most 10 bytes\n")
@@ -121,7 +131,13 @@ def ask_guarded(headers: dict[str, str], kind: str = "http") -> tuple[list[dict]
     async def send(message):
         sent.append(message)
 
-    scope = {"type": kind, "headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
+    scope = {
+        **JOIN,
+        "method": "GET",
+        "path": "/",
+        "type": kind,
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
     asyncio.run(PageGuard(inner, Access())(scope, None, send))
     return sent, reached
 

@@ -18,8 +18,15 @@ from look_again.ui.question import MAX_BYTES
 from look_again.ui.workspace import Workspace
 from look_again.web.access import Access, build_page_access, read_password
 from look_again.web.guard import PageGuard
+from look_again.web.page_routes import PAGE_ROUTES, PageRoute, upload_routes
 from look_again.web.section_cards import sections_css
 
+ROUTES = (
+    *PAGE_ROUTES,
+    *upload_routes(MAX_BYTES),
+    PageRoute("GET", "/images/*", "the image beside an answer"),
+    PageRoute("GET", "/attention_maps/*", "the heat over it"),
+)
 KEPT = {"cache-control": "private, max-age=3600"}
 
 
@@ -66,7 +73,7 @@ def make_app(workspace: Workspace, access: Access, port: int = 7861) -> Any:
         css=sections_css() + (asset / "page.css").read_text(encoding="utf-8"),
         head=f"<script>{(asset / 'viewer.js').read_text(encoding='utf-8')}</script>",
     )
-    return PageGuard(page, access)
+    return PageGuard(page, access, ROUTES)
 
 
 async def serve(app: Any, backend: Backend, host: str, port: int) -> None:
