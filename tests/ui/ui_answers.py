@@ -12,8 +12,8 @@ from transformers import Qwen2VLImageProcessorPil
 
 from look_again.core.families import FAMILIES, Grid, VisionTokens
 from look_again.core.generate import Reflection, Reinsertion, Token
-from look_again.core.slots import SlotBuilder
 from look_again.core.reattention import Reattention
+from look_again.core.slots import SlotBuilder
 from look_again.loading import default_checkpoint, load_tokenizer
 from look_again.serving.backend import BackendEvent, Ended, Job, Started
 from look_again.text.chat import encode_response

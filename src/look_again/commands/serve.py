@@ -75,6 +75,7 @@ def _add_limit_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(flag, dest=field, type=kind, default=default, metavar=metavar, help=f"{text} ({default})")
 
     limit("--max-body-bytes", "body_bytes", "N", "of a request")
+    limit("--max-bodies-bytes", "bodies_bytes", "N", "of all requests under way together; further ones get 429")
     limit("--max-image-bytes", "image_bytes", "N", "of one image, encoded")
     limit("--max-image-pixels", "pixels", "N", "of a request's images together")
     limit("--max-images", "images", "N", "of a request")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from look_again.serving.backend import BusyError
 
@@ -19,8 +19,8 @@ LONGEST_RETRY_S = 60.0
 class Admission:
     """At most `concurrency` at once and `queue` waiting, first come first served. noun: what is counted, for messages.
 
-    ValueError for a concurrency below 1 or a queue below 0. The server asks before a request's body is read, so that
-    what waits costs a connection and little else.
+    ValueError for a concurrency below 1 or a queue below 0. The server checks before a request's body is read
+    and takes a place after that.
     """
 
     def __init__(self, concurrency: int, queue: int, *, noun: str = "requests") -> None:
@@ -39,18 +39,19 @@ class Admission:
     def running(self) -> int:
         return self.inside - self.waiting
 
-    @asynccontextmanager
-    async def place(
-        self, watching: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
-    ) -> AsyncIterator[None]:
-        """Hold a place. BusyError where even the queue is full. watching: a context that ends a wait for nobody."""
+    def check(self) -> None:
+        """BusyError where even the queue is full."""
         if self.inside >= self.concurrency + self.queue:
             raise BusyError(f"{self.inside} {self.noun} are under way or waiting", self._retry_after_s())
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Hold a place, after the wait for it. BusyError where even the queue is full."""
+        self.check()
         self.inside += 1
         held = False
         try:
-            async with watching():
-                held = await self._places.acquire()
+            held = await self._places.acquire()
             started = time.monotonic()
             yield
             self._mean_s += 0.1 * (time.monotonic() - started - self._mean_s)

@@ -1,8 +1,7 @@
 """The body of a request: its bytes as they arrive, the watch for a client that leaves meanwhile, and strict JSON.
 
-The body is bounded while it arrives, and read without what Python adds to JSON. ASGI reports that a client left through
-the same channel that brings the body, so whoever watches while the body is still to be read keeps, up to a bound, what
-comes in between.
+The body is bounded while it arrives, alone and together with all others, and read without what Python adds to JSON. It
+is read before a place among the running requests is taken, so that slow clients hold none.
 """
 
 from __future__ import annotations
@@ -10,51 +9,29 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, NoReturn
 
 from starlette.requests import Request
-from starlette.types import Message, Receive
+from starlette.types import Receive
 
+from look_again.serving.backend import BusyError
 from look_again.serving.http.errors import ApiError, invalid
 from look_again.serving.http.limits import Limits
 
-KEPT_BYTES = 1 << 18  # of a body that comes while its request waits; then the watch ends, and the client has to wait
+PAUSE_S = 10.0  # longest silence in a body
 
 
 class ClientLeftError(Exception):
     """Nobody is there to answer."""
 
 
-class MessageBuffer:
-    """The `receive` of a request; messages that a watch has read are kept for the reader of the body."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._kept: deque[Message] = deque()
-        self._bytes = 0
-
-    async def receive(self) -> Message:
-        return self._kept.popleft() if self._kept else await self._receive()
-
-    async def disconnected(self) -> None:
-        """Return once the client has left."""
-        while self._bytes <= KEPT_BYTES:
-            message = await self._receive()
-            self._kept.append(message)
-            self._bytes += len(message.get("body", b""))
-            if message["type"] == "http.disconnect":
-                return
-        await asyncio.Event().wait()
-
-
 @asynccontextmanager
-async def connected(messages: MessageBuffer) -> AsyncIterator[None]:
-    """What is done within is stopped, and ClientLeftError raised, once the client is gone."""
+async def connected(receive: Receive) -> AsyncIterator[None]:
+    """Once the client is gone, stop what is done within and raise ClientLeftError. The body was read before."""
     scope, loop = asyncio.timeout(None), asyncio.get_running_loop()
-    watch = asyncio.create_task(messages.disconnected())
+    watch = asyncio.create_task(_wait_for_disconnect(receive))
 
     def left(done: asyncio.Task[None]) -> None:
         if not done.cancelled():
@@ -74,22 +51,52 @@ async def connected(messages: MessageBuffer) -> AsyncIterator[None]:
         await asyncio.gather(watch, return_exceptions=True)
 
 
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class BodyMemory:
+    """Bytes of bodies that are arriving, waiting or being answered, together bounded."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes, self.used = max_bytes, 0
+
+    @contextmanager
+    def hold(self) -> Iterator[Callable[[int], None]]:
+        """A function that takes more bytes for one body until the context ends. BusyError where there are none left."""
+        held = 0
+
+        def take(count: int) -> None:
+            nonlocal held
+            if self.used + count > self.max_bytes:
+                raise BusyError("too many bytes of requests are under way", 5.0)
+            self.used += count
+            held += count
+
+        try:
+            yield take
+        finally:
+            self.used -= held
+
+
 MAX_VALUES = 20_000  # of a body, keys aside: a large one of small parts would cost many times its bytes
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # the escape of one; pairs of them are characters
 
 
-async def read_json(request: Request, limits: Limits) -> Any:
-    """The body's value.
+async def read_json(request: Request, limits: Limits, take: Callable[[int], None] = lambda count: None) -> Any:
+    """The body's value. take: called with the bytes of each part before it is kept.
 
     Raises ApiError: 413 for more than `limits.body_bytes`, whether or not a Content-Length says so; 408 where it takes
-    longer than `limits.body_timeout_s`; 415 for another media type (which also keeps other sites' forms from being
-    read as requests); 400 for what is not JSON. Starlette's ClientDisconnect where the client leaves.
+    longer than `limits.body_timeout_s` or stands still; 415 for another media type (which also keeps other sites'
+    forms from being read as requests); 400 for what is not JSON. Also what `take` raises, and Starlette's
+    ClientDisconnect where the client leaves.
     """
     _check_headers(request, limits)
     try:
         async with asyncio.timeout(limits.body_timeout_s):
-            raw = await _read(request, limits.body_bytes)
+            raw = await _read(request, limits.body_bytes, take)
     except TimeoutError:
         raise ApiError(408, f"the body did not arrive within {limits.body_timeout_s:g} s", code="timeout") from None
     if raw.count(b",") > limits.text_characters + MAX_VALUES:  # those that texts do not account for
@@ -108,13 +115,18 @@ def _check_headers(request: Request, limits: Limits) -> None:
         raise _too_large(limits.body_bytes)
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def _read(request: Request, limit: int, take: Callable[[int], None]) -> bytes:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
+    parts = aiter(request.stream())
+    while True:
+        async with asyncio.timeout(PAUSE_S):
+            part = await anext(parts, None)
+        if part is None:
+            return bytes(body)
+        if len(body) + len(part) > limit:
             raise _too_large(limit)
-    return bytes(body)
+        take(len(part))
+        body += part
 
 
 def _too_large(limit: int) -> ApiError:

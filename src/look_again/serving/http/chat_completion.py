@@ -19,13 +19,13 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from look_again.core.generate import Reflection
 from look_again.serving.backend import Backend, BackendError, BusyError, Job, Started
 from look_again.serving.choice import Choice, Piece, TextPiece, ToolCallsPiece
 from look_again.serving.http import payloads
-from look_again.serving.http.body import ClientLeftError, MessageBuffer, connected, read_json
+from look_again.serving.http.body import ClientLeftError, connected, read_json
 from look_again.serving.http.errors import (
     ApiError,
     internal,
@@ -40,6 +40,7 @@ from look_again.serving.http.service import ChatJobs, Service
 log = logging.getLogger(__name__)
 
 LAST_WORDS_S = 1.0  # for an error to reach a client that may not be reading
+SEND_TIMEOUT_S = 30.0  # for a client to read what fills the connection
 
 
 class ResponseWriter:
@@ -71,7 +72,7 @@ class ResponseWriter:
         """Say what went wrong, if anything can still be said."""
         if self.complete:
             return
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, ClientLeftError):
             async with asyncio.timeout(LAST_WORDS_S):
                 if not self.begun:
                     await self.json(error.status, error.body, error.headers)
@@ -83,11 +84,21 @@ class ResponseWriter:
     async def _begin(self, status: int, headers: Mapping[str, str]) -> None:
         self.status, self.begun = status, True
         raw = [(name.encode(), value.encode()) for name, value in {**headers, "x-request-id": self.id}.items()]
-        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+        await self._transmit({"type": "http.response.start", "status": status, "headers": raw})
 
     async def _body(self, data: bytes, *, more: bool) -> None:
-        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        await self._transmit({"type": "http.response.body", "body": data, "more_body": more})
         self.complete = not more
+
+    async def _transmit(self, message: Message) -> None:
+        """Raises ClientLeftError for a client that does not read."""
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_S) as scope:
+                await self._send(message)
+        except TimeoutError:
+            if scope.expired():
+                raise ClientLeftError from None
+            raise
 
 
 class ChatCompletionResponse(Response):
@@ -104,12 +115,13 @@ class ChatCompletionResponse(Response):
         started = time.monotonic()
         writer = ResponseWriter(send, f"{self.id_prefix}{secrets.token_hex(12)}")
         seconds = self.service.limits.timeout_s
-        messages = MessageBuffer(receive)
         try:
-            async with asyncio.timeout(seconds), self.service.admission.place(lambda: connected(messages)):
-                body = await read_json(Request(scope, messages.receive), self.service.limits)
-                async with connected(messages):
-                    await self._converse(body, writer, started)
+            with self.service.bodies.hold() as take:
+                async with asyncio.timeout(seconds):
+                    self.service.admission.check()  # before the body is read
+                    body = await read_json(Request(scope, receive), self.service.limits, take)
+                    async with connected(receive), self.service.admission.place():
+                        await self._converse(body, writer, started)
         except ApiError as error:
             await writer.fail(error)
         except BusyError as error:

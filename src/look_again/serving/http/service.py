@@ -22,6 +22,7 @@ from look_again.serving.http.answer_options import (
     build_toolbox,
     choose_answer_schema,
 )
+from look_again.serving.http.body import BodyMemory
 from look_again.serving.http.chat_jobs import (
     SUFFIXES,
     ChatJobs,
@@ -58,6 +59,7 @@ class Service:
         self.backend, self.defaults, self.limits = backend, defaults, limits or Limits()
         self.fetcher = fetcher or ImageFetcher(max_bytes=self.limits.image_bytes, timeout_s=self.limits.image_timeout_s)
         self.admission = Admission(self.limits.concurrency, self.limits.queue)
+        self.bodies = BodyMemory(self.limits.bodies_bytes)
         self.metrics = Metrics(
             backend.gauges,
             lambda: self.admission.running,
