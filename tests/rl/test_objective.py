@@ -19,7 +19,15 @@ from typing import Any
 import pytest
 import torch
 
-from look_again.rl.objective import aggregate, brpo_loss, clipped_surrogate, group_advantages, k3_kl, log_ratio
+from look_again.rl.objective import (
+    aggregate,
+    brpo_loss,
+    clipped_surrogate,
+    group_advantages,
+    k3_kl,
+    kl_penalty,
+    log_ratio,
+)
 
 INF = math.inf
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 0, 1]])
@@ -116,19 +124,21 @@ def test_kl_by_hand() -> None:
 # Over all six tokens, the answer's value standing for each of its tokens:
 #   token, clipped     3.6 + 3 - 6.4 - 8 - 8 + 5.5 = -10.3
 #   answer, clipped    2 * 3.6 - 3 * 6.4 + 5.5 = -6.5
-# KL: mean per answer 0.3068528/2, 0.1931472/3, 0, their mean (0.1534264 + 0.0643824)/3 = 0.0726029; over tokens 0.5/6.
+# KL, levels token and sequence: mean per answer 0.3068528/2, 0.1931472/3, 0, their mean (0.1534264 + 0.0643824)/3 =
+# 0.0726029; over tokens 0.5/6. Level answer sums each answer's tokens: (0.3068528 + 0.1931472 + 0)/3 = 0.5/3; over
+# tokens (2 * 0.3068528 + 3 * 0.1931472)/6 = 0.1988579.
 # Mean ratios: 3.1/3; 6.1/6; (1.2247449 + 0.7937005 + 1.1)/3 = 1.0394818.
 @pytest.mark.parametrize(
     ("level", "epsilon", "aggregation", "surrogate", "kl", "clipped", "ratio"),
     [
-        ("answer", 0.2, "answer", 2.7 / 21, 0.0726029, 2 / 3, 3.1 / 3),
-        ("answer", WIDE, "answer", 6 / 21, 0.0726029, 0.0, 3.1 / 3),
+        ("answer", 0.2, "answer", 2.7 / 21, 0.5 / 3, 2 / 3, 3.1 / 3),
+        ("answer", WIDE, "answer", 6 / 21, 0.5 / 3, 0.0, 3.1 / 3),
         ("token", 0.2, "answer", 1.3333333 / 21, 0.0726029, 2 / 6, 6.1 / 6),
         ("token", WIDE, "answer", 2.5833333 / 21, 0.0726029, 0.0, 6.1 / 6),
         ("sequence", 0.2, "answer", 2.7 / 21, 0.0726029, 2 / 3, 1.0394818),
         ("sequence", 0.25, "answer", 2.8246304 / 21, 0.0726029, 0.0, 1.0394818),
         ("token", 0.2, "token", -10.3 / 42, 0.5 / 6, 2 / 6, 6.1 / 6),
-        ("answer", 0.2, "token", -6.5 / 42, 0.5 / 6, 2 / 3, 3.1 / 3),
+        ("answer", 0.2, "token", -6.5 / 42, 0.1988579, 2 / 3, 3.1 / 3),
     ],
 )
 def test_loss_by_hand(
@@ -144,7 +154,7 @@ def test_loss_by_hand(
 
 def test_defaults_are_the_papers() -> None:
     """A changed default: whole-answer ratio, beta 0.1, mean over answers; epsilon 0.2 where the paper is silent."""
-    assert brpo_loss(NEW, OLD, REF, A, MASK)[0].item() == near(-2.7 / 21 + 0.1 * 0.0726029)
+    assert brpo_loss(NEW, OLD, REF, A, MASK)[0].item() == near(-2.7 / 21 + 0.1 * 0.5 / 3)
 
 
 @pytest.mark.parametrize("level", ["answer", "sequence", "token"])
@@ -187,6 +197,36 @@ def test_kl_gradient_pulls_towards_the_reference() -> None:
     assert new.grad.tolist() == [near([-1, 0, 0]), near([0.5, 0, 0]), near([0, 0, 0])]
 
 
+@pytest.mark.parametrize("level", ["answer", "sequence", "token"])
+def test_kl_weighs_as_much_as_the_policy_at_every_length_and_level(level: Any) -> None:
+    """|grad KL| / |grad policy|: a KL that is a mean where the ratio's gradient is a sum weighs 1/length of it."""
+    shares = []
+    for length in (50, 300, 1000):
+        generator = torch.Generator().manual_seed(length)
+        policy = -torch.rand(8, length, generator=generator)
+        ref = policy + 0.1 * torch.randn(8, length, generator=generator)
+        rewards, mask = torch.rand(8, generator=generator), torch.ones(8, length)
+        norms = []
+        for beta, advantages in ((0.0, group_advantages(rewards, 8)), (0.1, torch.zeros(8))):
+            new = policy.clone().requires_grad_()
+            brpo_loss(new, policy, ref, advantages, mask, level=level, beta=beta)[0].backward()
+            norms.append(new.grad.norm())
+        shares.append(float(norms[1] / norms[0]))
+    assert max(shares) < 2 * min(shares), shares
+    assert min(shares) > 0.005, shares
+    assert max(shares) < 0.02, shares
+
+
+def test_kl_of_whole_answers_by_hand() -> None:
+    """Two tokens at ref/new 2 and 1/4: per token 2 - ln 2 - 1 and 1/4 + ln 4 - 1, of the answer 1/2 + ln 2 - 1."""
+    new, ref = torch.tensor([[0.3, 0.4]]).log(), torch.tensor([[0.6, 0.1]]).log()
+    mask = torch.ones(1, 2)
+    per_token = 1 - math.log(2) + math.log(4) - 0.75
+    assert kl_penalty(new, ref, mask, "answer").item() == near(per_token)
+    assert kl_penalty(new, ref, mask, "answer", "answer").item() == near(math.log(2) - 0.5)
+    assert kl_penalty(new, ref, mask, "sequence").sum().item() == near(per_token)
+
+
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
 def test_a_runaway_answer_ratio_stays_finite(advantage: float) -> None:
     """exp of a sum over a long answer overflows, and 0 * inf makes the clipped gradient NaN."""
@@ -225,6 +265,8 @@ def test_aggregation_by_hand() -> None:
     [
         ({"level": "sentence"}, "ratio level 'sentence'"),
         ({"aggregation": "sum"}, "aggregation 'sum'"),
+        ({"kl_estimate": "k1"}, "kl_estimate 'k1'"),
+        ({"kl_estimate": "answer", "level": "token"}, "level 'answer', not 'token'"),
         ({"epsilon": 0.0}, "epsilon is 0.0"),
         ({"ref": None}, "beta is 0.1"),
         ({"old": OLD[:, :2]}, r"\(3, 3\), \(3, 2\), \(3, 3\)"),

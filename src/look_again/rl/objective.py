@@ -2,9 +2,9 @@
 
 Maximised is the mean over a group's answers of min(ratio * A, clip(ratio, 1 - eps, 1 + eps) * A) - beta * KL. Only
 sampled tokens count: the prompt, re-inserted visual tokens and forced tokens are outside the mask, and what tensors
-hold there, infinities included, touches neither loss nor gradient. Departure from the paper: the KL is taken per token,
-not per answer, where its estimator exponentiates a sum over hundreds of tokens. What the paper leaves open is named at
-each option.
+hold there, infinities included, touches neither loss nor gradient. Departure from the paper: the KL's estimator is taken
+per token, not per answer, where it exponentiates a sum over hundreds of tokens (`kl_estimate="answer"` does that). What
+the paper leaves open is named at each option.
 
 Legend: Q questions, G answers per question, B = Q * G answers with those of one question next to each other, L token
 columns. Log-probabilities are those of the tokens themselves, natural logarithms.
@@ -19,6 +19,7 @@ from torch import Tensor
 
 Level = Literal["answer", "sequence", "token"]
 Aggregation = Literal["answer", "token"]
+KlEstimate = Literal["token", "answer"]
 
 BETA = 0.1  # paper, "Hyperparameters"
 EPSILON = 0.2  # paper gives none; PPO's (arXiv 1707.06347) and TRL's default
@@ -89,6 +90,25 @@ def k3_kl(new: Tensor, ref: Tensor, mask: Tensor) -> Tensor:
     return torch.exp(difference_BL) - difference_BL - 1
 
 
+def kl_penalty(new: Tensor, ref: Tensor, mask: Tensor, level: Level, estimate: KlEstimate = "token") -> Tensor:
+    """The KL as the objective subtracts it, on the scale of the ratio at the same level; (B, L) or (B, 1).
+
+    At level "answer" the gradient of the ratio is a sum over the answer's tokens, so the k3 of its tokens are summed
+    too, (B, 1): beta then weighs the same at any length. At "sequence" and "token" both are per token, (B, L). estimate
+    "answer" is k3 of the whole answer's log ratio, (B, 1), as the paper writes it; only at level "answer". ValueError
+    for another estimate, or "answer" at another level.
+    """
+    if estimate not in get_args(KlEstimate):
+        raise ValueError(f"unknown kl_estimate {estimate!r}: use one of {', '.join(get_args(KlEstimate))}")
+    if estimate == "answer":
+        if level != "answer":
+            raise ValueError(f"kl_estimate 'answer' goes with level 'answer', not {level!r}")
+        total_B1 = _masked_difference(ref, new, mask).sum(dim=1, keepdim=True)
+        return _ratios(total_B1) - total_B1 - 1
+    kl_BL = k3_kl(new, ref, mask)
+    return kl_BL.sum(dim=1, keepdim=True) if level == "answer" else kl_BL
+
+
 def aggregate(values: Tensor, mask: Tensor, aggregation: Aggregation = "answer") -> Tensor:
     """One number from values (B, L) or (B, 1), which stand for each token of the answer, where mask (B, L) is true.
 
@@ -117,6 +137,7 @@ def brpo_loss(
     aggregation: Aggregation = "answer",
     beta: float = BETA,
     epsilon: float = EPSILON,
+    kl_estimate: KlEstimate = "token",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss, to be minimised, and detached metrics, all of shape ().
 
@@ -135,9 +156,9 @@ def brpo_loss(
     loss = -aggregate(clipped_surrogate(log_ratios, advantages, epsilon), mask, aggregation)
     metrics = _ratio_metrics(log_ratios.detach(), advantages, mask, level, epsilon)
     if ref is not None:
-        kl_BL = k3_kl(new, ref.detach(), mask)
-        loss = loss + beta * aggregate(kl_BL, mask, aggregation) if beta else loss
-        metrics["kl"] = aggregate(kl_BL.detach(), mask, "token")
+        if beta:
+            loss = loss + beta * aggregate(kl_penalty(new, ref.detach(), mask, level, kl_estimate), mask, aggregation)
+        metrics["kl"] = aggregate(k3_kl(new.detach(), ref.detach(), mask), mask, "token")
     return loss, metrics
 
 
