@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from look_again.yaml_config import ConfigError, as_keys, build, check_numbers, group, read_yaml, with_keys
+from look_again.yaml_config import ConfigError, as_keys, build, check_types, group, read_yaml, with_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +34,11 @@ class Square:
 class Numbers:
     rate: float = 1.0
     count: int | None = None
+    exact: bool = False
     weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_types(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,7 @@ def test_files_that_hold_no_configuration(tmp_path, text, named):
         ({"rate": None}, "rate is a number"),
         ({"rate": True}, "rate is a number"),
         ({"count": 1.5}, "^count is a whole number, not 1.5$"),
+        ({"exact": "no"}, "^exact is true or false, not 'no'$"),
     ],
 )
 def test_numbers_are_numbers(values, named):

@@ -2,6 +2,7 @@
 # Three models that differ in their reflections alone (text, COPY, ROUTE), trained from one base with equal steps, then
 # measured; one JSON per arm.   recipes/tabletop/arms.sh [BASE, the captions stage of tiny.yaml] [RUNS]
 set -euo pipefail
+[ -f recipes/tabletop/brpo.yaml ] || { echo "run this from the root of a clone: it reads recipes/ and writes beside it" >&2; exit 2; }
 base=${1:-runs/tiny/captions/final}
 runs=${2:-runs}
 out=docs/results/tabletop-arms

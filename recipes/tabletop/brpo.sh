@@ -2,6 +2,7 @@
 # BRPO on Tabletop: the cold start, two seeds in text and two inside COPY, and what came of it: test accuracy before and
 # after with paired 95% intervals, and the curves.   recipes/tabletop/brpo.sh [RUNS]   (about an hour on 2 CPU cores)
 set -euo pipefail
+[ -f recipes/tabletop/brpo.yaml ] || { echo "run this from the root of a clone: it reads recipes/ and writes beside it" >&2; exit 2; }
 runs=${1:-runs}
 out=recipes/tabletop/results
 start=$runs/cold-start/sft/final

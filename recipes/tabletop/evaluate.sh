@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The figures of the shipped model's card: one JSON per arm, then the table.   recipes/tabletop/evaluate.sh [MODEL]
 set -euo pipefail
+[ -f recipes/tabletop/brpo.yaml ] || { echo "run this from the root of a clone: it reads recipes/ and writes beside it" >&2; exit 2; }
 out=docs/results/tabletop-tiny
 model=${1:+--model $1}
 arm() {

@@ -3,6 +3,7 @@
 # with three seeds each, re-attention that was not trained, ROUTE by m, and the wrong image's rows; then the table of
 # docs/results/arms.md.   recipes/tabletop/seeds.sh [RUNS]   (two hours on 2 CPU cores; goes on after a kill, and after brpo.sh)
 set -euo pipefail
+[ -f recipes/tabletop/brpo.yaml ] || { echo "run this from the root of a clone: it reads recipes/ and writes beside it" >&2; exit 2; }
 runs=${1:-runs}
 start=$runs/cold-start/sft/final
 [ -d "$start" ] || look-again train sft --config recipes/tabletop/cold_start.yaml --output "$runs/cold-start"

@@ -95,10 +95,12 @@ def as_keys(config: Any) -> dict[str, Any]:
     return keys
 
 
-def check_numbers(config: Any) -> None:
-    """ValueError for a field that is annotated as a number and holds something else, such as YAML's text 1e-3."""
+def check_types(config: Any) -> None:
+    """ValueError for a field that is annotated as a number or a bool and is none, such as YAML's text 1e-3."""
     for name, hint in typing.get_type_hints(type(config)).items():
         value, kinds = getattr(config, name), {hint} if typing.get_origin(hint) is None else set(typing.get_args(hint))
+        if hint is bool and not isinstance(value, bool):
+            raise ValueError(f"{name} is true or false, not {value!r}")
         if not kinds <= {int, float, type(None)} or (value is None and type(None) in kinds):
             continue
         whole = float not in kinds

@@ -141,6 +141,10 @@ def test_every_question_comes_once_an_epoch_whatever_the_processes(base, tmp_pat
         ("steps: 0", "steps"),
         ("speed: 3", "speed"),
         ("beta: -1", "beta"),
+        ("kl_estimate: k1", "k1"),
+        ("kl_estimate: answer\nlevel: token", "kl_estimate: answer goes with level: answer"),
+        ("mask_truncated: 'no'", "true or false"),
+        ("learning_rate: 1e-6", "1.0e-3"),
     ],
 )
 def test_bad_recipes_are_refused(tmp_path, text, named):
@@ -159,3 +163,22 @@ def test_rows_without_a_reference_are_named(base, tmp_path):
     settings = dataclasses.replace(config(base, tmp_path / "run"), data=(source,))
     with pytest.raises(SampleError, match="lost"):
         run.train_brpo(settings)
+
+
+@pytest.mark.parametrize("aggregation", ["answer", "token"])
+def test_masked_answers_that_were_cut_off_give_no_loss(base, tmp_path, aggregation):
+    """By hand: over answers the mean of one loss and a zero, over tokens that loss alone; all cut off: no gradient."""
+    settings = config(base, tmp_path, mask_truncated=True, aggregation=aggregation, reattention="text", group=2)
+    trainer = run.Run(settings)
+    whole, cut = trainer.sample(trainer.samples[:1], seed=1)
+    whole, cut = dataclasses.replace(whole, finished=True), dataclasses.replace(cut, finished=False)
+    advantages = torch.tensor([0.5, -2.0])
+    alone, _ = trainer.loss([whole], advantages[:1])
+    both, metrics = trainer.loss([whole, cut], advantages)
+    assert float(both) == pytest.approx(float(alone) * (0.5 if aggregation == "answer" else 1.0), abs=1e-6)
+    assert float(alone) == pytest.approx(-0.5, abs=1e-6)
+    assert float(metrics["ratio"]) == 1
+    before = {name: value.detach().clone() for name, value in trainer.inner.trained.items()}
+    logged = trainer.update([cut, cut], advantages)
+    assert (logged["loss"], logged["grad_norm"]) == (0, 0)
+    assert all(torch.equal(before[name], value) for name, value in trainer.inner.trained.items())

@@ -123,3 +123,9 @@ def test_the_plan_counts_what_brpo_adds(tmp_path):
 def test_rollouts_that_cannot_be_had_are_refused(tmp_path, changes, named):
     with pytest.raises(ConfigError, match=named):
         config(tmp_path, **changes)
+
+
+def test_a_vllm_server_that_is_not_there_is_named_before_the_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("look_again.rl.brpo.run_base", lambda config: pytest.fail("the model was loaded"))
+    with pytest.raises(ValueError, match="localhost:1"):
+        Run(config(tmp_path, rollouts="vllm", vllm_url="http://localhost:1", reattention="text"))

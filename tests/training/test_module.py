@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from look_again.core.reattention import Reattention
+from look_again.tabletop.tiny import build_model
 from look_again.text.tags import tag_ids
 from look_again.training.example import Example
 from look_again.training.module import SECTIONS, Reattending, find_sections
+from look_again.training.run_parts import TrainedParts
 from look_again.training.selection import count_passes
-from tests.tiny_model import make_prompt
+from look_again.training.trainable import choose_trainable
+from tests.tiny_model import TINIER, make_prompt
 from tests.training.examples import build_example
 
 
@@ -126,3 +129,28 @@ def test_passes_are_counted_ahead():
     examples = [Example([1], [5, 50, 6, 50, 50], [(1, 1, 2)], Reattention(mode="route")), Example([1], [5], [], Reattention())]  # fmt: skip  # noqa: E501
     assert count_passes(examples, 50) == 1 + 2
     assert count_passes([], 50) == 0
+
+
+@pytest.mark.parametrize("trains", ["all", "language_model"])
+def test_a_chunked_step_is_the_whole_one(tokenizer, prompts, trains):
+    """Losses, log-probabilities and gradients; would catch a head without the tags' rows that hooks lay over it."""
+    ids, losses, gradients, log_probs = tag_ids(tokenizer), [], [], []
+    response = [ids["<SUMMARY>"], 300, 301, ids["</SUMMARY>"], 302, 303]
+    for chunk in (None, 3):
+        model = build_model(tokenizer, TINIER)
+        tags = choose_trainable(model, TrainedParts(trains=trains), list(ids.values()))
+        module = Reattending(model, ids, tags, loss_chunk=chunk)
+        examples = [build_example(model, prompt, response, Reattention()) for prompt in prompts[:2]]
+        losses.append(module(examples, **images_of(prompts[:2]))["loss"])
+        losses[-1].backward()
+        gradients.append({name: value.grad.clone() for name, value in module.trained.items() if value.grad is not None})
+        module.zero_grad()
+        log_probs.append(torch.cat(module.log_probs(examples, **images_of(prompts[:2]), temperature=0.8)))
+        (log_probs[-1] * torch.linspace(-1, 1, len(log_probs[-1]))).sum().backward()
+        gradients[-1] |= {f"log_probs.{n}": v.grad for n, v in module.trained.items() if v.grad is not None}
+    assert float((losses[0] - losses[1]).detach().abs()) <= 1e-6
+    assert float((log_probs[0] - log_probs[1]).detach().abs().max()) <= 1e-5
+    assert gradients[0].keys() == gradients[1].keys()
+    worst = max(float((value - gradients[1][name]).abs().max()) for name, value in gradients[0].items())
+    assert max(float(value.abs().max()) for value in gradients[0].values()) > 0
+    assert worst <= 1e-5

@@ -235,6 +235,12 @@ def test_half_written_checkpoints_are_never_loaded(tmp_path):
         ("output: x\nstages: [{name: a, task: rows, epochs: 1, data: [{loader: csv, path: a}]}]", "csv"),
         ("output: x\nstages: [{name: a, task: answers, steps: 1, trains: head}]", "head"),
         ("output: x\nstages: [{name: a, task: answers, steps: 1, max_length: 0}]", "max_length"),
+        ("output: x\nstages: [{name: a, task: answers, steps: 1, loss_chunk: 0}]", "loss_chunk must be above 0"),
+        (
+            "output: x\nstages: [{name: a, task: rows, epochs: 1, error_rate: 0.1}]",
+            "stages 'a': error_rate belongs to the tasks vision, captions, answers, not to 'rows'",
+        ),
+        ("output: x\nreport_to: wandb\nstages: [{name: a, task: answers, steps: 1}]", "report_to is a list"),
         ("output: x\nhardware: {engine: warp}\nstages: [{name: a, task: vision, steps: 1}]", "warp"),
         ("output: x\nstages: [{name: a, task: answers, steps: 1, lora: {rank: 4, size: 3}}]", "size"),
     ],
@@ -301,3 +307,30 @@ def test_the_picture_bound_of_one_stage_does_not_reach_the_next(tmp_path):
         dataset, _ = AnswersTask().dataset(stage, config.seed, base.codec(base.load().config), 1)
         grids.append(dataset[0].image_grid_thw.tolist())
     assert grids == [[[1, 4, 4]], [[1, 12, 12]]]
+
+
+def test_samples_of_a_later_stage_are_checked_before_the_first_step(tmp_path):
+    """Would catch a run that trains its first stage for hours and then stops at a bad row of the second."""
+    config = rows_stage(tmp_path, [{"id": "bad1", "question": "What?", "response": "no tags"}])
+    first = build_stage(name="first", task="answers", steps=1, batch=2, warmup_steps=0)
+    with pytest.raises(SampleError, match="bad1"):
+        train(dataclasses.replace(config, stages=(first, *config.stages)))
+    assert not (tmp_path / "run" / "first").exists()
+
+
+@pytest.mark.filterwarnings("error::FutureWarning", "error::DeprecationWarning:look_again")
+def test_training_with_adapters_and_recomputed_layers_warns_of_nothing(tmp_path):
+    """Would catch names that the library is about to drop."""
+    stage = build_stage(
+        name="s", task="answers", steps=1, batch=2, warmup_steps=0, trains="lora", gradient_checkpointing=True
+    )
+    train(SftConfig(output=str(tmp_path), stages=(stage,), tiny=TINY, workers=0))
+
+
+@pytest.mark.parametrize("base", ["runs/captions/final", "src/look_again/assets/nowhere"])
+def test_a_relative_base_says_where_paths_start(tmp_path, monkeypatch, base):
+    """Would catch a shipped recipe that speaks of repositories on a hub when it runs outside of a clone."""
+    monkeypatch.chdir(tmp_path)
+    stage = build_stage(name="s", task="answers", steps=1)
+    with pytest.raises(LoadError, match="root of a clone"):
+        train(SftConfig(output="run", stages=(stage,), base=base))

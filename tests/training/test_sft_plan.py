@@ -69,3 +69,26 @@ def test_the_command_prints_the_plan(capsys):
     assert found["stages"][0]["steps"] == 8125
     assert main(["train", "sft", "--config", path, "--dry-run"]) == 0
     assert "memory per GPU" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["tiny", "cold_start", "sft_copy"])
+def test_a_recipe_for_a_cpu_is_planned_on_one(name, monkeypatch, capsys):
+    """Would catch a plan of GPUs that nobody has, and one that a laptop's memory refuses."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.chdir(RECIPES.parent)
+    config = load_config(RECIPES / "tabletop" / f"{name}.yaml")
+    assert config.hardware.gpus == 0
+    config = dataclasses.replace(config, base=None, hardware=dataclasses.replace(config.hardware, memory_gb=8))
+    text = as_text(config, plan(config))
+    assert "on a CPU with 8 GB" in text
+    assert "GPU" not in text
+
+
+def test_logits_are_planned_by_the_chunk(tmp_path):
+    """By hand: 1,000 targets x 152,064 logits x 12 bytes are 1.8 GB; ZeRO-3 takes them whole."""
+    config = load_config(RECIPES / "paper" / "sft_copy.yaml")
+    chunked = with_keys(config.stages[0], loss_chunk=1000)
+    fsdp2 = dataclasses.replace(config.hardware, engine="fsdp2")
+    made = plan(dataclasses.replace(config, stages=(chunked,), hardware=fsdp2))[0]
+    assert made.memory_gb["logits"] == pytest.approx(1000 * 152064 * 12 / 1e9)
+    assert plan(config)[0].memory_gb["logits"] == pytest.approx(4096 * 152064 * 12 / 1e9)

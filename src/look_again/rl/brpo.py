@@ -25,13 +25,22 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from look_again.data.sample import Sample
+from look_again.extras import require
 from look_again.registry import resolve
 from look_again.rl.brpo_config import BrpoConfig
 from look_again.rl.checkpoints import load_checkpoint, save_checkpoint
 from look_again.rl.objective import brpo_loss, group_advantages
 from look_again.rl.reference_policy import Reference, kept_whole, reference_copy
 from look_again.rl.rollouts import Rollout, sample_groups
-from look_again.rl.step import describe, draw_questions, load_references, padded, reward_table, step_seed
+from look_again.rl.step import (
+    count_loss_tokens,
+    describe,
+    draw_questions,
+    load_references,
+    padded,
+    reward_table,
+    step_seed,
+)
 from look_again.training.base_model import BaseModel, load_processors
 from look_again.training.batches import collate
 from look_again.training.export import Export, write_checkpoint
@@ -42,6 +51,7 @@ from look_again.yaml_config import as_keys
 
 # Of a log line; all else in it is the same when run again.
 SECONDS = ("seconds_generation", "seconds_scoring", "seconds_loss")
+SHOWN = ("reward", "accuracy", "reflections", "tokens")  # beside the progress bar, of the last step
 EVAL_SEED = 777  # of the questions that accuracy is measured on while training
 TABLETOP_ACCURACY = "look_again.tabletop.figures:measure_accuracy"
 
@@ -62,6 +72,7 @@ class Run:
 
     def __init__(self, config: BrpoConfig) -> None:
         self.config, self.output = config, Path(config.output)
+        check_early(config)
         self.base = run_base(config)
         self.samples = load_references(config)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -71,7 +82,7 @@ class Run:
         self.codec = self.base.codec(model.config)
         self.inner = module = self.base.trainable(model)
         if config.objective.gradient_checkpointing:
-            module.gradient_checkpointing_enable({"use_reentrant": False})
+            module.recompute_layers()
         optimizer = _optimizer(config, module)
         warmup = config.optimizer.warmup(config.steps)
         # Stepped once per step by us, however many processes there are.
@@ -87,8 +98,10 @@ class Run:
         if main:
             keep_lines(log, start)
         steps = range(start, self.config.steps)
-        for step in tqdm(steps, initial=start, total=self.config.steps, desc="brpo", disable=not main):
+        progress = tqdm(steps, initial=start, total=self.config.steps, desc="brpo", disable=not main)
+        for step in progress:
             entry = self.step(step)
+            progress.set_postfix({name: f"{entry[name]:.3g}" for name in SHOWN})
             interval = self.config.evaluation.eval_steps
             if interval and ((step + 1) % interval == 0 or step == 0):
                 entry["test_accuracy"] = self.evaluate()
@@ -171,8 +184,10 @@ class Run:
         """One optimizer step on a batch of rollouts."""
         objective, sums = self.config.objective, dict[str, float]()
         self.module.train()
-        sampled = torch.tensor(float(sum(len(r.completion_ids) for r in rollouts)), device=self.accelerator.device)
-        tokens = float(self.accelerator.reduce(sampled, "mean"))
+        counts = [count_loss_tokens(self.config, rollout) for rollout in rollouts]
+        tokens = float(
+            self.accelerator.reduce(torch.tensor(float(sum(counts)), device=self.accelerator.device), "mean")
+        )
         order = sorted(range(len(rollouts)), key=lambda i: len(rollouts[i].completion_ids))
         size, max_norm = objective.micro_batch, self.config.optimizer.max_grad_norm
         parts = [order[start : start + size] for start in range(0, len(order), size)]
@@ -180,15 +195,18 @@ class Run:
         for part in parts:
             with self.accelerator.accumulate(self.module):
                 loss, metrics = self.loss([rollouts[i] for i in part], advantages[part])
-                length = sum(len(rollouts[i].completion_ids) for i in part)
-                share = length / tokens if objective.aggregation == "token" else len(part) / len(rollouts)
+                share = len(part) / len(rollouts)
+                if objective.aggregation == "token":
+                    share = sum(counts[i] for i in part) / max(1.0, tokens)
                 self.accelerator.backward(loss * share * len(parts))  # which divides by the number of parts
                 if self.accelerator.sync_gradients:
                     norm = self.accelerator.clip_grad_norm_(self.module.parameters(), max_norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
+            seen = sum(counts[i] > 0 for i in part) / max(1, sum(count > 0 for count in counts))
+            shares = dict.fromkeys(metrics, share if objective.aggregation == "token" else seen) | {"loss": share}
             for name, value in {"loss": loss.detach(), **metrics}.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * share
+                sums[name] = sums.get(name, 0.0) + float(value) * shares[name]
         self.scheduler.step()
         return {**sums, "grad_norm": float(norm), "learning_rate": self.scheduler.get_last_lr()[0]}
 
@@ -203,16 +221,18 @@ class Run:
             with self.accelerator.autocast():
                 ref, _ = padded(self.reference.log_probs(self.module, self.inner, batch))
         new, mask = padded(self.module(**batch))
+        counted = torch.tensor([count_loss_tokens(self.config, r) > 0 for r in rollouts], device=mask.device)
         return brpo_loss(
             new,
             new.detach(),
             ref,
             advantages,
-            mask,
+            mask & counted[:, None],
             level=objective.level,  # type: ignore[arg-type]
             aggregation=objective.aggregation,  # type: ignore[arg-type]
             beta=objective.beta,
             epsilon=objective.epsilon,
+            kl_estimate=objective.kl_estimate,  # type: ignore[arg-type]
         )
 
     def evaluate(self) -> float:
@@ -244,6 +264,16 @@ class Run:
         self.accelerator.wait_for_everyone()
 
 
+def check_early(config: BrpoConfig) -> None:
+    """What would only come to light after the model is loaded: a package, or a vLLM server, that is not there."""
+    if config.parts.trains == "lora":
+        require("peft", extra="train")
+    if config.sampling.rollouts == "vllm":
+        from look_again.rl.vllm_rollouts import VllmServer
+
+        VllmServer(str(config.sampling.vllm_url)).check()
+
+
 def run_base(config: BrpoConfig) -> BaseModel:
     """What a run starts from, with its tokenizer and image processor."""
     tokenizer, image_processor = load_processors(config.base)
@@ -254,6 +284,7 @@ def run_base(config: BrpoConfig) -> BaseModel:
         parts=config.parts,
         seed=config.seed,
         max_pixels=config.max_pixels,
+        loss_chunk=config.objective.loss_chunk,
     )
 
 

@@ -13,10 +13,18 @@ from typing import get_args
 
 from look_again.core.reattention import Reattention
 from look_again.data.source import Source
-from look_again.rl.objective import Aggregation, Level
+from look_again.rl.objective import Aggregation, KlEstimate, Level
 from look_again.text.grammar import TAGS
-from look_again.training.run_parts import TRAINED_MODES, AdamW, Hardware, TrainedParts, require_choice, require_positive
-from look_again.yaml_config import build, check_numbers, group, read_yaml
+from look_again.training.run_parts import (
+    TRAINED_MODES,
+    AdamW,
+    Hardware,
+    TrainedParts,
+    find_hardware,
+    require_choice,
+    require_positive,
+)
+from look_again.yaml_config import build, check_types, group, read_yaml
 
 ROLLOUTS = ("decoding", "vllm")
 REWARDS = ("format", "accuracy", "balance")
@@ -47,7 +55,7 @@ class RolloutOptions:
     """The folder where the server finds the policy's weights in every step; None: `<output>/rollout-weights`."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_types(self)
         if self.group < 2:
             raise ValueError(f"group is {self.group}: an answer is compared with others of its group, so at least 2")
         if self.max_new_tokens < LEAST_TOKENS:
@@ -87,7 +95,7 @@ class RewardOptions:
     """Reflections that the format asks for; paper: at least one (section 3.2)."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_types(self)
         if unknown := sorted(set(self.rewards) - set(REWARDS)):
             raise ValueError(f"unknown rewards {unknown}; known: {', '.join(REWARDS)}")
         require_positive(self, "balance_tokens")
@@ -103,18 +111,29 @@ class ObjectiveOptions:
     """Mean over answers, or over tokens; paper gives none."""
     beta: float = 0.1
     """Weight of the KL term; 0 needs no reference. Paper: 0.1."""
+    kl_estimate: str = "token"
+    """k3 of each "token", on the scale of the ratio, or of the whole "answer", which goes with level: answer. Paper: of
+    answers, whose exponential of a sum over hundreds of tokens is seldom near its mean; so tokens are our choice."""
+    mask_truncated: bool = False
+    """Whether answers that were cut off at max_new_tokens give no loss; their rewards count in their group all the
+    same. Paper gives none. Off, as a cut-off answer breaks the format: it teaches to end in time."""
     epsilon: float = 0.2
     """Clipping of the ratio, which never binds at one update per batch; paper gives none."""
     micro_batch: int = 8
     """Answers per loss pass; paper gives none."""
+    loss_chunk: int | None = None
+    """Targets whose logits exist at a time; None for as many as 0.5 GB hold. Exact at any size. Paper gives none."""
     gradient_checkpointing: bool = False
     """Compute decoder layers again in the backward pass instead of keeping them. Paper gives none."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_types(self)
         require_choice("level", self.level, get_args(Level))
         require_choice("aggregation", self.aggregation, get_args(Aggregation))
-        require_positive(self, "epsilon", "micro_batch")
+        require_choice("kl_estimate", self.kl_estimate, get_args(KlEstimate))
+        if self.kl_estimate == "answer" and self.level != "answer":
+            raise ValueError(f"kl_estimate: answer goes with level: answer, not {self.level}")
+        require_positive(self, "epsilon", "micro_batch", "loss_chunk")
         if self.beta < 0:
             raise ValueError(f"beta cannot be negative: {self.beta}")
 
@@ -151,7 +170,7 @@ class EvaluationOptions:
     """The length that their prompts ask for; None for all three."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_types(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,11 +207,11 @@ class BrpoConfig:
     """What of the model trains; paper: all of it."""
     evaluation: EvaluationOptions = group(EvaluationOptions)
     """Accuracy while training."""
-    hardware: Hardware = field(default_factory=Hardware)
-    """What `--dry-run` plans with."""
+    hardware: Hardware = field(default_factory=find_hardware)
+    """What `--dry-run` plans with; this machine where nothing is said."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_types(self)
         if not self.data:
             raise ValueError("data names at least one source of rows")
         require_positive(self, "steps", "save_steps")

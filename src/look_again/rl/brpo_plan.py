@@ -12,7 +12,7 @@ from typing import Any
 
 from look_again.rl.brpo_config import BrpoConfig
 from look_again.training.large_shapes import TOKEN_PIXELS
-from look_again.training.sft_plan import GB, StagePlan, Workload, check_fits, empty_model, plan_workload
+from look_again.training.sft_plan import GB, StagePlan, Workload, check_fits, empty_model, memory_lines, plan_workload
 
 PROMPT_TOKENS = 512
 PIXELS = 512 * TOKEN_PIXELS**2  # of an image that nothing bounds
@@ -20,12 +20,12 @@ PIXELS = 512 * TOKEN_PIXELS**2  # of an image that nothing bounds
 
 def plan_brpo(config: BrpoConfig) -> StagePlan:
     """The plan. ConfigError when it cannot fit its hardware, saying what to change."""
-    answer = config.sampling.max_new_tokens
-    slots = PROMPT_TOKENS + (config.max_pixels or PIXELS) // TOKEN_PIXELS**2 + answer
+    prompt = PROMPT_TOKENS + (config.max_pixels or PIXELS) // TOKEN_PIXELS**2
+    slots = prompt + config.sampling.max_new_tokens
     model = empty_model(config.base, config.hardware)
     loss = plan_workload(loss_workload(config, slots), model)
-    memory = loss.memory_gb | {"logits": loss.memory_gb["logits"] * answer / slots}
-    whole = replace(loss, memory_gb=memory | _added(config, model, loss.parameters, slots, memory))
+    added = _added(config, model, loss.parameters, slots, loss.memory_gb)
+    whole = replace(loss, memory_gb=loss.memory_gb | added)
     check_fits(whole, config.hardware)
     return whole
 
@@ -39,6 +39,8 @@ def loss_workload(config: BrpoConfig, slots: int) -> Workload:
         batch=config.objective.micro_batch,
         accumulation=config.passes,
         max_length=slots,
+        max_targets=config.sampling.max_new_tokens,
+        loss_chunk=config.objective.loss_chunk,
         gradient_checkpointing=config.objective.gradient_checkpointing,
         bf16=config.bf16,
         hardware=config.hardware,
@@ -61,13 +63,13 @@ def _added(config: BrpoConfig, model: Any, parameters: int, slots: int, memory: 
 def as_text(config: BrpoConfig, plan: StagePlan) -> str:
     """The plan as people read it."""
     hardware, sampling, rewarding = config.hardware, config.sampling, config.rewarding
-    questions = sampling.questions * hardware.gpus
+    questions = sampling.questions * hardware.devices
     rows = "not counted (made on the fly, or not here)" if plan.rows is None else f"{plan.rows:,}"
     epochs = "" if plan.rows is None else f" ({config.steps * questions / plan.rows:.2f} epochs)"
     weights = ", ".join(f"{name} x {weight:g}" for name, weight in rewarding.rewards.items())
     return "\n".join(
         [
-            f"BRPO of {config.base} on {hardware.gpus} x {hardware.memory_gb:g} GB, {hardware.engine}",
+            f"BRPO of {config.base} on {hardware}, {hardware.engine}",
             f"  parameters        {plan.parameters:,}",
             f"  trainable         {plan.trainable:,} ({plan.trainable / plan.parameters:.2%})",
             f"  questions         {rows}",
@@ -77,7 +79,6 @@ def as_text(config: BrpoConfig, plan: StagePlan) -> str:
             f"  rewards           {weights}; lambda {rewarding.balance_tokens:g} tokens",
             f"  re-attention      {sampling.reattention}; ratio: {config.objective.level}; "
             f"beta {config.objective.beta:g}",
-            f"  memory per GPU    about {plan.total_gb:.1f} GB",
-            *[f"    {name:<15} {size:6.1f} GB" for name, size in plan.memory_gb.items()],
+            *memory_lines(plan, hardware),
         ]
     )

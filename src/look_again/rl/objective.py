@@ -2,9 +2,9 @@
 
 Maximised is the mean over a group's answers of min(ratio * A, clip(ratio, 1 - eps, 1 + eps) * A) - beta * KL. Only
 sampled tokens count: the prompt, re-inserted visual tokens and forced tokens are outside the mask, and what tensors
-hold there, infinities included, touches neither loss nor gradient. Departure from the paper: the KL's estimator is taken
-per token, not per answer, where it exponentiates a sum over hundreds of tokens (`kl_estimate="answer"` does that). What
-the paper leaves open is named at each option.
+hold there, infinities included, touches neither loss nor gradient. Departure from the paper: the KL's estimator is
+taken per token, not per answer, where it exponentiates a sum over hundreds of tokens (`kl_estimate="answer"` does
+that). What the paper leaves open is named at each option.
 
 Legend: Q questions, G answers per question, B = Q * G answers with those of one question next to each other, L token
 columns. Log-probabilities are those of the tokens themselves, natural logarithms.

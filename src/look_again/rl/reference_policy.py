@@ -20,7 +20,11 @@ class Reference:
     """`log_probs(module, batch)` are those of the start. copy: a frozen one, or None for a module with adapters."""
 
     def __init__(self, module: Reattending, copy: Any | None) -> None:
-        self.copy = None if copy is None else Reattending(copy.requires_grad_(False).eval(), module.tag_ids)
+        self.copy = (
+            None
+            if copy is None
+            else Reattending(copy.requires_grad_(False).eval(), module.tag_ids, loss_chunk=module.loss_chunk)
+        )
         self.first_rows = [] if module.tags is None else [p.detach().clone() for p in module.tags.parameters()]
 
     @torch.no_grad()

@@ -60,6 +60,12 @@ def reward_table(config: BrpoConfig, rollouts: Sequence[Rollout], ids: Mapping[s
     return {name: torch.tensor(reward(texts, **columns)) for name, reward in functions.items()}
 
 
+def count_loss_tokens(config: BrpoConfig, rollout: Rollout) -> int:
+    """Tokens of a rollout that carry a loss: all that were sampled, or none of a masked answer that was cut off."""
+    masked = config.objective.mask_truncated and not rollout.finished
+    return 0 if masked else len(rollout.completion_ids)
+
+
 def padded(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """(B, L) values padded with zeros, and the mask (B, L) of what is real."""
     values = torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True)

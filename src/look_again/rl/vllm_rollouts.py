@@ -147,6 +147,11 @@ class VllmServer(VllmRollouts):
         with self._connect() as vllm:
             vllm.post("/sleep?level=2")
 
+    def check(self) -> None:
+        """Raises VllmError unless the server is there and in development mode, which new weights need."""
+        with self._connect() as vllm:
+            read_field(vllm.get("/is_sleeping"), "is_sleeping", bool)
+
     def _connect(self) -> VllmConnection:
         """MissingExtraError without httpx."""
         require("httpx", extra="train")

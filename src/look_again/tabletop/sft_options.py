@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from look_again.tabletop.oracle import LENGTHS
 from look_again.tabletop.samples import LENGTH_WEIGHTS
-from look_again.yaml_config import check_numbers
+from look_again.yaml_config import check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class TabletopOptions:
     """Chance that a crowded image's reflection only names the answer."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_types(self)
         if not (0 <= self.error_rate <= 1 and 0 <= self.cursory <= 1):
             raise ValueError(f"error_rate and cursory are 0..1, not {self.error_rate} and {self.cursory}")
         if not isinstance(self.lengths, Mapping) or not self.lengths or not set(self.lengths) <= set(LENGTHS):

@@ -151,7 +151,7 @@ class VisionTask(AnswersTask):
         """Images and classes."""
         return collate_scenes(items)
 
-    def module(self, base: BaseModel, model: Any) -> torch.nn.Module:
+    def module(self, base: BaseModel, model: Any, stage: Stage) -> torch.nn.Module:
         """The tower with its head."""
         torch.manual_seed(base.seed)  # of the head
         return VisionProbe(model.base_model.visual, model.config.get_text_config().hidden_size)

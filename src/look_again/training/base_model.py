@@ -43,6 +43,7 @@ class BaseModel:
 
     base: a checkpoint, hub name or folder; None grows one from `shapes`. tokenizer: with tags. image_processor: as it
     came with the base; max_pixels bounds what training sees of an image. parts: what trains. seed: of new weights.
+    loss_chunk: targets whose logits exist at a time.
     """
 
     base: str | Path | None
@@ -51,6 +52,7 @@ class BaseModel:
     parts: TrainedParts
     seed: int = 0
     max_pixels: int | None = None
+    loss_chunk: int | None = None
     shapes: NewModel | None = None
 
     @property
@@ -82,7 +84,7 @@ class BaseModel:
             find_family(AutoConfig.from_pretrained(self.base))
             model = AutoModelForImageTextToText.from_pretrained(self.base, dtype=dtype, use_safetensors=True)
         except OSError as error:
-            raise LoadError(f"{self.base} cannot be loaded: {str(error).splitlines()[0]}") from error
+            raise LoadError(f"{self.base} cannot be loaded: {explain(self.base, error)}") from error
         own = load_tokenizer(str(self.base))
         if not has_tags(own):
             if hasattr(model.get_input_embeddings().weight, "ds_id"):
@@ -92,6 +94,13 @@ class BaseModel:
             prepare(model, own)
         return model
 
+    def configuration(self) -> Any:
+        """The model's configuration, without its weights."""
+        if self.base is None:
+            assert self.shapes is not None
+            return self.shapes.new_configuration()
+        return AutoConfig.from_pretrained(self.base)
+
     def codec(self, config: Any) -> Codec:
         """What turns samples into items for a model of this configuration."""
         return Codec.of(config, self.tokenizer, self.bounded_image_processor)
@@ -99,7 +108,8 @@ class BaseModel:
     def trainable(self, model: Any) -> Reattending:
         """A loaded model with what does not train frozen, adapters and tag rows in place."""
         torch.manual_seed(self.seed)  # of adapters
-        return Reattending(model, self.tag_ids, choose_trainable(model, self.parts, list(self.tag_ids.values())))
+        tags = choose_trainable(model, self.parts, list(self.tag_ids.values()))
+        return Reattending(model, self.tag_ids, tags, self.loss_chunk)
 
     def merged(self, state: Mapping[str, torch.Tensor]) -> Any:
         """The model that a trained module's state makes of a fresh start."""
@@ -129,9 +139,20 @@ def load_processors(base: str | None, shapes: NewModel | None = None) -> tuple[A
         tokenizer = load_tokenizer(base)
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(base)
     except (OSError, ValueError) as error:
-        raise LoadError(f"{base} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise LoadError(f"{base} cannot be loaded: {explain(base, error)}") from error
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"the tokenizer of {base} has no end-of-turn token (eos_token), which responses end with")
     if not has_tags(tokenizer):
         prepare_tokenizer(tokenizer)
     return tokenizer, image_processor
+
+
+def explain(base: str | Path, error: Exception) -> str:
+    """Why a base cannot be had, in one line: a relative path that leads nowhere here is said to be one."""
+    path = Path(base)
+    if path.exists() or path.is_absolute() or (len(path.parts) == 2 and not Path(path.parts[0]).exists()):
+        return str(error).splitlines()[0]  # a folder, or a name of the hub
+    return (
+        f"there is no folder of that name in {Path.cwd()}. Relative paths of a recipe start where the command runs; "
+        "those of the shipped recipes start at the root of a clone, and what lies in runs/ another recipe makes first"
+    )

@@ -22,6 +22,12 @@ from look_again.core.families import find_family
 from look_again.core.runner import encode_images, encoder_outputs
 from look_again.core.slots import Slots
 from look_again.text.grammar import TAGS, close_tag, open_tag
+from look_again.training.chunked_loss import (
+    OutputHead,
+    chunked_cross_entropy,
+    chunked_log_probs,
+    count_chunk_targets,
+)
 from look_again.training.example import Batch, Example, add_response, pad_batch, start_sequence
 from look_again.training.selection import count_passes, idle_pass, select_visual_tokens
 from look_again.training.trainable import TagRows
@@ -34,13 +40,17 @@ SECTIONS = (*TAGS, "outside")
 class Reattending(nn.Module):
     """A vision-language model with re-attention in its training sequences.
 
-    tag_ids: of the grammar's tags. tags: their trainable rows, where the rest of the embedding is frozen.
+    tag_ids: of the grammar's tags. tags: their trainable rows, where the rest of the embedding is frozen. loss_chunk:
+    targets whose logits exist at a time, None for as many as 0.5 GB hold.
     """
 
     accepts_loss_kwargs = True  # the trainer then hands over the number of targets of the whole optimizer step
 
-    def __init__(self, model: Any, tag_ids: Mapping[str, int], tags: TagRows | None = None) -> None:
+    def __init__(
+        self, model: Any, tag_ids: Mapping[str, int], tags: TagRows | None = None, loss_chunk: int | None = None
+    ) -> None:
         super().__init__()
+        self.loss_chunk = count_chunk_targets(loss_chunk, model.get_output_embeddings().weight.shape[0])
         self.model = model
         self.tags = tags
         self.tag_ids = dict(tag_ids)
@@ -77,10 +87,10 @@ class Reattending(nn.Module):
         features, unseen = self.features(examples, pixel_values, image_grid_thw)
         total, count = unseen, 0
         for batch in self.batches(examples, features):
-            logits, targets = self.target_logits(batch, features)
-            losses = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
-            self._note(batch, losses.detach())
-            total, count = total + losses.sum(), count + len(targets)
+            hidden, targets = self.target_hidden(batch, features)
+            summed, losses = self._cross_entropy(hidden, targets)
+            self._note(batch, losses)
+            total, count = total + summed, count + len(targets)
         return {"loss": total / (max(1, count) if num_items_in_batch is None else num_items_in_batch)}
 
     def log_probs(
@@ -98,10 +108,8 @@ class Reattending(nn.Module):
         features, unseen = self.features(examples, pixel_values, image_grid_thw)
         out: list[torch.Tensor] = [torch.empty(0)] * len(examples)
         for batch in self.batches(examples, features):
-            logits, targets = self.target_logits(batch, features)
-            logits = logits.float().index_fill(-1, torch.tensor(never, device=logits.device), float("-inf"))
-            logits = logits / temperature
-            chosen = logits.gather(-1, targets.unsqueeze(-1))[:, 0] - logits.logsumexp(-1) + unseen
+            hidden, targets = self.target_hidden(batch, features)
+            chosen = self._target_log_probs(hidden, targets, temperature, never) + unseen
             sizes = (batch.targets != -100).sum(-1).tolist()
             for i, part in zip(batch.examples, chosen.split(sizes), strict=True):
                 out[i] = part
@@ -109,6 +117,11 @@ class Reattending(nn.Module):
 
     def target_logits(self, batch: Batch, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (T, W) at the slots that have a target, and the targets (T,)."""
+        hidden, targets = self.target_hidden(batch, features)
+        return self.model.get_output_embeddings()(hidden), targets
+
+    def target_hidden(self, batch: Batch, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states (T, D) at the slots that have a target, and the targets (T,)."""
         table = torch.cat(list(features))
         device = self.model.get_input_embeddings().weight.device
         extra: dict[str, Any] = {}
@@ -122,16 +135,45 @@ class Reattending(nn.Module):
         ).last_hidden_state
         targets = batch.targets.to(device)
         mask = targets != -100
-        return self.model.get_output_embeddings()(hidden[mask]), targets[mask]
+        return hidden[mask], targets[mask]
+
+    def _cross_entropy(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum () over targets, and that of each (T,) without gradients."""
+        if self._is_whole(targets):
+            logits = self.model.get_output_embeddings()(hidden)
+            losses = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+            return losses.sum(), losses.detach()
+        return chunked_cross_entropy(hidden, self._output_head(), targets, self.loss_chunk)
+
+    def _target_log_probs(
+        self, hidden: torch.Tensor, targets: torch.Tensor, temperature: float, never: Sequence[int]
+    ) -> torch.Tensor:
+        """(T,) at `temperature`, over a vocabulary without the tokens `never`."""
+        if self._is_whole(targets):
+            logits = self.model.get_output_embeddings()(hidden).float()
+            logits = logits.index_fill(-1, torch.tensor(never, device=logits.device), float("-inf")) / temperature
+            return logits.gather(-1, targets.unsqueeze(-1))[:, 0] - logits.logsumexp(-1)
+        head = self._output_head()
+        return chunked_log_probs(hidden, head, targets, self.loss_chunk, temperature=temperature, never=never)
+
+    def _is_whole(self, targets: torch.Tensor) -> bool:
+        """Whether all logits are computed at once: they fit a chunk, or ZeRO-3 has to gather the head by its module."""
+        head = self.model.get_output_embeddings()
+        return len(targets) <= self.loss_chunk or head.bias is not None or hasattr(head.weight, "ds_id")
+
+    def _output_head(self) -> OutputHead:
+        weight = self.model.get_output_embeddings().weight
+        return OutputHead(weight) if self.tags is None else OutputHead(weight, self.tags.head_rows, self.tags.ids)
 
     def take_section_losses(self) -> torch.Tensor:
         """(sections, 2) sums and counts since the last call, in the order of SECTIONS."""
         taken, self.section_losses = self.section_losses, torch.zeros_like(self.section_losses)
         return taken
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """For the trainer; decoder layers are computed again in the backward pass."""
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+    def recompute_layers(self) -> None:
+        """From now on, decoder layers are computed again in the backward pass instead of being kept."""
+        enable = getattr(self.model, "activation_checkpointing_enable", None)  # its name from transformers 5.24 on
+        (enable or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
 
     def tie_weights(self) -> None:
         """For the trainer, after it has loaded a checkpoint of the trained weights."""

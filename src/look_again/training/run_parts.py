@@ -5,12 +5,14 @@ Defaults are the paper's where it gives any; each is followed by where it is fro
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
-from look_again.yaml_config import check_numbers
+from look_again.yaml_config import check_types
 
 TRAINED_MODES = ("text", "copy", "route")  # vision-only writes no reflection, so there is nothing to train
 TRAINS = ("all", "without_vision", "language_model", "lora")
+UNKNOWN_MEMORY_GB = 16.0  # of a machine that does not say
 ENGINES = ("single", "ddp", "fsdp2", "zero3")
 
 
@@ -26,7 +28,7 @@ class Lora:
     """Share of an adapter's inputs that is dropped in training."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_types(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,33 +67,58 @@ class AdamW:
     """Added to the denominator; paper: 1e-8 (implementation details)."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_types(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """What a run is meant for; `--dry-run` plans with it. ValueError for an unknown engine or no GPU."""
+    """What a run is meant for; `--dry-run` plans with it. ValueError for an unknown engine or no memory."""
 
     gpus: int = 1
-    """GPUs in all; the paper trained on 8."""
+    """GPUs in all, 0 for a CPU; the paper trained on 8."""
     memory_gb: float = 80.0
-    """Memory per GPU in GB (10^9 bytes); the paper's A800 have 80."""
+    """Memory per GPU, or of the machine, in GB (10^9 bytes); the paper's A800 have 80."""
     engine: str = "single"
     """"single", "ddp", "fsdp2" or "zero3", as in `recipes/engines/`; the paper used DeepSpeed ZeRO-3."""
     shapes: str | None = None
     """A known checkpoint whose shapes are planned with while the base is yet to be trained."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_types(self)
         if self.engine not in ENGINES:
             raise ValueError(f"unknown engine {self.engine!r}; known: {', '.join(ENGINES)}")
-        if self.gpus < 1 or self.memory_gb <= 0:
-            raise ValueError(f"hardware needs at least one GPU with memory, not {self.gpus} x {self.memory_gb} GB")
+        if self.gpus < 0 or self.memory_gb <= 0:
+            raise ValueError(
+                f"hardware needs GPUs, or a CPU (gpus: 0), with memory, not {self.gpus} x {self.memory_gb} GB"
+            )
+
+    @property
+    def devices(self) -> int:
+        """GPUs, or the one CPU."""
+        return max(1, self.gpus)
+
+    def __str__(self) -> str:
+        if self.gpus == 0:
+            return f"a CPU with {self.memory_gb:.3g} GB"
+        return f"{self.gpus} x {self.memory_gb:.3g} GB"
 
     @property
     def sharded(self) -> bool:
         """Whether the engine cuts up weights and optimizer."""
         return self.engine in ("fsdp2", "zero3")
+
+
+def find_hardware() -> Hardware:
+    """The machine that this runs on: its GPUs, as one of them would be trained on, or its CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return Hardware(gpus=1, memory_gb=torch.cuda.get_device_properties(0).total_memory / 1e9)
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not every system says so
+        memory = int(UNKNOWN_MEMORY_GB * 1e9)
+    return Hardware(gpus=0, memory_gb=round(memory / 1e9, 1))
 
 
 def require_choice(name: str, value: str, known: tuple[str, ...]) -> None:

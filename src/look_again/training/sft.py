@@ -17,8 +17,10 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from look_again.extras import require
 from look_again.registry import lookup
 from look_again.training.base_model import BaseModel, load_processors
+from look_again.training.datasets import load_stage_samples
 from look_again.training.export import Export, write_checkpoint
 from look_again.training.sft_config import TASKS, SftConfig, Stage
 from look_again.training.sft_task import SftTask
@@ -64,6 +66,7 @@ def train(config: SftConfig) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     check_recipe(as_keys(config), output)
     processors = load_processors(config.base, config.tiny)
+    check_early(config, processors)
     before: str | Path | None = config.base
     for stage in config.stages:
         final = output / stage.name / "final"
@@ -72,6 +75,16 @@ def train(config: SftConfig) -> Path:
         before = final
     assert before is not None
     return Path(before)
+
+
+def check_early(config: SftConfig, processors: tuple[Any, Any]) -> None:
+    """What would only come to light in a later stage: a package that is not there, samples that cannot train."""
+    if any(stage.parts.trains == "lora" for stage in config.stages):
+        require("peft", extra="train")
+    for stage in config.stages[1:]:
+        if stage.selection.data and not (Path(config.output) / stage.name / "final").exists():
+            base = stage_base(config, stage, config.base, processors)
+            load_stage_samples(stage, config.seed, base.codec(base.configuration()))
 
 
 def stage_base(config: SftConfig, stage: Stage, before: str | Path | None, processors: tuple[Any, Any]) -> BaseModel:
@@ -84,6 +97,7 @@ def stage_base(config: SftConfig, stage: Stage, before: str | Path | None, proce
         parts=stage.parts,
         seed=config.seed,
         max_pixels=stage.sequence.max_pixels,
+        loss_chunk=stage.passes.loss_chunk,
         shapes=config.tiny,
     )
 
@@ -121,7 +135,7 @@ def _run_stage(config: SftConfig, stage: Stage, base: BaseModel, final: Path) ->
     task: SftTask = lookup(TASKS, stage.task, what="task")()
     dataset, counts = task.dataset(stage, config.seed, base.codec(model.config), arguments.world_size)
     trainer = task.trainer(
-        model=task.module(base, model),
+        model=task.module(base, model, stage),
         args=arguments,
         data_collator=task.collate,
         train_dataset=dataset,
@@ -222,6 +236,4 @@ def _arguments(config: SftConfig, stage: Stage, folder: Path) -> TrainingArgumen
         remove_unused_columns=False,
         report_to=list(config.report_to) or "none",
         use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=passes.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if passes.gradient_checkpointing else None,
     )

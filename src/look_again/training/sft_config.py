@@ -15,8 +15,16 @@ from typing import Any, ClassVar
 from look_again.core.reattention import Reattention
 from look_again.data.source import Source
 from look_again.registry import lookup, resolve
-from look_again.training.run_parts import TRAINED_MODES, AdamW, Hardware, TrainedParts, require_choice, require_positive
-from look_again.yaml_config import ConfigError, build, check_numbers, group, read_yaml
+from look_again.training.run_parts import (
+    TRAINED_MODES,
+    AdamW,
+    Hardware,
+    TrainedParts,
+    find_hardware,
+    require_choice,
+    require_positive,
+)
+from look_again.yaml_config import ConfigError, build, check_types, group, read_yaml
 
 SCHEDULES = ("cosine_to_tenth", "cosine", "linear", "constant_with_warmup")
 TASKS = {
@@ -56,7 +64,7 @@ class SampleSelection:
     """Reflections that a response must have; paper: at least one (section 3.2)."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_types(self)
         if self.on_long_row not in ("refuse", "drop"):
             raise ValueError(f"on_long_row is refuse or drop, not {self.on_long_row!r}")
         if self.on_bad_row not in ("refuse", "skip"):
@@ -75,7 +83,7 @@ class SequenceOptions:
     """Whether planted mistakes (silent spans) carry a loss. Paper gives none."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_types(self)
         require_positive(self, "max_length")
 
 
@@ -93,14 +101,16 @@ class Passes:
     """Passes per optimizer step; paper: 8."""
     gradient_checkpointing: bool = False
     """Compute decoder layers again in the backward pass instead of keeping them. Paper gives none."""
+    loss_chunk: int | None = None
+    """Targets whose logits exist at a time; None for as many as 0.5 GB hold. Exact at any size. Paper gives none."""
     group_by_length: bool = False
     """Put samples of similar length into one step. Paper gives none."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_types(self)
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give steps or epochs, one of the two")
-        require_positive(self, "steps", "batch", "accumulation", "epochs")
+        require_positive(self, "steps", "batch", "accumulation", "epochs", "loss_chunk")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +141,7 @@ class ModeMixture:
     """Percentage of visual tokens that ROUTE re-inserts; paper: m = 50 in all main results."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_types(self)
         if not isinstance(self.modes, Mapping) or not self.modes:
             raise ValueError(f"modes maps names to weights, not {self.modes}")
         if unknown := sorted(set(self.modes) - set(TRAINED_MODES)):
@@ -221,8 +231,8 @@ class SftConfig:
     """Optimizer steps between log lines; paper gives none."""
     report_to: tuple[str, ...] = ()
     """Trackers, by the Trainer's names."""
-    hardware: Hardware = field(default_factory=Hardware)
-    """What `--dry-run` plans with."""
+    hardware: Hardware = field(default_factory=find_hardware)
+    """What `--dry-run` plans with; this machine where nothing is said."""
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]

@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from look_again.data.source import Source
 from look_again.text.grammar import TAGS
-from look_again.training.base_model import NewModel
+from look_again.training.base_model import NewModel, explain
+from look_again.training.chunked_loss import count_chunk_targets
 from look_again.training.large_shapes import KNOWN
 from look_again.training.run_parts import Hardware, TrainedParts
 from look_again.training.sft_config import SftConfig, Stage
@@ -50,7 +51,8 @@ class StagePlan:
 class Workload:
     """What a plan needs to know of a stage, or of a run of another method.
 
-    batch: sequences per device and pass. accumulation: passes per step. max_length: slots of a sequence.
+    batch: sequences per device and pass. accumulation: passes per step. max_length: slots of a sequence. max_targets:
+    targets of one. loss_chunk: targets whose logits exist at a time, None for as many as the loss takes by itself.
     """
 
     name: str
@@ -59,6 +61,8 @@ class Workload:
     batch: int
     accumulation: int
     max_length: int
+    max_targets: int
+    loss_chunk: int | None
     gradient_checkpointing: bool
     bf16: bool
     hardware: Hardware
@@ -85,6 +89,8 @@ def stage_workload(config: SftConfig, stage: Stage) -> Workload:
         batch=passes.batch,
         accumulation=passes.accumulation,
         max_length=stage.sequence.max_length,
+        max_targets=stage.sequence.max_length,
+        loss_chunk=passes.loss_chunk,
         gradient_checkpointing=passes.gradient_checkpointing,
         bf16=config.bf16,
         hardware=config.hardware,
@@ -111,8 +117,7 @@ def _configuration(base: str | None, hardware: Hardware, shapes: NewModel | None
         return AutoConfig.from_pretrained(base)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"the configuration of {base} cannot be had ({str(error).splitlines()[0]}); "
-            f"known without it: {', '.join(KNOWN)}"
+            f"the configuration of {base} cannot be had ({explain(base, error)}); known without it: {', '.join(KNOWN)}"
         ) from error
 
 
@@ -124,7 +129,7 @@ def plan_workload(work: Workload, model: Any) -> StagePlan:
         work.name,
         total,
         trainable,
-        work.batch * work.accumulation * work.hardware.gpus * work.max_length,
+        work.batch * work.accumulation * work.hardware.devices * work.max_length,
         rows,
         _count_steps(work, rows),
         _memory(work, model, total, trainable),
@@ -135,7 +140,7 @@ def _count_steps(work: Workload, rows: int | None) -> int | None:
     """Optimizer steps, None where they depend on data that are not there."""
     if work.steps is not None or rows is None or work.epochs is None:
         return work.steps
-    passes = math.ceil(math.ceil(rows / work.batch) / work.hardware.gpus)  # of an epoch, as the trainer counts
+    passes = math.ceil(math.ceil(rows / work.batch) / work.hardware.devices)  # of an epoch, as the trainer counts
     return math.ceil(work.epochs * math.ceil(passes / work.accumulation))
 
 
@@ -179,7 +184,7 @@ def _count(source: Source) -> int | None:
 def _memory(work: Workload, model: Any, total: int, trainable: int) -> dict[str, float]:
     """Per GPU in GB: master weights in float32 (frozen ones of LoRA in bfloat16), AdamW, activations, logits."""
     hardware = work.hardware
-    shards = hardware.gpus if hardware.sharded else 1
+    shards = hardware.devices if hardware.sharded else 1
     frozen_bytes = 2 if work.parts.trains == "lora" and work.bf16 else 4
     compute_bytes = 2 if work.bf16 else 4
     text = model.config.get_text_config()
@@ -191,6 +196,8 @@ def _memory(work: Workload, model: Any, total: int, trainable: int) -> dict[str,
     gathered = (2 * layer + outside) * compute_bytes if hardware.sharded else whole
     kept = text.num_hidden_layers * slots * compute_bytes * text.hidden_size
     activations = kept + slots * per_slot if work.gradient_checkpointing else text.num_hidden_layers * slots * per_slot
+    targets, whole_head = work.batch * work.max_targets, hardware.engine == "zero3"
+    logits = targets if whole_head else min(targets, count_chunk_targets(work.loss_chunk, text.vocab_size))
     late = hardware.engine == "fsdp2" and work.accumulation > 1  # gradients are not sharded until the last pass
     gradients = trainable * 4 / shards + trainable * compute_bytes * late
     parts = {
@@ -199,7 +206,7 @@ def _memory(work: Workload, model: Any, total: int, trainable: int) -> dict[str,
         "gradients": gradients,
         "optimizer": trainable * 8 / shards,
         "activations": activations,
-        "logits": slots * text.vocab_size * (2 * compute_bytes + 8),
+        "logits": logits * text.vocab_size * (2 * compute_bytes + 8),
         "runtime": RUNTIME_GB * GB,
     }
     return {name: size / GB for name, size in parts.items()}
@@ -212,22 +219,20 @@ def check_fits(stage_plan: StagePlan, hardware: Hardware) -> None:
     largest = max(stage_plan.memory_gb, key=lambda name: stage_plan.memory_gb[name])
     advice = {
         "activations": "turn gradient_checkpointing on, or lower batch or max_length",
-        "logits": "lower batch or max_length",
-        "rollouts": "lower questions or max_new_tokens",
+        "logits": "lower batch, max_length or loss_chunk",
+        "sampling": "lower questions, group or max_new_tokens",
     }.get(largest, "shard over more GPUs (engine: fsdp2 or zero3) or train adapters (trains: lora)")
+    each = " per GPU" if hardware.gpus else ""
     raise ConfigError(
-        f"stage {stage_plan.stage!r} needs about {stage_plan.total_gb:.0f} GB per GPU and {hardware.gpus} x "
-        f"{hardware.memory_gb:g} GB are planned for; most of it is {largest} "
-        f"({stage_plan.memory_gb[largest]:.0f} GB): {advice}"
+        f"stage {stage_plan.stage!r} needs about {stage_plan.total_gb:.0f} GB{each} and {hardware} is planned for; "
+        f"most of it is {largest} ({stage_plan.memory_gb[largest]:.0f} GB): {advice}"
     )
 
 
 def as_text(config: SftConfig, plans: list[StagePlan]) -> str:
     """The plan as people read it."""
     hardware = config.hardware
-    lines = [
-        f"{config.base or 'tiny model from nothing'} on {hardware.gpus} x {hardware.memory_gb:g} GB, {hardware.engine}"
-    ]
+    lines = [f"{config.base or 'tiny model from nothing'} on {hardware}, {hardware.engine}"]
     for stage_plan in plans:
         rows = "not counted (made on the fly, or not here)" if stage_plan.rows is None else f"{stage_plan.rows:,}"
         lines += [
@@ -237,7 +242,13 @@ def as_text(config: SftConfig, plans: list[StagePlan]) -> str:
             f"  slots per step    at most {stage_plan.slots_per_step:,}",
             f"  rows              {rows}",
             f"  optimizer steps   {'unknown' if stage_plan.steps is None else f'{stage_plan.steps:,}'}",
-            f"  memory per GPU    about {stage_plan.total_gb:.1f} GB",
-            *[f"    {name:<15} {size:6.1f} GB" for name, size in stage_plan.memory_gb.items()],
+            *memory_lines(stage_plan, hardware),
         ]
     return "\n".join(lines)
+
+
+def memory_lines(stage_plan: StagePlan, hardware: Hardware) -> list[str]:
+    """The memory of a plan as people read it, in all and by part."""
+    title = "memory per GPU" if hardware.gpus else "memory"
+    parts = [f"    {name:<15} {size:6.1f} GB" for name, size in stage_plan.memory_gb.items()]
+    return [f"  {title:<17} about {stage_plan.total_gb:.1f} GB", *parts]

@@ -29,9 +29,12 @@ class SftTask(ABC):
         """Items of the dataset as one step's batch."""
         return collate(items)
 
-    def module(self, base: BaseModel, model: Any) -> torch.nn.Module:
+    def module(self, base: BaseModel, model: Any, stage: Stage) -> torch.nn.Module:
         """What the trainer trains: the model with re-attention."""
-        return base.trainable(model)
+        module = base.trainable(model)
+        if stage.passes.gradient_checkpointing:
+            module.recompute_layers()
+        return module
 
     def trained(self, base: BaseModel, state: Mapping[str, torch.Tensor]) -> Any:
         """The model that the module's state makes of the start."""
