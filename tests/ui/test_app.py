@@ -167,8 +167,8 @@ def test_only_this_machine_without_a_password(tmp_path):
     ("arguments", "said"),
     [
         (["--host", "0.0.0.0"], "--password-file"),
-        (["--backend", "vllm"], "--backend vllm and --vllm-url URL go together"),
-        (["--vllm-url", "http://a"], "--backend vllm and --vllm-url URL go together"),
+        (["--backend", "vllm"], "--backend vllm and --vllm-url go together"),
+        (["--vllm-url", "http://a"], "--backend vllm and --vllm-url go together"),
         (["--backend", "vllm", "--vllm-url", "http://me:secret@a"], "holds a user or a password"),
     ],
 )
