@@ -141,6 +141,7 @@ class Choice:
         self.everything = everything
         self.calls: tuple[Call, ...] = ()
         self.reasoning_tokens: int | None = None  # sampled before the CONCLUSION, once that has begun
+        self.token_ids: list[int] = []
         self.unreported: list[tuple[str, Token]] = []
         self._last_forced = False
         self._caller = None if toolbox is None else CallReader(toolbox)
@@ -203,6 +204,7 @@ class Choice:
             self.reinserted += event.reflection.reinserted_tokens
             return
         self._last_forced = event.forced
+        self.token_ids.append(event.token_id)
         self.forced += event.forced
         self.sampled += not event.forced
 

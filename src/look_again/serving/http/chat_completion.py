@@ -152,8 +152,14 @@ class ChatCompletionResponse(Response):
         return await self.service.prepare(body)
 
     async def report(self, chat: ChatJobs, choices: Sequence[Choice]) -> dict[str, Any]:
-        """What re-attention did, at the end of the answer."""
-        return payloads.report(chat.policy, choices, chat.notes, rows=chat.rows)
+        """What re-attention did, at the end of the answer, and where it looked if that was asked for."""
+        report = payloads.report(chat.policy, choices, chat.notes, rows=chat.rows)
+        if chat.attention:
+            try:
+                report["attention"] = await self.service.measure_attention(chat.jobs[0], choices[0])
+            except ValueError as error:
+                report |= {"attention": None, "notes": [*report["notes"], str(error)]}
+        return report
 
     def note_first_text(self, piece: Piece | None, started: float) -> None:
         """Observe the time to the first text."""

@@ -14,6 +14,7 @@ from PIL import Image
 from look_again.core.inputs import count_visual_tokens
 from look_again.model import Sampling
 from look_again.serving.admission import Admission
+from look_again.serving.attention_report import report_attention
 from look_again.serving.backend import Backend, Job
 from look_again.serving.choice import Choice
 from look_again.serving.http.answer_options import (
@@ -86,7 +87,7 @@ class Service:
         samplings = build_samplings(request, self.defaults, self.limits)
         toolbox = build_toolbox(request)
         everything = wants_everything(request, self.defaults)
-        _check_report(request)
+        self._check_attention(request)
         messages, references = split_conversation(request.messages, self.limits)
         messages = [*build_instructions(request, toolbox), *messages]
         schema = await self._in_thread(lambda: choose_answer_schema(request, toolbox))
@@ -109,6 +110,29 @@ class Service:
         tokenizer = self.backend.checkpoint.tokenizer
         report = TokenReport(tokenizer, bool(request.logprobs), bool(request.return_token_ids))
         return ChatJobs(request, policy, jobs, read_stops(request), everything, notes, toolbox, report)
+
+    def _check_attention(self, request: ChatRequest) -> None:
+        """ApiError 400 for attention that cannot be measured, or that would take a pass per choice."""
+        options = request.look_again
+        if options is None or not options.attention:
+            return
+        if (request.n or 1) > 1:
+            raise invalid("look_again.attention is of one answer: leave n out", "look_again.attention")
+        if self.backend.checkpoint.model is None:
+            message = (
+                "look_again.attention needs the checkpoint's model beside the vLLM server: start without --vllm-only"
+            )
+            raise invalid(message, "look_again.attention", "unsupported_parameter")
+
+    async def measure_attention(self, job: Job, choice: Choice) -> dict[str, Any] | None:
+        """Where an answer looked; None without an image. ValueError for an answer that is too long for that."""
+        started = choice.started
+        if not job.images or started is None or started.slots is None:
+            return None
+        read_slots = started.slots
+        return await self.backend.borrow(
+            lambda checkpoint: report_attention(checkpoint, job, read_slots(), choice.token_ids, choice.reflections)
+        )
 
     async def tokenize(self, body: Any) -> dict[str, Any]:
         """The answer of /tokenize. Raises ApiError 4xx that names the field which is wrong."""
@@ -194,10 +218,3 @@ class Service:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-
-def _check_report(request: ChatRequest) -> None:
-    """ApiError 400 for attention maps of several choices, which cost a pass each."""
-    options = request.look_again
-    if options is not None and options.attention and (request.n or 1) > 1:
-        raise invalid("look_again.attention is of one answer: leave n out", "look_again.attention")
