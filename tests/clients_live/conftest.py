@@ -19,7 +19,7 @@ TABLE = Path(__file__).parents[2] / "examples" / "table.png"
 @pytest.fixture(scope="session")
 def base() -> Iterator[str]:
     """The server's URL, with /v1."""
-    command = [sys.executable, "-m", "look_again", "serve", "--port", "0", "--default-tokens", "160"]
+    command = [sys.executable, "-m", "look_again", "serve", "--port", "0", "--default-tokens", "200"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         line = server.stdout.readline()

@@ -15,7 +15,7 @@ from look_again.core.generate import Token
 from look_again.core.reattention import Reattention
 from look_again.loading import load_checkpoint
 from look_again.model import Sampling
-from look_again.serving.answer_grammar import AnswerGrammars, check_schema
+from look_again.serving.answer_grammar import AnswerGrammars, check_schema, close_objects
 from look_again.serving.backend import Job, ScoredToken, Started
 from look_again.serving.decode_options import DecodeOptions
 from look_again.serving.engine.token_chooser import TokenChooser
@@ -185,8 +185,24 @@ def test_a_tag_spelled_in_pieces_cannot_be_completed(shipped):
     assert scores[0, list(grammars.tags.values())].max() == -math.inf
 
 
+def test_objects_hold_what_is_named():
+    """Would catch an answer that adds properties without end, and a schema that is changed where it says otherwise."""
+    inner = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    schema = {"type": "array", "items": {"anyOf": [inner, {"type": "null"}]}}
+    closed = close_objects(schema)["items"]["anyOf"][0]
+    assert closed == {**inner, "additionalProperties": False}
+    for left in ({**inner, "additionalProperties": True}, {"type": "object"}, {**inner, "allOf": [{}]}):
+        assert close_objects(left) == left
+    assert close_objects({"properties": {"properties": {"type": "string"}}})["properties"]["properties"] == {
+        "type": "string"
+    }
+
+
 def test_schemas_that_cannot_be_followed_are_refused():
     check_schema(SCHEMA)
-    for wrong in ({"type": "strnig"}, {"enum": ["x" * 60_000]}):
+    deep: dict[str, Any] = {"type": "string"}
+    for _ in range(500):
+        deep = {"type": "array", "items": deep}
+    for wrong in ({"type": "strnig"}, {"enum": ["x" * 60_000]}, deep):
         with pytest.raises(ValueError, match="schema"):
             check_schema(wrong)

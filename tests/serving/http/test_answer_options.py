@@ -176,7 +176,7 @@ def test_a_schema_reaches_the_backend_and_the_model():
     backend = answered('{"count": 1}')
     message = ask(backend, response_format=FORMAT).json()["choices"][0]["message"]
     assert json.loads(message["content"]) == {"count": 1}
-    assert backend.jobs[0].options.answer_schema == SCHEMA
+    assert backend.jobs[0].options.answer_schema == {**SCHEMA, "additionalProperties": False}
     assert json.dumps(SCHEMA) in backend.jobs[0].messages[0]["content"]
     backend = answered("{}")
     ask(backend, response_format={"type": "json_object"})
@@ -241,7 +241,7 @@ def test_a_named_function_holds_the_answer_to_its_arguments():
     chosen = {"type": "function", "function": {"name": "measure"}}
     [call] = ask(backend, tools=[TOOL], tool_choice=chosen).json()["choices"][0]["message"]["tool_calls"]
     assert call["function"] == {"name": "measure", "arguments": '{"count": 2}'}
-    assert backend.jobs[0].options.answer_schema == SCHEMA
+    assert backend.jobs[0].options.answer_schema == {**SCHEMA, "additionalProperties": False}
 
 
 def test_a_required_call_may_be_several_unless_they_may_not():

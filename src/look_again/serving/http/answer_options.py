@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from look_again.extras import MissingExtraError
-from look_again.serving.answer_grammar import check_schema
+from look_again.serving.answer_grammar import check_schema, close_objects
 from look_again.serving.decode_options import DecodeOptions
 from look_again.serving.http.errors import invalid
 from look_again.serving.http.schema import ChatRequest, JsonObjectFormat, JsonSchemaFormat, TextFormat, ToolChoice
@@ -77,6 +77,7 @@ def choose_answer_schema(request: ChatRequest, toolbox: Toolbox | None) -> Mappi
     else:
         return None
     try:
+        schema = close_objects(schema)
         check_schema(schema)
     except MissingExtraError as error:
         raise invalid(str(error), param, "unsupported_parameter") from None
