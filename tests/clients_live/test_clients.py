@@ -31,9 +31,9 @@ class Count(BaseModel):
 
 
 @tool
-def measure(length: int) -> str:
+def measure(unit: Literal["cm", "mm"]) -> str:
     """Measure something."""
-    return f"{length} cm"
+    return f"7 {unit}"
 
 
 TOOLS: list[Any] = [
