@@ -44,7 +44,7 @@ def run_page(result: Mapping[str, Any]) -> str:
     sampled = [item["tokens"]["sampled"] for item in result["items"] if "sampled" in item["tokens"]]
     parts = [_table(table) for table in run_tables(result)]
     if points := subset_points(result):
-        parts.append(_figure(interval_plot(points, label=f"{result['paired']} (mean, bootstrap 95%)")))
+        parts.append(_figure(interval_plot(points, label=f"{result['paired']} (mean, 95%)")))
     if sampled:
         parts.append(_figure(histogram(sampled, label="tokens sampled")))
     parts += _length_parts(against_length(result["items"]))
