@@ -10,10 +10,7 @@ questions), with anything behind, such as "tabletop-judge-2", which errs elsewhe
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import io
 import json
 import random
 import re
@@ -23,7 +20,7 @@ from typing import Any
 
 from PIL import Image
 
-from look_again.images import ImageError, load_image
+from look_again.images import ImageError, decode_base64, load_image, split_data_url
 from look_again.scoring.extraction import score
 from look_again.tabletop.oracle import REQUESTS, write_response
 from look_again.tabletop.questions import Question
@@ -37,7 +34,8 @@ FAULTS = (*TRANSPORT_FAULTS, *REPLY_FAULTS)
 COMMON_FAULTS = ("429", "500", "stall", "malformed", "cut-off", "not-asked")
 FAULTY_ATTEMPTS = 3  # of one request, at most
 IMAGE_TOKENS = 36
-_BLOCK = re.compile(r"<(question|answer)>\n(.*?)\n</\1>", re.DOTALL)
+MAX_PIXELS = 2**20  # of an image; Tabletop's are far smaller
+_OPENED = re.compile(r"<(question|answer)>\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +73,11 @@ class BadRequestError(ValueError):
 
 def respond(body: Mapping[str, Any], attempt: int, conduct: Conduct) -> Served:
     """The response to the body of a chat request that goes out for the `attempt`-th time (from 0)."""
-    digest = hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    try:
+        canonical = json.dumps(body, sort_keys=True, ensure_ascii=False)
+    except RecursionError:
+        return Served(400, _error("the body is nested too deep"))
+    digest = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
     fault = (
         _drawn(f"{conduct.seed}/{digest}/{attempt}", conduct, TRANSPORT_FAULTS) if attempt < FAULTY_ATTEMPTS else None
     )
@@ -101,11 +103,31 @@ def reply_to(body: Mapping[str, Any], rng: random.Random, error_rate: float) -> 
         raise BadRequestError(f"there is no model {body.get('model')!r}; there are {', '.join(models())}")
     text, image = _parts(body)
     scene = see(image)
-    blocks = dict(_BLOCK.findall(text))
+    blocks = read_blocks(text)
     question_text = blocks.get("question", text).strip()
     return ROLES[role](
         scene, parse_question(question_text), question_text, blocks.get("answer", ""), rng, rng.random() < error_rate
     )
+
+
+def read_blocks(text: str) -> dict[str, str]:
+    """What stands between the tags of `<question>` and `<answer>` on lines of their own; the last of each counts.
+
+    Linear in the text: an opened block that nothing closes is looked for once.
+    """
+    blocks: dict[str, str] = {}
+    unclosed: set[str] = set()
+    at = 0
+    while opened := _OPENED.search(text, at):
+        name, at = opened[1], opened.end()
+        if name in unclosed:
+            continue
+        stop = text.find(f"\n</{name}>", at)
+        if stop < 0:
+            unclosed.add(name)
+        else:
+            blocks[name], at = text[at:stop], stop + len(f"\n</{name}>")
+    return blocks
 
 
 def models() -> list[str]:
@@ -133,8 +155,8 @@ def _teacher(scene: Scene, question: Question, question_text: str, answer: str, 
     shown = _misread(scene, rng) if fault == "image" else scene
     rewritten = write_response(rng, shown, question, allowed_pairs("heldout"), reflections=1, error_rate=0.0).text
     reflection, truth = parse(rewritten).reflections[-1].text, question.conclude(shown.things)
-    before = re.search(r"so (.+)$", _text(answer, "REASONING"))
-    verdict = "" if before is None else ", as before" if before[1] == truth else f", not {before[1]}"
+    _, _, before = _text(answer, "REASONING").rpartition("\n")[2].partition("so ")
+    verdict = "" if not before else ", as before" if before == truth else f", not {before}"
     section = f"{open_tag('REFLECTION')} {reflection.removesuffix(', as before')}{verdict}{close_tag('REFLECTION')}"
     text = answer.strip().replace(open_tag("CONCLUSION"), section + open_tag("CONCLUSION"))
     return text.replace(close_tag("CAPTION"), f" indeed{close_tag('CAPTION')}") if fault == "caption" else text
@@ -181,12 +203,12 @@ def _parts(body: Mapping[str, Any]) -> tuple[str, Image.Image]:
     """The text of the last user's message and its one image."""
     try:
         content = [message for message in body["messages"] if message["role"] == "user"][-1]["content"]
-        texts = [part["text"] for part in content if part["type"] == "text"]
+        text = "\n".join([part["text"] for part in content if part["type"] == "text"])
         (url,) = (part["image_url"]["url"] for part in content if part["type"] == "image_url")
-        data = base64.b64decode(url.partition(";base64,")[2], validate=True)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, binascii.Error) as error:
+        data = decode_base64(split_data_url(url))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise BadRequestError("the last user's message must be a text with one picture as a data URL") from error
-    return "\n".join(texts), load_image(io.BytesIO(data).getvalue())
+    return text, load_image(data, max_pixels=MAX_PIXELS)
 
 
 def _drawn(key: str, conduct: Conduct, kinds: tuple[str, ...]) -> str | None:
@@ -210,13 +232,8 @@ def _spoiled(text: str, fault: str | None) -> tuple[str, str]:
 
 
 def _completion(body: Mapping[str, Any], text: str, finish: str, digest: str) -> dict[str, Any]:
-    system_text = " ".join(
-        str(message.get("content"))[:4000] for message in body["messages"] if isinstance(message["content"], str)
-    )
-    user_words = sum(
-        len(part.get("text", "").split()) for part in body["messages"][-1]["content"] if isinstance(part, dict)
-    )
-    tokens_in, tokens_out = IMAGE_TOKENS + user_words + len(system_text.split()), len(text.split())
+    words = sum(_words(message.get("content")) for message in body["messages"])
+    tokens_in, tokens_out = IMAGE_TOKENS + words, len(text.split())
     usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
     return {
@@ -227,6 +244,14 @@ def _completion(body: Mapping[str, Any], text: str, finish: str, digest: str) ->
         "choices": [choice],
         "usage": usage,
     }
+
+
+def _words(content: Any) -> int:
+    """The words of a message: of its text, up to 4,000 characters, or of its parts' texts."""
+    if isinstance(content, str):
+        return len(content[:4000].split())
+    texts = [part.get("text") for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    return sum(len(text.split()) for text in texts if isinstance(text, str))
 
 
 def _error(message: str) -> dict[str, Any]:

@@ -14,9 +14,12 @@ from urllib.parse import parse_qsl
 from look_again.extras import require
 from look_again.tabletop.answering import FAULTS, Conduct, Served, models, respond
 from look_again.tabletop.seeing import prepare
+from look_again.web.access import Access, build_access, read_headers
+from look_again.web.guard import explain_refusal
 
 ATTEMPT_HEADER = "x-attempt"
 SCHEME = "tabletop:"
+MAX_BODY_BYTES = 2**24
 
 
 def read_attempt(headers: Mapping[str, str]) -> int:
@@ -59,8 +62,24 @@ def open_server(url: str) -> InProcess:
     return InProcess(parse_conduct(url))
 
 
-def app(conduct: Conduct) -> Any:
-    """The endpoint as an ASGI application. MissingExtraError without fastapi."""
+class _Guarded:
+    """The endpoint under the names that its access answers to: a web page's own name may point to this machine."""
+
+    def __init__(self, application: Any, access: Access) -> None:
+        self.application, self.access = application, access
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        reason = explain_refusal(self.access, read_headers(scope)) if scope["type"] == "http" else None
+        if reason is None:
+            await self.application(scope, receive, send)
+            return
+        head = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 403, "headers": head})
+        await send({"type": "http.response.body", "body": json.dumps(_refusal(reason)).encode()})
+
+
+def app(conduct: Conduct, host: str = "127.0.0.1") -> Any:
+    """The endpoint as an ASGI application that is bound to `host`. MissingExtraError without fastapi."""
     require("fastapi", extra="serve")
     prepare()
     from fastapi import FastAPI, Response
@@ -79,7 +98,12 @@ def app(conduct: Conduct) -> Any:
         }
 
     async def chat(request: Any) -> Any:
-        served = await asyncio.to_thread(_served, await request.body(), dict(request.headers), conduct)
+        raw = bytearray()
+        async for part in request.stream():
+            raw += part
+            if len(raw) > MAX_BODY_BYTES:
+                return Response(json.dumps(_refusal(f"a body has at most {MAX_BODY_BYTES} bytes")), 413)
+        served = await asyncio.to_thread(_served, bytes(raw), dict(request.headers), conduct)
         if served.delay_s:
             await asyncio.sleep(served.delay_s)
         text = served.body if isinstance(served.body, str) else json.dumps(served.body)
@@ -88,17 +112,21 @@ def app(conduct: Conduct) -> Any:
     application.router.add_route(
         "/v1/chat/completions", chat, methods=["POST"]
     )  # the request as it is: no model to fit it to
-    return application
+    return _Guarded(application, build_access(host))
 
 
 def _served(raw: bytes, headers: Mapping[str, str], conduct: Conduct) -> Served:
     try:
         body = json.loads(raw)
-    except ValueError as error:
-        return Served(400, {"error": {"message": f"the body is not JSON: {error}", "type": "tabletop"}})
+    except (ValueError, RecursionError) as error:
+        return Served(400, _refusal(f"the body is not JSON: {error}"))
     if not isinstance(body, dict) or body.get("stream"):
-        return Served(400, {"error": {"message": "a JSON object without stream is needed", "type": "tabletop"}})
+        return Served(400, _refusal("a JSON object without stream is needed"))
     return respond(body, read_attempt(headers), conduct)
+
+
+def _refusal(message: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "tabletop"}}
 
 
 def serve(conduct: Conduct, host: str, port: int) -> None:
@@ -106,4 +134,4 @@ def serve(conduct: Conduct, host: str, port: int) -> None:
     require("uvicorn", extra="serve")
     import uvicorn
 
-    uvicorn.run(app(conduct), host=host, port=port, log_level="warning")
+    uvicorn.run(app(conduct, host), host=host, port=port, log_level="warning")
