@@ -85,6 +85,37 @@ def test_started_again_it_sends_nothing_and_another_judge_asks_only_for_itself(r
     }
 
 
+def test_a_run_whose_rows_are_all_refused_says_so(recipe, tmp_path, capsys, write_lines):
+    """It ended with status 0 and not a word, and the build then had nothing to build."""
+    rows = write_lines(
+        tmp_path / "rows.jsonl", *({"id": str(i), "question": "Q?", "image": "gone.png"} for i in range(3))
+    )
+    path = Path(recipe())
+    path.write_text(
+        path.read_text().replace('loader: tabletop, path: "3:8", split: test', f"loader: jsonl, path: {rows}")
+    )
+    where = ("--config", str(path), "--run", str(tmp_path / "run"))
+    for argv in (("run", *where), ("distil", *where), ("run", *where)):
+        status, said = data(*argv, capsys=capsys)
+        assert status == 2
+        assert "all 3 rows are refused" in said
+        assert "gone.png" in said
+    rows.write_text("")
+    status, said = data("run", "--config", str(path), "--run", str(tmp_path / "empty"), capsys=capsys)
+    assert (status, "there are no rows" in said) == (2, True)
+
+
+def test_a_run_whose_rows_all_end_says_so(recipe, tmp_path, capsys, write_lines):
+    """Every row bad at one stage is no success either."""
+    rows = write_lines(tmp_path / "rows.jsonl", {"id": "a", "question": "Who painted this?"})
+    path = Path(recipe())
+    path.write_text(
+        path.read_text().replace('loader: tabletop, path: "3:8", split: test', f"loader: jsonl, path: {rows}")
+    )
+    assert main(["data", "run", "--config", str(path), "--run", str(tmp_path / "run")]) == 1
+    assert "no row has come through distil" in capsys.readouterr().err
+
+
 def test_one_stage_at_a_time(recipe, tmp_path, capsys):
     where = ("--config", recipe(rows=2), "--run", str(tmp_path / "run"))
     _, reports = data("verify", *where, capsys=capsys)

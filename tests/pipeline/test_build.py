@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from look_again.data.checks import select_samples
 from look_again.data.image_files import open_image
 from look_again.data.loaders import load_samples
 from look_again.data.sample import Sample
 from look_again.data.source import Source
-from look_again.pipeline.build import BuildConfig, build, build_record, push
+from look_again.pipeline.build import BuildConfig, BuildError, build, build_record, push
+from look_again.pipeline.build_folder import BuildFolder
 from look_again.pipeline.engine import PipelineStage, open_chat_client, run_stages
 from look_again.pipeline.intake import add_rows
 from look_again.pipeline.ledger.items import Outcome, StageKey, WorkItem
@@ -120,9 +127,10 @@ def test_planted_mistakes_stay_silent(response, tmp_path):
     text = response.replace("<REFLECTION></REFLECTION>", "")
     row = Sample(id="r", question="Q?", response=text, silent=((9, 10), (30, 31)), source="s")
     item = WorkItem(1, 0, row, {}, "i")
-    assert build_record(item, response, tmp_path)["silent"] == [[9, 10], [30, 31]]
-    assert build_record(item, response.replace("<CAPTION>c", "<CAPTION>x"), tmp_path)["silent"] == [[9, 10]]
-    assert "silent" not in build_record(item, "z" + response, tmp_path)
+    folder = BuildFolder(tmp_path)
+    assert build_record(item, response, folder)["silent"] == [[9, 10], [30, 31]]
+    assert build_record(item, response.replace("<CAPTION>c", "<CAPTION>x"), folder)["silent"] == [[9, 10]]
+    assert "silent" not in build_record(item, "z" + response, folder)
 
 
 def test_nothing_to_build_is_an_error(tmp_path):
@@ -169,3 +177,76 @@ def test_a_push_that_fails_is_said(tmp_path, monkeypatch):
         push(Path(tmp_path), "some/where")
     with pytest.raises(ValueError, match="per_row"):
         BuildConfig(per_row="last")
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """No file grows beyond `size` bytes: writes fail as on a full disk, wherever they come from."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("size", [0, 50, 300, 700, 1000, 2000, 4000, 8000])
+@pytest.mark.parametrize("built_before", [True, False])
+def test_a_full_disk_leaves_no_halves(ledger, tmp_path, size, built_before):
+    """New rows stood beside the old table, or half a table beside no statistics."""
+    out = tmp_path / "out"
+    if built_before:
+        build(ledger, LAST, out, leave_out=lambda item: None if item.row.id == "text" else "not now")
+    before = files_in(out) if built_before else {}
+    with file_size_limit(size), pytest.raises(BuildError, match="cannot be written"):
+        build(ledger, LAST, out)
+    assert files_in(out) == before
+    build(ledger, LAST, out)
+    build(ledger, LAST, tmp_path / "other")
+    assert files_in(out) == files_in(tmp_path / "other")
+
+
+def test_an_error_in_the_middle_leaves_the_earlier_build(ledger, tmp_path):
+    out = tmp_path / "out"
+    build(ledger, LAST, out, leave_out=lambda item: None if item.row.id == "text" else "not now")
+    before = files_in(out)
+
+    def stop(item: WorkItem) -> None:
+        if item.row.id == "text":
+            raise ValueError("shared")
+
+    with pytest.raises(ValueError, match="shared"):
+        build(ledger, LAST, out, leave_out=stop)
+    assert files_in(out) == before
+
+
+def test_nothing_of_an_earlier_build_stays_and_nothing_else_goes(ledger, tmp_path):
+    """An old table beside new rows, and images of rows that are gone, would be pushed with them."""
+    out = tmp_path / "out"
+    build(ledger, LAST, out)
+    (out / "notes.txt").write_text("mine")
+    (out / "images" / "mine.png").write_text("mine")
+    build(ledger, LAST, out, BuildConfig(table="none"), leave_out=lambda i: None if i.row.id == "text" else "not now")
+    assert set(files_in(out)) == {
+        "README.md", "statistics.json", "train.jsonl", "notes.txt", "images/mine.png",
+    }  # fmt: skip
+
+
+def test_a_built_image_has_no_position(ledger, tmp_path):
+    """A phone's photo went into the data set with where it was taken."""
+    exif = Image.Exif()
+    exif[0x010E] = "52.5163N 13.3777E"
+    file = io.BytesIO()
+    Image.new("RGB", (30, 20), "red").save(file, "JPEG", exif=exif)
+    item = WorkItem(1, 0, Sample(id="r", question="Q?", images=(file.getvalue(),), source="s"), {}, "i")
+    with BuildFolder(tmp_path / "out") as folder:
+        (name,) = build_record(item, "x", folder)["images"]
+    assert b"52.5163" in file.getvalue()
+    assert b"52.5163" not in (tmp_path / "out" / name).read_bytes()
+    assert name.endswith(".jpg")

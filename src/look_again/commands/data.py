@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,12 @@ def _stages(args: argparse.Namespace) -> int:
     stopped = made[-1]["stopped"] if made else None
     if stopped and not args.json:
         print(f"stopped: {stopped}; start the same command again to go on")
-    return 3 if stopped else 0
+    if stopped:
+        return 3
+    lost = next((report for report in made if report["items"] and report["bad"] == report["items"]), None)
+    if lost is not None:
+        print(f"no row has come through {lost['stage']}: see look-again data status", file=sys.stderr)
+    return 1 if lost is not None else 0
 
 
 def _ray_options(args: argparse.Namespace) -> Any:

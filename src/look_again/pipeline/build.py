@@ -18,7 +18,8 @@ from typing import Any
 from look_again.data.encoded_images import sendable
 from look_again.data.sample import Sample
 from look_again.extras import require
-from look_again.pipeline.contents import compute_digest
+from look_again.images import ImageError
+from look_again.pipeline.build_folder import BuildFolder
 from look_again.pipeline.ledger.items import StageKey, WorkItem, results
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.text.grammar import parse
@@ -27,6 +28,10 @@ NAME = "build"
 GROUP_ROWS = 64  # of the Parquet file, with their images in memory
 PER_ROW = ("all", "first")
 TABLES = ("embedded", "paths", "none")
+
+
+class BuildError(ValueError):
+    """A folder that cannot be built; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,34 +83,35 @@ def build(
     """Build from the results of the stage `last` into the folder `out`, which is made; the statistics.
 
     leave_out: a reason to leave an item out, or None. about: what the card says of how the rows were made.
-    ValueError when nothing is left to build, MissingExtraError without pyarrow where a table is asked for.
+    ValueError when nothing is left to build, BuildError when the folder cannot be written, MissingExtraError without
+    pyarrow where a table is asked for; what was built there before stays then.
     """
     config = config or BuildConfig()
     if config.table != "none":
         require("pyarrow", extra="data")
-    (out / "images").mkdir(parents=True, exist_ok=True)
     statistics = Statistics()
-    records = _records(ledger, last, out, config, leave_out, statistics)
-    draft = out / "train.jsonl.part"
-    with draft.open("w", encoding="utf-8") as file:
-        for record in records:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    if not statistics.rows:
-        draft.unlink()
-        raise ValueError(f"no row of {ledger.folder} has come through {last.stage}: nothing to build")
-    draft.replace(out / "train.jsonl")
-    if config.table != "none":
-        write_table(out, embedded=config.table == "embedded")
-    summary = statistics.as_dict()
-    (out / "statistics.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (out / "README.md").write_text(card(config.name, summary, about or {}), encoding="utf-8")
+    try:
+        with BuildFolder(out) as folder:
+            records = _records(ledger, last, folder, config, leave_out, statistics)
+            with folder.draft("train.jsonl").open("w", encoding="utf-8") as file:
+                for record in records:
+                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            if not statistics.rows:
+                raise ValueError(f"no row of {ledger.folder} has come through {last.stage}: nothing to build")
+            if config.table != "none":
+                write_table(folder, embedded=config.table == "embedded")
+            summary = statistics.as_dict()
+            folder.write_text("statistics.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+            folder.write_text("README.md", card(config.name, summary, about or {}))
+    except OSError as error:
+        raise BuildError(f"{out} cannot be written ({error.strerror or error}): what was built before stays") from error
     return summary
 
 
 def _records(
     ledger: Ledger,
     last: StageKey,
-    out: Path,
+    folder: BuildFolder,
     config: BuildConfig,
     leave_out: Callable[[WorkItem], str | None],
     statistics: Statistics,
@@ -117,20 +123,25 @@ def _records(
             continue
         parsed = parse(output.get("response") or "")
         reason = leave_out(item) if parsed.well_formed else "not in the grammar"
+        if reason is None:
+            try:
+                record = build_record(item, parsed.text, folder)
+            except ImageError:
+                reason = "an image that cannot be read"
         if reason is not None:
             statistics.left_out[reason] += 1
             continue
         before = item.n
         _count(statistics, item, output, parsed)
-        yield build_record(item, parsed.text, out)
+        yield record
 
 
-def build_record(item: WorkItem, response: str, out: Path) -> dict[str, Any]:
-    """An item as a line of `train.jsonl`; its images are written under `out`."""
+def build_record(item: WorkItem, response: str, folder: BuildFolder) -> dict[str, Any]:
+    """An item as a line of `train.jsonl`; its images are written into the folder."""
     sample = item.row
     record: dict[str, Any] = {"id": sample.id if item.sample == 0 else f"{sample.id}#{item.sample}"}
     if sample.images:
-        record["images"] = [_write_image(sendable(image), out) for image in sample.images]
+        record["images"] = [folder.write_image(*sendable(image)) for image in sample.images]
     record["question"] = sample.question
     if sample.options:
         record["options"] = list(sample.options)
@@ -147,16 +158,6 @@ def still_silent(sample: Sample, response: str) -> list[tuple[int, int]]:
     return [(start, stop) for start, stop in sample.silent if response[:stop] == before[:stop]]
 
 
-def _write_image(image: tuple[str, bytes], out: Path) -> str:
-    kind, data = image
-    name = f"images/{compute_digest(data)}.{kind.split('/')[1].replace('jpeg', 'jpg')}"
-    if not (out / name).is_file():
-        draft = out / f"{name}.part"
-        draft.write_bytes(data)
-        draft.replace(out / name)
-    return name
-
-
 def _count(statistics: Statistics, item: WorkItem, output: Mapping[str, Any], parsed: Any) -> None:
     statistics.rows += 1
     statistics.without_image += not item.row.images
@@ -168,8 +169,8 @@ def _count(statistics: Statistics, item: WorkItem, output: Mapping[str, Any], pa
         statistics.characters[section.tag] += len(section.text)
 
 
-def write_table(out: Path, *, embedded: bool) -> None:
-    """`train.parquet` from `train.jsonl`, a group of rows in memory at a time."""
+def write_table(folder: BuildFolder, *, embedded: bool) -> None:
+    """`train.parquet` from the folder's new `train.jsonl`, a group of rows in memory at a time."""
     import pyarrow
     from pyarrow import parquet
 
@@ -183,13 +184,12 @@ def write_table(out: Path, *, embedded: bool) -> None:
         ("silent", pyarrow.list_(pyarrow.list_(pyarrow.int64()))),
     ]
     schema = pyarrow.schema([*texts, *lists])
-    draft = out / "train.parquet.part"
-    with (out / "train.jsonl").open(encoding="utf-8") as lines, parquet.ParquetWriter(draft, schema) as writer:
+    rows, draft = folder.draft("train.jsonl"), folder.draft("train.parquet")
+    with rows.open(encoding="utf-8") as lines, parquet.ParquetWriter(draft, schema) as writer:
         while group := [json.loads(line) for line in islice(lines, GROUP_ROWS)]:
             for record in group if embedded else ():
-                record["images"] = [_embedded(out, name) for name in record.get("images", ())]
+                record["images"] = [_embedded(folder.path, name) for name in record.get("images", ())]
             writer.write_table(pyarrow.Table.from_pylist(group, schema))
-    draft.replace(out / "train.parquet")
 
 
 def _embedded(out: Path, name: str) -> dict[str, Any]:

@@ -29,18 +29,34 @@ def run(
     progress: bool = False,
     ray: RayOptions | None = None,
 ) -> list[StageReport]:
-    """Run the flow's stages, or those of these names, here or under Ray. ValueError for a name that the flow does not
-    have; RayError and MissingExtraError where Ray cannot be used."""
+    """Run the flow's stages, or those of these names, here or under Ray.
+
+    ValueError for a name that the flow does not have, and where no row can be used; RayError and MissingExtraError
+    where Ray cannot be used.
+    """
     stages = config.stages(ledger)
     known = [stage.name for stage in stages]
     if unknown := [name for name in names or () if name not in known]:
         raise ValueError(f"the flow {config.flow} has no stage {', '.join(unknown)}; it has {', '.join(known)}")
     for source in config.sources:
         add_source(ledger, source)
+    _check_rows(ledger)
     chosen = [stage for stage in stages if names is None or stage.name in names]
     if ray is not None:
         return _run_under_ray(ledger, config, chosen, ray, progress)
     return _run_here(ledger, chosen, open_endpoints(config), config, progress)
+
+
+def _check_rows(ledger: Ledger) -> None:
+    """ValueError for a run without a row that can be used: it would end at once, as if all were well."""
+    if ledger.read("SELECT 1 FROM rows WHERE verdict = 'ok' LIMIT 1"):
+        return
+    query = "SELECT reason, count(*) FROM rows GROUP BY reason ORDER BY count(*) DESC, reason LIMIT 1"
+    if not (refused := ledger.read(query)):
+        raise ValueError(f"there are no rows in {ledger.folder}: name sources that have some")
+    ((reason, count),) = refused
+    total = ledger.read("SELECT count(*) FROM rows")[0][0]
+    raise ValueError(f"all {total} rows are refused, so there is nothing to do; {count} of them: {reason}")
 
 
 def _run_here(
