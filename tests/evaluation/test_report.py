@@ -8,9 +8,19 @@ from html.parser import HTMLParser
 
 import pytest
 
+from look_again.commands.main import main
 from look_again.evaluation.plots import histogram, interval_plot
-from look_again.evaluation.report import run_page
-from look_again.evaluation.result_tables import ResultTable, interval, number, p_value, print_tables, run_tables
+from look_again.evaluation.report import _ranks, run_page
+from look_again.evaluation.result_tables import (
+    ResultTable,
+    fit_columns,
+    interval,
+    number,
+    p_value,
+    print_tables,
+    run_tables,
+    unread_warning,
+)
 from look_again.extras import MissingExtraError
 
 HOSTILE = "</td><script>alert(1)</script> [bold]$x$"
@@ -127,3 +137,58 @@ def test_tables_are_printed_as_they_are(capsys):
     assert "[bold]row" in shown
     assert "[0.1, 0.2]" in shown
     assert "accuracy *" in shown
+
+
+def test_images_stand_beside_wrong_answers_and_unread_is_said():
+    """Would catch a report that names images without showing any, and "null" for an answer that could not be read."""
+    page = run_page(result(), {"q0": ["data:image/jpeg;base64,AAAA"], "q1": ["data:image/jpeg;base64,BBBB"]})
+    assert page.count('<img src="data:image/jpeg;base64,AAAA" alt="an image of q0">') == 1
+    assert "BBBB" not in page  # its answer is right
+    assert page.count(">unread<") == 6
+    assert ">null<" not in page
+
+
+def test_every_column_sorts_its_table():
+    """Figures from the highest on, texts by the alphabet, by radio buttons and ranks: nothing is run."""
+    assert _ranks(["0.5", "0.25 [0, 1]", "1", "-", "-0.1"]) == [1, 2, 0, 4, 3]
+    assert _ranks(["b", "A", "c"]) == [1, 0, 2]
+    page = run_page(result())
+    assert page.count('class="sort s0"') == page.count("<table")
+    assert re.search(r'<tr style="--r0:\d+;--r1:\d+">', page)
+    assert ".s1:checked ~ table td { order: var(--r1) }" in page
+
+
+def test_more_than_a_tenth_unread_is_a_warning():
+    assert unread_warning(result()) is None
+    few, many = result(), result()
+    few["counts"] = {"items": 100, "unparsed": 10}
+    many["counts"] = {"items": 100, "unparsed": 11}
+    assert unread_warning(few) is None
+    assert unread_warning(many).startswith("11 of 100 answers of fake could not be read (11%)")
+    assert '<p class="warning">11 of 100' in run_page(many)
+    assert 'class="warning"' not in run_page(few)
+
+
+def test_a_wide_table_stands_in_parts_and_no_figure_is_broken(capsys, monkeypatch):
+    """Would catch figures folded over two lines on a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    columns = ("", *(f"strict_hallucination_{i}" for i in range(7)))
+    table = ResultTable("subsets", columns, [("question_type/adversarial", *("0.123456789",) * 7)])
+    print_tables([table])
+    shown = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert shown.count("0.123456789") == 7
+    assert all(column in shown for column in columns)
+    assert "subsets (1 of 4)" in shown
+    assert [len(part.columns) - 1 for part in fit_columns(table, 80)] == [2, 2, 2, 1]
+    assert fit_columns(table, 400) == [table]
+
+
+def test_the_command_shows_images_of_wrong_answers_and_warns(tmp_path, capsys):
+    """Would catch a report without the images that its answers are about."""
+    argv = ["eval", "tabletop", "--n", "2", "--no-planted", "--max-new-tokens", "8", "--out", str(tmp_path)]
+    assert main(argv) == 0
+    assert "warning: 2 of 2 answers of tabletop could not be read (100%)" in capsys.readouterr().err
+    page = (tmp_path / "tabletop" / "report.html").read_text()
+    assert page.count('<img src="data:image/jpeg;base64,') == 2
+    assert 'alt="an image of tabletop-test-0-0"' in page

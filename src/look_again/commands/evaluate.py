@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +128,10 @@ def _plain(args: argparse.Namespace, found: list[Any], places: list[Any], policy
     for benchmark, place in zip(found, places, strict=True):
         folder = args.out / benchmark.name
         result = run_benchmark(benchmark, place, _subject(args, model, policy, benchmark), folder, judge=judge)
-        _write_page(folder / "report.html", "run_page", result)
+        _write_page(folder / "report.html", partial(_run_page, result, benchmark, place))
         if not args.json:
             print_tables(run_tables(result))
+        _warn_of_unread(result)
         brief = {name: value for name, value in result.items() if name != "items"}
         results[benchmark.name] = brief | {"result": str(folder / "result.json")}
     if args.json:
@@ -158,7 +160,7 @@ def _controls(args: argparse.Namespace, found: list[Any], places: list[Any], pol
                 reasons[benchmark.name][arm] = str(error)
     made = summary(results, not_possible=reasons)
     write_json(args.out / "controls.json", made)
-    _write_page(args.out / "controls.html", "controls_page", made)
+    _write_page(args.out / "controls.html", partial(_controls_page, made))
     if args.json:
         print_json(made)
     else:
@@ -176,13 +178,37 @@ def _status(results: Iterable[dict[str, Any]]) -> int:
     return int(any(map(nothing_scored, found)))
 
 
-def _write_page(path: Path, page: str, content: Any) -> None:
+def _warn_of_unread(result: dict[str, Any]) -> None:
+    """A red line on standard error where more than a tenth of the answers could not be read."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from look_again.evaluation.result_tables import unread_warning
+
+    if warning := unread_warning(result):
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print(Text(f"warning: {warning}", style="bold red"))
+
+
+def _run_page(result: dict[str, Any], benchmark: Any, location: Any) -> str:
+    from look_again.evaluation.report import poor_items, run_page
+    from look_again.evaluation.thumbnails import load_thumbnails
+
+    return run_page(result, load_thumbnails(benchmark, location, {item["id"] for item in poor_items(result)}))
+
+
+def _controls_page(made: dict[str, Any]) -> str:
+    from look_again.evaluation.report import controls_page
+
+    return controls_page(made)
+
+
+def _write_page(path: Path, draw: Callable[[], str]) -> None:
     """An HTML report, or a note that says what it needs."""
-    from look_again.evaluation import report
     from look_again.extras import MissingExtraError
 
     try:
-        path.write_text(getattr(report, page)(content), encoding="utf-8")
+        path.write_text(draw(), encoding="utf-8")
     except MissingExtraError as error:
         print(f"note: no {path.name}: {error}", file=sys.stderr)
 

@@ -1,8 +1,13 @@
-"""HTML reports: one file each, with its style and plots inside, nothing fetched and nothing run."""
+"""HTML reports: one file each, with its style, plots and small images inside, nothing fetched and nothing run.
+
+Tables are sorted without a script: a hidden radio button per column, and rows that know their rank by each.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -18,8 +23,15 @@ from look_again.evaluation.result_tables import (
     left_out_tables,
     number,
     run_tables,
+    unread_warning,
 )
 
+_FIGURE = re.compile(r"[+-]?\d+(\.\d+)?")
+_SORTING = "\n".join(
+    f".s{index}:checked ~ table td {{ order: var(--r{index}) }}\n"
+    f"@media (max-width: 42rem) {{ .text td:nth-child({index + 1})::before {{ content: var(--l{index}) }} }}"
+    for index in range(16)
+)
 EXAMPLES = 40
 SHOWN_CHARACTERS = 400
 TROUBLE = {
@@ -30,19 +42,34 @@ TROUBLE = {
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; background: #fff; margin: 2rem auto; max-width: 72rem;
   padding: 0 1rem }
-table { border-collapse: collapse; margin: .5rem 0 1.5rem; display: block; overflow-x: auto }
-th, td { padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top;
-  white-space: pre-line }
-th:first-child, td:first-child, .text td { text-align: left }
+table { margin: .5rem 0 1.5rem; display: grid; overflow-x: auto; width: fit-content; max-width: 100% }
+tbody, tr { display: contents }
+th, td { padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: pre-line }
+th:first-child, td:first-child, .text th, .text td { text-align: left }
+th { order: -1 } th label { cursor: pointer } td img { max-width: 15rem; max-height: 15rem; display: block }
+.sort { position: absolute; opacity: 0; pointer-events: none }
+.sort:focus-visible ~ table { outline: 2px solid #1c4fa1 }
+.warning { color: #b00020; font-weight: 600 }
+@media (max-width: 42rem) {
+  body { margin: 1rem auto } .text { display: flex; flex-direction: column; width: auto } .text th { display: none }
+  .text td { border: 0; padding: .1rem 0; overflow-wrap: anywhere }
+  .text td::before { color: #666 }
+  .text td:first-child { border-top: 1px solid #ddd; margin-top: .8rem; padding-top: .5rem }
+}
 caption, h2 { text-align: left; font-weight: 600; margin-top: 1.5rem }
 pre { white-space: pre-wrap; font-size: 13px } svg { max-width: 100%; height: auto }
 """
 
 
-def run_page(result: Mapping[str, Any]) -> str:
-    """Of one run: figures, subsets with intervals, lengths, what went wrong, the worst answers, the configuration."""
+def run_page(result: Mapping[str, Any], images: Mapping[str, Sequence[str]] | None = None) -> str:
+    """Of one run: figures, subsets with intervals, lengths, what went wrong, the worst answers, the configuration.
+
+    images: item id -> data URLs of its images, shown beside its answer.
+    """
     sampled = [item["tokens"]["sampled"] for item in result["items"] if "sampled" in item["tokens"]]
-    parts = [_table(table) for table in run_tables(result)]
+    warning = unread_warning(result)
+    parts = [f'<p class="warning">{escape(warning)}</p>'] if warning else []
+    parts += [_table(table) for table in run_tables(result)]
     if points := subset_points(result):
         parts.append(_figure(interval_plot(points, label=f"{result['paired']} (mean, 95%)")))
     if sampled:
@@ -50,7 +77,7 @@ def run_page(result: Mapping[str, Any]) -> str:
     parts += _length_parts(against_length(result["items"]))
     notes = [(name, text) for name, text in result["notes"].items()]
     parts += [_table(ResultTable("how it was scored", ("", ""), notes), text=True)] if notes else []
-    parts += [_table(table, text=True) for table in trouble_tables(result)]
+    parts += [_table(table, text=True, images=images) for table in trouble_tables(result)]
     parts.append(_details("configuration", json.dumps(result["config"], indent=1, ensure_ascii=False)))
     return page(f"{result['benchmark']} - LookAgain", parts)
 
@@ -124,10 +151,9 @@ def trouble_tables(result: Mapping[str, Any]) -> list[ResultTable]:
         for name, title in TROUBLE.items()
         if lists[name]
     ]
-    poor = [item for item in result["items"] if item["unparsed"] or item["strict"] == 0][:EXAMPLES]
     rows = [
-        (item["id"], _short(item["prompt"]), _short(item["reference"]), _short(item["extracted"]), _short(_said(item)))
-        for item in poor
+        (item["id"], _short(item["prompt"]), _short(item["reference"]), _read(item), _short(_said(item)))
+        for item in poor_items(result)
     ]
     columns = ("id", "prompt", "reference", "read", "said")
     return (
@@ -135,6 +161,15 @@ def trouble_tables(result: Mapping[str, Any]) -> list[ResultTable]:
         if rows
         else tables
     )
+
+
+def poor_items(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The first items whose answer scored nothing or could not be read."""
+    return [item for item in result["items"] if item["unparsed"] or item["strict"] == 0][:EXAMPLES]
+
+
+def _read(item: Mapping[str, Any]) -> str:
+    return "unread" if item["extracted"] is None else _short(item["extracted"])
 
 
 def _said(item: Mapping[str, Any]) -> str:
@@ -148,16 +183,48 @@ def _short(value: Any) -> str:
 
 def page(title: str, parts: Sequence[str]) -> str:
     """A whole HTML document."""
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
+    sizes = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = f"{sizes}<title>{escape(title)}</title><style>{STYLE}{_SORTING}</style>"
     body = "\n".join(parts)
-    return f"<!doctype html>\n<html lang=en><head>{head}<style>{STYLE}</style></head>\n<body>{body}</body></html>\n"
+    return f"<!doctype html>\n<html lang=en><head>{head}</head>\n<body>{body}</body></html>\n"
 
 
-def _table(table: ResultTable, *, text: bool = False) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
-    rows = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
+def _table(table: ResultTable, *, text: bool = False, images: Mapping[str, Sequence[str]] | None = None) -> str:
+    """A table whose column headings sort it; with the images of the items that its first column names."""
+    names = [escape(column.replace("\n", " ")) for column in table.columns]
+    ranks = [_ranks([row[index] for row in table.rows]) for index in range(len(names))]
+    key = f"t{hashlib.sha256(repr(table).encode()).hexdigest()[:8]}"
+    buttons, head, rows = "", "", []
+    for index, (name, column) in enumerate(zip(names, table.columns, strict=True)):
+        chosen = f'class="sort s{index}" name="{key}" id="{key}c{index}"'
+        buttons += f'<input type="radio" {chosen} aria-label="sort by {name or "name"}">'
+        head += f'<th><label for="{key}c{index}">{escape(column)}</label></th>'
+    for at, row in enumerate(table.rows):
+        places = ";".join(f"--r{index}:{rank[at]}" for index, rank in enumerate(ranks))
+        rows.append(f'<tr style="{places}">{_cells(row, (images or {}).get(row[0], ()))}</tr>')
     kind = ' class="text"' if text else ""
-    return f"<h2>{escape(table.title)}</h2>\n<table{kind}><tr>{head}</tr>\n{rows}</table>"
+    labels = "".join(f";--l{index}:{json.dumps(f'{name} ')}" for index, name in enumerate(table.columns) if text)
+    layout = f'style="{escape(f"grid-template-columns:repeat({len(names)},auto){labels}")}"'
+    body = f"<table{kind} {layout}><tr>{head}</tr>\n" + "\n".join(rows) + "</table>"
+    return f"<h2>{escape(table.title)}</h2>\n<div>{buttons}{body}</div>"
+
+
+def _cells(row: Sequence[str], images: Sequence[str]) -> str:
+    shown = "".join(f'<img src="{escape(url)}" alt="an image of {escape(row[0])}">' for url in images)
+    return "".join(f"<td>{escape(cell)}{'' if index else shown}</td>" for index, cell in enumerate(row))
+
+
+def _ranks(cells: Sequence[str]) -> list[int]:
+    """The place of each cell when its column is sorted: figures from the highest on, texts by the alphabet."""
+
+    def key(index: int) -> tuple[int, float, str]:
+        found = _FIGURE.match(cells[index])
+        return (0, -float(found[0]), "") if found else (1, 0.0, cells[index].casefold())
+
+    ranks = [0] * len(cells)
+    for rank, index in enumerate(sorted(range(len(cells)), key=key)):
+        ranks[index] = rank
+    return ranks
 
 
 def _figure(svg: str) -> str:

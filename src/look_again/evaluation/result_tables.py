@@ -14,6 +14,8 @@ from look_again.scoring.statistics import detectable_difference
 
 MIN_DISCORDANT = 0.1  # share of items that two runs are taken to differ on at least
 
+LONGEST_FIGURE = 30  # characters of a line; longer cells are texts
+
 
 @dataclass(frozen=True)
 class ResultTable:
@@ -155,18 +157,63 @@ def _difference_cell(row: Mapping[str, Any] | None) -> str:
     return f"{number(row['difference'], sign=True)} {interval(row['interval'], sign=True)}\n{p_value(row['p'])}"
 
 
+def unread_warning(result: Mapping[str, Any]) -> str | None:
+    """A sentence where more than a tenth of a run's answers could not be read, else None."""
+    unread, items = result["counts"]["unparsed"], result["counts"]["items"]
+    if unread * 10 <= items:
+        return None
+    return (
+        f"{unread} of {items} answers of {result['benchmark']} could not be read ({unread / items:.0%}): its "
+        "figures say more of the answers' form than of their content"
+    )
+
+
 def print_tables(tables: Sequence[ResultTable]) -> None:
-    """Show them on a terminal."""
+    """Show them on a terminal; a table that is wider than it stands there in parts, each with the first column."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(highlight=False)
-    for result in tables:
+    for result in (part for table in tables for part in fit_columns(table, console.width)):
         table = Table(title=Text(result.title), title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
         for index, column in enumerate(result.columns):
-            table.add_column(Text(column), justify="right" if index else "left", overflow="fold")
+            whole = index > 0 and not _is_text([column, *(row[index] for row in result.rows)])
+            table.add_column(Text(column), justify="right" if index else "left", overflow="fold", no_wrap=whole)
         for row in result.rows:
             table.add_row(*map(Text, row))  # Text: cells are never read as markup
         console.print(table)
+
+
+def fit_columns(table: ResultTable, width: int) -> list[ResultTable]:
+    """The table in as few parts as fit a terminal; the first column is in each. Figures stay whole, texts may wrap."""
+    cells = [[column, *(row[index] for row in table.rows)] for index, column in enumerate(table.columns)]
+    least = [_least_width(column, wraps=index == 0 or _is_text(column)) for index, column in enumerate(cells)]
+    room = width - 2 - least[0]
+    groups: list[list[int]] = [[]]
+    for index in range(1, len(least)):
+        if groups[-1] and sum(least[member] for member in groups[-1]) + least[index] > room:
+            groups.append([])
+        groups[-1].append(index)
+    if len(groups) == 1:
+        return [table]
+    return [
+        ResultTable(
+            f"{table.title} ({number} of {len(groups)})",
+            [table.columns[index] for index in (0, *group)],
+            [[row[index] for index in (0, *group)] for row in table.rows],
+        )
+        for number, group in enumerate(groups, start=1)
+    ]
+
+
+def _is_text(column: Sequence[str]) -> bool:
+    """Whether a column has sentences rather than figures."""
+    return max(len(line) for cell in column for line in cell.split("\n")) > LONGEST_FIGURE
+
+
+def _least_width(column: Sequence[str], *, wraps: bool) -> int:
+    """Characters that a column takes at least, with the space around it."""
+    parts = (part for cell in column for part in (cell.split() if wraps else cell.split("\n")))
+    return max(map(len, parts), default=0) + 2
