@@ -97,7 +97,7 @@ def _add_chat(app: FastAPI, service: Service) -> None:
     async def stored_response(id: str) -> Response:
         raise ApiError(404, NOT_STORED, param="id", code="not_found")
 
-    @app.api_route("/v1/completions", methods=["GET", "POST"], include_in_schema=False)
+    @app.post("/v1/completions", include_in_schema=False)
     async def completions() -> Response:
         message = (
             "there are no completions of plain text here: send the prompt as a user's message to /v1/chat/completions"
