@@ -37,7 +37,9 @@ def encode(text: str) -> list[int]:
 def build_events(text: str, rows: Sequence[int] = (0, 4, 5), mode: str = "route") -> list[BackendEvent]:
     """A backend's events for a response that looks at `rows` before its reflections, and then ends."""
     opening = tag_ids(TOKENIZER)["<REFLECTION>"]
-    events: list[BackendEvent] = [Started(20, 6, slots=SlotBuilder(FAMILIES["qwen2_5_vl"], VisionTokens(0, 1, 2, 3)).build)]
+    events: list[BackendEvent] = [
+        Started(20, 6, slots=SlotBuilder(FAMILIES["qwen2_5_vl"], VisionTokens(0, 1, 2, 3)).build)
+    ]
     reflections = []
     for at, token_id in enumerate(encode(text)):
         if token_id == opening:

@@ -216,6 +216,12 @@ def test_what_cannot_be_followed_is_named(fields, param):
 # --- tools
 
 
+def test_descriptions_of_tools_count_as_text():
+    """Would catch a bound on texts that a long description passes by."""
+    long = {"type": "function", "function": {"name": "x", "description": "y" * 1_000_000}}
+    assert refused(tools=[long])["code"] == "context_length_exceeded"
+
+
 def test_a_call_comes_back_as_one():
     backend = answered(CALL)
     choice = ask(backend, tools=[TOOL]).json()["choices"][0]

@@ -186,5 +186,5 @@ def test_what_else_servers_answer(client):
     assert "".join(tokens["token_strs"]) == "two <SUMMARY> cubes"
     assert (tokens["count"], tokens["max_model_len"]) == (len(tokens["tokens"]), 4096)
     assert 532 not in tokens["tokens"]  # a text never makes a tag
-    for wrong in ({}, {"prompt": "x", "messages": [{"role": "user", "content": "x"}]}):
+    for wrong in ({}, {"prompt": "x" * 200_001}, {"prompt": "x", "messages": [{"role": "user", "content": "x"}]}):
         assert httpx.post(f"{base}/tokenize", json=wrong).status_code == 400

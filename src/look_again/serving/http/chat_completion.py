@@ -121,7 +121,7 @@ class ChatCompletionResponse(Response):
                     self.service.admission.check()  # before the body is read
                     body = await read_json(Request(scope, receive), self.service.limits, take)
                     async with connected(receive), self.service.admission.place():
-                        await self._converse(body, writer, started)
+                        await self.converse(body, writer, started)
         except ApiError as error:
             await writer.fail(error)
         except BusyError as error:
@@ -136,9 +136,10 @@ class ChatCompletionResponse(Response):
             log.exception("%s failed", writer.id)
             await writer.fail(internal())
         finally:
-            self._note(writer, time.monotonic() - started)
+            self.note(writer, time.monotonic() - started)
 
-    async def _converse(self, body: Any, writer: ResponseWriter, started: float) -> None:
+    async def converse(self, body: Any, writer: ResponseWriter, started: float) -> None:
+        """Answer a body. Raises ApiError and what a backend raises."""
         chat = await self.prepare(body)
         choices = self.service.choices(chat)
         try:
@@ -187,7 +188,8 @@ class ChatCompletionResponse(Response):
         await writer.event("[DONE]")
         await writer.end()
 
-    def _note(self, writer: ResponseWriter, seconds: float) -> None:
+    def note(self, writer: ResponseWriter, seconds: float) -> None:
+        """Count the request."""
         self.service.metrics.requests.labels(str(writer.status)).inc()
         self.service.metrics.seconds.observe(seconds)
 
@@ -196,6 +198,18 @@ class ChatCompletionResponse(Response):
         sampled, put_back = sum(c.sampled for c in choices), sum(c.reinserted for c in choices)
         text = "%s %s: %d images, %d choices, %d tokens sampled, %d put back"
         log.info(text, writer.id, chat.policy.mode, len(chat.jobs[0].images), len(choices), sampled, put_back)
+
+
+class TokenizeResponse(ChatCompletionResponse):
+    """The tokens of one text or conversation, within the same bounds."""
+
+    id_prefix = "tokenize-"
+
+    async def converse(self, body: Any, writer: ResponseWriter, started: float) -> None:
+        await writer.json(200, await self.service.tokenize(body), {})
+
+    def note(self, writer: ResponseWriter, seconds: float) -> None:
+        """It is no answer, so none is counted."""
 
 
 def _chunk(

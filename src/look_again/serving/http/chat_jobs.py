@@ -201,11 +201,21 @@ def split_conversation(
     if len(images) > limits.images:
         message = f"{len(images)} images were sent; this server takes at most {limits.images} in a request"
         raise invalid(message, images[limits.images].param, "too_many_images")
-    characters = sum(_characters(message["content"]) for message in converted)
+    check_characters(converted, limits)
+    return converted, images
+
+
+def check_characters(messages: Sequence[Mapping[str, Any]], limits: Limits) -> None:
+    """ApiError 400 for messages, in the form of `encode_chat`, with more text than the limits allow."""
+    characters = count_characters(messages)
     if characters > limits.text_characters:
         message = f"the messages have {characters} characters; this server takes at most {limits.text_characters}"
         raise invalid(message, "messages", "context_length_exceeded")
-    return converted, images
+
+
+def count_characters(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Characters of all texts of messages."""
+    return sum(_characters(message["content"]) for message in messages)
 
 
 def _role(message: Message) -> str:

@@ -16,8 +16,7 @@ from starlette.exceptions import HTTPException
 
 from look_again.serving.http import payloads
 from look_again.serving.http.api_guard import ApiGuard
-from look_again.serving.http.body import read_json
-from look_again.serving.http.chat_completion import ChatCompletionResponse
+from look_again.serving.http.chat_completion import ChatCompletionResponse, TokenizeResponse
 from look_again.serving.http.docs_page import build_docs_page
 from look_again.serving.http.errors import ApiError, internal
 from look_again.serving.http.metrics import MEDIA_TYPE
@@ -138,10 +137,10 @@ def _add_status(app: FastAPI, service: Service) -> None:
         """The package's version."""
         return {"version": importlib.metadata.version("look-again-vlm")}
 
-    @app.post("/tokenize", responses=_ERRORS, openapi_extra={"requestBody": _TOKENIZE})
-    async def tokenize(request: Request) -> dict[str, Any]:
+    @app.post("/tokenize", response_class=Response, responses=_ERRORS, openapi_extra={"requestBody": _TOKENIZE})
+    async def tokenize(request: Request) -> Response:
         """The tokens of a text, or of a conversation as the model reads it, images included."""
-        return await service.tokenize(await read_json(request, service.limits))
+        return TokenizeResponse(service)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:

@@ -29,7 +29,9 @@ from look_again.serving.http.chat_jobs import (
     ChatJobs,
     Defaults,
     build_samplings,
+    check_characters,
     choose_reattention,
+    count_characters,
     digest_beginning,
     list_ignored,
     parse_model_name,
@@ -48,6 +50,7 @@ from look_again.serving.http.schema import ChatRequest, Message, TokenizeRequest
 from look_again.text.chat import encode_text
 
 DECODERS = 2  # images decoded at once: each may take three bytes per pixel and more while it is
+MAX_TOKENIZED = 200_000  # characters, of /tokenize
 T = TypeVar("T")
 
 
@@ -90,6 +93,7 @@ class Service:
         self._check_attention(request)
         messages, references = split_conversation(request.messages, self.limits)
         messages = [*build_instructions(request, toolbox), *messages]
+        check_characters(messages, self.limits)
         schema = await self._in_thread(lambda: choose_answer_schema(request, toolbox))
         options = build_options(request, schema)
         decoded = await self._decode_all(references)
@@ -140,8 +144,8 @@ class Service:
         if (request.prompt is None) == (request.messages is None):
             raise invalid("send either prompt or messages", "prompt")
         if request.prompt is not None:
-            if len(request.prompt) > self.limits.text_characters:
-                raise invalid(f"the text has more than {self.limits.text_characters} characters", "prompt")
+            if len(request.prompt) > MAX_TOKENIZED:
+                raise invalid(f"the text has {len(request.prompt)} characters; at most {MAX_TOKENIZED}", "prompt")
             text = request.prompt
             ids = await self._in_thread(lambda: encode_text(self.backend.checkpoint.tokenizer, text))
         else:
@@ -149,10 +153,13 @@ class Service:
         tokens = {"count": len(ids), "max_model_len": self.max_context, "tokens": ids}
         if not request.return_token_strs:
             return tokens
-        return {**tokens, "token_strs": [self.backend.checkpoint.tokenizer.decode([id]) for id in ids]}
+        tokenizer = self.backend.checkpoint.tokenizer
+        return {**tokens, "token_strs": await self._in_thread(lambda: [tokenizer.decode([id]) for id in ids])}
 
     async def _tokenize_messages(self, messages: Sequence[Message]) -> list[int]:
         converted, references = split_conversation(messages, self.limits)
+        if count_characters(converted) > MAX_TOKENIZED:
+            raise invalid(f"the messages have more than {MAX_TOKENIZED} characters", "messages")
         images = [image.image for image in await self._decode_all(references)]
         checkpoint, config = self.backend.checkpoint, self.backend.model_config
 
