@@ -51,7 +51,7 @@ def test_replies_of_odd_shape():
 
 
 @pytest.mark.parametrize(
-    "fields", [{"concurrency": 0}, {"attempts": 0}, {"timeout_s": 0}, {"rate": 0}, {"price_in": -1}]
+    "fields", [{"concurrency": 0}, {"attempts": 0}, {"timeout_s": 0}, {"rate": 0}, {"price_in": -1}, {"max_pixels": 0}]
 )
 def test_endpoints_that_cannot_be(fields):
     with pytest.raises(ValueError, match="e"):

@@ -167,6 +167,17 @@ def test_configurations_that_cannot_be(recipe, change, reason):
     assert reason in str(caught.value)
 
 
+def test_one_bound_of_pixels_for_all_who_see_the_images(recipe):
+    """What a judge sees is what the student sees; a bound of one's own stays."""
+    path = Path(recipe(more="max_pixels: 50000"))
+    path.write_text(path.read_text().replace("model: tabletop-judge-2}", "model: tabletop-judge-2, max_pixels: 9000}"))
+    config = load_run_config(path)
+    assert {end.name: end.max_pixels for end in config.endpoints} == {
+        "model": 50_000, "j1": 50_000, "j2": 9_000, "writer": 50_000,
+    }  # fmt: skip
+    assert config.distil.max_pixels == 50_000
+
+
 def test_no_run_no_status(recipe, tmp_path, capsys):
     assert main(["data", "status", "--config", recipe(), "--run", str(tmp_path / "nowhere")]) == 2
     assert "holds no run" in capsys.readouterr().err

@@ -72,6 +72,8 @@ class Endpoint:
         for name in ("timeout_s", "backoff_s", "max_wait_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} of endpoint {self.name!r} is {getattr(self, name)}: use more than 0")
+        if self.max_pixels is not None and self.max_pixels < 1:
+            raise ValueError(f"max_pixels of endpoint {self.name!r} is {self.max_pixels}: use 1 or more, or null")
         if min(self.price_in, self.price_out) < 0 or (self.rate is not None and not self.rate > 0):
             raise ValueError(f"endpoint {self.name!r}: prices are at least 0 and a rate is above 0")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from look_again.clients.openai import Endpoint, open_transport
 from look_again.data.source import Source
@@ -19,6 +20,7 @@ from look_again.pipeline.stages.distil import Distillation
 from look_again.pipeline.stages.prompt_files import load_prompt
 from look_again.yaml_config import build, read_yaml
 
+B = TypeVar("B", Endpoint, Distillation)
 FLOWS = {
     "cold-start": (cold_start.NAME, decisions.NAME),
     "distilled": (distil.NAME, verify.NAME, rewrite.NAME, decisions.NAME),
@@ -33,7 +35,9 @@ class RunConfig:
     teacher, writer: names of endpoints. panel: the judges. review: which rows people see: "all", "rewritten" or "none".
     reviewers: who shares them. prompts: files instead of the shipped ones, by stage. asks: for a usable reply.
     workers: rows in work at once; None is twice the widest endpoint's concurrency. evaluation: sets that no row may be
-    shared with; on_overlap: "refuse" to build then, "drop" such rows, or "keep" them.
+    shared with; on_overlap: "refuse" to build then, "drop" such rows, or "keep" them. max_pixels: what a model, a judge
+    and a writer see of an image at most, where their own entry says nothing else; the student should be trained with
+    the same.
     """
 
     flow: str
@@ -51,6 +55,7 @@ class RunConfig:
     workers: int | None = None
     evaluation: tuple[Source, ...] = ()
     on_overlap: str = "refuse"
+    max_pixels: int | None = None
     build: BuildConfig = field(default_factory=BuildConfig)
 
     def __post_init__(self) -> None:
@@ -66,6 +71,9 @@ class RunConfig:
             raise ValueError(f"endpoints are {known}: give each a name of its own")
         if unknown := [name for name in self.asked if name not in known]:
             raise ValueError(f"there are no endpoints {unknown}; known: {', '.join(known) or 'none'}")
+        if self.max_pixels is not None:
+            object.__setattr__(self, "endpoints", tuple(_bounded(end, self.max_pixels) for end in self.endpoints))
+            object.__setattr__(self, "distil", self.distil and _bounded(self.distil, self.max_pixels))
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -113,6 +121,11 @@ class RunConfig:
             prompt = load_prompt("distil", self.prompts.get("distil"))
             return distil.stage(given.model, prompt, samples=given.samples, asks=self.asks, later=later)
         return distil.local_stage(given, later=later)
+
+
+def _bounded(part: B, max_pixels: int) -> B:
+    """An endpoint or a distillation with this bound, unless it has its own."""
+    return part if part.max_pixels is not None else replace(part, max_pixels=max_pixels)
 
 
 def open_endpoints(config: RunConfig) -> list[EndpointState]:

@@ -34,7 +34,10 @@ NAME = "distil"
 class Distillation:
     """model: an endpoint's name; or checkpoint: a folder or hub name that decodes here ("" is the shipped one), with
     re-attention in `mode` and `keep` percent of ROUTE, `batch` items at a time. samples: answers per question.
-    temperature 0 is greedy. ValueError unless exactly one of the two is given."""
+    temperature 0 is greedy. max_pixels: larger images are scaled down for a checkpoint.
+
+    ValueError unless exactly one of model and checkpoint is given.
+    """
 
     model: str | None = None
     checkpoint: str | None = None
@@ -45,6 +48,7 @@ class Distillation:
     mode: str = "copy"
     keep: int = 50
     device: str = "auto"
+    max_pixels: int | None = None
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.checkpoint is None):
@@ -67,6 +71,8 @@ def local_stage(given: Distillation, *, later: tuple[str, ...] = ()) -> Pipeline
     A batch's random numbers come from its first item, so a run that was killed samples the same answers again.
     """
     settings = {name: value for name, value in vars(given).items() if name not in ("samples", "device", "model")}
+    if given.max_pixels is None:
+        settings.pop("max_pixels")
     if not given.temperature:
         settings.pop("batch")  # greedy answers are those of asking one by one
     key = StageKey(NAME, compute_digest(as_text(settings))[:12], samples=given.samples)
@@ -104,7 +110,8 @@ class Decoder:
     def model(self) -> LookAgain:
         from look_again.model import load
 
-        return load(self.given.checkpoint or None, device=self.given.device)
+        given = self.given
+        return load(given.checkpoint or None, device=given.device, max_pixels=given.max_pixels)
 
     def __call__(self, items: Sequence[WorkItem]) -> list[Outcome]:
         from look_again.core.reattention import Reattention
