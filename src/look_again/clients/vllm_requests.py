@@ -34,6 +34,11 @@ def check_url(url: str) -> str:
     return url
 
 
+def read_base_url(url: str) -> str:
+    """The address of a server without what OpenAI's clients add to it: "http://host:port/v1/" is "http://host:port"."""
+    return check_url(url).rstrip("/").removesuffix("/v1").rstrip("/")
+
+
 @dataclass(frozen=True)
 class SentImage:
     """An image as it is sent. kept: it has the size that the processor here gives it, and the server's leaves it alone.

@@ -6,6 +6,7 @@ text stream is made of them in one place, whichever backend wrote them. The pape
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -23,12 +24,28 @@ from look_again.text.chat import Message
 T = TypeVar("T")
 
 
+class PreparedOnce:
+    """What the jobs of one request have in common, computed by whichever of them comes first."""
+
+    def __init__(self) -> None:
+        self._lock, self._values = threading.Lock(), dict[str, Any]()
+
+    def get(self, name: str, compute: Callable[[], T]) -> T:
+        """The value of a name; what `compute` raises is not kept."""
+        with self._lock:
+            if name not in self._values:
+                self._values[name] = compute()
+            value: T = self._values[name]
+            return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One answer that is wanted.
 
     messages: as `encode_chat` takes them, `{"type": "image"}` once per image. images: RGB, of all messages in order.
     conversation: the same for jobs whose beginnings agree, so that a backend can send them where a cache is warm.
+    prepared: shared by the jobs of one request, which differ in their sampling alone.
     """
 
     messages: Sequence[Message]
@@ -37,6 +54,7 @@ class Job:
     sampling: Sampling
     options: DecodeOptions = DEFAULT_OPTIONS
     conversation: str = ""
+    prepared: PreparedOnce = field(default_factory=PreparedOnce, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,8 @@ TURN = 526  # opens a turn; the assistant's is opened by three tokens
 class FakeVllm:
     """script: tokens of the answer. probe: the prompt that asks whether this is the right checkpoint.
 
-    probe_choice: what its answer holds otherwise. probe_silent: it is never answered.
+    probe_choice: what its answer holds otherwise. probe_silent: it is never answered. score: log-probabilities of
+    tokens after a prompt, as the weights there give them. max_images: in a prompt.
 
     die_after: tokens of an answer after which the connection breaks, once; silent_after: after which nothing comes.
     error_after: tokens before an error event. no_usage: breaks the connection instead of saying what was cached.
@@ -45,6 +47,9 @@ class FakeVllm:
     max_model_len: int = 400
     status: int = 200
     log_prob: Callable[[int], float] = lambda token: -1.0
+    score: Callable[[list[int], list[int]], list[float]] | None = None
+    max_images: int = 999
+    missing: int = 404  # status of the token endpoint where there is none
     known: set[str] = field(default_factory=set)
     requests: list[dict[str, Any]] = field(default_factory=list)
     open: int = 0
@@ -57,10 +62,14 @@ class FakeVllm:
         if request.url.path == "/v1/models":
             return httpx.Response(200, json={"data": [{"id": "m", "max_model_len": self.max_model_len}]})
         if request.url.path != "/inference/v1/generate" or not self.endpoint:
-            return refusal(404, "Not Found")
+            return refusal(self.missing if "/v1/" in request.url.path else 404, "Not Found")
         body = json.loads(request.content)
         if self.is_probe(body):
-            return httpx.Response(200, stream=Events(self, self.answer(body, self.script[:1], probe=True)))
+            if len(body.get("content_parts", [])) > self.max_images:
+                return refusal(400, f"At most {self.max_images} image(s) may be provided in one prompt.")
+            count = body["sampling_params"]["max_tokens"]
+            drawn = random.Random(1).choices(range(300, 500), k=count) if count > 1 else self.script[:1]
+            return httpx.Response(200, stream=Events(self, self.answer(body, drawn, probe=True)))
         self.requests.append(body)
         if self.status != 200:
             return refusal(self.status, "no")
@@ -86,6 +95,7 @@ class FakeVllm:
             await asyncio.sleep(3600)
         for token in body["token_ids"]:
             ids += [IMAGE] * rows if token == IMAGE and "content_parts" in body else [token]
+        scores = self.score(body["token_ids"], tokens) if probe and self.score and "content_parts" not in body else None
         for place, token in enumerate(tokens[: asked["max_tokens"]]):
             if not probe:
                 if place == self.die_after:
@@ -101,7 +111,7 @@ class FakeVllm:
             done = stopped or place + 1 == min(len(tokens), asked["max_tokens"])
             choice = {"token_ids": [token], "finish_reason": ("stop" if stopped else "length") if done else None}
             if "logprobs" in asked:
-                scored = {"token": f"token_id:{token}", "logprob": self.log_prob(token)}
+                scored = {"token": f"token_id:{token}", "logprob": scores[place] if scores else self.log_prob(token)}
                 choice["logprobs"] = {"content": [{**scored, "top_logprobs": [scored] * asked["logprobs"]}]}
             choice |= self.probe_choice if probe else {}
             yield {"choices": [choice], **({"prompt_token_ids": ids} if place == 0 else {})}

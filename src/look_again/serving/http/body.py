@@ -82,6 +82,7 @@ class BodyMemory:
 
 MAX_VALUES = 20_000  # of a body, keys aside: a large one of small parts would cost many times its bytes
 
+_STRING_END = re.compile(rb'(?:[^"\\]|\\.)*+"', re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # the escape of one; pairs of them are characters
 
 
@@ -99,7 +100,10 @@ async def read_json(request: Request, limits: Limits, take: Callable[[int], None
             raw = await _read(request, limits.body_bytes, take)
     except TimeoutError:
         raise ApiError(408, f"the body did not arrive within {limits.body_timeout_s:g} s", code="timeout") from None
-    if raw.count(b",") > limits.text_characters + MAX_VALUES:  # those that texts do not account for
+    opened = raw.count(b"[") + raw.count(b"{")
+    if max(raw.count(b","), opened) > limits.text_characters + MAX_VALUES:  # those that texts do not account for
+        raise _too_many_values()
+    if opened > MAX_VALUES and await asyncio.to_thread(count_nested, raw) > MAX_VALUES:
         raise _too_many_values()
     return parse_json(raw)
 
@@ -132,6 +136,21 @@ async def _read(request: Request, limit: int, take: Callable[[int], None]) -> by
 def _too_large(limit: int) -> ApiError:
     message = f"the body is larger than {limit} bytes; send fewer or smaller images"
     return ApiError(413, message, code="request_too_large")
+
+
+def count_nested(raw: bytes) -> int:
+    """Objects and arrays that a body opens, brackets in its texts aside; told before parsing, where each costs memory.
+
+    Works through small parts, so that other threads run in between.
+    """
+    count = place = 0
+    while (opening := raw.find(b'"', place)) >= 0:
+        count += raw.count(b"[", place, opening) + raw.count(b"{", place, opening)
+        closing = _STRING_END.search(raw, opening + 1)
+        if closing is None or count > MAX_VALUES:
+            return count
+        place = closing.end()
+    return count + raw.count(b"[", place) + raw.count(b"{", place)
 
 
 def parse_json(raw: bytes) -> Any:

@@ -99,10 +99,10 @@ class Service:
         decoded = await self._decode_all(references)
         images = [image.image for image in decoded]
         key = await self._in_thread(lambda: digest_beginning(request.messages))
-        jobs = [
-            Job(messages=messages, images=images, policy=policy, sampling=s, options=options, conversation=key)
-            for s in samplings
-        ]
+        job = Job(
+            messages=messages, images=images, policy=policy, sampling=samplings[0], options=options, conversation=key
+        )
+        jobs = [replace(job, sampling=sampling) for sampling in samplings]  # they share what is prepared
         await self._check(jobs[0])
         notes = [
             *self.backend.checkpoint.notes,

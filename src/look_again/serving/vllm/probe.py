@@ -1,16 +1,18 @@
 """Whether a vLLM server is one to send answers to: before the first request and whenever it comes back.
 
 A server of another checkpoint answers without an error, so it is asked to read a small prompt with an image: what it
-says it read must be what was sent and, where the model is loaded here, the logarithm of its first token's probability
-must be about the model's own. The paper serves nothing.
+says it read must be what was sent, and it has to take as many images as an answer may show. Where the model is loaded
+here, it draws a text after random tokens, whose log-probabilities must be the model's own up to rounding. The paper
+serves nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,9 +20,8 @@ import torch
 from PIL import Image
 
 from look_again.clients.vllm_answers import ServerRefusalError, read_tokens
-from look_again.core.prefill import start_one
+from look_again.clients.vllm_requests import GENERATE, GenerateRequest, build_body, mention_images
 from look_again.core.reattention import Reattention
-from look_again.core.runner import Runner
 from look_again.core.trigger import Trigger
 from look_again.loading import Checkpoint
 from look_again.model import Sampling
@@ -33,7 +34,11 @@ from look_again.serving.vllm.servers import Servers, UpstreamServer
 from look_again.serving.vllm.token_requests import build_request_sampling, build_uuid_request, is_same_prompt
 
 PROBE_TIMEOUT_S = 60.0
-WEIGHTS_APART = 0.5  # nats; rounding to bfloat16 moves a likely token's log-probability by hundredths
+POSITIONS = 32  # of the text whose log-probabilities are compared
+PREFIX = 24  # tokens before it, drawn at random: what follows them is hard to predict
+APART = {torch.float32: 0.01}  # nats between log-probabilities, their median, by the coarser type of both sides
+APART_COARSE = 0.1  # of bfloat16 and float16, which round unlikely tokens' by tenths
+NO_ENDPOINT_STATUS = (403, 404, 405, 501)  # vLLM answers 403 for endpoints that it was started without
 NO_ENDPOINT = (
     "it has no token-in/token-out endpoint (POST /inference/v1/generate), without which texts can forge special "
     "tokens: start `vllm serve` 0.32 with --enable-scale-out, or say that users are trusted"
@@ -60,7 +65,7 @@ class ServerProbe:
         try:
             await self._probe(servers, server)
         except ServerRefusalError as error:
-            if error.status not in (404, 405, 501):
+            if error.status not in NO_ENDPOINT_STATUS:
                 raise
             if not self.trust_users:
                 raise BackendError(NO_ENDPOINT) from error
@@ -77,20 +82,63 @@ class ServerProbe:
             request = build_uuid_request(sequence, images, ())
         never = sequence.builder.tokens.never_sampled
         params = build_request_sampling(self.job, 0, 1, self.served.stops, never)
-        body = request.with_sampling(params if server.chat else {**params, "logprobs": 0})
+        body = request.with_sampling(params) if server.chat else _as_probe(request, params)
         chunks = await _read_all(servers, server, request.path, body)
         read = next((chunk["prompt_token_ids"] for chunk in chunks if chunk.get("prompt_token_ids")), None)
         if read is None or not is_same_prompt(request, read, sequence):
             raise BackendError(f"it read another prompt than it was sent: {SAME_CHECKPOINT}")
-        if self.checkpoint.model is not None and not server.chat:
-            await self._check_weights(*_read_first_token(chunks))
+        if not server.chat:
+            await self._check_images(servers, server)
+            if self.checkpoint.model is not None:
+                await self._check_weights(servers, server)
 
-    async def _check_weights(self, token: int, theirs: float) -> None:
-        ours = float((await self.on_model(lambda: self.log_probs))[token])
-        if not abs(ours - theirs) <= WEIGHTS_APART:  # nor NaN
+    async def _check_images(self, servers: Servers, server: UpstreamServer) -> None:
+        """Whether as many images fit into a prompt as an answer may show: one, and every re-insertion of it."""
+        prompt, tokens = self.prompt, self.served.vision_tokens(self.checkpoint)
+        again = [tokens.start, tokens.image, tokens.end]
+        room = (server.max_context - len(prompt.token_ids) - 1) // (prompt.visual_tokens + 2)
+        count = min(Reattention().max_reinsertions, max(0, room))
+        (image,) = send_images(self.checkpoint, self.job, prompt)
+        ids = mention_images(prompt.token_ids, tokens.image, [prompt.visual_tokens]) + again * count
+        body = build_body(ids, [{"url": image.url, "uuid": image.uuid}] * (count + 1))
+        params = build_request_sampling(self.job, 0, 1, self.served.stops, tokens.never_sampled)
+        try:
+            await _read_all(servers, server, GENERATE, _as_probe(GenerateRequest(GENERATE, body), params))
+        except ServerRefusalError as error:
             raise BackendError(
-                f"it serves other weights: its first token has the log-probability {theirs:.2f}, here it is {ours:.2f}"
+                f"it does not take {count + 1} images in a prompt ({error}): start `vllm serve` with "
+                f"--limit-mm-per-prompt '{{\"image\": {Reattention().max_reinsertions + 16}}}', or without that option"
+            ) from error
+
+    async def _check_weights(self, servers: Servers, server: UpstreamServer) -> None:
+        """Compare the log-probabilities of a text that the server draws after random tokens, position by position."""
+        tokens = self.served.vision_tokens(self.checkpoint)
+        job = replace(self.job, sampling=Sampling(max_new_tokens=POSITIONS, temperature=1.0, seed=0))
+        params = build_request_sampling(job, 0, POSITIONS, (), tokens.never_sampled)
+        request = GenerateRequest(GENERATE, build_body(self.prefix, []))
+        chunks = await _read_all(servers, server, GENERATE, _as_probe(request, params))
+        drawn, theirs = _read_log_probs(chunks)
+        ours = await self.on_model(lambda: score_tokens(self.checkpoint, self.prefix, drawn))
+        apart = float((ours - torch.tensor(theirs)).abs().median())
+        if not apart <= self.tolerance:  # nor NaN
+            raise BackendError(
+                f"it serves other weights: the log-probabilities of {len(drawn)} tokens differ by {apart:.3f} in the "
+                f"median, at most {self.tolerance:g} is rounding"
             )
+
+    @property
+    def tolerance(self) -> float:
+        """Nats that rounding may put between the two sides: of the type that the checkpoint names or was loaded in."""
+        kinds = {self.checkpoint.model.dtype, getattr(self.served.config, "dtype", None) or torch.float32}
+        return max(APART.get(kind, APART_COARSE) for kind in kinds)
+
+    @cached_property
+    def prefix(self) -> list[int]:
+        """Token ids of ordinary text, drawn at random, the same everywhere."""
+        vocabulary = sorted(
+            set(range(len(self.checkpoint.tokenizer))) - set(self.checkpoint.tokenizer.added_tokens_decoder)
+        )
+        return random.Random(0).choices(vocabulary, k=PREFIX)
 
     @cached_property
     def job(self) -> Job:
@@ -104,13 +152,26 @@ class ServerProbe:
     def prompt(self) -> Any:
         return build_prompt(self.checkpoint, self.job, self.served.config, 2**31)
 
-    @cached_property
-    def log_probs(self) -> torch.Tensor:
-        """Log-probabilities of the probe's first token by the model here, (W,)."""
-        with torch.no_grad():
-            start = start_one(self.checkpoint.model, self.job.policy, self.prompt.token_ids, self.prompt.pixels)
-            logits = Runner(self.checkpoint.model, [start.builder], [start.features]).prefill()[0]
-        return torch.log_softmax(logits.float(), dim=-1)
+
+@torch.no_grad()
+def score_tokens(checkpoint: Checkpoint, prefix: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+    """Log-probabilities of tokens, each after the prefix and those before it, by the model here, (n,).
+
+    ValueError for tokens that it does not have.
+    """
+    model = checkpoint.model
+    ids = torch.tensor([[*prefix, *tokens]])
+    if int(ids.max()) >= model.get_input_embeddings().weight.shape[0]:
+        raise ValueError(f"token {int(ids.max())} is out of bounds here")
+    logits = model(input_ids=ids.to(model.device)).logits[0, len(prefix) - 1 : -1].float()
+    never = checkpoint.family.vision_tokens(model.config).never_sampled
+    logits[:, list(never)] = float("-inf")
+    return torch.log_softmax(logits, dim=-1).gather(1, ids[0, len(prefix) :, None].to(logits.device))[:, 0].cpu()
+
+
+def _as_probe(request: GenerateRequest, params: Mapping[str, Any]) -> dict[str, Any]:
+    """A request whose answer says the log-probability of each token."""
+    return request.with_sampling({**params, "logprobs": 0})
 
 
 async def _read_all(servers: Servers, server: UpstreamServer, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -122,11 +183,14 @@ async def _read_all(servers: Servers, server: UpstreamServer, path: str, body: d
         raise BackendError(f"it did not answer a small prompt in {PROBE_TIMEOUT_S:g} s") from error
 
 
-def _read_first_token(chunks: Sequence[dict[str, Any]]) -> tuple[int, float]:
-    """The first token of an answer and its log-probability. BackendError for an answer without them."""
-    chunk = next((chunk for chunk in chunks if read_tokens(chunk)), {})
+def _read_log_probs(chunks: Sequence[dict[str, Any]]) -> tuple[list[int], list[float]]:
+    """The tokens of an answer and their log-probabilities. BackendError for an answer without them."""
     try:
-        choice = chunk["choices"][0]
-        return int(choice["token_ids"][0]), float(choice["logprobs"]["content"][0]["logprob"])
+        choices = [choice for chunk in chunks if read_tokens(chunk) for choice in chunk["choices"]]
+        tokens = [int(token) for choice in choices for token in choice["token_ids"]]
+        log_probs = [float(entry["logprob"]) for choice in choices for entry in choice["logprobs"]["content"]]
+        if not tokens or len(tokens) != len(log_probs):
+            raise ValueError
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise BackendError("it answered a small prompt without a token and its log-probability") from error
+    return tokens, log_probs

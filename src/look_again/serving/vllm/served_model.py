@@ -12,7 +12,7 @@ from transformers import AutoConfig, GenerationConfig
 
 from look_again.clients.vllm_requests import SentImage, scale_images
 from look_again.core.checkpoint_record import read_record
-from look_again.core.families import find_family
+from look_again.core.families import VisionTokens, find_family
 from look_again.core.prefill import Start
 from look_again.core.reattention import Reattention
 from look_again.core.sequence import DecodedSequence
@@ -51,6 +51,10 @@ class ServedModel:
         """Patches that the vision tower merges into one visual token, per side."""
         return int(self.config.vision_config.spatial_merge_size)
 
+    def vision_tokens(self, checkpoint: Checkpoint) -> VisionTokens:
+        """The tokens around and for images."""
+        return checkpoint.family.vision_tokens(self.config)
+
     def begin(
         self,
         checkpoint: Checkpoint,
@@ -63,7 +67,7 @@ class ServedModel:
     ) -> DecodedSequence:
         """A decoded sequence that holds the prompt so far, without features: whatever computes is elsewhere."""
         family, spans = checkpoint.family, build_spans(prompt.grids)
-        builder = SlotBuilder(family, family.vision_tokens(self.config))
+        builder = SlotBuilder(family, self.vision_tokens(checkpoint))
         builder.add_prompt(prompt.token_ids, spans)
         start = Start(builder, spans, spans, None)
         return DecodedSequence(

@@ -21,7 +21,7 @@ import httpx
 
 from look_again.clients.vllm import VllmClient, explain
 from look_again.clients.vllm_answers import LostServerError
-from look_again.clients.vllm_requests import check_url
+from look_again.clients.vllm_requests import read_base_url
 from look_again.serving.backend import BackendError
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Servers:
         check_every_s: float = 5.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.all = [UpstreamServer(check_url(url).rstrip("/"), f"vllm-{number}") for number, url in enumerate(urls)]
+        self.all = [UpstreamServer(read_base_url(url), f"vllm-{number}") for number, url in enumerate(urls)]
         self._admit, self._check_every_s = admit, check_every_s
         self._client = VllmClient(api_key=api_key, timeout_s=timeout_s, transport=transport)
         self._watches: list[asyncio.Task[None]] = []
