@@ -28,7 +28,10 @@ def mean_attention(model: Any, slots: Slots, table: torch.Tensor, layers: Sequen
 def expected_scores(
     model: Any, slots: Slots, table: torch.Tensor, policy: Reattention, reflection_id: int
 ) -> list[torch.Tensor]:
-    """The ranking at each reflection: mean over the tokens sampled before the tag."""
+    """The ranking at each reflection: mean over the tokens sampled before the tag.
+
+    Where copies count, the attention on each goes to the visual token of the prompt that it shows.
+    """
     weights = mean_attention(model, slots, table, policy.layers or (0, 1))
     prompt = slots.provenance == Provenance.PROMPT
     visual = (prompt & (slots.visual_indices >= 0)).nonzero()[:, 0]
@@ -39,7 +42,12 @@ def expected_scores(
     scores = []
     for tag in (slots.token_ids == reflection_id).nonzero()[:, 0].tolist():
         sampled = (slots.provenance[:tag] == Provenance.SAMPLED).nonzero()[:, 0]
-        scores.append(weights[sampled][:, visual].mean(0) - before)
+        score = weights[sampled][:, visual].mean(0) - before
+        if policy.count_copies:
+            copies = (slots.provenance[:tag] == Provenance.REINSERTED).nonzero()[:, 0].tolist()
+            for copy in copies:
+                score[slots.visual_indices[copy]] += weights[sampled, copy].mean()
+        scores.append(score)
     return scores
 
 
@@ -78,8 +86,10 @@ COLUMNS = [
         Reattention(mode="route", layers=(1,)),
         Reattention(mode="route", layers=(1, 0), keep=20, delimiters=False),
         Reattention(mode="route", rule="relative", layout="strip"),
+        Reattention(mode="route", count_copies=True),
+        Reattention(mode="route", count_copies=True, keep=70, layers=(1,), rule="relative"),
     ],
-    ids=["all layers", "last layer", "both, m=20", "relative"],
+    ids=["all layers", "last layer", "both, m=20", "relative", "with copies", "with copies, relative"],
 )
 def test_scores_equal_eager_attention(model, tokenizer, trigger, prompts, rankings, policy, kernel, columns):
     """Would catch a lost or doubled query (blocks of 16), the tag or the prompt counted in, a key of another row."""
@@ -110,11 +120,43 @@ def test_the_rankings_are_worth_ranking(model, tokenizer, trigger, prompts, rank
     assert all((a - b).abs().max() > 10 * CLOSE for i, a in enumerate(rankings) for b in rankings[:i])
 
 
-def test_the_first_token_of_an_answer_ranks_nothing(model, tokenizer, trigger, prompts, rankings):
-    """Would catch 0 / 0: before any token is sampled all rows tie, and the lower half goes in."""
-    output = decode(model, tokenizer, prompts[2:3], Reattention(mode="route"), {(0, 0): trigger.open_id})
-    assert torch.equal(rankings[0], torch.zeros(15))
-    assert output.reflections[0][0].visual_indices == tuple(range(8))
+@pytest.mark.parametrize("rule", ["paper", "relative"])
+def test_the_first_token_of_an_answer_ranks_nothing(model, tokenizer, trigger, prompts, rankings, rule):
+    """Would catch 0 / 0: all visual tokens tie, and the lower half (or the least attended) goes in unranked.
+
+    A skipped reflection uses up no insertion.
+    """
+    plan = {(0, 0): trigger.open_id, (0, 5): trigger.open_id}
+    output = decode(model, tokenizer, prompts[2:3], Reattention(mode="route", rule=rule, max_reinsertions=1), plan)
+    first, second = output.reflections[0]
+    assert (first.visual_indices, first.skipped, first.at) == ((), "nothing sampled", 0)
+    assert (len(second.visual_indices), second.skipped, second.at) == (8, None, 5)
+    assert len(rankings) == 1
+
+
+@pytest.mark.parametrize("policy", [Reattention(), Reattention(mode="route", keep=100)], ids=["copy", "route all"])
+def test_what_needs_no_ranking_is_put_back_at_the_first_token(model, tokenizer, trigger, prompts, policy):
+    """Would catch a first token that is skipped although nothing has to be ranked."""
+    output = decode(model, tokenizer, prompts[2:3], policy, {(0, 0): trigger.open_id})
+    assert output.reflections[0][0].visual_indices == tuple(range(15))
+
+
+@pytest.mark.parametrize("shown", ["own", "wrong-image"])
+def test_copies_count_for_the_images_of_the_prompt_alone(model, tokenizer, trigger, prompts, rankings, shown):
+    """Would catch another image's tokens that count for the prompt's, and an option that changes nothing."""
+    prompt, plan = prompts[1], {(0, column): trigger.open_id for column in (4, 14)}
+    control = "wrong-image" if shown == "wrong-image" else None
+    options: dict[str, Any] = {}
+    if control:
+        options = {"control_pixel_values": prompt.pixel_values.flip(0), "control_grid_thw": prompt.image_grid_thw}
+    for count_copies in (False, True):
+        policy = Reattention(mode="route", keep=60, control=control, count_copies=count_copies)
+        output = decode(model, tokenizer, [prompt], policy, plan, **options)
+    plain, counted = rankings[:2], rankings[2:]
+    assert torch.equal(plain[0], counted[0])
+    assert torch.equal(plain[1], counted[1]) is (control is not None)
+    raised = (counted[1] - plain[1] > CLOSE).nonzero()[:, 0].tolist()
+    assert raised == ([] if control else list(output.reflections[0][0].visual_indices))
 
 
 # --- the model is left alone

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from look_again.core.generate import LookAgainDecoding
 from look_again.core.reattention import Reattention
@@ -94,6 +97,46 @@ def test_a_finished_tag_does_not_trigger_twice(tokenizer):
             assert trigger.pieces(ids, piece) == 0
 
 
+def join_tags(tokenizer: Any, tags: int) -> list[int]:
+    """`<REFLECTION>` several times in a row, where "><" ends one tag and begins the next: "<", "REFLECTION", "><", …"""
+    head, middle, end = in_pieces(tokenizer)
+    joint = tokenizer.encode("><", add_special_tokens=False)
+    assert len(joint) == 1
+    return [head, *([middle, *joint] * (tags - 1)), middle, end]
+
+
+def find_tags(trigger: Trigger, ids: list[int]) -> list[tuple[int, int]]:
+    """(index of the first piece, index after the last) of every tag that is recognised."""
+    found = [(i + 1, trigger.pieces(ids[:i], token)) for i, token in enumerate(ids)]
+    return [(stop - count, stop) for stop, count in found if count]
+
+
+def test_tags_in_a_row_share_no_piece(tokenizer):
+    """Would catch a second look inside the first tag: a piece that ends a tag belongs to that tag."""
+    trigger = Trigger.of(tokenizer, spelled=True)
+    assert find_tags(trigger, join_tags(tokenizer, 2)) == [(0, 3), (3, 5)]
+    assert find_tags(trigger, join_tags(tokenizer, 4)) == [(0, 3), (3, 5), (5, 7), (7, 9)]
+    apart = [*in_pieces(tokenizer), *in_pieces(tokenizer)]
+    assert find_tags(trigger, apart) == [(0, 3), (3, 6)]
+    characters = spell(tokenizer, "<REFLECTION>")
+    assert find_tags(trigger, characters * 2) == [(0, 12), (12, 24)]
+    joint = tokenizer.encode("><", add_special_tokens=False)
+    assert find_tags(trigger, [*characters[:-1], *joint, *characters[1:]]) == [(0, 12), (12, 23)]
+    assert find_tags(trigger, [trigger.open_id, *in_pieces(tokenizer), trigger.open_id]) == [(0, 1), (1, 4), (4, 5)]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["<", ">", "><", "REFLECTION", "/", " ", "tag"]), max_size=40))
+def test_recognised_tags_never_overlap(tokenizer, texts):
+    """Would catch any piece that two tags claim, in text made of what tags are made of; and a tag that is missed."""
+    trigger = Trigger.of(tokenizer, spelled=True)
+    parts = {"REFLECTION": in_pieces(tokenizer)[1:2], "tag": [trigger.open_id]}
+    ids = [token for text in texts for token in parts.get(text) or tokenizer.encode(text, add_special_tokens=False)]
+    tags = find_tags(trigger, ids)
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(tags))
+    assert len(tags) == "".join({"tag": "<REFLECTION>"}.get(text, text) for text in texts).count("<REFLECTION>")
+
+
 # --- in decoding
 
 AT = 6  # response column where the tag starts
@@ -120,6 +163,62 @@ def test_the_insertion_sits_before_the_first_piece(model, tokenizer, prompts, mo
     for row, prompt in enumerate(prompts):
         full = full_pass(model, output.slots[row], feature_table(model, prompt)).logits[0]
         assert logit_gap(output, row, full) <= TOLERANCE
+
+
+@pytest.mark.parametrize("mode", ["copy", "route"])
+@pytest.mark.parametrize("at", [0, AT])
+def test_tags_in_a_row_are_each_looked_for_in_turn(model, tokenizer, prompts, mode, at):
+    """Would catch a first tag that the second look cuts in two, and a cache that still holds the pieces taken back.
+
+    ROUTE puts nothing back at a tag that nothing was sampled before.
+    """
+    trigger, ids = Trigger.of(tokenizer, spelled=True), join_tags(tokenizer, 3)
+    decoding = LookAgainDecoding(trigger, Reattention(mode=mode))
+    output = decode(model, tokenizer, prompts[:2], plan=plan_of(ids, 0, at), decoding=decoding)
+    assert [r.at for r in output.reflections[0]] == [at, at + 3, at + 5]
+    skipped = "nothing sampled" if mode == "route" and at == 0 else None
+    assert [r.skipped for r in output.reflections[0]] == [skipped, None, None]
+    slots = output.slots[0]
+    places = [slot for slot, token in enumerate(slots.token_ids.tolist()) if token in ids][-len(ids) :]
+    assert slots.token_ids[places].tolist() == ids
+    looks = [
+        places[i] - places[i - 1] > 1 if i else slots.provenance[places[0] - 1] == Provenance.FORCED for i in range(7)
+    ]
+    assert looks == [skipped is None, False, False, True, False, True, False]
+    full = full_pass(model, slots, feature_table(model, prompts[0])).logits[0]
+    assert logit_gap(output, 0, full) <= TOLERANCE
+
+
+@pytest.mark.parametrize("spelled", ["<REFLECTION>", "pieces"])
+def test_a_tag_right_after_a_reinsertion(model, tokenizer, prompts, spelled):
+    """Would catch pieces of the second tag that reach back into the first one's insertion."""
+    trigger = Trigger.of(tokenizer, spelled=True)
+    second = in_pieces(tokenizer) if spelled == "pieces" else spell(tokenizer, spelled)
+    plan = {(0, AT): trigger.open_id} | plan_of(second, 0, AT + 1)
+    output = decode(model, tokenizer, prompts[:1], plan=plan, decoding=LookAgainDecoding(trigger, Reattention()))
+    assert [(r.at, r.skipped) for r in output.reflections[0]] == [(AT, None), (AT + 1, None)]
+    slots = output.slots[0]
+    tag = (slots.token_ids == trigger.open_id).nonzero()[0, 0]
+    assert slots.provenance[tag - 1] == slots.provenance[tag + 1] == Provenance.FORCED
+    full = full_pass(model, slots, feature_table(model, prompts[0])).logits[0]
+    assert logit_gap(output, 0, full) <= TOLERANCE
+
+
+def test_a_spelled_tag_at_a_bound_inserts_nothing_or_fits(model, tokenizer, prompts):
+    """Would catch a look that no token can follow, and pieces that count twice against the context."""
+    trigger, pieces = Trigger.of(tokenizer, spelled=True), in_pieces(tokenizer)
+    plan, columns, size = plan_of(pieces, 0, AT), len(prompts[0].token_ids), 6 + 2
+
+    def reflect(bound: int | None, **options: Any) -> tuple[Any, int]:
+        decoding = LookAgainDecoding(trigger, Reattention(), max_context=bound)
+        output = decode(model, tokenizer, prompts[:1], plan=plan, decoding=decoding, **options)
+        return output.reflections[0][0].skipped, len(output.slots[0])
+
+    assert reflect(None, max_new_tokens=AT + 3) == ("max_new_tokens", columns + AT + 3)
+    assert reflect(None, max_new_tokens=AT + 4) == (None, columns + AT + 4 + size)
+    full = columns + AT + 3 + size + 1
+    assert reflect(full) == (None, full)
+    assert reflect(full - 1) == ("context", full - 1)
 
 
 def check_placement(slots: Slots, pieces: list[int]) -> None:

@@ -31,6 +31,7 @@ def random_plan(rows: int, columns: int, reflection_id: int, seed: int) -> dict[
         (2, Reattention(mode="route", rule="relative")),
         (3, Reattention(mode="route", layers=(1,), layout="strip")),
         (4, Reattention(mode="route", keep=70, max_reinsertions=2)),
+        (5, Reattention(mode="route", keep=30, count_copies=True)),
     ],
 )
 def test_select_rows_equals_decoding(model, tokenizer, trigger, prompts, seed, policy):
@@ -47,6 +48,17 @@ def test_select_rows_equals_decoding(model, tokenizer, trigger, prompts, seed, p
     assert chosen == [[list(reflection.visual_indices) for reflection in own] for own in output.reflections]
     assert sum(map(len, chosen)) == len(plan) >= 5
     assert len({tuple(rows) for own in chosen for rows in own}) > 3
+
+
+def test_a_reflection_with_nothing_to_rank_uses_up_no_insertion(model, tokenizer, trigger, prompts):
+    """Would catch a tag as the first token that training ranks, or counts against `max_reinsertions`."""
+    policy = Reattention(mode="route", max_reinsertions=1)
+    plan = {(0, column): trigger.open_id for column in (0, 4, 9)}
+    output = decode(model, tokenizer, prompts[:1], policy, plan)
+    examples = build_examples(model, prompts[:1], responses(output, prompts[:1]), policy)
+    chosen = select_visual_tokens(model, examples, [feature_table(model, prompts[0])], trigger.open_id)[0]
+    assert [len(indices) for indices in chosen] == [0, 3, 0]
+    assert chosen == [list(reflection.visual_indices) for reflection in output.reflections[0]]
 
 
 def test_an_example_alone_equals_the_batch(model, tokenizer, trigger, prompts):

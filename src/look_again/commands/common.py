@@ -55,6 +55,12 @@ def add_reattention_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--keep", type=int, metavar="M", help="percent of visual tokens that route keeps (50)")
     parser.add_argument("--rule", choices=RULES, help="ranking of route: equation 5 (paper), or less sinks")
+    parser.add_argument(
+        "--count-copies",
+        action="store_true",
+        default=None,
+        help="route: attention on re-inserted copies counts for the visual tokens that they copy",
+    )
     parser.add_argument("--layout", choices=POSITION_LAYOUTS, help="positions of re-inserted visual tokens (grid)")
     parser.add_argument("--no-delimiters", action="store_true", help="re-insert without vision delimiters")
     parser.add_argument("--max-reinsertions", type=int, metavar="N", help="per answer (16)")
@@ -126,6 +132,7 @@ def _asked_reattention(args: argparse.Namespace) -> dict[str, Any]:
         "mode": mode,
         "keep": args.keep if keep is None else keep,
         "rule": args.rule,
+        "count_copies": args.count_copies,
         "layout": args.layout,
         "delimiters": False if args.no_delimiters else None,
         "max_reinsertions": args.max_reinsertions,
@@ -141,9 +148,10 @@ def _check_route(args: argparse.Namespace, policy: Reattention) -> None:
     routed = policy.mode == "route" or policy.control == "random-rows"
     if routed or getattr(args, "controls", False) or getattr(args, "base_url", None):
         return  # an endpoint's options are refused as a whole
-    for name in ("keep", "rule"):
+    for name in ("keep", "rule", "count_copies"):
         if getattr(args, name) is not None:
-            raise ValueError(f"--{name} belongs to --reattention route, and would change nothing with {policy.mode}")
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} belongs to --reattention route, and would change nothing with {policy.mode}")
 
 
 def load_model(args: argparse.Namespace) -> LookAgain:

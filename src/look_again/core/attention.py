@@ -66,15 +66,24 @@ class AttentionRecorder:
     tokens.
 
     visual_slots: per sequence, the slots of the prompt's visual tokens. layers: decoder layers to average; sequences
-    that join later bring layers of their own, none where nothing is to be observed.
+    that join later bring layers of their own, none where nothing is to be observed. count_copies: attention on
+    re-inserted copies counts too, for the visual tokens that they copy.
     """
 
     def __init__(
-        self, cache: RaggedCache, visual_slots: Sequence[torch.Tensor], layers: Sequence[int], scaling: float
+        self,
+        cache: RaggedCache,
+        visual_slots: Sequence[torch.Tensor],
+        layers: Sequence[int],
+        scaling: float,
+        *,
+        count_copies: bool = False,
     ) -> None:
         self.cache = cache
         self.scaling = scaling
-        self.visual_slots: list[torch.Tensor] = []
+        self.visual_slots: list[torch.Tensor] = []  # of the prompt, then of the copies that count
+        self.visual_indices: list[torch.Tensor] = []  # the visual token that each of them shows
+        self.count_copies: list[bool] = []
         self.sequence_layers: list[list[int]] = []
         self.totals: list[torch.Tensor] = []
         self.counts: list[int] = []
@@ -84,11 +93,13 @@ class AttentionRecorder:
         self._wanted: list[tuple[int, torch.Tensor, torch.Tensor]] | None = None
         self.layers = list(layers)
         for slots in visual_slots:
-            self.add_sequence(slots, self.layers)
+            self.add_sequence(slots, self.layers, count_copies=count_copies)
 
-    def add_sequence(self, visual_slots: torch.Tensor, layers: Sequence[int]) -> None:
+    def add_sequence(self, visual_slots: torch.Tensor, layers: Sequence[int], *, count_copies: bool = False) -> None:
         """Take one more sequence in, of which nothing was observed yet."""
         self.visual_slots.append(visual_slots)
+        self.visual_indices.append(torch.arange(len(visual_slots), device=visual_slots.device))
+        self.count_copies.append(count_copies)
         self.sequence_layers.append(list(layers))
         self.totals.append(torch.zeros(len(visual_slots), device=visual_slots.device))
         self.counts.append(0)
@@ -102,11 +113,25 @@ class AttentionRecorder:
             if sequence < last < len(waiting):
                 waiting[sequence] = waiting[last]
         swap_remove(self.visual_slots, sequence)
+        swap_remove(self.visual_indices, sequence)
+        swap_remove(self.count_copies, sequence)
         swap_remove(self.sequence_layers, sequence)
         swap_remove(self.totals, sequence)
         swap_remove(self.counts, sequence)
         swap_remove(self._slots, sequence)
         self.layers = sorted(set().union(*self.sequence_layers))
+
+    def add_copies(self, sequence: int, slots: Sequence[int], visual_indices: Sequence[int]) -> None:
+        """The next pass feeds copies of visual tokens at `slots`; only those of the prompt's images ever count."""
+        tokens = len(self.totals[sequence])
+        copies = [pair for pair in zip(slots, visual_indices, strict=True) if pair[1] < tokens]
+        if not copies or not self.count_copies[sequence]:
+            return
+        for column, values in (
+            (self.visual_slots, [s for s, _ in copies]),
+            (self.visual_indices, [v for _, v in copies]),
+        ):
+            column[sequence] = torch.cat([column[sequence], column[sequence].new_tensor(values)])
 
     def watch_step(self, sequences: Sequence[int]) -> None:
         """The next pass feeds one token to every sequence; observe the queries of `sequences` (sampled tokens)."""
@@ -187,7 +212,11 @@ class AttentionRecorder:
         self._slots[sequence].clear()
 
     def _add(self, sequence: int, mass_V: torch.Tensor) -> None:
-        self.totals[sequence] += mass_V.to(self.totals[sequence].device) / len(self.sequence_layers[sequence])
+        """Add the mass on each watched slot to the visual token that the slot shows."""
+        total = self.totals[sequence]
+        total.index_add_(
+            0, self.visual_indices[sequence], mass_V.to(total.device) / len(self.sequence_layers[sequence])
+        )
 
 
 class _AsKernel:

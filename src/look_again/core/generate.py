@@ -154,6 +154,7 @@ class _Loop:
             [start.features for start in starts],
             score_layers=layers if policy.needs_scores else None,
             score_prompt=policy.rule == "relative",
+            count_copies=policy.count_copies,
         )
         self.prompt_columns = input_ids.shape[1]
         self.budget = generation_config.max_length - self.prompt_columns

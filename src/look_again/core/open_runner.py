@@ -38,6 +38,7 @@ class OpenRunner(Runner):
         *,
         score_layers: Sequence[int] = (),
         score_prompt: bool = False,
+        count_copies: bool = False,
     ) -> int:
         """Take a sequence in and return its number; `chunk` then feeds what it holds."""
         assert self.recorder is not None
@@ -46,7 +47,7 @@ class OpenRunner(Runner):
         layers = score_layers if len(slots) else ()
         self.builders.append(builder)
         self.features.append(features)
-        self.recorder.add_sequence(slots, layers)
+        self.recorder.add_sequence(slots, layers, count_copies=count_copies)
         self.prompt_recorder.add_sequence(slots, layers if score_prompt else ())
         return self.cache.add_sequence()
 

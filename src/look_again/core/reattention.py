@@ -32,6 +32,8 @@ class Reattention:
     rule: "paper" is equation (5); "relative" subtracts the attention that the prompt's own text pays to a token, which
         discounts attention sinks.
     layers: decoder layers averaged by the ranking; None takes all (as the paper's figure 9 does).
+    count_copies: attention on a re-inserted copy counts for the visual token that it copies; equation (5) counts the
+        prompt's visual tokens alone.
     control: "wrong-image" shows another image's tokens at the same places, "random-rows" a random m%, "blank-image" the
         tokens of an image of the processor's mean colour; "random-place" shows them once, before a sampled token at a
         random place of the response that is not `<REFLECTION>`, and nothing at the reflections.
@@ -46,6 +48,7 @@ class Reattention:
     max_reinsertions: int = 16
     rule: str = "paper"
     layers: tuple[int, ...] | None = None
+    count_copies: bool = False
     control: str | None = None
     seed: int = 0
     within: int = 64
@@ -81,7 +84,7 @@ class Reattention:
     def __str__(self) -> str:
         """The policy in a few words: its mode, and what differs from the defaults."""
         mode = f"route-{self.keep}" if self.mode == "route" else self.mode
-        names = ("rule", "layout", "delimiters", "max_reinsertions", "layers", "control")
+        names = ("rule", "layout", "delimiters", "max_reinsertions", "layers", "count_copies", "control")
         changed = [
             f"{name} {getattr(self, name)}" for name in names if getattr(self, name) != getattr(type(self), name)
         ]
@@ -108,6 +111,10 @@ class Reattention:
     def needs_scores(self) -> bool:
         """Whether a ranking has to be measured while decoding."""
         return self.mode == "route" and 0 < self.keep < 100 and self.control != "random-rows"
+
+    def lacks_ranking(self, sampled_before: int) -> bool:
+        """Whether a ranking is needed where none exists: equation (5) is a mean over the tokens sampled before."""
+        return self.needs_scores and sampled_before == 0
 
     @property
     def strays(self) -> bool:

@@ -54,7 +54,8 @@ class Runner:
 
     builders: one per sequence. features: per sequence the feature table (V, hidden) that its slots point into, or
     None for a sequence without images. score_layers: decoder layers whose attention on the prompt's visual tokens is
-    recorded (None records nothing); the model must then be inside `recorded_attention`.
+    recorded (None records nothing); the model must then be inside `recorded_attention`. score_prompt: record the
+    prompt's own attention too. count_copies: attention on re-inserted copies counts for what they copy.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Runner:
         *,
         score_layers: Sequence[int] | None = None,
         score_prompt: bool = False,
+        count_copies: bool = False,
     ) -> None:
         self.model = model
         self.cache_keyword = cache_keyword(model)
@@ -77,12 +79,10 @@ class Runner:
         self.recorder: AttentionRecorder | None = None
         self.prompt_recorder: AttentionRecorder | None = None
         if score_layers is not None:
-            slots = [self._visual_slots(builder) for builder in self.builders]
-            self.recorder = AttentionRecorder(self.cache, slots, score_layers, attention_scaling(text_config))
+            slots, scaling = [self._visual_slots(builder) for builder in self.builders], attention_scaling(text_config)
+            self.recorder = AttentionRecorder(self.cache, slots, score_layers, scaling, count_copies=count_copies)
             if score_prompt:
-                self.prompt_recorder = AttentionRecorder(
-                    self.cache, slots, score_layers, attention_scaling(text_config)
-                )
+                self.prompt_recorder = AttentionRecorder(self.cache, slots, score_layers, scaling)
 
     def prefill(self) -> torch.Tensor:
         """Feed everything every sequence holds so far; returns the logits after each sequence's last slot, (B, W).
@@ -206,12 +206,21 @@ class Runner:
             return
         assert self.recorder is not None
         sequences = list(range(len(sampled))) if sequences is None else sequences
+        for sequence in sequences:
+            self._count_copies(sequence, self.cache.lengths[sequence])
         self.recorder.watch_chunk(list(zip(sequences, sampled, strict=True)))
         if self.prompt_recorder is not None:
             prompts = [
                 self._prompt_text(sequence) if self.cache.lengths[sequence] == 0 else [] for sequence in sequences
             ]
             self.prompt_recorder.watch_chunk(list(zip(sequences, prompts, strict=True)))
+
+    def _count_copies(self, sequence: int, start: int) -> None:
+        """Tell the recorder which of a sequence's slots from `start` on are copies of visual tokens."""
+        assert self.recorder is not None
+        builder = self.builders[sequence]
+        copies = [i for i in range(start, len(builder)) if builder.provenance[i] == Provenance.REINSERTED]
+        self.recorder.add_copies(sequence, copies, [builder.visual_indices[i] for i in copies])
 
     def _prompt_text(self, sequence: int) -> list[int]:
         """The prompt's text slots after its last visual token: what it reads of the image before any answer."""

@@ -33,9 +33,9 @@ class Reflection:
     """One `<REFLECTION>` of an answer.
 
     visual_indices: the visual tokens put back, counted over all images of the prompt in order. skipped: why nothing was
-    put back although the mode would have ("context", "max_reinsertions", "max_new_tokens", "no image", "random-place"),
-    else None. at: number of response tokens before the tag. stray: no tag, but the insertion of the random-place
-    control.
+    put back although the mode would have ("context", "max_reinsertions", "max_new_tokens", "no image", "random-place",
+    or "nothing sampled": ROUTE has no attention to rank by before the first sampled token), else None. at: number of
+    response tokens before the tag. stray: no tag, but the insertion of the random-place control.
     """
 
     mode: str
@@ -217,14 +217,14 @@ class DecodedSequence:
         if pieces and self.policy.strays:
             return Reflection(self.policy.mode, skipped="random-place", at=at)
         if pieces:
-            return self._reflection(at, scores)
+            return self._reflection(at, self.sampled - pieces, scores)
         if self.place is None or self.sampled <= self.place:
             return None
         self.place = None
-        return replace(self._reflection(at, scores), stray=True)
+        return replace(self._reflection(at, self.sampled - 1, scores), stray=True)
 
-    def _reflection(self, at: int, scores: Callable[[], torch.Tensor]) -> Reflection:
-        """What is put back here."""
+    def _reflection(self, at: int, sampled_before: int, scores: Callable[[], torch.Tensor]) -> Reflection:
+        """What is put back after `at` response tokens, `sampled_before` of them sampled."""
         policy, done = self.policy, sum(bool(r.visual_indices) for r in self.reflections)
         if not policy.inserts:
             return Reflection(policy.mode, at=at)
@@ -234,6 +234,8 @@ class DecodedSequence:
             return Reflection(policy.mode, skipped="max_reinsertions", at=at)
         if self.sampled >= self.budget:
             return Reflection(policy.mode, skipped="max_new_tokens", at=at)
+        if policy.lacks_ranking(sampled_before):
+            return Reflection(policy.mode, skipped="nothing sampled", at=at)
         ranking = scores() if policy.needs_scores else None
         indices = self.choose(policy, self.visual_tokens, ranking, len(self.reflections))
         size = insertion_size(policy, split_by_image(indices, self.shown))

@@ -34,8 +34,16 @@ class Trigger:
     def pieces(self, response: Sequence[int], token: int) -> int:
         """How many tokens, `token` being the last, make up a `<REFLECTION>` that it completes; 0 if it does not.
 
-        Pieces may hold more than the tag ("><", ">\\n"): the first one counts whole, so visual tokens go in before it.
+        Pieces may hold more than the tag ("><", ">\\n"): the first one counts whole, so visual tokens go in before it,
+        unless it completes a `<REFLECTION>` itself. It then belongs to that tag, whose own visual tokens it follows.
         """
+        count = self._count_pieces(response, token)
+        if count > 1 and self._count_pieces(response[: 1 - count], response[1 - count]):
+            return count - 1
+        return count
+
+    def _count_pieces(self, response: Sequence[int], token: int) -> int:
+        """`pieces`, with a first piece that two tags share counted for both."""
         if token == self.open_id:
             return 1
         if self._tokenizer is None or ">" not in self._decode_cached(token):

@@ -72,16 +72,17 @@ def add_response(
     chosen: Sequence[Sequence[int]] | None = None,
 ) -> None:
     """Append the whole response. `chosen[i]` are the visual tokens of reflection i where a ranking was needed."""
-    index, reflection = 0, 0
+    index, reflection, insertions = 0, 0, 0
     visual_tokens = sum(span.count for span in example.spans)
     while (index := add_until_reflection(builder, example, index, reflection_id)) < len(example.response_ids):
-        if visual_tokens and example.policy.inserts and reflection < example.policy.max_reinsertions:
+        if visual_tokens and example.policy.inserts and insertions < example.policy.max_reinsertions:
             visual_indices = (
                 choose_visual_tokens(example.policy, visual_tokens, None, reflection)
                 if chosen is None
                 else chosen[reflection]
             )
             add_insertion(builder, example, visual_indices)
+            insertions += bool(visual_indices)
         builder.add_token(reflection_id, Provenance.SAMPLED)
         index, reflection = index + 1, reflection + 1
 

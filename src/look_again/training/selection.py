@@ -39,12 +39,19 @@ def select_visual_tokens(
         for builder, example in zip(builders, examples, strict=True)
     ]
     with recorded_attention(model):
-        runner = Runner(model, builders, features, score_layers=layers, score_prompt=policy.rule == "relative")
+        runner = Runner(
+            model,
+            builders,
+            features,
+            score_layers=layers,
+            score_prompt=policy.rule == "relative",
+            count_copies=policy.count_copies,
+        )
         runner.prefill()
         for i, example in enumerate(examples):
             index = ends[i]
             while index < len(example.response_ids):
-                visual_indices = _choose(runner, i, example, len(chosen[i]))
+                visual_indices = _choose(runner, i, example, chosen[i], sampled_before=index)
                 chosen[i].append(visual_indices)
                 add_insertion(builders[i], example, visual_indices)
                 builders[i].add_token(reflection_id, Provenance.SAMPLED)
@@ -68,8 +75,12 @@ def idle_pass(model: Any) -> None:
     model.base_model(input_ids=token, position_ids=positions, use_cache=False)
 
 
-def _choose(runner: Runner, sequence: int, example: Example, reflection: int) -> list[int]:
-    if reflection >= example.policy.max_reinsertions:
+def _choose(
+    runner: Runner, sequence: int, example: Example, earlier: Sequence[Sequence[int]], sampled_before: int
+) -> list[int]:
+    """The visual tokens of the reflection that follows those that put back `earlier`."""
+    policy = example.policy
+    if sum(map(bool, earlier)) >= policy.max_reinsertions or policy.lacks_ranking(sampled_before):
         return []
     visual_tokens = sum(span.count for span in example.spans)
-    return choose_visual_tokens(example.policy, visual_tokens, runner.scores(sequence, example.policy.rule), reflection)
+    return choose_visual_tokens(policy, visual_tokens, runner.scores(sequence, policy.rule), len(earlier))

@@ -25,6 +25,7 @@ SKIPPED = {
     "max_reinsertions": "it has looked again as often as it may",
     "max_new_tokens": "no tokens are left",
     "no image": "there is no image",
+    "nothing sampled": "no token was sampled before, so there is no attention to rank by",
 }
 
 

@@ -104,7 +104,11 @@ class ContinuousBatch:
         layers = policy.ranking_layers(self.num_layers) if policy.needs_scores else ()
         self.running.append(entry)
         index = self.runner.add_sequence(
-            start.builder, start.features, score_layers=layers, score_prompt=policy.rule == "relative"
+            start.builder,
+            start.features,
+            score_layers=layers,
+            score_prompt=policy.rule == "relative",
+            count_copies=policy.count_copies,
         )
         try:
             self._record(self._ranks)

@@ -110,7 +110,7 @@ def choose_reattention(request: ChatRequest, defaults: Defaults) -> Reattention:
         policy = replace(defaults.policy, **named, **{k: v for k, v in given.items() if k not in named})
     except ValueError as error:
         raise invalid(str(error), "look_again") from None
-    for field in ("keep", "rule", "layers"):
+    for field in ("keep", "rule", "layers", "count_copies"):
         if field in given and policy.mode != "route":
             raise invalid(
                 f"look_again.{field} belongs to route; this request's is {policy.mode}", f"look_again.{field}"

@@ -166,7 +166,7 @@ class StreamOptions(Strict):
 class LookAgainOptions(Strict):
     """What happens at a reflection (the server's defaults where absent), and how the answer is returned.
 
-    reattention, keep, rule, layout, delimiters, max_reinsertions, layers: as of `look_again.Reattention`.
+    reattention, keep, rule, layout, delimiters, max_reinsertions, layers, count_copies: as of `look_again.Reattention`.
     content: "conclusion" puts the CONCLUSION into `content` and the rest into `reasoning_content`; "all" puts the whole
     tagged text into `content`. rows: also report the indices of the visual tokens that each reflection put back.
     attention: also report where the answer looked, per section and per reflection; a request with one choice.
@@ -179,6 +179,7 @@ class LookAgainOptions(Strict):
     delimiters: bool | None = None
     max_reinsertions: Annotated[int, Field(ge=0, le=1000)] | None = None
     layers: Annotated[list[Annotated[int, Field(ge=0, le=1000)]], Field(min_length=1, max_length=1000)] | None = None
+    count_copies: bool | None = None
     content: Literal["conclusion", "all"] | None = None
     rows: bool | None = None
     attention: bool | None = None

@@ -41,9 +41,13 @@ class Ranker:
         with recorded_attention(model):
             if self._runner is None:
                 layers = policy.ranking_layers(model.config.get_text_config().num_hidden_layers)
-                relative = policy.rule == "relative"
                 self._runner = Runner(
-                    model, [sequence.builder], [self.table()], score_layers=layers, score_prompt=relative
+                    model,
+                    [sequence.builder],
+                    [self.table()],
+                    score_layers=layers,
+                    score_prompt=policy.rule == "relative",
+                    count_copies=policy.count_copies,
                 )
                 self._runner.prefill()
             else:
