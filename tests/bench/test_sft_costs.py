@@ -7,9 +7,11 @@ import json
 import pytest
 import torch
 
+from look_again.bench.loss_costs import LossBench
 from look_again.bench.sft_costs import SftBench, SftSettings, measure, vision_over_language, vision_over_language_of_7b
 from look_again.commands.main import main
 from look_again.core.reattention import Reattention
+from look_again.training.chunked_loss import chunked_cross_entropy
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +65,21 @@ Small.layers = 1
 
 
 def test_the_command_prints_ratios(capsys):
-    assert main(["bench", "sft", "--rows", "1", "--pairs", "1", "--json"]) == 0
+    assert main(["bench", "sft", "--rows", "1", "--pairs", "1", "--loss-targets", "8", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
+    assert {"chunked_peak_over_whole", "chunked_time_over_whole"} <= result["ratios"].keys()
     assert {"copy_time_over_repeated", "copy_memory_over_repeated", "route_over_copy"} <= result["ratios"].keys()
     assert result["settings"]["threads"] == torch.get_num_threads()
     assert main(["bench", "sft", "--rows", "0"]) == 2
+    assert main(["bench", "sft", "--loss-targets", "0"]) == 2
+
+
+def test_both_losses_are_the_same(monkeypatch):
+    """Would catch a benchmark of two different things."""
+    monkeypatch.setattr("look_again.bench.loss_costs.VOCABULARY", 500)
+    bench = LossBench(SftSettings(loss_targets=20))
+    bench.chunk = 7
+    for frozen in (True, False):
+        summed, each = chunked_cross_entropy(bench.hidden, bench.head(frozen), bench.targets, bench.chunk)
+        assert float((each - bench.whole(frozen)).detach().abs().max()) < 1e-5
+        assert float((summed - bench.whole(frozen).sum()).detach().abs()) < 1e-3

@@ -49,6 +49,7 @@ def add_sft_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", type=int, default=default.keep, help="percentage of rows that ROUTE puts back")
     parser.add_argument("--layers", type=int, help="decoder layers instead of the large shapes' own")
     parser.add_argument("--image-pixels", type=int, default=default.image_pixels, help="side of the large image")
+    parser.add_argument("--loss-targets", type=int, help="of the loss in chunks; 8192 on a GPU, 4096 on a CPU")
 
 
 def add_brpo_arguments(parser: argparse.ArgumentParser) -> None:
