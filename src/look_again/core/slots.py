@@ -21,8 +21,8 @@ from look_again.core.families import Family, Grid, VisionTokens
 class Provenance(IntEnum):
     """Where a slot comes from: the prompt, the model's own sampling, re-insertion, or the decoding loop's hand.
 
-    FORCED slots are vision delimiters around re-inserted visual tokens, the closing tag that vision-only mode writes, and
-    the tags around a CONCLUSION that a bound on the reasoning brings.
+    FORCED slots are vision delimiters around re-inserted visual tokens, the closing tag that vision-only mode writes,
+    and the tags around a CONCLUSION that a bound on the reasoning brings.
     """
 
     PROMPT = 0
