@@ -15,10 +15,11 @@ TINY = """
 tiny: {hidden: 64, layers: 2, heads: 2, kv_heads: 1, mlp: 96, vision_hidden: 32, vision_layers: 2, vision_heads: 2,
   vision_mlp: 64, full_attention_layers: [1]}
 """
+CHUNK = 40  # targets, in the runs of two processes: a step has hundreds
 FSDP = Path(__file__).with_name("fsdp_on_cpus.py")
 
 
-def write_recipe(folder: Path, batch: int, trains: str = "language_model") -> Path:
+def write_recipe(folder: Path, batch: int, trains: str = "language_model", chunk: int | None = None) -> Path:
     """Four rows a step, of all modes, some of which need a ranking, so that processes differ in their passes."""
     path = folder / "recipe.yaml"
     path.write_text(
@@ -30,6 +31,7 @@ save_steps: 3
 {TINY}
 stages:
   - {{name: sft, task: answers, steps: 5, batch: {batch}, trains: {trains}, warmup_steps: 1, learning_rate: 3.0e-3,
+     loss_chunk: {chunk or "null"},
      modes: {{route: 2, copy: 1, text: 1}}, error_rate: 0.2}}
 """
     )
@@ -39,7 +41,7 @@ stages:
 def train(folder: Path, batch: int, engine: str | None = None, trains: str = "language_model") -> list[dict]:
     """The log of a run of its own process or processes."""
     folder.mkdir(exist_ok=True)
-    recipe = write_recipe(folder, batch, trains)
+    recipe = write_recipe(folder, batch, trains, chunk=None if engine is None else CHUNK)
     launch(["train", "sft", "--config", str(recipe)], engine, FSDP)
     return [json.loads(line) for line in (folder / "run" / "sft" / "log.jsonl").read_text().splitlines()]
 

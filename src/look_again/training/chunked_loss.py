@@ -149,15 +149,17 @@ class _LogProbs(torch.autograd.Function):
         gradients = _Gradients(ctx.needs_input_grad[:3], hidden, head)
         for part, states, cast in _chunks(hidden, head, ctx.chunk, ctx.dtype if len(hidden) else None):
             logits = _sampled_logits(cast, states, ctx.temperature, banned)
-            gradient = logits.sub_(normaliser[part, None]).exp_().neg_()
-            gradient[torch.arange(len(states), device=states.device), targets[part]] += 1
-            gradients.add(part, states, cast, gradient.mul_(towards[part, None] / ctx.temperature))
+            scale = towards[part] / ctx.temperature
+            gradient = logits.sub_(normaliser[part, None]).exp_().mul_(-scale[:, None])
+            gradient[torch.arange(len(states), device=states.device), targets[part]] += scale
+            gradients.add(part, states, cast, gradient)
         return gradients.hidden, gradients.weight, gradients.rows, None, None, None, None, None
 
 
 def _sampled_logits(head: OutputHead, hidden: Tensor, temperature: float, banned: Tensor) -> Tensor:
     """(C, W) as sampling sees them, in float32."""
-    return head.logits(hidden).float().index_fill_(-1, banned, float("-inf")).div_(temperature)
+    logits = head.logits(hidden).float().index_fill_(-1, banned, float("-inf"))
+    return logits if temperature == 1.0 else logits.div_(temperature)
 
 
 def _chunks(
