@@ -84,7 +84,9 @@ class BaseModel:
             find_family(AutoConfig.from_pretrained(self.base))
             model = AutoModelForImageTextToText.from_pretrained(self.base, dtype=dtype, use_safetensors=True)
         except OSError as error:
-            raise LoadError(f"{self.base} cannot be loaded: {explain(self.base, error)}") from error
+            raise LoadError(
+                f"{self.base} cannot be loaded: {str(error).splitlines()[0]}{hint_at_paths(self.base)}"
+            ) from error
         own = load_tokenizer(str(self.base))
         if not has_tags(own):
             if hasattr(model.get_input_embeddings().weight, "ds_id"):
@@ -134,12 +136,15 @@ def load_processors(base: str | None, shapes: NewModel | None = None) -> tuple[A
     if base is None:
         assert shapes is not None
         return shapes.new_processors()
-    resolve_source(base)
+    try:
+        resolve_source(base)
+    except LoadError as error:
+        raise LoadError(f"{error}{hint_at_paths(base)}") from error
     try:
         tokenizer = load_tokenizer(base)
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(base)
     except (OSError, ValueError) as error:
-        raise LoadError(f"{base} cannot be loaded: {explain(base, error)}") from error
+        raise LoadError(f"{base} cannot be loaded: {str(error).splitlines()[0]}{hint_at_paths(base)}") from error
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"the tokenizer of {base} has no end-of-turn token (eos_token), which responses end with")
     if not has_tags(tokenizer):
@@ -147,12 +152,12 @@ def load_processors(base: str | None, shapes: NewModel | None = None) -> tuple[A
     return tokenizer, image_processor
 
 
-def explain(base: str | Path, error: Exception) -> str:
-    """Why a base cannot be had, in one line: a relative path that leads nowhere here is said to be one."""
+def hint_at_paths(base: str | Path) -> str:
+    """What to add to an error about a base: where relative paths start, if it is one that leads nowhere; else ""."""
     path = Path(base)
-    if path.exists() or path.is_absolute() or (len(path.parts) == 2 and not Path(path.parts[0]).exists()):
-        return str(error).splitlines()[0]  # a folder, or a name of the hub
+    if path.exists() or path.is_absolute() or (len(path.parts) <= 2 and not Path(path.parts[0]).exists()):
+        return ""  # a folder, or a name of the hub
     return (
-        f"there is no folder of that name in {Path.cwd()}. Relative paths of a recipe start where the command runs; "
-        "those of the shipped recipes start at the root of a clone, and what lies in runs/ another recipe makes first"
+        f". Relative paths of a recipe start where the command runs, here {Path.cwd()}; those of the shipped recipes "
+        "start at the root of a clone, and what lies in runs/ another recipe makes first"
     )

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from look_again.data.source import Source
 from look_again.text.grammar import TAGS
-from look_again.training.base_model import NewModel, explain
+from look_again.training.base_model import NewModel, hint_at_paths
 from look_again.training.chunked_loss import count_chunk_targets
 from look_again.training.large_shapes import KNOWN
 from look_again.training.run_parts import Hardware, TrainedParts
@@ -116,8 +116,9 @@ def _configuration(base: str | None, hardware: Hardware, shapes: NewModel | None
     try:
         return AutoConfig.from_pretrained(base)
     except (OSError, ValueError) as error:
+        reason = f"{str(error).splitlines()[0]}{hint_at_paths(base)}"
         raise ConfigError(
-            f"the configuration of {base} cannot be had ({explain(base, error)}); known without it: {', '.join(KNOWN)}"
+            f"the configuration of {base} cannot be had ({reason}); known without it: {', '.join(KNOWN)}"
         ) from error
 
 
