@@ -45,7 +45,7 @@ FULLWIDTH = str.maketrans("CONLUSI", "ＣＯＮＬＵＳＩ")
         (HEAD.replace("r", "the answer is B") + LOOK + "<CONCLUSION>see above</CONCLUSION>", 1, 0),
         (HEAD + "<REFLECTION>B</REFLECTION><CONCLUSION>C</CONCLUSION>", 1, 0),
         (HEAD + LOOK + "<CONCLUSION>В</CONCLUSION>", 1, 0),  # a Cyrillic letter
-        (HEAD + LOOK + "<CONCLUSION>Ｂ</CONCLUSION>", 1, 0),  # a full-width letter
+        (HEAD + LOOK + "<CONCLUSION>Ｂ</CONCLUSION>", 1, 1),  # a full-width letter is read as the plain one
         # missing, empty, cut off
         ("", 0, 0),
         (" \n\t ", 0, 0),
@@ -74,7 +74,7 @@ FULLWIDTH = str.maketrans("CONLUSI", "ＣＯＮＬＵＳＩ")
         (HEAD + f"<REFLECTION>{LOOK}</REFLECTION>" + END, 0, 1),
         (HEAD.replace("r", LOOK) + END, 0, 1),
         (HEAD + LOOK + f"<CONCLUSION>C{END}</CONCLUSION>", 0, 0),
-        (HEAD + LOOK + "<CONCLUSION><SUMMARY>B</SUMMARY></CONCLUSION>", 0, 1),
+        (HEAD + LOOK + "<CONCLUSION><SUMMARY>B</SUMMARY></CONCLUSION>", 0, 0),  # tags beside a letter: no answer
         # tags that are none, or where none belongs
         (HEAD.replace("r", "ra<CAPTION>tor") + LOOK + END, 0, 1),  # a tag inside a word
         (GOOD.replace("CONCLUSION>", "conclusion>"), 0, 0),
