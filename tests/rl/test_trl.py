@@ -44,6 +44,7 @@ def trainer(tmp_path, rollout_func=None):
     ), shipped
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of names that TRL itself still uses
 def test_our_rewards_run_in_trl(tmp_path):
     """Would catch a signature, a name or a None that TRL does not take."""
     made, _ = trainer(tmp_path)
@@ -53,6 +54,7 @@ def test_our_rewards_run_in_trl(tmp_path):
     assert {f"rewards/{name}/mean" for name in names} <= logged.keys()
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of names that TRL itself still uses
 def test_trl_cannot_carry_rows_inside_completions(tmp_path):
     """Once it can, the loop of our own is worth another look: it counts features and tokens of the prompt alone."""
     _, shipped = trainer(tmp_path / "once")

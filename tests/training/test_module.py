@@ -115,11 +115,11 @@ def test_checkpointing_and_dropout_do_not_reach_the_selection(tokenizer, model, 
     )
     features, _ = module.features([example], **images_of(prompts[:1]))
     expected = [slots.visual_indices.tolist() for slots in module.sequences([example], features)]
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    module.recompute_layers()
     try:
         assert [slots.visual_indices.tolist() for slots in module.sequences([example], features)] == expected
     finally:
-        model.gradient_checkpointing_disable()
+        getattr(model, "activation_checkpointing_disable", model.gradient_checkpointing_disable)()
     assert model.training == training
     model.eval()
 

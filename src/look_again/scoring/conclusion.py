@@ -10,8 +10,10 @@ import re
 from typing import NamedTuple
 
 from look_again.scoring.normalisation import plain_characters, plain_text
+from look_again.text.grammar import TAG_TOKENS
 
 _REASONING = re.compile(r"(?i)<(/?)(?:think|thinking|thought)>|◁(/?)think▷")
+_SECTION_TAGS = re.compile("|".join(re.escape(tag) for tag in TAG_TOKENS))
 _BOX = re.compile(r"\\f?boxed ?\{|<\|begin_of_box\|>|<answer>")
 _ANSWER_TAGS = re.compile(
     r"(?s)(?:<answer>|<\|begin_of_box\|>)((?:(?!<answer>|<\|begin_of_box\|>).)*?)(?:</answer>|<\|end_of_box\|>)"
@@ -95,9 +97,9 @@ def last_cue(text: str) -> int:
 
 
 def without_markup(reply: str) -> str:
-    """A reply without inline reasoning, and of that the last box alone where there is one."""
+    """A reply without inline reasoning and section tags, and of that the last box alone where there is one."""
     if "<" in reply or "◁" in reply:
-        reply = without_reasoning(reply)
+        reply = _SECTION_TAGS.sub(" ", without_reasoning(reply))
     return _boxed_alone(reply) if "oxed" in reply or "<" in reply else reply
 
 
