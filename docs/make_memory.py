@@ -40,7 +40,8 @@ def count_slots(visual_tokens: int, mode: str) -> int:
 
 def build_answer_table() -> str:
     lines = [
-        "| model | parameters | weights | cache of 1,000 slots | answer: text | ROUTE, m = 50 | COPY | 16 answers, COPY |",
+        "| model | parameters | weights | cache of 1,000 slots | answer: text | ROUTE, m = 50 | COPY "
+        "| 16 answers, COPY |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for size, name in SIZES.items():

@@ -74,7 +74,7 @@ FULLWIDTH = str.maketrans("CONLUSI", "ＣＯＮＬＵＳＩ")
         (HEAD + f"<REFLECTION>{LOOK}</REFLECTION>" + END, 0, 1),
         (HEAD.replace("r", LOOK) + END, 0, 1),
         (HEAD + LOOK + f"<CONCLUSION>C{END}</CONCLUSION>", 0, 0),
-        (HEAD + LOOK + "<CONCLUSION><SUMMARY>B</SUMMARY></CONCLUSION>", 0, 1),  # tags beside a letter: no answer
+        (HEAD + LOOK + "<CONCLUSION><SUMMARY>B</SUMMARY></CONCLUSION>", 0, 1),  # tags are no part of the answer
         # tags that are none, or where none belongs
         (HEAD.replace("r", "ra<CAPTION>tor") + LOOK + END, 0, 1),  # a tag inside a word
         (GOOD.replace("CONCLUSION>", "conclusion>"), 0, 0),
