@@ -36,9 +36,9 @@ def _run_brpo(args: argparse.Namespace) -> int:
     config = load_brpo_config(args.config)
     changes = {name: v for name in ("output", "base", "on_bad_row") if (v := getattr(args, name)) is not None}
     config = dataclasses.replace(config, **changes)
-    check_base(config.base, args.config)
     if args.dry_run:
         return _print_brpo_plan(config, args.json)
+    check_base(config.base, args.config)
     require("accelerate", extra="train")
     from look_again.rl.brpo import train_brpo
 

@@ -123,6 +123,8 @@ class AttentionRecorder:
 
     def add_copies(self, sequence: int, slots: Sequence[int], visual_indices: Sequence[int]) -> None:
         """The next pass feeds copies of visual tokens at `slots`; only those of the prompt's images ever count."""
+        if sequence >= len(self.count_copies):  # a recorder that watches without ranking
+            return
         tokens = len(self.totals[sequence])
         copies = [pair for pair in zip(slots, visual_indices, strict=True) if pair[1] < tokens]
         if not copies or not self.count_copies[sequence]:

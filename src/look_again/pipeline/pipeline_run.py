@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from look_again.extras import require
 from look_again.pipeline.build import build
 from look_again.pipeline.endpoint_pool import EndpointState
 from look_again.pipeline.engine import PipelineStage, StageReport, open_chat_client, run_stages
@@ -40,6 +41,8 @@ def run(
         raise ValueError(f"the flow {config.flow} has no stage {', '.join(unknown)}; it has {', '.join(known)}")
     for source in config.sources:
         add_source(ledger, source)
+    if ray is not None:
+        require("ray", extra="ray")
     _check_rows(ledger)
     chosen = [stage for stage in stages if names is None or stage.name in names]
     if ray is not None:
