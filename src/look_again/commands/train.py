@@ -7,6 +7,8 @@ import dataclasses
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -37,7 +39,8 @@ def _run_brpo(args: argparse.Namespace) -> int:
     changes = {name: v for name in ("output", "base", "on_bad_row") if (v := getattr(args, name)) is not None}
     config = dataclasses.replace(config, **changes)
     if args.dry_run:
-        return _print_brpo_plan(config, args.json)
+        with explained_base(config.base, args.config):
+            return _print_brpo_plan(config, args.json)
     check_base(config.base, args.config)
     require("accelerate", extra="train")
     from look_again.rl.brpo import train_brpo
@@ -55,9 +58,10 @@ def _run_sft(args: argparse.Namespace) -> int:
     changes = {name: v for name in ("output", "base") if (v := getattr(args, name)) is not None}
     stages = tuple(with_keys(stage, **stage_changes) for stage in config.stages)
     config = dataclasses.replace(config, stages=stages, **changes)
-    check_base(config.base, args.config)
     if args.dry_run:
-        return _print_plan(config, args.json)
+        with explained_base(config.base, args.config):
+            return _print_plan(config, args.json)
+    check_base(config.base, args.config)
     from look_again.extras import require
 
     require("accelerate", extra="train")
@@ -65,6 +69,16 @@ def _run_sft(args: argparse.Namespace) -> int:
 
     _print_result(train(config), args.json)
     return 0
+
+
+@contextmanager
+def explained_base(base: str | None, recipe: Path) -> Iterator[None]:
+    """A plan from known shapes needs no base; where one fails for want of it, the recipe that makes it is named."""
+    try:
+        yield
+    except ValueError:
+        check_base(base, recipe)
+        raise
 
 
 def check_base(base: str | None, recipe: Path) -> None:
