@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import sys
 from pathlib import Path
@@ -95,12 +94,12 @@ def run(args: argparse.Namespace) -> int:
     for package in ("fastapi", "uvicorn", "prometheus_client", "httpx"):
         require(package, extra="serve")
     _check(args)
-    from look_again.serving.http.server_process import bind
+    from look_again.serving.http.server_process import bind, log_to_stderr
     from look_again.web.access import build_access, read_keys
 
     limits = Limits(**{name: getattr(args, name) for name in Limits.__dataclass_fields__})
     access = build_access(args.host, read_keys(args.api_keys, os.environ), args.allow_host)
-    logging.basicConfig(level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr(args.log_level)
     with bind(args.host, args.port) as listening:
         asyncio.run(_serve(args, limits, access, listening))
     return 0

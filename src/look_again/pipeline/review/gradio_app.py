@@ -79,7 +79,7 @@ def make_page(session: ReviewSession, access: ReviewAccess) -> Any:
     require("gradio", extra="ui")
     import gradio as gr
 
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as blocks:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as blocks:
         parts, buttons = _lay_out()
         _connect(blocks, parts, buttons, session, access)
     return blocks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,15 @@ from look_again.serving.http.limits import Limits
 
 KEEP_ALIVE_S = 75  # longer than the 60 s for which nginx and the official client keep a connection
 BACKLOG = 128  # connections that the system holds until they are accepted
+
+
+def log_to_stderr(level: str) -> None:
+    """Logging of this process at a level, without what libraries say of their input: httpx logs addresses with their
+    queries, Pillow the tags of images (where a photo was taken).
+    """
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in ("httpx", "httpcore", "PIL"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
 def bind(host: str, port: int) -> socket.socket:
