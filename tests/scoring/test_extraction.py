@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from look_again.scoring.extraction import extract, kind_of, score
+from look_again.scoring.extraction import answer_kind, extract, score
 
 COLOURS = ["blue cube", "red cube", "cube"]
 
@@ -46,7 +46,7 @@ COLOURS = ["blue cube", "red cube", "cube"]
 )
 def test_kind_of(reference: str, options: list[str] | None, kind: str) -> None:
     """A reference read as the wrong kind, so that right answers are scored by the wrong rule."""
-    assert kind_of(reference, options) == kind
+    assert answer_kind(reference, options) == kind
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from look_again.scoring.extraction import extract, kind_of, score
+from look_again.scoring.extraction import answer_kind, extract, score
 from look_again.scoring.grading import grade
 
 WRAPPERS = [
@@ -192,4 +192,4 @@ def test_any_text_is_read_and_read_again_the_same(text: str, kind: str) -> None:
     found = extract(text, kind)  # type: ignore[arg-type]
     assert found is None or kind == "words" or extract(found, kind) == found  # type: ignore[arg-type]
     if found and kind == "number":
-        assert kind_of(found) == "number"
+        assert answer_kind(found) == "number"

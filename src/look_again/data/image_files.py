@@ -16,8 +16,8 @@ from typing import Any, BinaryIO, TypeAlias
 
 from PIL import Image
 
-from look_again.image_containers import PNG_MAGIC
 from look_again.images import FORMATS, MAX_ASPECT_RATIO, MAX_BYTES, MAX_PIXELS, ImageError, load_image
+from look_again.images.containers import PNG_MAGIC
 from look_again.registry import resolve
 
 MAX_EXIF_BYTES = 2**20  # of a PNG: the chunk is read whole

@@ -15,7 +15,7 @@ from string import ascii_uppercase, digits
 
 from look_again.data.records import Record, sample_from_record
 from look_again.data.sample import Sample, SampleError
-from look_again.scoring.extraction import kind_of
+from look_again.scoring.extraction import answer_kind
 from look_again.scoring.grading import MAX_REFERENCE
 
 Shape = Callable[[Record, str], Record]
@@ -84,6 +84,6 @@ def _check(sample: Sample, needs_image: bool) -> None:
     if len(reference) > MAX_REFERENCE:
         raise SampleError(sample.id, f"a reference of {len(reference)} characters: {MAX_REFERENCE} is the most")
     try:
-        kind_of(reference, sample.options)
+        answer_kind(reference, sample.options)
     except ValueError as error:
         raise SampleError(sample.id, str(error)) from error

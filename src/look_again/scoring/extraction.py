@@ -52,7 +52,7 @@ def score(prediction: str, reference: str, *, options: Sequence[str] | None = No
 
     `options` are the texts of A, B, ... (at most ten; None or empty: no choices); with them, `reference` may
     be a letter or the text of one option, and an answer may quote the option instead of its letter.
-    Example: `score("The answer is 3.0 cm.", "3")` is True. Raises what `kind_of` raises.
+    Example: `score("The answer is 3.0 cm.", "3")` is True. Raises what `answer_kind` raises.
     """
     choices = tuple(options or ())
     kind, expected = _expected(reference, choices)
@@ -68,11 +68,11 @@ def score(prediction: str, reference: str, *, options: Sequence[str] | None = No
 @lru_cache(maxsize=4096)  # a group of answers has one reference
 def _expected(reference: str, options: tuple[str, ...]) -> tuple[Kind, str | None]:
     """The kind of answer that a reference asks for, and that answer."""
-    kind = kind_of(reference, options)
+    kind = answer_kind(reference, options)
     return kind, _named_option(reference, options) or extract(reference, kind)
 
 
-def kind_of(reference: str, options: Sequence[str] | None = None) -> Kind:
+def answer_kind(reference: str, options: Sequence[str] | None = None) -> Kind:
     """The kind of answer that `reference` asks for.
 
     A lone capital A-J is a letter; with `options`, any case, and so is the text of exactly one of them.
@@ -145,7 +145,7 @@ def _read_options(options: tuple[str, ...], kind: Kind) -> tuple[str | None, ...
 @lru_cache(maxsize=1024)
 def _kind_of_options(options: tuple[str, ...]) -> Kind | None:
     """The kind, number or yesno, that all options are of; None of words, or where they differ."""
-    kinds = {kind_of(option) for option in options if plain_text(option)}
+    kinds = {answer_kind(option) for option in options if plain_text(option)}
     return kinds.pop() if len(kinds) == 1 and kinds <= {"number", "yesno"} else None
 
 

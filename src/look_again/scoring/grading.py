@@ -15,7 +15,7 @@ from typing import Any
 
 from look_again.extras import require
 from look_again.scoring.conclusion import boxed
-from look_again.scoring.extraction import extract, kind_of, score
+from look_again.scoring.extraction import answer_kind, extract, score
 from look_again.scoring.mathematics import is_closed_form, is_mathematics, same_mathematics
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def grade(
 
 def _is_open(answer: str, reference: str) -> bool:
     r"""Whether an answer such as `\sqrt{4}` may be the number that the reference is, and can be compared."""
-    if not is_closed_form(answer) or kind_of(reference) != "number" or extract(answer, "number") is not None:
+    if not is_closed_form(answer) or answer_kind(reference) != "number" or extract(answer, "number") is not None:
         return False
     return _math_verify_is_installed()
 

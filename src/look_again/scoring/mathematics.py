@@ -22,7 +22,7 @@ from typing import Any
 
 from look_again.extras import require
 from look_again.scoring.conclusion import concluding_part
-from look_again.scoring.extraction import extract, kind_of
+from look_again.scoring.extraction import answer_kind, extract
 
 MAX_CHARACTERS = 200  # of an expression; longer ones are no hit
 TIMEOUT_S = 5  # of each parse and each comparison
@@ -61,14 +61,14 @@ def is_mathematics(reference: str, options: Sequence[str] | None = None) -> bool
     r"""Whether a reference is free-form mathematics: no letter, yes/no or number, and more than words.
 
     `2\sqrt{3}`, `(3, 4)` and `x-1` are; `12 cm`, `red`, `AC/DC` and `3-4` (a score, a range) are not.
-    Raises what `look_again.scoring.extraction.kind_of` raises.
+    Raises what `look_again.scoring.extraction.answer_kind` raises.
     """
     return _is_mathematics(reference, tuple(options or ()))
 
 
 @lru_cache(maxsize=4096)  # a group of answers has one reference
 def _is_mathematics(reference: str, options: tuple[str, ...]) -> bool:
-    if kind_of(reference, options) != "words":
+    if answer_kind(reference, options) != "words":
         return False
     return bool(_MATHEMATICS.search(extract(reference, "words") or ""))
 

@@ -24,7 +24,7 @@ from look_again.evaluation.benchmark import (
 )
 from look_again.evaluation.benchmarks.choices import accuracies, by_group
 from look_again.evaluation.subjects import PREFIX_FACT
-from look_again.scoring.extraction import extract, kind_of, score
+from look_again.scoring.extraction import answer_kind, extract, score
 from look_again.tabletop.loader import SceneImage
 from look_again.tabletop.oracle import LENGTHS, Mistake
 from look_again.tabletop.samples import TabletopSample, make_sample
@@ -131,7 +131,7 @@ def _answer_score(item: BenchmarkItem, reply: ModelReply, facts: Mapping[str, JS
     """Official and strict agree: nothing for a response in the format whose CONCLUSION is missing."""
     tagged = any(tag in reply.text for tag in TAG_TOKENS)
     answer = "" if tagged and reply.conclusion is None else reply.final
-    read = extract(answer, kind_of(item.reference)) if answer else None
+    read = extract(answer, answer_kind(item.reference)) if answer else None
     right = float(score(answer, item.reference))
     return ItemScore(official=right, strict=right, extracted=read, unparsed=read is None, facts=facts or {})
 

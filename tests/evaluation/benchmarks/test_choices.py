@@ -10,10 +10,10 @@ from look_again.evaluation.benchmarks.choices import (
     accuracies,
     by_group,
     guess,
-    letter_of,
     lmms_letter,
     matched_letter,
     mmmu_letter,
+    reference_letter,
     score_choice,
     strict_letter,
 )
@@ -160,13 +160,13 @@ def test_guess_is_the_same_each_time() -> None:
 
 def test_letter_of() -> None:
     """A reference that no reply can match, found only in the score."""
-    assert letter_of(" B ", COLOURS, "r") == "B"
+    assert reference_letter(" B ", COLOURS, "r") == "B"
     for value, options in (("E", COLOURS), ("b", COLOURS), (1, COLOURS), (None, COLOURS), ("?", COLOURS)):
         with pytest.raises(SampleError, match=r"row 'r': answer is .*one of the letters A to D"):
-            letter_of(value, options, "r")
+            reference_letter(value, options, "r")
     for options in (["red"], ["x"] * 11):
         with pytest.raises(SampleError, match="options: 2 to 10"):
-            letter_of("A", options, "r")
+            reference_letter("A", options, "r")
 
 
 def item(name: str, reference: str, **facts: str) -> BenchmarkItem:

@@ -39,7 +39,7 @@ _REFUSALS = (  # phrases of known APIs, by which VLMEvalKit tells that no option
 )
 
 
-def letter_of(value: object, options: Sequence[str], row_id: str) -> str:
+def reference_letter(value: object, options: Sequence[str], row_id: str) -> str:
     """The answer's letter; SampleError unless it is the capital of one of `options`, and for more than ten of those."""
     if not 1 < len(options) <= len(LETTERS):
         raise SampleError(row_id, f"{len(options)} options: 2 to {len(LETTERS)} can be told apart by letters")
@@ -176,7 +176,7 @@ def by_group(
     return {name: measure(group) for name, group in groups.items()}
 
 
-def scores_of(
+def summarise_choices(
     items: Sequence[BenchmarkItem],
     scores: Sequence[ItemScore],
     facts: Sequence[str],

@@ -20,7 +20,13 @@ from look_again.data.sample import BadSample, Sample
 from look_again.data.sources.mathvision import readable, with_named_images
 from look_again.data.zips import ZipMember
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation, ItemScore, Judge, ModelReply, Scores
-from look_again.evaluation.benchmarks.choices import LETTER_INSTRUCTION, STRICT_RULE, letter_of, mean, scores_of
+from look_again.evaluation.benchmarks.choices import (
+    LETTER_INSTRUCTION,
+    STRICT_RULE,
+    mean,
+    reference_letter,
+    summarise_choices,
+)
 from look_again.evaluation.benchmarks.mathv_rule import mathv_answer, mathv_right
 from look_again.evaluation.benchmarks.mathvision_answers import (
     official_answer,
@@ -90,7 +96,7 @@ def _item(record: Record, index: int, base: Path | None) -> BenchmarkItem:
         images=(_image(record, name, base),),
         question=readable(check_text(record.get("question"), name, "question")),
         options=options,
-        reference=letter_of(answer, options, name) if options else usable_answer(answer.strip(), name),
+        reference=reference_letter(answer, options, name) if options else usable_answer(answer.strip(), name),
         source="mathvision",
     )
     groups = {"subject": label(record, "subject"), "level": str(record.get("level") or "unknown")}
@@ -138,7 +144,7 @@ def score(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: 
         "strict": f"{STRICT_RULE}; free-form: the one number or expression given, by math-verify where needed",
     }
     verified = mean([float(one.facts["verified"]) for one in scores])
-    return scores_of(items, scores, ("subject", "level"), notes, verified_accuracy=verified)
+    return summarise_choices(items, scores, ("subject", "level"), notes, verified_accuracy=verified)
 
 
 def _targets(item: BenchmarkItem) -> list[str]:

@@ -14,7 +14,7 @@ from itertools import chain
 
 from look_again.evaluation.benchmarks.choices import strict_letter
 from look_again.evaluation.benchmarks.open_answers import rounded
-from look_again.scoring.extraction import Kind, extract, kind_of
+from look_again.scoring.extraction import Kind, answer_kind, extract
 from look_again.scoring.grading import boxed
 from look_again.scoring.mathematics import expression, is_mathematics, same_mathematics
 
@@ -134,7 +134,7 @@ def _number(text: str) -> Fraction | None:
 def _kind(text: str) -> Kind | None:
     """None for a text without any content."""
     try:
-        return kind_of(text)
+        return answer_kind(text)
     except ValueError:
         return None
 

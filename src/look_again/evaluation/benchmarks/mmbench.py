@@ -27,9 +27,9 @@ from look_again.evaluation.benchmarks.choices import (
     LETTER_INSTRUCTION,
     STRICT_RULE,
     Metrics,
-    letter_of,
     matched_letter,
     mean,
+    reference_letter,
     score_choice,
 )
 from look_again.evaluation.files.layouts import (
@@ -142,7 +142,7 @@ def rotated(record: Record, row: str) -> Copies:
     SampleError for options with a gap and for an answer that is none of them.
     """
     options = lettered_options(record, row)
-    answer = ascii_uppercase.index(letter_of(record.get("answer"), options, row))
+    answer = ascii_uppercase.index(reference_letter(record.get("answer"), options, row))
     count = len(options)
     copies: Copies = {}
     for copy in range(count):
@@ -175,7 +175,7 @@ def _item(record: Record, row: str, image: ImageSource, **facts: Any) -> Benchma
         images=(image,),
         question=question if _missing(hint) or hint == "None" else f"{hint}\n{question}",
         options=options,
-        reference=letter_of(record.get("answer"), options, row),
+        reference=reference_letter(record.get("answer"), options, row),
         source="mmbench",
     )
     groups = {"category": label(record, "category"), "l2_category": label(record, "l2-category", "L2-category")}

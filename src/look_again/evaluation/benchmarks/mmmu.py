@@ -22,12 +22,12 @@ from look_again.evaluation.benchmarks.choices import (
     LETTER_INSTRUCTION,
     STRICT_RULE,
     guess,
-    letter_of,
     lmms_letter,
     mean,
     mmmu_letter,
+    reference_letter,
     score_choice,
-    scores_of,
+    summarise_choices,
 )
 from look_again.evaluation.benchmarks.open_answers import (
     OPEN_INSTRUCTION,
@@ -123,7 +123,7 @@ def _item(record: Record, index: int) -> BenchmarkItem:
 
 def choice_item(record: Record, name: str, options: Sequence[str]) -> BenchmarkItem:
     """The item of a record of MMMU or MMMU-Pro with options. SampleError for an answer that is none of them."""
-    answer = letter_of(record.get("answer"), options, name)
+    answer = reference_letter(record.get("answer"), options, name)
     row = marked_row(record, name, options, answer)
     return build_item(row, LETTER_INSTRUCTION, question_type="multiple-choice", **parse_groups(record, name))
 
@@ -199,7 +199,7 @@ def score(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: 
     guessed = sum(bool(one.facts["guessed"]) for one in scores)
     lmms = mean([float(one.facts["lmms_official"]) for one in scores])
     groups = ("discipline", "subject", "question_type")
-    return scores_of(items, scores, groups, notes, guessed=guessed, lmms_accuracy=lmms)
+    return summarise_choices(items, scores, groups, notes, guessed=guessed, lmms_accuracy=lmms)
 
 
 def _score(item: BenchmarkItem, reply: ModelReply) -> ItemScore:

@@ -12,7 +12,14 @@ from string import ascii_uppercase
 from look_again.data.fields import parse_image
 from look_again.data.sample import BadSample, Sample
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation, Judge, ModelReply, Scores
-from look_again.evaluation.benchmarks.choices import STRICT_RULE, guess, letter_of, lmms_letter, score_choice, scores_of
+from look_again.evaluation.benchmarks.choices import (
+    STRICT_RULE,
+    guess,
+    lmms_letter,
+    reference_letter,
+    score_choice,
+    summarise_choices,
+)
 from look_again.evaluation.benchmarks.mmmu import choice_item, listed_options, parse_groups
 from look_again.evaluation.files.layouts import Record, build_item, build_items, check_split, read_tables, row_id
 
@@ -52,7 +59,7 @@ def score(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: 
         "strict": STRICT_RULE,
     }
     guessed = sum(bool(one.facts["guessed"]) for one in scores)
-    return scores_of(items, scores, ("discipline", "subject"), notes, guessed=guessed)
+    return summarise_choices(items, scores, ("discipline", "subject"), notes, guessed=guessed)
 
 
 def load_standard(location: DataLocation) -> Iterator[BenchmarkItem | BadSample]:
@@ -90,7 +97,7 @@ def _vision_item(record: Record, index: int) -> BenchmarkItem:
         id=name,
         images=(parse_image(record.get("image"), name, "image", None),),
         question=VISION_QUESTION,
-        reference=letter_of(record.get("answer"), options, name),
+        reference=reference_letter(record.get("answer"), options, name),
         source="mmmu-pro",
     )
     return build_item(row, VISION_INSTRUCTION, options=list(options), **parse_groups(record, name))

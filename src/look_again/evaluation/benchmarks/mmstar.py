@@ -16,10 +16,10 @@ from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocati
 from look_again.evaluation.benchmarks.choices import (
     LETTER_INSTRUCTION,
     STRICT_RULE,
-    letter_of,
     mean,
+    reference_letter,
     score_choice,
-    scores_of,
+    summarise_choices,
 )
 from look_again.evaluation.files.layouts import Record, build_item, build_items, check_split, label, read_tables, row_id
 from look_again.scoring.extraction import LETTERS
@@ -50,7 +50,7 @@ def _item(record: Record, index: int) -> BenchmarkItem:
         id=name,
         images=(parse_image(record.get("image"), name, "image", None),),
         question=question.strip(),
-        reference=letter_of(record.get("answer"), options, name),
+        reference=reference_letter(record.get("answer"), options, name),
         source="mmstar",
     )
     groups = {"category": label(record, "category"), "l2_category": label(record, "l2_category")}
@@ -92,7 +92,7 @@ def score(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: 
         "strict": STRICT_RULE,
         "l2_average": "the mean of the subcategories' accuracies, which lmms-eval reports; equal to accuracy in full",
     }
-    return scores_of(items, scores, ("category", "l2_category"), notes, l2_average=_l2_average(items, scores))
+    return summarise_choices(items, scores, ("category", "l2_category"), notes, l2_average=_l2_average(items, scores))
 
 
 def _l2_average(items: Sequence[BenchmarkItem], scores: Sequence[ItemScore]) -> float | None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from look_again.data.sample import SampleError
-from look_again.scoring.extraction import extract, kind_of
+from look_again.scoring.extraction import answer_kind, extract
 
 DECIMALS = 2  # to which numbers are compared, by MMMU's and by MathVision's rule
 
@@ -71,7 +71,7 @@ def _forms(text: str) -> list[str | float]:
 def usable_answer(text: str, row_id: str) -> str:
     """The reference itself; SampleError where nothing but marks is left of it, so that no reply could be right."""
     try:
-        kind_of(text)
+        answer_kind(text)
     except ValueError as error:
         raise SampleError(row_id, f"answer: {error}") from error
     return text
@@ -82,12 +82,12 @@ def read_answer(text: str, reference: str) -> str | None:
 
     As `look_again.scoring.extraction.extract` writes it; the last `\boxed{…}` counts alone where there is one.
     """
-    return extract(text, kind_of(reference))
+    return extract(text, answer_kind(reference))
 
 
 def same_answer(found: str, reference: str) -> bool:
     """Whether what `read_answer` found is the reference; numbers to two decimals, other kinds exactly."""
-    kind = kind_of(reference)
+    kind = answer_kind(reference)
     expected = extract(reference, kind)
     if kind != "number" or expected is None:
         return found == expected

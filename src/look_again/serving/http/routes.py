@@ -17,7 +17,6 @@ from starlette.exceptions import HTTPException
 from look_again.serving.http import payloads
 from look_again.serving.http.api_guard import ApiGuard
 from look_again.serving.http.chat_completion import ChatCompletionResponse, TokenizeResponse
-from look_again.serving.http.docs_page import build_docs_page
 from look_again.serving.http.errors import ApiError, internal
 from look_again.serving.http.metrics import MEDIA_TYPE
 from look_again.serving.http.responses_api import NOT_STORED, ResponsesResponse
@@ -25,6 +24,7 @@ from look_again.serving.http.responses_schema import ResponsesRequest
 from look_again.serving.http.schema import ChatRequest, ErrorBody, TokenizeRequest
 from look_again.serving.http.service import Service
 from look_again.web.access import Access
+from look_again.web.openapi_page import build_docs_page
 
 CHAT = "/v1/chat/completions"
 _REFERENCE = "#/components/schemas/{model}"

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from look_again.image_containers import count_scans, pixels_alone, without_texts
+from look_again.images.containers import count_scans, pixels_alone, without_texts
 
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 64 * 2**20

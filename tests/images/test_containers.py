@@ -17,8 +17,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from look_again.data.encoded_images import image_bytes, sendable
 from look_again.data.image_files import image_size, open_image
-from look_again.image_containers import count_scans, jpeg_segments, pixels_alone, without_texts
 from look_again.images import MAX_SCANS, ImageError, decode_base64, load_image, shareable, split_data_url
+from look_again.images.containers import count_scans, jpeg_segments, pixels_alone, without_texts
 
 SECRET = b"52.5163N 13.3777E"
 
