@@ -98,7 +98,7 @@ class WatchedAttention(AttentionRecorder):
 
     def __init__(self, like: AttentionRecorder, finished: Sequence[FinishedSequence], fed: int = 0) -> None:
         blocks = [visual_blocks(one.slots) for one in finished]
-        super().__init__(like.cache, [visual for visual, _ in blocks], like.layers, like.scaling)
+        super().__init__(like.cache, [visual for visual, _ in blocks], like.layers)
         self.finished, self.fed = list(finished), fed
         self.blocks = [torch.nn.functional.one_hot(block).float() for _, block in blocks]
         both, depth = list(zip(finished, self.blocks, strict=True)), len(self.layers)
@@ -108,7 +108,10 @@ class WatchedAttention(AttentionRecorder):
     def watch_chunk(self, wanted: Sequence[tuple[int, Sequence[int]]]) -> None:
         """The Runner's wish for the sampled tokens; here the queries were chosen at the start."""
 
-    def observe(self, layer: int, query_BHnD: torch.Tensor, key_BKSD: torch.Tensor) -> None:
+    def observe(
+        self, layer: int, query_BHnD: torch.Tensor, key_BKSD: torch.Tensor, scaling: float | None = None
+    ) -> None:
+        self.scalings[layer] = self.scaling if scaling is None else scaling
         for row, one in enumerate(self.finished):
             size = max(1, SCORE_FLOATS // (query_BHnD.shape[1] * len(one.slots)))
             for start in range(0, len(one.queries), size):
@@ -121,7 +124,7 @@ class WatchedAttention(AttentionRecorder):
         seen = int(slots[-1]) + 1
         visual = self.visual_slots[row][self.visual_slots[row] < seen]
         chosen = query_HnD[:, (slots - self.fed).to(query_HnD.device)]
-        weights = attention_weights(chosen, key_KSD[:, :seen], slots, visual, self.scaling).mean(0).cpu()
+        weights = attention_weights(chosen, key_KSD[:, :seen], slots, visual, self.scalings[layer]).mean(0).cpu()
         self.on_blocks[row][layer, part] = weights @ self.blocks[row][: len(visual)]
         if one.panels is not None:
             self.on_rows[row][layer, :, : len(visual)].index_add_(0, one.panels[part], weights)

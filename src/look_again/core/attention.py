@@ -12,6 +12,7 @@ Legend: B sequences, H query heads, K key-value heads, n queries, S slots, V vis
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -67,7 +68,8 @@ class AttentionRecorder:
 
     visual_slots: per sequence, the slots of the prompt's visual tokens. layers: decoder layers to average; sequences
     that join later bring layers of their own, none where nothing is to be observed. count_copies: attention on
-    re-inserted copies counts too, for the visual tokens that they copy.
+    re-inserted copies counts too, for the visual tokens that they copy. scaling: of the attention scores, where the
+    attention's call does not say its own.
     """
 
     def __init__(
@@ -75,12 +77,13 @@ class AttentionRecorder:
         cache: RaggedCache,
         visual_slots: Sequence[torch.Tensor],
         layers: Sequence[int],
-        scaling: float,
+        scaling: float = 1.0,
         *,
         count_copies: bool = False,
     ) -> None:
         self.cache = cache
         self.scaling = scaling
+        self.scalings: dict[int, float] = {}  # by layer, as its attention was called
         self.visual_slots: list[torch.Tensor] = []  # of the prompt, then of the copies that count
         self.visual_indices: list[torch.Tensor] = []  # the visual token that each of them shows
         self.count_copies: list[bool] = []
@@ -166,19 +169,20 @@ class AttentionRecorder:
         """Whether the current pass is one whose queries were chosen with `watch_chunk`."""
         return self._wanted is not None
 
-    def observe(self, layer: int, query_BHnD: torch.Tensor, key_BKSD: torch.Tensor) -> None:
-        """Called by the attention wrapper in every layer, after the cache was written."""
+    def observe(
+        self, layer: int, query_BHnD: torch.Tensor, key_BKSD: torch.Tensor, scaling: float | None = None
+    ) -> None:
+        """Called by the attention wrapper in every layer, after the cache was written. scaling: of that call."""
         if layer not in self.layers:
             return
+        self.scalings[layer] = self.scaling if scaling is None else scaling
         if self._wanted is None:
             self._keep(layer, query_BHnD)
             return
         for i, (sequence, indices, slots) in enumerate(self._wanted):
             if len(indices) and layer in self.sequence_layers[sequence]:
-                query = query_BHnD[i, :, indices.to(query_BHnD.device)]
-                self._add(
-                    sequence, attention_mass(query, key_BKSD[i], slots, self.visual_slots[sequence], self.scaling)
-                )
+                query, visual = query_BHnD[i, :, indices.to(query_BHnD.device)], self.visual_slots[sequence]
+                self._add(sequence, attention_mass(query, key_BKSD[i], slots, visual, self.scalings[layer]))
                 self.counts[sequence] += len(indices) if layer == self.sequence_layers[sequence][0] else 0
 
     def end_step(self) -> None:
@@ -209,7 +213,8 @@ class AttentionRecorder:
             waiting = self._waiting[layer]
             query = waiting[sequence][:, columns.to(waiting.device)]
             keys = self.cache.read_keys(layer, sequence)
-            self._add(sequence, attention_mass(query, keys, slots, self.visual_slots[sequence], self.scaling))
+            visual = self.visual_slots[sequence]
+            self._add(sequence, attention_mass(query, keys, slots, visual, self.scalings[layer]))
         self.counts[sequence] += len(slots)
         self._slots[sequence].clear()
 
@@ -234,20 +239,25 @@ class _AsKernel:
 
 
 def _wrapper(kernel_name: str) -> Any:
-    kernel = eager_attention if kernel_name == "eager" else ALL_ATTENTION_FUNCTIONS[kernel_name]
     views: dict[int, Any] = {}
 
     def attend(module, query, key, value, attention_mask, attention_recorder=None, **kwargs):
         if attention_recorder is not None:
-            attention_recorder.observe(module.layer_idx, query, key)
+            attention_recorder.observe(module.layer_idx, query, key, kwargs.get("scaling"))
         if "flash" in kernel_name:
             view = views.get(id(module))
             if view is None or view._module is not module:
                 view = views[id(module)] = _AsKernel(module, kernel_name)
             module = view
+        kernel = _own_eager(module) if kernel_name == "eager" else ALL_ATTENTION_FUNCTIONS[kernel_name]
         return kernel(module, query, key, value, attention_mask, **kwargs)
 
     return attend
+
+
+def _own_eager(module: Any) -> Any:
+    """The plain attention that a model's own code calls where no kernel is chosen; it knows of sinks and soft caps."""
+    return getattr(sys.modules[type(module).__module__], "eager_attention_forward", eager_attention)
 
 
 @contextmanager

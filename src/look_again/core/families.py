@@ -1,6 +1,9 @@
 """What is special to a family of vision-language models, in one table; the next family is a row.
 
-Everything else in the project speaks of visual tokens, grids and positions and asks this table.
+Everything else in the project speaks of visual tokens, grids and positions and asks this table. An image's block is the
+slice of the prompt from `opening` tokens before its first visual token to `closing` tokens after its last one, and
+re-insertion copies that slice: delimiters, tile headers and breaks need no description of their own. What a model's
+code says itself (names of arguments, output classes, scaling, kinds of layers) is read from the model, not from here.
 """
 
 from __future__ import annotations
@@ -13,41 +16,78 @@ import torch
 Grid = tuple[int, int, int]
 """Frames, rows and columns of an image's visual tokens, after the vision tower's merging."""
 
+DELIMITER_NAMES = ("vision_{}_token_id", "image_{}_token_id")
+SUPPORTED_LAYERS = ("full_attention",)
+
 
 @dataclass(frozen=True)
 class VisionTokens:
-    """Token ids that stand for vision in a sequence: the pads, and the delimiters around an image."""
+    """Token ids that stand for vision in a sequence: the pads, and the delimiters around an image.
+
+    None where the family has no such token, or its configuration does not name it.
+    """
 
     image: int
-    video: int
-    start: int
-    end: int
+    video: int | None = None
+    start: int | None = None
+    end: int | None = None
 
     @property
     def never_sampled(self) -> tuple[int, ...]:
-        return self.image, self.video, self.start, self.end
+        return tuple(token for token in (self.image, self.video, self.start, self.end) if token is not None)
+
+    @property
+    def padding(self) -> int:
+        """A token that fills up batches and stands for no visual token."""
+        vision = self.never_sampled
+        return self.start if self.start is not None else min(i for i in range(len(vision) + 1) if i not in vision)
 
 
 @dataclass(frozen=True)
 class Family:
-    """One family. `position_dims` is the number of rotary position dimensions of a slot.
+    """One family.
 
-    `start_text`, `image_text`, `end_text` are the strings that the chat template writes for an image.
+    position_dims: rotary position dimensions of a slot; with 1, slots are counted. image_text: what the chat template
+    writes where an image's visual tokens go. opening, closing: tokens of an image's block before its first and after
+    its last visual token. since: the first version of transformers that serves. vision: attributes of the modules that
+    make visual tokens of pixels. language: attribute of the language model.
     """
 
     model_type: str
     position_dims: int
-    start_text: str
     image_text: str
-    end_text: str
+    opening: int = 1
+    closing: int = 1
+    since: str = "5.19"
+    vision: tuple[str, ...] = ("visual",)
+    language: str = "language_model"
+
+    def vision_parameters(self, model: Any) -> list[torch.nn.Parameter]:
+        """The parameters of a model that make visual tokens of pixels."""
+        parts = [getattr(model.base_model, name) for name in self.vision]
+        return [
+            parameter
+            for part in parts
+            for parameter in (part.parameters() if isinstance(part, torch.nn.Module) else [part])
+        ]
+
+    def language_model(self, model: Any) -> Any:
+        """The module of a model that holds its decoder layers."""
+        return getattr(model.base_model, self.language)
 
     def vision_tokens(self, config: Any) -> VisionTokens:
-        return VisionTokens(
-            config.image_token_id,
-            config.video_token_id,
-            config.vision_start_token_id,
-            config.vision_end_token_id,
-        )
+        """The ids that a model's configuration names."""
+        image: int = config.image_token_id
+        delimiters = [_first(config, [name.format(side) for name in DELIMITER_NAMES]) for side in ("start", "end")]
+        return VisionTokens(image, getattr(config, "video_token_id", None), *delimiters)
+
+    def image_grids(self, config: Any, counts: list[int], grids_thw: torch.Tensor | None) -> list[Grid]:
+        """The grids of images from their numbers of visual tokens and, where the family has them, their grids of
+        patches (images, 3).
+        """
+        if self.position_dims == 1 or grids_thw is None:
+            return [(1, 1, count) for count in counts]
+        return [self.merged_grid(grid, config) for grid in grids_thw]
 
     def merged_grid(self, grid_thw: torch.Tensor, config: Any) -> Grid:
         """The grid of visual tokens of one image from its grid of patches, (3,)."""
@@ -58,6 +98,8 @@ class Family:
     def grid_positions(self, grid: Grid) -> torch.Tensor:
         """Positions of a grid's visual tokens relative to the first one, (position_dims, frames * rows * columns)."""
         frames, rows, columns = grid
+        if self.position_dims == 1:
+            return torch.arange(frames * rows * columns)[None]
         axes = torch.meshgrid(torch.arange(frames), torch.arange(rows), torch.arange(columns), indexing="ij")
         return torch.stack([axis.flatten() for axis in axes])
 
@@ -65,9 +107,38 @@ class Family:
         """How far the position moves over a grid: what follows starts at the grid's first position plus this."""
         return max(grid[1], grid[2])
 
+    def shape_positions(self, positions_PBn: torch.Tensor) -> torch.Tensor:
+        """Positions as the family's forward takes them: (P, B, n), or (B, n) with one dimension."""
+        return positions_PBn if self.position_dims > 1 else positions_PBn[0]
+
 
 FAMILIES = {
-    "qwen2_5_vl": Family("qwen2_5_vl", 3, "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"),
+    family.model_type: family
+    for family in (
+        Family("qwen2_vl", 3, "<|image_pad|>"),
+        Family("qwen2_5_vl", 3, "<|image_pad|>"),
+        Family("qwen3_vl", 3, "<|image_pad|>"),
+        Family("qwen3_vl_moe", 3, "<|image_pad|>"),
+        Family("glm4v", 3, "<|image|>"),
+        Family("glm46v", 3, "<|image|>"),
+        Family("glm4v_moe", 3, "<|image|>"),
+    )
+}
+
+REFUSED = {
+    "molmo2": "its mask joins all images of a prompt, so that a later image changes what was read of earlier ones",
+    "mllama": "it reads images by cross-attention: its sequences hold no visual tokens that could be put back",
+    "paligemma": "its attention over the prompt is bidirectional, which has not been examined",
+    "llama4": "its chunked attention has not been examined",
+    "llava_onevision1_5": "transformers has no code of its own for it; code that a checkpoint brings is never run",
+    "kimi_vl": "transformers has no code of its own for it; code that a checkpoint brings is never run",
+}
+"""Families that are known not to work, with the reason."""
+
+REFUSED_LAYERS = {
+    "chunked_attention": "chunked attention has not been examined",
+    "indexed_attention": "sparse attention picks its keys by an index that knows nothing of re-inserted tokens",
+    "sparse_attention": "sparse attention picks its keys by an index that knows nothing of re-inserted tokens",
 }
 
 
@@ -76,9 +147,37 @@ class UnknownFamilyError(ValueError):
 
 
 def find_family(config: Any) -> Family:
-    """The family of a model's configuration. Raises UnknownFamilyError, naming the known ones."""
+    """The family of a model's configuration.
+
+    Raises UnknownFamilyError, naming the known ones and, where it is known, the reason; also for a model of a known
+    family with layers of a kind that is not supported.
+    """
     model_type = getattr(config, "model_type", None)
     if model_type not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
-        raise UnknownFamilyError(f"models of type {model_type!r} are not supported; known families: {known}")
+        reason = f": {REFUSED[model_type]}" if model_type in REFUSED else ""
+        raise UnknownFamilyError(f"models of type {model_type!r} are not supported{reason}; known families: {known}")
+    _check_layers(config, model_type)
     return FAMILIES[model_type]
+
+
+def layer_kinds(config: Any) -> list[str]:
+    """The kind of attention of each decoder layer of a model's configuration."""
+    text = config.get_text_config()
+    return list(getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers)
+
+
+def attention_layers(config: Any) -> list[int]:
+    """The decoder layers that have attention to rank by."""
+    return [layer for layer, kind in enumerate(layer_kinds(config)) if kind.endswith("attention")]
+
+
+def _check_layers(config: Any, model_type: str) -> None:
+    kinds = set(layer_kinds(config)) if hasattr(config, "get_text_config") else set()
+    for kind in sorted(kinds - set(SUPPORTED_LAYERS)):
+        reason = REFUSED_LAYERS.get(kind, "layers of this kind are not supported")
+        raise UnknownFamilyError(f"this {model_type} has layers of kind {kind!r}: {reason}")
+
+
+def _first(config: Any, names: list[str]) -> int | None:
+    return next((value for name in names if (value := getattr(config, name, None)) is not None), None)

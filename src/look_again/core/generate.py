@@ -10,7 +10,7 @@ Legend: B sequences, W vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
 
 from look_again.core.attention import recorded_attention
+from look_again.core.families import attention_layers
 from look_again.core.prefill import Start, encode_with_control, start_batch
 from look_again.core.reasoning_budget import ReasoningBudget, list_stop_ids
 from look_again.core.reattention import Reattention, choose_visual_tokens
@@ -112,15 +113,24 @@ class LookAgainDecoding:
         generation_config: GenerationConfig,
         pixel_values: torch.Tensor | None = None,
         image_grid_thw: torch.Tensor | None = None,
+        image_sizes: torch.Tensor | None = None,
+        image_position_ids: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
         control_pixel_values: torch.Tensor | None = None,
         control_grid_thw: torch.Tensor | None = None,
         **model_kwargs: Any,
     ) -> torch.Tensor | LookAgainOutput:
         """Called by `generate`. ValueError for beams, assisted decoding, videos and images that do not match."""
         _check_supported(generation_config, model_kwargs)
-        images, others = encode_with_control(
-            model, self.policy, pixel_values, image_grid_thw, control_pixel_values, control_grid_thw
-        )
+        pixels = {  # generate hands these over only where they are named, and encodes the images itself where not
+            "pixel_values": pixel_values,
+            "image_grid_thw": image_grid_thw,
+            "image_sizes": image_sizes,
+            "image_position_ids": image_position_ids,
+            "pixel_attention_mask": pixel_attention_mask,
+        }
+        control = pixels | {"pixel_values": control_pixel_values, "image_grid_thw": control_grid_thw}
+        images, others = encode_with_control(model, self.policy, _given(pixels), _given(control))
         repeats = generation_config.num_return_sequences or 1
         starts = start_batch(model, input_ids, model_kwargs.get("attention_mask"), images, others, repeats)
         if self.streamer is not None:
@@ -147,7 +157,7 @@ class _Loop:
         policy, self.emit, self.generator = decoding.policy, decoding.on_event, decoding.generator
         self.config = generation_config
         text_config = model.config.get_text_config()
-        layers = policy.ranking_layers(text_config.num_hidden_layers)
+        layers = policy.ranking_layers(text_config.num_hidden_layers, attention_layers(model.config))
         self.runner = Runner(
             model,
             [start.builder for start in starts],
@@ -267,6 +277,12 @@ class _Loop:
             finish_reasons=[sequence.finish_reason or "" for sequence in self.sequences],
             cache_slots=self.runner.cache.allocated_slots,
         )
+
+
+def _given(pixels: Mapping[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:
+    """The tensors that are there; nothing without pixels."""
+    given = {name: tensor for name, tensor in pixels.items() if tensor is not None}
+    return given if "pixel_values" in given else {}
 
 
 def _check_supported(config: GenerationConfig, model_kwargs: dict[str, Any]) -> None:

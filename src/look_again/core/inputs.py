@@ -12,15 +12,16 @@ from PIL import Image
 
 from look_again.core.families import Grid, find_family
 
-PIXEL_NAMES = ("pixel_values", "image_grid_thw")
+PIXEL_NAMES = ("pixel_values", "image_grid_thw", "image_sizes", "image_position_ids", "pixel_attention_mask")
+"""What image processors make and vision towers take, over all families."""
 
 
 @dataclass(frozen=True)
 class ImageInputs:
     """The images of one prompt.
 
-    tensors: pixel_values (patches, values) and image_grid_thw (images, 3) in patches; empty without images. grids: of
-    visual tokens, one per image.
+    tensors: what the family's vision tower takes, by name, such as pixel_values (patches, values) and image_grid_thw
+    (images, 3) in patches; empty without images. grids: of visual tokens, one per image.
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -36,14 +37,15 @@ def process_images(image_processor: Any, config: Any, images: Sequence[Image.Ima
     if not images:
         return ImageInputs({}, [])
     features = image_processor(images=list(images), return_tensors="pt")
-    tensors = {name: features[name] for name in PIXEL_NAMES}
+    tensors = {name: features[name] for name in PIXEL_NAMES if name in features}
     return ImageInputs(tensors, [find_family(config).merged_grid(grid, config) for grid in tensors["image_grid_thw"]])
 
 
 def stack_pixels(images: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
     """The tensors of several prompts' images, in order; nothing where none has any."""
     shown = [prompt.tensors for prompt in images if prompt.tensors]
-    return {name: torch.cat([tensors[name] for tensors in shown]) for name in PIXEL_NAMES} if shown else {}
+    names = [name for name in PIXEL_NAMES if shown and name in shown[0]]
+    return {name: torch.cat([tensors[name] for tensors in shown]) for name in names}
 
 
 def count_visual_tokens(image_processor: Any, config: Any, sizes: Sequence[tuple[int, int]]) -> list[int]:

@@ -13,7 +13,7 @@ import torch
 
 from look_again.core.attention import AttentionRecorder
 from look_again.core.cache import swap_remove
-from look_again.core.runner import Runner, attention_scaling
+from look_again.core.runner import Runner
 from look_again.core.slots import SlotBuilder
 
 
@@ -27,9 +27,8 @@ class OpenRunner(Runner):
 
     def __init__(self, model: Any) -> None:
         super().__init__(model, [], [])
-        scaling = attention_scaling(model.config.get_text_config())
-        self.recorder = AttentionRecorder(self.cache, [], [], scaling)
-        self.prompt_recorder = AttentionRecorder(self.cache, [], [], scaling)
+        self.recorder = AttentionRecorder(self.cache, [], [])
+        self.prompt_recorder = AttentionRecorder(self.cache, [], [])
 
     def add_sequence(
         self,

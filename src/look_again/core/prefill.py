@@ -6,13 +6,14 @@ wrong-image and blank-image controls (ours, not the paper's) lie in the table be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from look_again.core.families import Family, Grid, VisionTokens, find_family
+from look_again.core.inputs import PIXEL_NAMES
 from look_again.core.reattention import Reattention
 from look_again.core.runner import encode_images
 from look_again.core.slots import SlotBuilder, VisualSpan, build_spans
@@ -35,31 +36,35 @@ class Start:
     features: torch.Tensor | None
 
 
-def encode(model: Any, pixel_values: torch.Tensor | None, grid_thw: torch.Tensor | None) -> list[EncodedImage]:
-    """The images of one pass of the vision tower, none where there are no pixels."""
-    if pixel_values is None or grid_thw is None:
-        return []
+def encode(
+    model: Any, pixel_values: torch.Tensor | None, image_grid_thw: torch.Tensor | None = None, **pixels: torch.Tensor
+) -> list[EncodedImage]:
+    """The images of one pass of the vision tower, none where there are no pixels. pixels: what else the tower takes."""
     family, device = find_family(model.config), model.get_input_embeddings().weight.device
-    features = encode_images(model, pixel_values.to(device), grid_thw.to(device))
-    return [(part, family.merged_grid(grid, model.config)) for part, grid in zip(features, grid_thw, strict=True)]
+    if pixel_values is None or (image_grid_thw is None and family.position_dims > 1):
+        return []
+    given = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw, **pixels}
+    on_device = {name: value.to(device) for name, value in given.items() if value is not None}
+    features = encode_images(model, **on_device)
+    grids = family.image_grids(model.config, [len(part) for part in features], image_grid_thw)
+    return list(zip(features, grids, strict=True))
 
 
 def encode_with_control(
     model: Any,
     policy: Reattention,
-    pixel_values: torch.Tensor | None,
-    grid_thw: torch.Tensor | None,
-    control_pixel_values: torch.Tensor | None = None,
-    control_grid_thw: torch.Tensor | None = None,
+    pixels: Mapping[str, torch.Tensor],
+    control_pixels: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[list[EncodedImage], list[EncodedImage]]:
     """The images, and those that the policy's control shows instead of them at reflections (none without control).
 
-    Raises ValueError for control images that the policy does not ask for or that do not match the images.
+    pixels, control_pixels: what the vision tower takes, by name; empty without images. Raises ValueError for control
+    images that the policy does not ask for or that do not match the images.
     """
-    images = encode(model, pixel_values, grid_thw)
-    others = encode(model, control_pixel_values, control_grid_thw)
-    if policy.control == "blank-image" and not others and pixel_values is not None:
-        others = encode(model, torch.zeros_like(pixel_values), grid_thw)  # 0 is the mean colour
+    images = encode(model, **pixels) if pixels else []
+    others = encode(model, **control_pixels) if control_pixels else []
+    if policy.control == "blank-image" and not others and images:
+        others = encode(model, **{**pixels, "pixel_values": torch.zeros_like(pixels["pixel_values"])})  # mean colour
     elif others and policy.control != "wrong-image":
         raise ValueError("control images were given, but the policy is not the wrong-image control")
     if policy.control == "wrong-image" and [g for _, g in images] != [g for _, g in others]:
@@ -69,7 +74,7 @@ def encode_with_control(
 
 def start_one(model: Any, policy: Reattention, prompt: Sequence[int], pixels: Any) -> Start:
     """The start of one prompt, `pixels` being what the image processor makes (empty without images)."""
-    images, others = encode_with_control(model, policy, pixels.get("pixel_values"), pixels.get("image_grid_thw"))
+    images, others = encode_with_control(model, policy, {name: pixels[name] for name in PIXEL_NAMES if name in pixels})
     family = find_family(model.config)
     return _start(family, family.vision_tokens(model.config), prompt, images, others)
 
@@ -107,7 +112,7 @@ def _share_images(
     """Which images, as (first, last + 1), belong to each prompt, by its number of image tokens."""
     last = 0
     for prompt in prompts:
-        if tokens.video in prompt:
+        if tokens.video is not None and tokens.video in prompt:
             raise ValueError("videos are not supported: the prompt holds video tokens")
         first, wanted = last, prompt.count(tokens.image)
         while wanted > 0 and last < len(images):
@@ -126,8 +131,9 @@ def _start(
     family: Family, tokens: VisionTokens, prompt: Sequence[int], images: list[EncodedImage], others: list[EncodedImage]
 ) -> Start:
     spans = build_spans([grid for _, grid in [*images, *others]])
-    own, control = spans[: len(images)], spans[len(images) :]
     builder = SlotBuilder(family, tokens)
-    builder.add_prompt(prompt, own)
+    builder.add_prompt(prompt, spans[: len(images)])
+    own = tuple(builder.spans)
+    control = tuple(replace(other, block=span.block) for span, other in zip(own, spans[len(images) :], strict=False))
     table = torch.cat([features for features, _ in [*images, *others]]) if images else None
     return Start(builder, own, control or own, table)

@@ -90,16 +90,21 @@ class Reattention:
         ]
         return ", ".join([mode, *changed])
 
-    def ranking_layers(self, num_layers: int) -> Sequence[int]:
-        """The decoder layers that the ranking averages. ValueError for one that the model does not have."""
+    def ranking_layers(self, num_layers: int, attending: Sequence[int] | None = None) -> Sequence[int]:
+        """The decoder layers that the ranking averages. ValueError for one that the model does not have.
+
+        attending: the layers that have attention, None for all of them.
+        """
         if self.layers is None:
-            return range(num_layers)
+            return range(num_layers) if attending is None else attending
         if (
             not self.layers
             or len(set(self.layers)) < len(self.layers)
             or not set(self.layers) <= set(range(num_layers))
         ):
             raise ValueError(f"layers must be different numbers from 0 to {num_layers - 1}, not {self.layers}")
+        if attending is not None and not set(self.layers) <= set(attending):
+            raise ValueError(f"layers without attention cannot rank: of {self.layers}, only {list(attending)} have any")
         return self.layers
 
     @property
@@ -184,8 +189,8 @@ def split_by_image(indices: Sequence[int], spans: Sequence[VisualSpan]) -> list[
 
 
 def insertion_size(policy: Reattention, parts: Sequence[tuple[VisualSpan, Sequence[int]]]) -> int:
-    """Slots that an insertion takes: visual tokens, and two delimiters for each image that shows any."""
-    return sum(len(indices) + 2 * policy.delimiters for _, indices in parts if indices)
+    """Slots that an insertion takes: visual tokens, and the delimiters of each image that shows any."""
+    return sum(len(indices) + policy.delimiters * span.text_tokens for span, indices in parts if indices)
 
 
 def reinsert(builder: SlotBuilder, policy: Reattention, parts: Sequence[tuple[VisualSpan, Sequence[int]]]) -> int:

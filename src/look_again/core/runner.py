@@ -11,6 +11,7 @@ Legend: B sequences, n slots fed, W vocabulary, P position dimensions.
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,11 +24,27 @@ from look_again.core.families import find_family
 from look_again.core.slots import Provenance, SlotBuilder
 
 CACHE_KEYWORDS = ("cache", "past_key_values")
+_TENSOR_FEATURES: weakref.WeakSet[Any] = weakref.WeakSet()  # models whose tower returns one tensor for all images
 
 
-def encode_images(model: Any, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> list[torch.Tensor]:
-    """Visual sequences of each image, (sequences, hidden) each: one pass of the vision tower."""
-    return list(model.get_image_features(pixel_values, image_grid_thw, return_dict=True).pooler_output)
+def encode_images(
+    model: Any, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor | None = None, **pixels: torch.Tensor
+) -> list[torch.Tensor]:
+    """Features of each image, (visual tokens, hidden) each: one pass of the vision tower.
+
+    pixels: what else the tower takes; what it does not take is left out. Where the language model also reads features
+    in later layers (deepstack), those levels lie side by side: (visual tokens, hidden * (1 + levels)).
+    """
+    given = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw, **pixels}
+    known = inspect.signature(model.base_model.get_image_features).parameters
+    taken = {name: value for name, value in given.items() if name in known and value is not None}
+    output = model.get_image_features(**taken, return_dict=True)
+    (_TENSOR_FEATURES.add if torch.is_tensor(output.pooler_output) else _TENSOR_FEATURES.discard)(model)
+    levels = [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
+    if len(levels) == 1:
+        return list(output.pooler_output)
+    counts = [len(part) for part in output.pooler_output]
+    return list(torch.cat([torch.cat(list(level)) for level in levels], -1).split(counts))
 
 
 def cache_keyword(model: Any) -> str:
@@ -38,15 +55,24 @@ def cache_keyword(model: Any) -> str:
     return next((name for name in CACHE_KEYWORDS if name in known), CACHE_KEYWORDS[-1])
 
 
-def attention_scaling(text_config: Any) -> float:
-    """What attention scores are multiplied with: one over the square root of the head size."""
-    head_dim = getattr(text_config, "head_dim", None)
-    return float((head_dim or text_config.hidden_size // text_config.num_attention_heads) ** -0.5)
+def encoder_outputs(model: Any, shown: list[torch.Tensor]) -> dict[str, BaseModelOutputWithPooling]:
+    """Features, in the order in which a pass shows them, as the argument `mm_encoder_outputs` of a model's forward."""
+    hidden = model.config.get_text_config().hidden_size
+    if all(part.shape[-1] == hidden for part in shown) and model not in _TENSOR_FEATURES:
+        return {"image": BaseModelOutputWithPooling(pooler_output=shown)}  # type: ignore[arg-type]
+    first, *deeper = torch.cat(shown).split(hidden, -1)
+    pooled = first[None] if model in _TENSOR_FEATURES else [first]
+    output = BaseModelOutputWithPooling(pooler_output=pooled)  # type: ignore[arg-type]
+    if deeper:
+        output.deepstack_features = [[level] for level in deeper]
+    return {"image": output}
 
 
-def encoder_outputs(shown: list[torch.Tensor]) -> dict[str, BaseModelOutputWithPooling]:
-    """Features, in the order in which a pass shows them, as the argument `mm_encoder_outputs` of a forward."""
-    return {"image": BaseModelOutputWithPooling(pooler_output=shown)}  # type: ignore[arg-type]
+def project_to_vocabulary(model: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """The model's logits (..., W) of last hidden states (..., hidden), soft-capped where the model does that."""
+    logits = model.get_output_embeddings()(hidden)
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 class Runner:
@@ -69,20 +95,21 @@ class Runner:
         count_copies: bool = False,
     ) -> None:
         self.model = model
+        self.family = find_family(model.config)
         self.cache_keyword = cache_keyword(model)
         self.builders = list(builders)
         self.features = list(features)
         self.device = model.get_input_embeddings().weight.device
         text_config = model.config.get_text_config()
         self.cache = RaggedCache(text_config.num_hidden_layers, len(self.builders))
-        self.pad_id = find_family(model.config).vision_tokens(model.config).start
+        self.pad_id = self.family.vision_tokens(model.config).padding
         self.recorder: AttentionRecorder | None = None
         self.prompt_recorder: AttentionRecorder | None = None
         if score_layers is not None:
-            slots, scaling = [self._visual_slots(builder) for builder in self.builders], attention_scaling(text_config)
-            self.recorder = AttentionRecorder(self.cache, slots, score_layers, scaling, count_copies=count_copies)
+            slots = [self._visual_slots(builder) for builder in self.builders]
+            self.recorder = AttentionRecorder(self.cache, slots, score_layers, count_copies=count_copies)
             if score_prompt:
-                self.prompt_recorder = AttentionRecorder(self.cache, slots, score_layers, scaling)
+                self.prompt_recorder = AttentionRecorder(self.cache, slots, score_layers)
 
     def prefill(self) -> torch.Tensor:
         """Feed everything every sequence holds so far; returns the logits after each sequence's last slot, (B, W).
@@ -158,12 +185,12 @@ class Runner:
         """Last hidden states (B, n, hidden) of one pass; `shown` are the features it shows, in order."""
         extra: dict[str, Any] = {}
         if shown:
-            extra["mm_encoder_outputs"] = encoder_outputs(shown)
+            extra["mm_encoder_outputs"] = encoder_outputs(self.model, shown)
         if (recorder := self._listening()) is not None:
             extra["attention_recorder"] = _Recorders(recorder, self.prompt_recorder)
         hidden = self.model.base_model(
             input_ids=ids.to(self.device),
-            position_ids=positions.to(self.device),
+            position_ids=self.family.shape_positions(positions).to(self.device),
             attention_mask=attention_mask,
             use_cache=True,
             **{self.cache_keyword: self.cache},
@@ -174,7 +201,7 @@ class Runner:
         return hidden
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.model.get_output_embeddings()(hidden)
+        return project_to_vocabulary(self.model, hidden)
 
     def _shown(self, sequence: int, visual_indices: torch.Tensor) -> torch.Tensor | None:
         """The features that a stretch of slots shows, (sequences, hidden)."""
@@ -236,7 +263,7 @@ class _Recorders:
         self.answer = answer
         self.prompt = prompt
 
-    def observe(self, layer: int, query: torch.Tensor, key: torch.Tensor) -> None:
-        self.answer.observe(layer, query, key)
+    def observe(self, layer: int, query: torch.Tensor, key: torch.Tensor, scaling: float) -> None:
+        self.answer.observe(layer, query, key, scaling)
         if self.prompt is not None and self.prompt.listens_to_chunk:
-            self.prompt.observe(layer, query, key)
+            self.prompt.observe(layer, query, key, scaling)

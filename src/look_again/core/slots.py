@@ -9,20 +9,23 @@ Legend: N slots of one sequence, V visual tokens of its images. A visual token i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import pairwise
 
 import torch
 
 from look_again.core.families import Family, Grid, VisionTokens
 
+MISMATCH = "the prompt's image tokens do not match its images: one token per visual token"
+
 
 class Provenance(IntEnum):
     """Where a slot comes from: the prompt, the model's own sampling, re-insertion, or the decoding loop's hand.
 
-    FORCED slots are vision delimiters around re-inserted visual tokens, the closing tag that vision-only mode writes,
-    and the tags around a CONCLUSION that a bound on the reasoning brings.
+    FORCED slots are the delimiters (headers, breaks) of re-inserted images, the closing tag that vision-only mode
+    writes, and the tags around a CONCLUSION that a bound on the reasoning brings.
     """
 
     PROMPT = 0
@@ -33,14 +36,24 @@ class Provenance(IntEnum):
 
 @dataclass(frozen=True)
 class VisualSpan:
-    """One image: its visual tokens are `first` .. `first + count - 1` of the sequence's feature table (V, hidden)."""
+    """One image: its visual tokens are `first` .. `first + count - 1` of the sequence's feature table (V, hidden).
+
+    block: the token ids that show it in a prompt, its own delimiters, headers and breaks with it; empty where the
+    prompt is not known.
+    """
 
     first: int
     grid: Grid
+    block: tuple[int, ...] = ()
 
     @property
     def count(self) -> int:
         return self.grid[0] * self.grid[1] * self.grid[2]
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens of the block that are no visual tokens; without a block, those of a pair of delimiters."""
+        return len(self.block) - self.count if self.block else 2
 
 
 def build_spans(grids: Sequence[Grid]) -> tuple[VisualSpan, ...]:
@@ -102,6 +115,7 @@ class SlotBuilder:
         self.provenance: list[int] = []
         self.positions: list[tuple[int, ...]] = []
         self.sampled_from: list[int] = []
+        self.spans: list[VisualSpan] = []  # the prompt's images, with their blocks
         self.next_position = 0
         self._chooser = -1  # the slot whose logits choose the next token
 
@@ -119,24 +133,23 @@ class SlotBuilder:
         self._chooser = len(self.token_ids) - 1
 
     def add_prompt(self, token_ids: Sequence[int], spans: Sequence[VisualSpan]) -> None:
-        """Append the prompt; runs of the image token become the visual tokens of the images, in order.
+        """Append the prompt; its image tokens become the visual tokens of the images, in order.
 
-        ValueError when image tokens and images do not match.
+        Afterwards `spans` holds the images with their blocks. ValueError when image tokens and images do not match.
         """
-        index, images = 0, iter(spans)
-        while index < len(token_ids):
-            if token_ids[index] != self.tokens.image:
-                self.add_token(token_ids[index], Provenance.PROMPT)
-                index += 1
-                continue
-            span = next(images, None)
-            stop = index + (span.count if span else 1)
-            if span is None or any(t != self.tokens.image for t in token_ids[index:stop]) or stop > len(token_ids):
-                raise ValueError("the prompt's image tokens do not match its images: one token per visual token")
-            self._add_visual_tokens(span, range(span.count), Provenance.PROMPT, "grid")
-            index = stop
-        if next(images, None) is not None:
-            raise ValueError("the prompt has fewer image blocks than images")
+        places = [index for index, token_id in enumerate(token_ids) if token_id == self.tokens.image]
+        index = taken = 0
+        for span in spans:
+            if taken == len(places):
+                raise ValueError("the prompt has fewer image blocks than images")
+            own = places[taken : taken + span.count]
+            taken += len(own)
+            index = self._add_image(token_ids, index, own, span)
+            self.spans.append(replace(span, block=self._find_block(token_ids, own)))
+        if taken < len(places):
+            raise ValueError(MISMATCH)
+        for token_id in token_ids[index:]:
+            self.add_token(token_id, Provenance.PROMPT)
         self._chooser = len(self.token_ids) - 1
 
     def insert(
@@ -148,19 +161,16 @@ class SlotBuilder:
     ) -> int:
         """Re-insert chosen visual tokens of images (indices within each image, ascending), images in order.
 
-        An image without chosen ones leaves no trace. `layout` "grid": they keep their places in a fresh grid and what
-        follows continues after the full grid; "strip": they are contiguous columns of a one-row grid. Returns the
-        number of slots appended. The token appended next is still chosen by the slot before the insertion.
+        An image without chosen ones leaves no trace; of any other, the image's block of the prompt is copied with the
+        chosen ones alone. `layout` "grid": they keep their places in a fresh grid and what follows continues after the
+        full grid; "strip": they are contiguous columns of a one-row grid. Without `delimiters` nothing but the visual
+        tokens is copied. Returns the number of slots appended. The token appended next is still chosen by the slot
+        before the insertion.
         """
         start = len(self)
         for span, chosen in parts:
-            if not chosen:
-                continue
-            if delimiters:
-                self._add_forced(self.tokens.start)
-            self._add_visual_tokens(span, chosen, Provenance.REINSERTED, layout)
-            if delimiters:
-                self._add_forced(self.tokens.end)
+            if chosen:
+                self._insert_image(span, sorted(chosen), delimiters, layout)
         return len(self) - start
 
     def truncate(self, length: int) -> list[int]:
@@ -184,16 +194,84 @@ class SlotBuilder:
             torch.tensor(self.sampled_from[start:], dtype=torch.long),
         )
 
-    def _add_forced(self, token_id: int) -> None:
-        self._add(token_id, -1, Provenance.FORCED, (self.next_position,) * self.family.position_dims, -1)
-        self.next_position += 1
+    def _add_image(self, token_ids: Sequence[int], index: int, own: list[int], span: VisualSpan) -> int:
+        """Append the prompt from `index` to an image's last visual token, `own` being their places; the next index."""
+        if len(own) < span.count:
+            raise ValueError(MISMATCH)
+        runs, first = list(_runs(own)), 0
+        for run in runs:
+            for token_id in token_ids[index : run[0]]:
+                self.add_token(token_id, Provenance.PROMPT)
+            grid = self._run_grid(span.grid, runs, len(run))
+            self._add_visual_tokens(span.first + first, grid, range(len(run)), Provenance.PROMPT, "grid")
+            first, index = first + len(run), run[-1] + 1
+        return index
 
-    def _add_visual_tokens(self, span: VisualSpan, chosen: Sequence[int], provenance: Provenance, layout: str) -> None:
-        grid = span.grid if layout == "grid" else (1, 1, len(chosen))
-        index = torch.as_tensor(chosen) if layout == "grid" else torch.arange(len(chosen))
+    def _insert_image(self, span: VisualSpan, chosen: Sequence[int], delimiters: bool, layout: str) -> None:
+        block = self._known_block(span)
+        runs, first = list(_runs([i for i, token_id in enumerate(block) if token_id == self.tokens.image])), 0
+        index = 0
+        for run in runs:
+            if delimiters:
+                self._add_forced(block[index : run[0]])
+            own = [place - first for place in chosen if first <= place < first + len(run)]
+            if own:
+                grid = self._run_grid(span.grid, runs, len(run))
+                self._add_visual_tokens(span.first + first, grid, own, Provenance.REINSERTED, layout)
+            first, index = first + len(run), run[-1] + 1
+        if delimiters:
+            self._add_forced(block[index:])
+
+    def _known_block(self, span: VisualSpan) -> tuple[int, ...]:
+        """The block to copy: the span's own, or that of the prompt's image in its place (a control's images follow
+        those of the prompt in the table, in the same sizes), or the visual tokens between delimiters.
+        """
+        if span.block:
+            return span.block
+        visual_tokens = sum(known.count for known in self.spans)
+        for known in self.spans:
+            if span.count == known.count and span.first in (known.first, known.first + visual_tokens):
+                return known.block
+        return self._plain_block(span.count)
+
+    def _find_block(self, token_ids: Sequence[int], own: Sequence[int]) -> tuple[int, ...]:
+        """An image's slice of the prompt, from `opening` tokens before its first visual token to `closing` after."""
+        start, stop = own[0] - self.family.opening, own[-1] + 1 + self.family.closing
+        before, after = token_ids[max(0, start) : own[0]], token_ids[own[-1] + 1 : stop]
+        whole = len(before) == self.family.opening and len(after) == self.family.closing
+        if not whole or self.tokens.image in (*before, *after):
+            return self._plain_block(len(own))
+        return tuple(token_ids[start:stop])
+
+    def _plain_block(self, count: int) -> tuple[int, ...]:
+        delimiters = [() if token is None else (token,) for token in (self.tokens.start, self.tokens.end)]
+        return (*delimiters[0], *(self.tokens.image,) * count, *delimiters[1])
+
+    def _run_grid(self, grid: Grid, runs: Sequence[Sequence[int]], count: int) -> Grid:
+        """The grid of one of an image's runs of visual tokens: all of it, or an equal share of its frames."""
+        if self.family.position_dims == 1:
+            return 1, 1, count
+        frames, rows, columns = grid
+        if frames % len(runs) or frames // len(runs) * rows * columns != count:
+            raise ValueError(MISMATCH)
+        return frames // len(runs), rows, columns
+
+    def _add_forced(self, token_ids: Sequence[int]) -> None:
+        for token_id in token_ids:
+            self._add(token_id, -1, Provenance.FORCED, (self.next_position,) * self.family.position_dims, -1)
+            self.next_position += 1
+
+    def _add_visual_tokens(
+        self, first: int, grid: Grid, chosen: Sequence[int], provenance: Provenance, layout: str
+    ) -> None:
+        """Append visual tokens `chosen` of a run that begins at `first` of the feature table."""
+        if layout != "grid" or self.family.position_dims == 1:  # one position dimension counts slots, without gaps
+            grid, index = (1, 1, len(chosen)), torch.arange(len(chosen))
+        else:
+            index = torch.as_tensor(chosen)
         positions = (self.family.grid_positions(grid)[:, index] + self.next_position).T.tolist()
         for place, position in zip(chosen, positions, strict=True):
-            self._add(self.tokens.image, span.first + int(place), provenance, tuple(position), -1)
+            self._add(self.tokens.image, first + int(place), provenance, tuple(position), -1)
         self.next_position += self.family.grid_extent(grid)
 
     def _add(
@@ -204,3 +282,10 @@ class SlotBuilder:
         self.provenance.append(int(provenance))
         self.positions.append(position)
         self.sampled_from.append(sampled_from)
+
+
+def _runs(places: Sequence[int]) -> Iterator[list[int]]:
+    """Ascending places, cut where one does not follow the one before."""
+    breaks = [0, *(i for i, (one, next_one) in enumerate(pairwise(places), 1) if next_one != one + 1), len(places)]
+    for start, stop in pairwise(breaks):
+        yield list(places[start:stop])

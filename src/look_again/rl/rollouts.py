@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from look_again.core.generate import LookAgainDecoding
-from look_again.core.inputs import left_padded
+from look_again.core.inputs import left_padded, stack_pixels
 from look_again.core.reattention import Reattention
 from look_again.core.slots import Provenance
 from look_again.core.trigger import Trigger
@@ -59,11 +59,8 @@ def sample_groups(
     """
     items = [codec.item(sample, policy) for sample in samples]
     prompts = [item.example.prompt_ids for item in items]
-    images = [item for item in items if item.pixel_values is not None]
     inputs: dict[str, Any] = left_padded(prompts, codec.tokenizer, model.device)
-    if images:
-        inputs["pixel_values"] = torch.cat([i.pixel_values for i in images if i.pixel_values is not None])
-        inputs["image_grid_thw"] = torch.cat([i.image_grid_thw for i in images if i.image_grid_thw is not None])
+    inputs |= stack_pixels([item.images for item in items])
     decoding = LookAgainDecoding(Trigger.of(codec.tokenizer), policy, generator=generator)
     with evaluating(model):
         output = model.generate(
@@ -89,7 +86,7 @@ def _rollout(codec: Codec, sample: Sample, item: Item, output: Any, index: int) 
     finished = output.finish_reasons[index] == "stop"
     return Rollout(
         sample,
-        Item(item.pixel_values, item.image_grid_thw, example),
+        Item(item.images, example),
         decode_text(codec.tokenizer, ids),
         ids,
         finished,

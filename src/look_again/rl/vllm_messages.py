@@ -148,7 +148,7 @@ def _rollout(codec: Codec, question: RolloutRequest, prompt: Example, choice: Ma
         )
     chosen: list[list[int]] = [[] for token in ids if token == codec.tag_ids[open_tag("REFLECTION")]]
     example = Example(prompt.prompt_ids, ids, prompt.grids, prompt.policy, [False] * len(ids), chosen)
-    item = Item(images.pixel_values, images.image_grid_thw, example)
+    item = Item(images.images, example)
     return ServedRollout(sample, item, decode_text(codec.tokenizer, ids), ids, stopped, log_probs)
 
 

@@ -44,7 +44,7 @@ def report_attention(
         raise ValueError(f"attention is measured in sequences of up to {MAX_SLOTS} tokens; this one has {len(slots)}")
     config = checkpoint.model.config
     images = process_images(checkpoint.image_processor, config, job.images)
-    encoded = encode(checkpoint.model, images.tensors["pixel_values"], images.tensors["image_grid_thw"])
+    encoded = encode(checkpoint.model, **images.tensors)
     ids = list(token_ids)
     names, own = sections_of_tokens(
         parse(decode_text(checkpoint.tokenizer, ids)), token_ends(checkpoint.tokenizer, ids)

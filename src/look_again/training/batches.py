@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from look_again.core.families import Family, find_family
-from look_again.core.inputs import PIXEL_NAMES, ImageInputs, count_visual_tokens, process_images
+from look_again.core.inputs import ImageInputs, count_visual_tokens, process_images, stack_pixels
 from look_again.core.reattention import Reattention
 from look_again.data.image_files import open_image
 from look_again.data.sample import Sample
@@ -21,11 +21,20 @@ from look_again.training.example import Example
 
 @dataclass
 class Item:
-    """A tokenised example and its images: patches (P, values) and grids (images, 3), None without any."""
+    """A tokenised example and its images."""
 
-    pixel_values: torch.Tensor | None
-    image_grid_thw: torch.Tensor | None
+    images: ImageInputs
     example: Example
+
+    @property
+    def pixel_values(self) -> torch.Tensor | None:
+        """What the family calls pixels, such as patches (P, values); None without images."""
+        return self.images.tensors.get("pixel_values")
+
+    @property
+    def image_grid_thw(self) -> torch.Tensor | None:
+        """Grids of patches (images, 3), None without images or in a family that has none."""
+        return self.images.tensors.get("image_grid_thw")
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Codec:
         prompt_ids = self.renderer.render_prompt(messages, images.visual_token_counts)
         response = self.renderer.render_response(sample.response or "", () if learn_silent else sample.silent)
         example = Example(prompt_ids, response.token_ids, images.grids, policy, response.silent)
-        return Item(images.tensors.get("pixel_values"), images.tensors.get("image_grid_thw"), example)
+        return Item(images, example)
 
     def images(self, sample: Sample) -> ImageInputs:
         """The images of a sample. Raises ImageError for an image that cannot be read."""
@@ -74,13 +83,9 @@ class Codec:
 
 def collate(items: Sequence[Item]) -> dict[str, Any]:
     """Items of one step. `labels` (B, 1 + T) only lets the trainer count targets; their first column is empty."""
-    batch: dict[str, Any] = {}
-    if any(item.pixel_values is not None for item in items):
-        for name in PIXEL_NAMES:
-            batch[name] = torch.cat([getattr(i, name) for i in items if getattr(i, name) is not None])
     examples = [item.example for item in items]
     targets = [example.silent.count(False) for example in examples]
     labels = torch.full((len(examples), 1 + max(targets)), -100)
     for i, count in enumerate(targets):
         labels[i, 1 : 1 + count] = 0
-    return batch | {"examples": examples, "labels": labels}
+    return stack_pixels([item.images for item in items]) | {"examples": examples, "labels": labels}

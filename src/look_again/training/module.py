@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import nn
 
 from look_again.core.families import find_family
-from look_again.core.runner import encode_images, encoder_outputs
+from look_again.core.runner import encode_images, encoder_outputs, project_to_vocabulary
 from look_again.core.slots import Slots
 from look_again.text.grammar import TAGS, close_tag, open_tag
 from look_again.training.chunked_loss import (
@@ -74,17 +74,19 @@ class Reattending(nn.Module):
         log_probs: bool = False,
         temperature: float = 1.0,
         inside: Callable[[Reattending], Any] | None = None,
+        **pixels: torch.Tensor,
     ) -> Any:
         """`{"loss"}`: the summed cross-entropy of all targets over `num_items_in_batch` (None: their own number).
 
         labels only let the trainer count targets ahead of the step. `log_probs` returns those instead, and `inside` is
         called with this module for whatever else needs its weights: engines that shard gather them for a forward call.
+        pixels: what else the family's vision tower takes.
         """
         if inside is not None:
             return inside(self)
         if log_probs:
-            return self.log_probs(examples, pixel_values, image_grid_thw, temperature)
-        features, unseen = self.features(examples, pixel_values, image_grid_thw)
+            return self.log_probs(examples, pixel_values, image_grid_thw, temperature, **pixels)
+        features, unseen = self.features(examples, pixel_values, image_grid_thw, **pixels)
         total, count = unseen, 0
         for batch in self.batches(examples, features):
             hidden, targets = self.target_hidden(batch, features)
@@ -99,13 +101,14 @@ class Reattending(nn.Module):
         pixel_values: torch.Tensor | None = None,
         image_grid_thw: torch.Tensor | None = None,
         temperature: float = 1.0,
+        **pixels: torch.Tensor,
     ) -> list[torch.Tensor]:
         """Per example, the log-probabilities of its response tokens that are not silent, in order.
 
         They are those of sampling at `temperature`, which never samples vision tokens.
         """
         never = list(find_family(self.config).vision_tokens(self.config).never_sampled)
-        features, unseen = self.features(examples, pixel_values, image_grid_thw)
+        features, unseen = self.features(examples, pixel_values, image_grid_thw, **pixels)
         out: list[torch.Tensor] = [torch.empty(0)] * len(examples)
         for batch in self.batches(examples, features):
             hidden, targets = self.target_hidden(batch, features)
@@ -118,7 +121,7 @@ class Reattending(nn.Module):
     def target_logits(self, batch: Batch, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (T, W) at the slots that have a target, and the targets (T,)."""
         hidden, targets = self.target_hidden(batch, features)
-        return self.model.get_output_embeddings()(hidden), targets
+        return project_to_vocabulary(self.model, hidden), targets
 
     def target_hidden(self, batch: Batch, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states (T, D) at the slots that have a target, and the targets (T,)."""
@@ -126,10 +129,10 @@ class Reattending(nn.Module):
         device = self.model.get_input_embeddings().weight.device
         extra: dict[str, Any] = {}
         if len(batch.visual_indices):
-            extra["mm_encoder_outputs"] = encoder_outputs([table[batch.visual_indices.to(device)]])
+            extra["mm_encoder_outputs"] = encoder_outputs(self.model, [table[batch.visual_indices.to(device)]])
         hidden = self.model.base_model(
             input_ids=batch.token_ids.to(device),
-            position_ids=batch.positions.to(device),
+            position_ids=find_family(self.config).shape_positions(batch.positions).to(device),
             use_cache=False,
             **extra,
         ).last_hidden_state
@@ -140,7 +143,7 @@ class Reattending(nn.Module):
     def _cross_entropy(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The sum () over targets, and that of each (T,) without gradients."""
         if self._is_whole(targets):
-            logits = self.model.get_output_embeddings()(hidden)
+            logits = project_to_vocabulary(self.model, hidden)
             losses = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
             return losses.sum(), losses.detach()
         return chunked_cross_entropy(hidden, self._output_head(), targets, self.loss_chunk)
@@ -150,7 +153,7 @@ class Reattending(nn.Module):
     ) -> torch.Tensor:
         """(T,) at `temperature`, over a vocabulary without the tokens `never`."""
         if self._is_whole(targets):
-            logits = self.model.get_output_embeddings()(hidden).float()
+            logits = project_to_vocabulary(self.model, hidden).float()
             logits = logits.index_fill(-1, torch.tensor(never, device=logits.device), float("-inf")) / temperature
             return logits.gather(-1, targets.unsqueeze(-1))[:, 0] - logits.logsumexp(-1)
         head = self._output_head()
@@ -184,18 +187,19 @@ class Reattending(nn.Module):
         examples: Sequence[Example],
         pixel_values: torch.Tensor | None = None,
         image_grid_thw: torch.Tensor | None = None,
+        **pixels: torch.Tensor,
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Per example the features of all its images (visual tokens, hidden), and a zero.
 
         Without any image a blank image passes the tower, so that processes which share the work stay in step; it
         reaches the loss only through that zero.
         """
-        blank = pixel_values is None or image_grid_thw is None
-        if pixel_values is None or image_grid_thw is None:
+        blank = pixel_values is None
+        if pixel_values is None:
             pixel_values, image_grid_thw = self._blank_image()
-        trained = any(p.requires_grad for p in self.model.base_model.visual.parameters())
+        trained = any(p.requires_grad for p in find_family(self.config).vision_parameters(self.model))
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            images = encode_images(self.model, pixel_values, image_grid_thw)
+            images = encode_images(self.model, pixel_values, image_grid_thw, **pixels)
         zero = images[0].float().sum() * 0.0 if blank else images[0].new_zeros((), dtype=torch.float32)
         empty, following = images[0][:0].detach(), iter([] if blank else images)
         return [torch.cat([empty, *(next(following) for _ in example.grids)]) for example in examples], zero
@@ -208,7 +212,7 @@ class Reattending(nn.Module):
 
     def batches(self, examples: Sequence[Example], features: list[torch.Tensor]) -> Iterator[Batch]:
         """The step's sequences in at most LENGTH_GROUPS padded batches of similar length."""
-        pad = find_family(self.config).vision_tokens(self.config).start
+        pad = find_family(self.config).vision_tokens(self.config).padding
         sequences = self.sequences(examples, features)
         before = [0, *itertools.accumulate(len(table) for table in features)]
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))

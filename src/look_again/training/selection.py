@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from look_again.core.attention import recorded_attention
-from look_again.core.families import find_family
+from look_again.core.families import attention_layers, find_family
 from look_again.core.reattention import choose_visual_tokens
 from look_again.core.runner import Runner
 from look_again.core.slots import Provenance
@@ -31,7 +31,7 @@ def select_visual_tokens(
     family = find_family(model.config)
     tokens = family.vision_tokens(model.config)
     policy = examples[0].policy
-    layers = policy.ranking_layers(model.config.get_text_config().num_hidden_layers)
+    layers = policy.ranking_layers(model.config.get_text_config().num_hidden_layers, attention_layers(model.config))
     builders = [start_sequence(family, tokens, example) for example in examples]
     chosen: list[list[list[int]]] = [[] for _ in examples]
     ends = [
@@ -72,6 +72,7 @@ def idle_pass(model: Any) -> None:
     """A pass that shows nothing: where weights are sharded, every process has to take part in every pass."""
     token = torch.zeros((1, 1), dtype=torch.long, device=model.get_input_embeddings().weight.device)
     positions = torch.zeros((find_family(model.config).position_dims, 1, 1), dtype=torch.long, device=token.device)
+    positions = find_family(model.config).shape_positions(positions)
     model.base_model(input_ids=token, position_ids=positions, use_cache=False)
 
 

@@ -9,6 +9,7 @@ Legend: N parameters, T trainable ones, S slots of one pass, D hidden size, W vo
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from look_again.core.families import find_family
 from look_again.data.source import Source
 from look_again.text.grammar import TAGS
 from look_again.training.base_model import NewModel, hint_at_paths
@@ -23,6 +25,7 @@ from look_again.training.chunked_loss import count_chunk_targets
 from look_again.training.large_shapes import KNOWN
 from look_again.training.run_parts import Hardware, TrainedParts
 from look_again.training.sft_config import SftConfig, Stage
+from look_again.training.trainable import LANGUAGE_LINEARS
 from look_again.yaml_config import ConfigError
 
 GB = 1e9
@@ -147,16 +150,21 @@ def _count_steps(work: Workload, rows: int | None) -> int | None:
 
 def trainable_parameters(model: Any, parts: TrainedParts) -> int:
     """T, counted as `choose_trainable` does."""
-    base, text = model.base_model, model.config.get_text_config()
+    family, text = find_family(model.config), model.config.get_text_config()
     if parts.trains == "all":
         return _size(model)
     if parts.trains == "without_vision":
-        return _size(model) - _size(base.visual)
+        return _size(model) - sum(parameter.numel() for parameter in family.vision_parameters(model))
     tags = 2 * len(TAGS) * text.hidden_size * (1 if text.tie_word_embeddings else 2)
-    layers = base.language_model.layers
+    language = family.language_model(model)
+    layers = language.layers
     if parts.trains == "language_model":
-        return _size(layers) + _size(base.language_model.norm) + tags
-    linears = [module for module in layers.modules() if isinstance(module, torch.nn.Linear)]
+        return _size(layers) + _size(language.norm) + tags
+    linears = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and re.fullmatch(LANGUAGE_LINEARS, name)
+    ]
     return tags + parts.lora.rank * sum(module.in_features + module.out_features for module in linears)
 
 

@@ -17,10 +17,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from look_again.core.families import find_family
 from look_again.extras import require
 from look_again.training.run_parts import Lora, TrainedParts
 
-LANGUAGE_LINEARS = r".*language_model\.layers\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+LANGUAGE_LINEARS = (
+    r".*(language_model|text_model)\.layers\..*\."
+    r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|gate_up_proj|down_proj)"
+)
 
 
 class TagRows(nn.Module):
@@ -91,12 +95,13 @@ def freeze(model: Any, parts: TrainedParts) -> Any:
     """Only what `parts.trains` names keeps gradients, in place; returns peft's wrapper where it is adapters."""
     if parts.trains in ("all", "without_vision"):
         model.requires_grad_(True)
-        model.base_model.visual.requires_grad_(parts.trains == "all")
+        for parameter in find_family(model.config).vision_parameters(model):
+            parameter.requires_grad_(parts.trains == "all")
         return None
     model.requires_grad_(False)
     if parts.trains == "lora":
         return add_adapters(model, parts.lora)
-    language = model.base_model.language_model
+    language = find_family(model.config).language_model(model)
     for part in (language.layers, language.norm):
         part.requires_grad_(True)
     return None

@@ -73,7 +73,7 @@ def measure(checkpoint: Checkpoint, job: Job, decoded: DecodedAnswer) -> Attenti
 
 @torch.no_grad()
 def _features(model: Any, images: ImageInputs) -> torch.Tensor:
-    return encode(model, images.tensors["pixel_values"], images.tensors["image_grid_thw"])[0][0]
+    return encode(model, **images.tensors)[0][0]
 
 
 def _pass(

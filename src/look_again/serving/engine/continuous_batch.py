@@ -19,7 +19,7 @@ import torch
 
 from look_again.core.attention import recorded_attention
 from look_again.core.cache import swap_remove
-from look_again.core.families import find_family
+from look_again.core.families import attention_layers, find_family
 from look_again.core.open_runner import OpenRunner
 from look_again.core.prefill import start_one
 from look_again.core.reasoning_budget import list_stop_ids
@@ -69,6 +69,7 @@ class ContinuousBatch:
         text_config = model.config.get_text_config()
         self.max_context: int = text_config.max_position_embeddings
         self.num_layers: int = text_config.num_hidden_layers
+        self.attention_layers = attention_layers(model.config)
         self.stop_ids = list_stop_ids(model.generation_config.eos_token_id)
         self.running: list[RunningSequence] = []
         self.runner = OpenRunner(model)
@@ -101,7 +102,7 @@ class ContinuousBatch:
         )
         chooser = TokenChooser(sampling, options, constraint, self.stop_ids, self.runner.device)
         entry = RunningSequence(sequence, chooser, stop_ids, listener)
-        layers = policy.ranking_layers(self.num_layers) if policy.needs_scores else ()
+        layers = policy.ranking_layers(self.num_layers, self.attention_layers) if policy.needs_scores else ()
         self.running.append(entry)
         index = self.runner.add_sequence(
             start.builder,

@@ -1,0 +1,177 @@
+"""Tiny random models of every family, made on the spot: a model, the ids of one image's block, and its pixels.
+
+Nothing here comes from the project: configurations and pixels are the library's, so that the tests compare with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+VOCABULARY, IMAGE, VIDEO, START, END, BREAK = 128, 100, 101, 102, 103, 104
+OPEN, CLOSE = 90, 91  # the tags around a reflection
+HIDDEN = 32
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+TEXT: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+QWEN_IDS = {
+    "image_token_id": IMAGE,
+    "video_token_id": VIDEO,
+    "vision_start_token_id": START,
+    "vision_end_token_id": END,
+}
+GLM_IDS = {
+    "image_token_id": IMAGE,
+    "video_token_id": VIDEO,
+    "image_start_token_id": START,
+    "image_end_token_id": END,
+    "video_start_token_id": 106,
+    "video_end_token_id": 107,
+}
+
+
+@dataclass
+class TinyFamily:
+    """One family's tiny model.
+
+    block: the ids that show image number i. pixels: what the vision tower takes for a list of images by number, of one
+    prompt. token_types: the argument that the library's own pass wants to be told where images are.
+    """
+
+    name: str
+    model: Any
+    block: Callable[[int], list[int]]
+    pixels: Callable[[list[int]], dict[str, torch.Tensor]]
+    token_types: str | None = None
+
+    def batch_pixels(self, prompts: list[list[int]]) -> dict[str, torch.Tensor]:
+        """What the vision tower takes for the images of several prompts."""
+        return self.pixels([number for numbers in prompts for number in numbers])
+
+    def library_pass(self, ids: list[int], images: list[int], scale: float = 1.0) -> torch.Tensor:
+        """Logits (N, W) of one pass of the library alone, every image given again wherever it stands.
+
+        scale: of the image features, to measure how far rounding carries.
+        """
+        token_ids = torch.tensor([ids])
+        types = {self.token_types: (token_ids == IMAGE).long()} if self.token_types else {}
+        pixels = self.pixels(images)
+        with torch.no_grad():
+            if scale != 1.0:
+                return self._scaled_pass(token_ids, pixels, types, scale)
+            return self.model(input_ids=token_ids, use_cache=False, **pixels, **types).logits[0]
+
+    def _scaled_pass(self, token_ids: torch.Tensor, pixels: Any, types: Any, scale: float) -> torch.Tensor:
+        output = self.model.get_image_features(**pixels, return_dict=True)
+        pooled = output.pooler_output
+        scaled = pooled * scale if torch.is_tensor(pooled) else [part * scale for part in pooled]
+        output.pooler_output = scaled
+        grids = {name: value for name, value in pixels.items() if name == "image_grid_thw"}
+        given = {"mm_encoder_outputs": {"image": output}, **grids, **types}
+        return self.model(input_ids=token_ids, use_cache=False, **given).logits[0]
+
+
+def spread(model: Any, scale: float = 0.15) -> Any:
+    """Weights so large that everything depends on everything: freshly initialised ones attend almost uniformly."""
+    noise = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        matrix, vector = parameter.dim() >= 2, parameter.dim() == 1
+        if matrix or (vector and not any(part in name for part in ("norm", "A_log", "dt_bias"))):
+            parameter.data.copy_(torch.randn(parameter.shape, generator=noise) * scale)
+    return model.eval().requires_grad_(False)
+
+
+def build(model_type: str, kernel: str = "sdpa", **settings: Any) -> Any:
+    """A random model with generation settings that neither stop nor pad unasked."""
+    config = AutoConfig.for_model(model_type, **settings)
+    config._attn_implementation = kernel
+    model = spread(AutoModelForImageTextToText.from_config(config, dtype=torch.float32))
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = 0
+    return model
+
+
+def noise(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def patch_grids(numbers: list[int]) -> list[tuple[int, int, int]]:
+    """Grids of patches: images of 6 and 4 visual tokens by turns."""
+    return [(1, 4, 6) if number % 2 == 0 else (1, 4, 4) for number in numbers]
+
+
+def grid_family(name: str, ids: dict[str, int], text: dict[str, Any], vision: dict[str, Any]) -> TinyFamily:
+    """A family with grids of patches and three position dimensions."""
+    common = {"num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2, "in_channels": 3}
+    model = build(name, text_config=TEXT | text, vision_config=common | vision, **ids)
+
+    def block(number: int) -> list[int]:
+        _, rows, columns = patch_grids([number])[0]
+        return [START, *[IMAGE] * (rows * columns // 4), END]
+
+    def pixels(numbers: list[int]) -> dict[str, torch.Tensor]:
+        grids = patch_grids(numbers)
+        patches = [
+            noise(rows * columns, 96, seed=number) for number, (_, rows, columns) in zip(numbers, grids, strict=True)
+        ]
+        return {"pixel_values": torch.cat(patches), "image_grid_thw": torch.tensor(grids)}
+
+    return TinyFamily(name, model, block, pixels, "mm_token_type_ids")
+
+
+def qwen2_vl() -> TinyFamily:
+    rope = {"rope_parameters": ROPE | {"mrope_section": [2, 1, 1]}}
+    return grid_family("qwen2_vl", QWEN_IDS, rope, {"depth": 2, "embed_dim": 16, "hidden_size": HIDDEN, "mlp_ratio": 2})
+
+
+def qwen2_5_vl() -> TinyFamily:
+    rope = {"rope_parameters": ROPE | {"mrope_section": [2, 1, 1]}}
+    sizes = {"depth": 3, "hidden_size": 16, "out_hidden_size": HIDDEN, "intermediate_size": 24}
+    vision = sizes | {"window_size": 16, "fullatt_block_indexes": [2], "tokens_per_second": 4}
+    return grid_family("qwen2_5_vl", QWEN_IDS, rope, vision)
+
+
+def qwen3_vl(name: str = "qwen3_vl", **text: Any) -> TinyFamily:
+    rope = {"head_dim": 8, "rope_parameters": ROPE | {"mrope_section": [2, 1, 1], "mrope_interleaved": True}}
+    sizes = {"depth": 3, "hidden_size": 16, "out_hidden_size": HIDDEN, "intermediate_size": 24}
+    vision = sizes | {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+    return grid_family(name, QWEN_IDS, rope | text, vision)
+
+
+def qwen3_vl_moe() -> TinyFamily:
+    return qwen3_vl("qwen3_vl_moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
+
+
+def glm4v(name: str = "glm4v", **text: Any) -> TinyFamily:
+    rope = {"head_dim": 8, "rope_parameters": ROPE | {"mrope_section": [1, 1, 0], "partial_rotary_factor": 0.5}}
+    sizes = {"depth": 2, "hidden_size": 16, "out_hidden_size": HIDDEN, "intermediate_size": 24, "image_size": 64}
+    parts = {"glm46v": ({"model_type": "glm4v_text"}, {"model_type": "glm4v_vision"})}.get(name, ({}, {}))
+    return grid_family(name, GLM_IDS, rope | text | parts[0], sizes | parts[1])
+
+
+def glm46v() -> TinyFamily:
+    return glm4v("glm46v")
+
+
+def glm4v_moe() -> TinyFamily:
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_shared_experts": 1}
+    return glm4v("glm4v_moe", **experts, n_group=1, topk_group=1, first_k_dense_replace=1)
+
+
+TINY_FAMILIES: dict[str, Callable[[], TinyFamily]] = {
+    make.__name__: make for make in (qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, glm4v, glm46v, glm4v_moe)
+}
