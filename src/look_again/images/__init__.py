@@ -1,4 +1,4 @@
-"""Image files: what a file is made of, and the one way from a file to pixels."""
+"""Image and video files: what a file is made of, and the one way from a file to pixels."""
 
 from __future__ import annotations
 
