@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -34,7 +35,7 @@ def encode_video(frames: Sequence[Image.Image], fps: float, suffix: str = ".mp4"
     format, codec, options = _CODECS[suffix]
     file = io.BytesIO()
     with av.open(file, "w", format=format, options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000), options=options)
+        stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000), options=options)
         (stream.width, stream.height), stream.pix_fmt = sizes.pop(), "yuv420p"
         for image in frames:
             frame = av.VideoFrame.from_ndarray(np.asarray(image.convert("RGB")), format="rgb24")
