@@ -57,9 +57,12 @@ class TinyFamily:
     block: Callable[[int], list[int]]
     pixels: Callable[[list[int]], dict[str, torch.Tensor]]
     token_types: str | None = None
+    batched: Callable[[list[list[int]]], dict[str, torch.Tensor]] | None = None
 
     def batch_pixels(self, prompts: list[list[int]]) -> dict[str, torch.Tensor]:
         """What the vision tower takes for the images of several prompts."""
+        if self.batched is not None:
+            return self.batched(prompts)
         return self.pixels([number for numbers in prompts for number in numbers])
 
     def library_pass(self, ids: list[int], images: list[int], scale: float = 1.0) -> torch.Tensor:
@@ -80,7 +83,7 @@ class TinyFamily:
         pooled = output.pooler_output
         scaled = pooled * scale if torch.is_tensor(pooled) else [part * scale for part in pooled]
         output.pooler_output = scaled
-        grids = {name: value for name, value in pixels.items() if name == "image_grid_thw"}
+        grids = {name: value for name, value in pixels.items() if name in ("image_grid_thw", "image_sizes")}
         given = {"mm_encoder_outputs": {"image": output}, **grids, **types}
         return self.model(input_ids=token_ids, use_cache=False, **given).logits[0]
 
@@ -172,6 +175,133 @@ def glm4v_moe() -> TinyFamily:
     return glm4v("glm4v_moe", **experts, n_group=1, topk_group=1, first_k_dense_replace=1)
 
 
+SIGLIP: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "patch_size": 4,
+}
+
+
+def internvl(text_type: str = "qwen3", **text: Any) -> TinyFamily:
+    """Tiles of 4 visual tokens: images of 3 and 1 tiles by turns, one run of tokens each."""
+    settings = TEXT | {"model_type": text_type, "rope_parameters": ROPE} | text
+    vision = SIGLIP | {"image_size": [16, 16], "patch_size": [4, 4]}
+    sizes = {"image_token_id": IMAGE, "image_seq_length": 4, "downsample_ratio": 0.5}
+    model = build("internvl", text_config=settings, vision_config=vision, **sizes)
+
+    def pixels(numbers: list[int]) -> dict[str, torch.Tensor]:
+        return {"pixel_values": torch.cat([noise(tiles(number), 3, 16, 16, seed=number) for number in numbers])}
+
+    return TinyFamily("internvl", model, lambda number: [START, *[IMAGE] * 4 * tiles(number), END], pixels)
+
+
+def tiles(number: int) -> int:
+    return 3 if number % 2 == 0 else 1
+
+
+def llava_onevision() -> TinyFamily:
+    """A base and tiles with newline features; the images differ in their tiles' padding."""
+    text = TEXT | {"model_type": "qwen2", "rope_parameters": ROPE}
+    vision = SIGLIP | {
+        "model_type": "siglip_vision_model",
+        "image_size": 16,
+        "num_channels": 3,
+        "vision_use_head": False,
+    }
+    points = [[16, 16], [16, 32], [32, 16], [32, 32]]
+    ids = {"image_token_index": IMAGE, "video_token_index": VIDEO}
+    model = build(
+        "llava_onevision",
+        text_config=text,
+        vision_config=vision,
+        image_grid_pinpoints=points,
+        vision_feature_layer=-1,
+        **ids,
+    )
+
+    def pixels(numbers: list[int]) -> dict[str, torch.Tensor]:
+        sizes = [[16, 30] if number % 2 == 0 else [24, 16] for number in numbers]
+        values = torch.cat([noise(1, 3, 3, 16, 16, seed=number) for number in numbers])
+        return {"pixel_values": values, "image_sizes": torch.tensor(sizes)}
+
+    def block(number: int) -> list[int]:
+        return [IMAGE] * len(model.get_image_features(**pixels([number]), return_dict=True).pooler_output[0])
+
+    return TinyFamily("llava_onevision", model, block, pixels)
+
+
+def mistral3(text_type: str = "mistral", **rope: Any) -> TinyFamily:
+    """Rows of image tokens with breaks between them and an end: 3 rows of 4 and 2 rows of 3 by turns."""
+    text = TEXT | {"model_type": text_type, "head_dim": 8, "sliding_window": None, "rope_parameters": ROPE | rope}
+    axial = {"rope_parameters": {"rope_type": "axial", "rope_theta": 10000.0}}
+    vision = SIGLIP | {"model_type": "pixtral", "image_size": 32} | axial
+    sizes = {"image_token_index": IMAGE, "spatial_merge_size": 2}
+    model = build("mistral3", text_config=text, vision_config=vision, **sizes)
+
+    def size(number: int) -> tuple[int, int]:
+        return (24, 32) if number % 2 == 0 else (16, 24)
+
+    def block(number: int) -> list[int]:
+        height, width = size(number)
+        return [*([*[IMAGE] * (width // 8), BREAK] * (height // 8))[:-1], END]
+
+    def pixels(numbers: list[int]) -> dict[str, torch.Tensor]:
+        values = torch.zeros(len(numbers), 3, max(size(n)[0] for n in numbers), max(size(n)[1] for n in numbers))
+        for place, number in enumerate(numbers):
+            height, width = size(number)
+            values[place, :, :height, :width] = noise(3, height, width, seed=number)
+        return {"pixel_values": values, "image_sizes": torch.tensor([size(number) for number in numbers])}
+
+    return TinyFamily("mistral3", model, block, pixels)
+
+
+def smolvlm(name: str = "smolvlm") -> TinyFamily:
+    """Tiles of 4 tokens with headers: two tiles in a row and the whole image, or the whole image alone, by turns."""
+    text = TEXT | {"model_type": "llama", "rope_parameters": ROPE}
+    model = build(
+        name, text_config=text, vision_config=SIGLIP | {"image_size": 16}, image_token_id=IMAGE, scale_factor=2
+    )
+    tile, fake, newline, whole = [IMAGE] * 4, BREAK, 10, 112
+
+    def block(number: int) -> list[int]:
+        global_view = [fake, whole, *tile, fake]
+        if tiles(number) == 1:
+            return global_view
+        return [fake, 110, *tile, fake, 111, *tile, newline, newline, *global_view]
+
+    def pixels(numbers: list[int]) -> dict[str, torch.Tensor]:
+        return {"pixel_values": torch.cat([noise(tiles(number), 3, 16, 16, seed=number) for number in numbers])[None]}
+
+    def batch_pixels(prompts: list[list[int]]) -> dict[str, torch.Tensor]:
+        values = [pixels(numbers)["pixel_values"][0] for numbers in prompts]
+        padded = torch.zeros(len(values), max(map(len, values)), 3, 16, 16)
+        for place, own in enumerate(values):
+            padded[place, : len(own)] = own
+        return {"pixel_values": padded}
+
+    return TinyFamily(name, model, block, pixels, batched=batch_pixels)
+
+
+def idefics3() -> TinyFamily:
+    return smolvlm("idefics3")
+
+
 TINY_FAMILIES: dict[str, Callable[[], TinyFamily]] = {
-    make.__name__: make for make in (qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, glm4v, glm46v, glm4v_moe)
+    make.__name__: make
+    for make in (
+        qwen2_vl,
+        qwen2_5_vl,
+        qwen3_vl,
+        qwen3_vl_moe,
+        glm4v,
+        glm46v,
+        glm4v_moe,
+        internvl,
+        llava_onevision,
+        mistral3,
+        smolvlm,
+        idefics3,
+    )
 }

@@ -63,7 +63,7 @@ def test_a_track_joins_slots_and_reading():
     builder.add_token(11, Provenance.SAMPLED)
     on_blocks = torch.tensor([[[0.4, 0.0], [0.2, 0.2]], [[0.2, 0.0], [0.1, 0.4]]])
     reading = Reading(on_blocks, torch.zeros(2, 0, 4), torch.tensor([0.7, 1.5]))
-    track = build_track(builder.build(), reading, builder.tokens)
+    track = build_track(builder.build(), reading)
     assert track.original.tolist() == pytest.approx([0.3, 0.15])
     assert track.reinserted.tolist() == pytest.approx([0.0, 0.3])
     assert track.per_layer.tolist() == [pytest.approx([0.4, 0.4]), pytest.approx([0.2, 0.5])]

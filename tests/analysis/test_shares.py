@@ -60,8 +60,8 @@ def test_without_delimiters_count_and_formula_agree():
 def test_gains_compare_right_before_with_right_after(delimiters):
     """Before: 2 of 7. After: 4 of 9, or of 10 with the opening delimiter. Would catch a share taken at a delimiter."""
     after = 4 / 10 if delimiters else 4 / 9
-    assert insertion_gains(small(delimiters=delimiters), TOKENS) == [pytest.approx((2 / 7, after))]
-    assert insertion_gains(small(looks=0), TOKENS) == []
+    assert insertion_gains(small(delimiters=delimiters)) == [pytest.approx((2 / 7, after))]
+    assert insertion_gains(small(looks=0)) == []
 
 
 def test_blocks_number_the_insertions():
@@ -74,7 +74,7 @@ def test_blocks_number_the_insertions():
 def test_places_in_a_sequence():
     """Would catch delimiters among the response, and the prompt's text before the image among what reads the image."""
     slots = small()
-    assert response_slots(slots, TOKENS).tolist() == sampled_slots(slots).tolist() == [6, 11]
+    assert response_slots(slots).tolist() == sampled_slots(slots).tolist() == [6, 11]
     assert prompt_text_slots(slots).tolist() == [4, 5]
     assert (first_look(slots), first_look(small(looks=0))) == (1, None)
 
@@ -105,6 +105,4 @@ def test_closing_tags_that_decoding_wrote_stay(model, tokenizer, trigger, prompt
     spans = build_spans([family.merged_grid(grid, model.config) for grid in prompts[0].image_grid_thw])
     bare = without_insertions(family, tokens, slots, spans)
     assert trigger.close_id in bare.token_ids
-    assert torch.equal(
-        bare.token_ids[bare.provenance != Provenance.PROMPT], slots.token_ids[response_slots(slots, tokens)]
-    )
+    assert torch.equal(bare.token_ids[bare.provenance != Provenance.PROMPT], slots.token_ids[response_slots(slots)])

@@ -16,7 +16,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 import look_again.core.generate
-from look_again.core.families import FAMILIES, REFUSED, UnknownFamilyError, attention_layers, find_family
+from look_again.core.families import FAMILIES, REFUSED, Grid, UnknownFamilyError, attention_layers, find_family
 from look_again.core.generate import LookAgainDecoding, LookAgainOutput
 from look_again.core.prefill import encode
 from look_again.core.reattention import Reattention, choose_visual_tokens, top_indices
@@ -26,7 +26,7 @@ from look_again.core.trigger import Trigger
 from look_again.training.example import Example, add_response, start_sequence
 from look_again.training.module import Reattending
 from tests.tiny_families import CLOSE, IMAGE, OPEN, TINY_FAMILIES, TinyFamily
-from tests.tiny_model import eager, response_slots
+from tests.tiny_model import eager
 
 WORDS = [11, 12, 13, 14, 15, 16, 17], [21, 22, 23, 24, 25], [41, 42, 43, 44, 45, 46]
 REFLECT_AT = (3, 9), (6,)  # response columns, by sequence
@@ -111,7 +111,7 @@ def tolerance(tiny: TinyFamily, ids: list[int], images: list[int]) -> float:
 def gap(output: LookAgainOutput, sequence: int, full_NW: torch.Tensor) -> float:
     """Largest difference between a sequence's logits while decoding and those of a whole pass."""
     slots, gaps = output.slots[sequence], []
-    for step, slot in enumerate(response_slots(slots)):
+    for step, slot in enumerate((slots.provenance == Provenance.SAMPLED).nonzero()[:, 0].tolist()):
         if (source := int(slots.sampled_from[slot])) >= 0:
             gaps.append(float((output.logits[step][sequence] - full_NW[source]).abs().max()))
     assert len(gaps) == STEPS
@@ -280,9 +280,16 @@ def other_tags() -> dict[str, int]:
     return {f"<{slash}{tag}>": 92 + 2 * i + bool(slash) for i, tag in enumerate(names) for slash in ("", "/")}
 
 
+def grids_of(tiny: TinyFamily, prompt: Prompt) -> list[Grid]:
+    """The grid of each image of a prompt."""
+    counts = [tiny.block(image).count(IMAGE) for image in prompt.images]
+    patches = tiny.pixels(prompt.images).get("image_grid_thw")
+    return find_family(tiny.model.config).image_grids(tiny.model.config, counts, patches)
+
+
 def example_of(tiny: TinyFamily, prompt: Prompt, output: LookAgainOutput, place: int, policy: Reattention) -> Example:
     response = output.sequences[place, -STEPS:].tolist()
-    grids = [grid for _, grid in encode(tiny.model, **tiny.pixels(prompt.images))]
+    grids = grids_of(tiny, prompt)
     return Example(prompt.ids, response, grids, policy, silent=[False] * STEPS)
 
 
@@ -295,7 +302,7 @@ def test_targets_by_hand(name):
     tiny = load(name)
     prompt = two_prompts(tiny)[1]
     family, config = find_family(tiny.model.config), tiny.model.config
-    grids = [grid for _, grid in encode(tiny.model, **tiny.pixels(prompt.images))]
+    grids = grids_of(tiny, prompt)
     example = Example(prompt.ids, [5, OPEN, 7], grids, COPY, silent=[False] * 3)
     builder = start_sequence(family, family.vision_tokens(config), example)
     add_response(builder, example, OPEN)

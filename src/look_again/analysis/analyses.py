@@ -125,14 +125,14 @@ def _tracks(
     ]
     readings = read_pairs(checkpoint.model, *watched)
     return [
-        (build_track(slots, own, tokens), build_track(other, text, tokens))
+        (build_track(slots, own), build_track(other, text))
         for slots, other, (own, text) in zip(looking, bare, readings, strict=True)
     ]
 
 
 def _watched(checkpoint: Checkpoint, answer: Answer, seen: EncodedImage) -> tuple[list[str], FinishedSequence]:
     """Panel names, and the sequence with its queries: the prompt's text first, then each section's tokens."""
-    slots = response_slots(answer.slots, vision_tokens(checkpoint))
+    slots = response_slots(answer.slots)
     ends = token_ends(checkpoint.tokenizer, answer.slots.token_ids[slots].tolist())
     names, sections = sections_of_tokens(answer.parsed, ends)
     own = torch.tensor(sections, dtype=torch.long)
@@ -144,7 +144,7 @@ def _watched(checkpoint: Checkpoint, answer: Answer, seen: EncodedImage) -> tupl
 
 def _section(checkpoint: Checkpoint, question: ImageQuestion, answer: Answer, tag: str) -> AnswerSection:
     """The list in an answer's section; one that is missing is empty and ends with the answer."""
-    slots = response_slots(answer.slots, vision_tokens(checkpoint))
+    slots = response_slots(answer.slots)
     ends = token_ends(checkpoint.tokenizer, answer.slots.token_ids[slots].tolist())
     section = answer.parsed.get(tag)
     if section is None:

@@ -18,7 +18,6 @@ import numpy as np
 from look_again.analysis.curves import Curve, aligned, bin_width, binned
 from look_again.analysis.reading import Reading
 from look_again.analysis.shares import bound_share, first_look, insertion_gains, sampled_slots, visual_share
-from look_again.core.families import VisionTokens
 from look_again.core.slots import Slots
 
 BEFORE_TOKENS, AFTER_TOKENS = 30, 30  # around the first look
@@ -48,7 +47,7 @@ class Track:
         return self.original + self.reinserted
 
 
-def build_track(slots: Slots, reading: Reading, tokens: VisionTokens) -> Track:
+def build_track(slots: Slots, reading: Reading) -> Track:
     """The track of a reading whose watched queries are the sampled tokens, with their entropies."""
     assert reading.entropy_nats is not None
     share = visual_share(slots)[sampled_slots(slots)]
@@ -61,7 +60,7 @@ def build_track(slots: Slots, reading: Reading, tokens: VisionTokens) -> Track:
         per_layer=reading.on_blocks.sum(-1).numpy(),
         bound_nats=(share * reading.entropy_nats).numpy(),
         look=first_look(slots),
-        gains=tuple(insertion_gains(slots, tokens)),
+        gains=tuple(insertion_gains(slots)),
     )
 
 

@@ -25,6 +25,7 @@ def rebuild_slots(family: Family, tokens: VisionTokens, slots: Slots) -> SlotBui
     builder.provenance = slots.provenance.tolist()
     builder.positions = [tuple(place) for place in slots.positions.T.tolist()]
     builder.sampled_from = slots.sampled_from.tolist()
+    builder.inserted = slots.inserted.tolist()
     return builder
 
 
@@ -33,10 +34,9 @@ def sampled_slots(slots: Slots) -> torch.Tensor:
     return (slots.provenance == Provenance.SAMPLED).nonzero()[:, 0]
 
 
-def response_slots(slots: Slots, tokens: VisionTokens) -> torch.Tensor:
+def response_slots(slots: Slots) -> torch.Tensor:
     """Slots of the response's tokens: sampled ones, and closing tags that the decoding loop wrote."""
-    delimiter = (slots.token_ids == tokens.start) | (slots.token_ids == tokens.end)
-    written = (slots.provenance == Provenance.FORCED) & ~delimiter
+    written = (slots.provenance == Provenance.FORCED) & ~slots.inserted
     return (written | (slots.provenance == Provenance.SAMPLED)).nonzero()[:, 0]
 
 
@@ -80,14 +80,15 @@ def bound_share(slots: Slots) -> torch.Tensor:
     return (shown + inserted) / (text + shown + generated + inserted)
 
 
-def insertion_gains(slots: Slots, tokens: VisionTokens) -> list[tuple[float, float]]:
+def insertion_gains(slots: Slots) -> list[tuple[float, float]]:
     """Per insertion the visual share right before it and right after it (theorem 3.2 says that it grows)."""
     share, (visual, block) = visual_share(slots), visual_blocks(slots)
     gains = []
     for number in range(1, int(block.max()) + 1 if len(block) else 1):
         first, last = (int(visual[block == number][i]) for i in (0, -1))
-        opened = int(slots.token_ids[first - 1]) == tokens.start
-        gains.append((float(share[first - 1 - opened]), float(share[last])))
+        while slots.inserted[first - 1]:
+            first -= 1
+        gains.append((float(share[first - 1]), float(share[last])))
     return gains
 
 
@@ -102,6 +103,6 @@ def without_insertions(family: Family, tokens: VisionTokens, slots: Slots, spans
     builder = SlotBuilder(family, tokens)
     prompt = slots.provenance == Provenance.PROMPT
     builder.add_prompt(slots.token_ids[prompt].tolist(), spans)
-    for slot in response_slots(slots, tokens).tolist():
+    for slot in response_slots(slots).tolist():
         builder.add_token(int(slots.token_ids[slot]), Provenance(int(slots.provenance[slot])))
     return builder.build()

@@ -8,7 +8,9 @@ code says itself (names of arguments, output classes, scaling, kinds of layers) 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -49,8 +51,10 @@ class Family:
 
     position_dims: rotary position dimensions of a slot; with 1, slots are counted. image_text: what the chat template
     writes where an image's visual tokens go. opening, closing: tokens of an image's block before its first and after
-    its last visual token. since: the first version of transformers that serves. vision: attributes of the modules that
-    make visual tokens of pixels. language: attribute of the language model.
+    its last visual token. images: how the tower's parts make up images: "tower", each part is an image; "run", a run of
+    image tokens is one; "closing", a block ends where its closing token is followed by another's. since: the first
+    version of transformers that serves. vision: attributes of the modules that make visual tokens of pixels. language:
+    attribute of the language model.
     """
 
     model_type: str
@@ -58,6 +62,7 @@ class Family:
     image_text: str
     opening: int = 1
     closing: int = 1
+    images: str = "tower"
     since: str = "5.19"
     vision: tuple[str, ...] = ("visual",)
     language: str = "language_model"
@@ -89,6 +94,29 @@ class Family:
             return [(1, 1, count) for count in counts]
         return [self.merged_grid(grid, config) for grid in grids_thw]
 
+    def count_by_image(self, token_ids: Sequence[int], image_token: int) -> list[int]:
+        """The visual tokens of each image that a prompt shows, by the text of the prompt alone.
+
+        For families of which a part of the tower's output need not be a whole image.
+        """
+        runs: list[list[int]] = []  # first place, place after the last
+        for place, token_id in enumerate(token_ids):
+            if token_id == image_token and runs and runs[-1][1] == place:
+                runs[-1][1] += 1
+            elif token_id == image_token:
+                runs.append([place, place + 1])
+        if not runs:
+            return []
+        closing = token_ids[runs[-1][1]] if self.images == "closing" and runs[-1][1] < len(token_ids) else None
+        counts = [runs[0][1] - runs[0][0]]
+        for (_, before), (start, stop) in pairwise(runs):
+            goes_on = closing is not None and list(token_ids[before:start]).count(closing) < 2
+            if goes_on:
+                counts[-1] += stop - start
+            else:
+                counts.append(stop - start)
+        return counts
+
     def merged_grid(self, grid_thw: torch.Tensor, config: Any) -> Grid:
         """The grid of visual tokens of one image from its grid of patches, (3,)."""
         merge = config.vision_config.spatial_merge_size
@@ -112,6 +140,9 @@ class Family:
         return positions_PBn if self.position_dims > 1 else positions_PBn[0]
 
 
+PROJECTED = ("vision_tower", "multi_modal_projector")
+CONNECTED = ("vision_model", "connector")
+
 FAMILIES = {
     family.model_type: family
     for family in (
@@ -122,6 +153,11 @@ FAMILIES = {
         Family("glm4v", 3, "<|image|>"),
         Family("glm46v", 3, "<|image|>"),
         Family("glm4v_moe", 3, "<|image|>"),
+        Family("internvl", 1, "<IMG_CONTEXT>", images="run", vision=PROJECTED),
+        Family("llava_onevision", 1, "<image>", 0, 0, vision=(*PROJECTED, "image_newline")),
+        Family("mistral3", 1, "[IMG]", 0, 1, vision=PROJECTED),
+        Family("smolvlm", 1, "<image>", 2, 1, images="closing", vision=CONNECTED, language="text_model"),
+        Family("idefics3", 1, "<image>", 2, 1, images="closing", vision=CONNECTED, language="text_model"),
     )
 }
 

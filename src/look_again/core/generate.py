@@ -116,6 +116,7 @@ class LookAgainDecoding:
         image_sizes: torch.Tensor | None = None,
         image_position_ids: torch.Tensor | None = None,
         pixel_attention_mask: torch.Tensor | None = None,
+        batch_num_images: torch.Tensor | None = None,
         control_pixel_values: torch.Tensor | None = None,
         control_grid_thw: torch.Tensor | None = None,
         **model_kwargs: Any,
@@ -128,6 +129,7 @@ class LookAgainDecoding:
             "image_sizes": image_sizes,
             "image_position_ids": image_position_ids,
             "pixel_attention_mask": pixel_attention_mask,
+            "batch_num_images": batch_num_images,
         }
         control = pixels | {"pixel_values": control_pixel_values, "image_grid_thw": control_grid_thw}
         images, others = encode_with_control(model, self.policy, _given(pixels), _given(control))

@@ -12,8 +12,17 @@ from PIL import Image
 
 from look_again.core.families import Grid, find_family
 
-PIXEL_NAMES = ("pixel_values", "image_grid_thw", "image_sizes", "image_position_ids", "pixel_attention_mask")
+PIXEL_NAMES = (
+    "pixel_values",
+    "image_grid_thw",
+    "image_sizes",
+    "image_position_ids",
+    "pixel_attention_mask",
+    "batch_num_images",
+)
 """What image processors make and vision towers take, over all families."""
+
+NEARLY_ZERO = 1e-6
 
 
 @dataclass(frozen=True)
@@ -42,10 +51,39 @@ def process_images(image_processor: Any, config: Any, images: Sequence[Image.Ima
 
 
 def stack_pixels(images: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
-    """The tensors of several prompts' images, in order; nothing where none has any."""
+    """The tensors of several prompts' images, in order; nothing where none has any.
+
+    Families that pad images to one size, or prompts to one number of tiles, pad with zeros; so does this.
+    """
     shown = [prompt.tensors for prompt in images if prompt.tensors]
     names = [name for name in PIXEL_NAMES if shown and name in shown[0]]
-    return {name: torch.cat([tensors[name] for tensors in shown]) for name in names}
+    return {name: _concatenate([tensors[name] for tensors in shown]) for name in names}
+
+
+def _concatenate(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    largest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    return torch.cat([_zero_padded(part, largest) for part in parts])
+
+
+def _zero_padded(part: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    """A tensor whose dimensions after the first have grown to `sizes`."""
+    missing = [wanted - size for wanted, size in zip(sizes, part.shape[1:], strict=True)]
+    if not any(missing):
+        return part
+    return torch.nn.functional.pad(part, [n for count in reversed(missing) for n in (0, count)])
+
+
+def blank_pixels(pixel_values: torch.Tensor, position_dims: int) -> torch.Tensor:
+    """Pixels of blank images of the same shapes: the mean colour.
+
+    Families with one position dimension may take an image of nothing but zeros for padding, so theirs are all but
+    zero where there was an image.
+    """
+    blank = torch.zeros_like(pixel_values)
+    if position_dims > 1:
+        return blank
+    within = tuple(range(1 if pixel_values.dim() < 5 else 2, pixel_values.dim()))
+    return blank + NEARLY_ZERO * pixel_values.ne(0).any(within, keepdim=True) if within else blank
 
 
 def count_visual_tokens(image_processor: Any, config: Any, sizes: Sequence[tuple[int, int]]) -> list[int]:

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from look_again.core.families import Family, Grid, VisionTokens, find_family
-from look_again.core.inputs import PIXEL_NAMES
+from look_again.core.inputs import PIXEL_NAMES, blank_pixels
 from look_again.core.reattention import Reattention
 from look_again.core.runner import encode_images
 from look_again.core.slots import SlotBuilder, VisualSpan, build_spans
 
 EncodedImage = tuple[torch.Tensor, Grid]
-"""Features (visual tokens, hidden) and grid of one image."""
+"""Features (visual tokens, hidden) and grid of one image; or of one tile, until its prompt is known."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def encode_with_control(
     images = encode(model, **pixels) if pixels else []
     others = encode(model, **control_pixels) if control_pixels else []
     if policy.control == "blank-image" and not others and images:
-        others = encode(model, **{**pixels, "pixel_values": torch.zeros_like(pixels["pixel_values"])})  # mean colour
+        blank = blank_pixels(pixels["pixel_values"], find_family(model.config).position_dims)
+        others = encode(model, **{**pixels, "pixel_values": blank})
     elif others and policy.control != "wrong-image":
         raise ValueError("control images were given, but the policy is not the wrong-image control")
     if policy.control == "wrong-image" and [g for _, g in images] != [g for _, g in others]:
@@ -130,6 +131,7 @@ def _share_images(
 def _start(
     family: Family, tokens: VisionTokens, prompt: Sequence[int], images: list[EncodedImage], others: list[EncodedImage]
 ) -> Start:
+    images, others = (_join_tiles(family, tokens, prompt, part) for part in (images, others))
     spans = build_spans([grid for _, grid in [*images, *others]])
     builder = SlotBuilder(family, tokens)
     builder.add_prompt(prompt, spans[: len(images)])
@@ -137,3 +139,16 @@ def _start(
     control = tuple(replace(other, block=span.block) for span, other in zip(own, spans[len(images) :], strict=False))
     table = torch.cat([features for features, _ in [*images, *others]]) if images else None
     return Start(builder, own, control or own, table)
+
+
+def _join_tiles(
+    family: Family, tokens: VisionTokens, prompt: Sequence[int], parts: list[EncodedImage]
+) -> list[EncodedImage]:
+    """A prompt's images of the parts that the tower gave, where a part need not be an image."""
+    if family.images == "tower" or not parts:
+        return parts
+    counts = family.count_by_image(prompt, tokens.image)
+    table = torch.cat([features for features, _ in parts])
+    if sum(counts) != len(table):
+        raise ValueError("image tokens and images do not match: the prompt asks for another number of visual tokens")
+    return [(features, (1, 1, len(features))) for features in table.split(counts)]

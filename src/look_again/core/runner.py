@@ -32,7 +32,8 @@ def encode_images(
 ) -> list[torch.Tensor]:
     """Features of each image, (visual tokens, hidden) each: one pass of the vision tower.
 
-    pixels: what else the tower takes; what it does not take is left out. Where the language model also reads features
+    Where the tower's output is by tile or by prompt, so is this. pixels: what else the tower takes; what it does not
+    take is left out. Where the language model also reads features
     in later layers (deepstack), those levels lie side by side: (visual tokens, hidden * (1 + levels)).
     """
     given = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw, **pixels}

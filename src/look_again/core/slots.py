@@ -71,6 +71,7 @@ class Slots:
     token_ids: (N,) the image token's id at visual tokens. visual_indices: (N,) index into the feature table, -1 at
     text. provenance: (N,) Provenance. positions: (position_dims, N). sampled_from: (N,) the slot whose logits sampled
     this token, -1 where nothing did. For a `<REFLECTION>` that triggered an insertion it is the last slot before it.
+    inserted: (N,) whether a slot belongs to an insertion, as a visual token or as the text of its image's block.
     """
 
     token_ids: torch.Tensor
@@ -78,6 +79,7 @@ class Slots:
     provenance: torch.Tensor
     positions: torch.Tensor
     sampled_from: torch.Tensor
+    inserted: torch.Tensor
 
     def __len__(self) -> int:
         return self.token_ids.shape[0]
@@ -115,6 +117,7 @@ class SlotBuilder:
         self.provenance: list[int] = []
         self.positions: list[tuple[int, ...]] = []
         self.sampled_from: list[int] = []
+        self.inserted: list[bool] = []
         self.spans: list[VisualSpan] = []  # the prompt's images, with their blocks
         self.next_position = 0
         self._chooser = -1  # the slot whose logits choose the next token
@@ -179,7 +182,14 @@ class SlotBuilder:
         if any(index >= 0 for index in self.visual_indices[length:]):
             raise ValueError("visual tokens cannot be dropped from a sequence")
         self.next_position -= len(dropped)
-        for column in (self.token_ids, self.visual_indices, self.provenance, self.positions, self.sampled_from):
+        for column in (
+            self.token_ids,
+            self.visual_indices,
+            self.provenance,
+            self.positions,
+            self.sampled_from,
+            self.inserted,
+        ):
             del column[length:]
         self._chooser = len(self.token_ids) - 1
         return dropped
@@ -192,6 +202,7 @@ class SlotBuilder:
             torch.tensor(self.provenance[start:], dtype=torch.uint8),
             torch.tensor(self.positions[start:], dtype=torch.long).view(-1, self.family.position_dims).T,
             torch.tensor(self.sampled_from[start:], dtype=torch.long),
+            torch.tensor(self.inserted[start:], dtype=torch.bool),
         )
 
     def _add_image(self, token_ids: Sequence[int], index: int, own: list[int], span: VisualSpan) -> int:
@@ -258,7 +269,9 @@ class SlotBuilder:
 
     def _add_forced(self, token_ids: Sequence[int]) -> None:
         for token_id in token_ids:
-            self._add(token_id, -1, Provenance.FORCED, (self.next_position,) * self.family.position_dims, -1)
+            self._add(
+                token_id, -1, Provenance.FORCED, (self.next_position,) * self.family.position_dims, -1, inserted=True
+            )
             self.next_position += 1
 
     def _add_visual_tokens(
@@ -271,17 +284,25 @@ class SlotBuilder:
             index = torch.as_tensor(chosen)
         positions = (self.family.grid_positions(grid)[:, index] + self.next_position).T.tolist()
         for place, position in zip(chosen, positions, strict=True):
-            self._add(self.tokens.image, first + int(place), provenance, tuple(position), -1)
+            inserted = provenance == Provenance.REINSERTED
+            self._add(self.tokens.image, first + int(place), provenance, tuple(position), -1, inserted=inserted)
         self.next_position += self.family.grid_extent(grid)
 
     def _add(
-        self, token_id: int, visual_index: int, provenance: int, position: tuple[int, ...], sampled_from: int
+        self,
+        token_id: int,
+        visual_index: int,
+        provenance: int,
+        position: tuple[int, ...],
+        sampled_from: int,
+        inserted: bool = False,
     ) -> None:
         self.token_ids.append(token_id)
         self.visual_indices.append(visual_index)
         self.provenance.append(int(provenance))
         self.positions.append(position)
         self.sampled_from.append(sampled_from)
+        self.inserted.append(inserted)
 
 
 def _runs(places: Sequence[int]) -> Iterator[list[int]]:

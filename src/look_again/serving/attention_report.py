@@ -49,7 +49,7 @@ def report_attention(
     names, own = sections_of_tokens(
         parse(decode_text(checkpoint.tokenizer, ids)), token_ends(checkpoint.tokenizer, ids)
     )
-    queries = response_slots(slots, checkpoint.family.vision_tokens(config))[: len(ids)]
+    queries = response_slots(slots)[: len(ids)]
     panels = torch.tensor([section if section >= 0 else len(names) for section in own[: len(queries)]])
     features = torch.cat([visual_tokens for visual_tokens, _ in encoded])
     finished = FinishedSequence(slots, features, queries, panels, len(names) + 1)

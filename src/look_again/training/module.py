@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import torch
@@ -201,8 +202,8 @@ class Reattending(nn.Module):
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
             images = encode_images(self.model, pixel_values, image_grid_thw, **pixels)
         zero = images[0].float().sum() * 0.0 if blank else images[0].new_zeros((), dtype=torch.float32)
-        empty, following = images[0][:0].detach(), iter([] if blank else images)
-        return [torch.cat([empty, *(next(following) for _ in example.grids)]) for example in examples], zero
+        table = images[0][:0].detach() if blank else torch.cat(images)
+        return list(table.split([sum(map(prod, example.grids)) for example in examples])), zero
 
     def _blank_image(self) -> tuple[torch.Tensor, torch.Tensor]:
         vision = self.config.vision_config

@@ -57,7 +57,7 @@ def measure(checkpoint: Checkpoint, job: Job, decoded: DecodedAnswer) -> Attenti
     config = checkpoint.model.config
     images, slots = process_images(checkpoint.image_processor, config, job.images), decoded.slots()
     features = _features(checkpoint.model, images)
-    own = response_slots(slots, checkpoint.family.vision_tokens(config))[: len(decoded.ids)]  # of a stopped one, some
+    own = response_slots(slots)[: len(decoded.ids)]  # of a stopped one, some
     before = prompt_text_slots(slots)
     frames, rows, columns = images.grids[0]
     places, depth = frames * rows * columns, config.get_text_config().num_hidden_layers
