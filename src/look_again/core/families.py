@@ -18,6 +18,21 @@ import torch
 Grid = tuple[int, int, int]
 """Frames, rows and columns of an image's visual tokens, after the vision tower's merging."""
 
+
+class VideoGrid(tuple[int, int, int]):
+    """The grid of a video. interval: positions from one of its frames to the next, a fraction where time is counted."""
+
+    interval: float
+
+    def __new__(cls, grid: Grid, interval: float = 1.0) -> VideoGrid:
+        made = super().__new__(cls, grid)
+        made.interval = interval
+        return made
+
+    def __getnewargs__(self) -> tuple[Grid, float]:
+        return tuple(self), self.interval  # type: ignore[return-value]
+
+
 DELIMITER_NAMES = ("vision_{}_token_id", "image_{}_token_id")
 SUPPORTED_LAYERS = ("full_attention",)
 
@@ -26,17 +41,21 @@ SUPPORTED_LAYERS = ("full_attention",)
 class VisionTokens:
     """Token ids that stand for vision in a sequence: the pads, and the delimiters around an image.
 
-    None where the family has no such token, or its configuration does not name it.
+    None where the family has no such token, or its configuration does not name it. video_start, video_end: around a
+    video whose frames are images with delimiters of their own.
     """
 
     image: int
     video: int | None = None
     start: int | None = None
     end: int | None = None
+    video_start: int | None = None
+    video_end: int | None = None
 
     @property
     def never_sampled(self) -> tuple[int, ...]:
-        return tuple(token for token in (self.image, self.video, self.start, self.end) if token is not None)
+        known = (self.image, self.video, self.start, self.end, self.video_start, self.video_end)
+        return tuple(token for token in known if token is not None)
 
     @property
     def padding(self) -> int:
@@ -54,7 +73,9 @@ class Family:
     its last visual token. images: how the tower's parts make up images: "tower", each part is an image; "run", a run of
     image tokens is one; "closing", a block ends where its closing token is followed by another's. since: the first
     version of transformers that serves. vision: attributes of the modules that make visual tokens of pixels. language:
-    attribute of the language model.
+    attribute of the language model. video_text: what the chat template writes where a video's visual tokens go; None
+    for a family without videos. stamps: where a frame's time is written, "before" or "after" the frame, each frame
+    being a block of its own; None where a video is one block.
     """
 
     model_type: str
@@ -66,6 +87,8 @@ class Family:
     since: str = "5.19"
     vision: tuple[str, ...] = ("visual",)
     language: str = "language_model"
+    video_text: str | None = None
+    stamps: str | None = None
 
     def vision_parameters(self, model: Any) -> list[torch.nn.Parameter]:
         """The parameters of a model that make visual tokens of pixels."""
@@ -84,15 +107,19 @@ class Family:
         """The ids that a model's configuration names."""
         image: int = config.image_token_id
         delimiters = [_first(config, [name.format(side) for name in DELIMITER_NAMES]) for side in ("start", "end")]
-        return VisionTokens(image, getattr(config, "video_token_id", None), *delimiters)
+        outer = [getattr(config, f"video_{side}_token_id", None) for side in ("start", "end")]
+        return VisionTokens(image, getattr(config, "video_token_id", None), *delimiters, *outer)
 
-    def image_grids(self, config: Any, counts: list[int], grids_thw: torch.Tensor | None) -> list[Grid]:
-        """The grids of images from their numbers of visual tokens and, where the family has them, their grids of
-        patches (images, 3).
+    def image_grids(
+        self, config: Any, counts: list[int], grids_thw: torch.Tensor | None, seconds: torch.Tensor | None = None
+    ) -> list[Grid]:
+        """The grids of images and videos from their numbers of visual tokens and, where the family has them, their
+        grids of patches (images, 3). seconds: (images,) from a frame of a video's grid to the next.
         """
         if self.position_dims == 1 or grids_thw is None:
             return [(1, 1, count) for count in counts]
-        return [self.merged_grid(grid, config) for grid in grids_thw]
+        spans = [None] * len(grids_thw) if seconds is None else seconds.tolist()
+        return [self.merged_grid(grid, config, span) for grid, span in zip(grids_thw, spans, strict=True)]
 
     def count_by_image(self, token_ids: Sequence[int], image_token: int) -> list[int]:
         """The visual tokens of each image that a prompt shows, by the text of the prompt alone.
@@ -117,22 +144,33 @@ class Family:
                 counts.append(stop - start)
         return counts
 
-    def merged_grid(self, grid_thw: torch.Tensor, config: Any) -> Grid:
-        """The grid of visual tokens of one image from its grid of patches, (3,)."""
+    def merged_grid(self, grid_thw: torch.Tensor, config: Any, seconds: float | None = None) -> Grid:
+        """The grid of visual tokens of one image or video from its grid of patches, (3,).
+
+        seconds: of a video, from one frame of the grid to the next; 0 or None for an image.
+        """
         merge = config.vision_config.spatial_merge_size
         frames, rows, columns = (int(n) for n in grid_thw)
-        return frames, rows // merge, columns // merge
+        grid = frames, rows // merge, columns // merge
+        if not seconds and frames == 1:
+            return grid
+        per_second = getattr(config.vision_config, "tokens_per_second", None)
+        return VideoGrid(grid, 1.0 if per_second is None or not seconds else per_second * seconds)
 
     def grid_positions(self, grid: Grid) -> torch.Tensor:
         """Positions of a grid's visual tokens relative to the first one, (position_dims, frames * rows * columns)."""
         frames, rows, columns = grid
         if self.position_dims == 1:
             return torch.arange(frames * rows * columns)[None]
-        axes = torch.meshgrid(torch.arange(frames), torch.arange(rows), torch.arange(columns), indexing="ij")
+        times = (torch.arange(frames) * getattr(grid, "interval", 1)).long()
+        axes = torch.meshgrid(times, torch.arange(rows), torch.arange(columns), indexing="ij")
         return torch.stack([axis.flatten() for axis in axes])
 
     def grid_extent(self, grid: Grid) -> int:
-        """How far the position moves over a grid: what follows starts at the grid's first position plus this."""
+        """How far the position moves over a grid: what follows starts at the grid's first position plus this.
+
+        Time does not count, so that text behind a long video may stand before the video's last frames.
+        """
         return max(grid[1], grid[2])
 
     def shape_positions(self, positions_PBn: torch.Tensor) -> torch.Tensor:
@@ -146,13 +184,13 @@ CONNECTED = ("vision_model", "connector")
 FAMILIES = {
     family.model_type: family
     for family in (
-        Family("qwen2_vl", 3, "<|image_pad|>"),
-        Family("qwen2_5_vl", 3, "<|image_pad|>"),
-        Family("qwen3_vl", 3, "<|image_pad|>"),
-        Family("qwen3_vl_moe", 3, "<|image_pad|>"),
-        Family("glm4v", 3, "<|image|>"),
-        Family("glm46v", 3, "<|image|>"),
-        Family("glm4v_moe", 3, "<|image|>"),
+        Family("qwen2_vl", 3, "<|image_pad|>", video_text="<|video_pad|>"),
+        Family("qwen2_5_vl", 3, "<|image_pad|>", video_text="<|video_pad|>"),
+        Family("qwen3_vl", 3, "<|image_pad|>", video_text="<|video_pad|>", stamps="before"),
+        Family("qwen3_vl_moe", 3, "<|image_pad|>", video_text="<|video_pad|>", stamps="before"),
+        Family("glm4v", 3, "<|image|>", video_text="<|video|>", stamps="after"),
+        Family("glm46v", 3, "<|image|>", video_text="<|video|>", stamps="after"),
+        Family("glm4v_moe", 3, "<|image|>", video_text="<|video|>", stamps="after"),
         Family("internvl", 1, "<IMG_CONTEXT>", images="run", vision=PROJECTED),
         Family("llava_onevision", 1, "<image>", 0, 0, vision=(*PROJECTED, "image_newline")),
         Family("mistral3", 1, "[IMG]", 0, 1, vision=PROJECTED),

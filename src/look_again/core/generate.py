@@ -24,7 +24,8 @@ from transformers.utils import ModelOutput
 
 from look_again.core.attention import recorded_attention
 from look_again.core.families import attention_layers
-from look_again.core.prefill import Start, encode_with_control, start_batch
+from look_again.core.interleaving import VIDEO_NAMES, interleave_videos
+from look_again.core.prefill import Start, encode_with_control, list_prompts, start_batch
 from look_again.core.reasoning_budget import ReasoningBudget, list_stop_ids
 from look_again.core.reattention import Reattention, choose_visual_tokens
 from look_again.core.runner import CACHE_KEYWORDS, Runner
@@ -70,8 +71,8 @@ class LookAgainOutput(ModelOutput):
 class LookAgainDecoding:
     """The callable: `model.generate(**inputs, custom_generate=LookAgainDecoding(trigger, policy))`.
 
-    Takes what the family's processor makes (`input_ids`, `attention_mask`, `pixel_values`, `image_grid_thw`), greedy or
-    sampling, with the library's logits processors and stopping criteria. `max_new_tokens` counts sampled tokens. The
+    Takes what the family's processor makes (`input_ids`, `attention_mask`, `pixel_values`, `image_grid_thw`, and for
+    videos `pixel_values_videos`, `video_grid_thw`, `second_per_grid_ts`), greedy or sampling, with the library's logits processors and stopping criteria. `max_new_tokens` counts sampled tokens. The
     control images of the wrong-image control come as `control_pixel_values` and `control_grid_thw`, one per image.
 
     trigger: how `<REFLECTION>` is recognised. on_event: called with each Event as it happens. max_context: most slots
@@ -113,6 +114,10 @@ class LookAgainDecoding:
         generation_config: GenerationConfig,
         pixel_values: torch.Tensor | None = None,
         image_grid_thw: torch.Tensor | None = None,
+        grid_seconds: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_grid_thw: torch.Tensor | None = None,
+        second_per_grid_ts: torch.Tensor | None = None,
         image_sizes: torch.Tensor | None = None,
         image_position_ids: torch.Tensor | None = None,
         pixel_attention_mask: torch.Tensor | None = None,
@@ -121,20 +126,25 @@ class LookAgainDecoding:
         control_grid_thw: torch.Tensor | None = None,
         **model_kwargs: Any,
     ) -> torch.Tensor | LookAgainOutput:
-        """Called by `generate`. ValueError for beams, assisted decoding, videos and images that do not match."""
+        """Called by `generate`. ValueError for beams, assisted decoding, and images or videos that do not match."""
         _check_supported(generation_config, model_kwargs)
         pixels = {  # generate hands these over only where they are named, and encodes the images itself where not
             "pixel_values": pixel_values,
             "image_grid_thw": image_grid_thw,
+            "grid_seconds": grid_seconds,
             "image_sizes": image_sizes,
             "image_position_ids": image_position_ids,
             "pixel_attention_mask": pixel_attention_mask,
             "batch_num_images": batch_num_images,
         }
         control = pixels | {"pixel_values": control_pixel_values, "image_grid_thw": control_grid_thw}
-        images, others = encode_with_control(model, self.policy, _given(pixels), _given(control))
-        repeats = generation_config.num_return_sequences or 1
-        starts = start_batch(model, input_ids, model_kwargs.get("attention_mask"), images, others, repeats)
+        videos = dict(zip(VIDEO_NAMES, (pixel_values_videos, video_grid_thw, second_per_grid_ts), strict=True))
+        repeats, mask = generation_config.num_return_sequences or 1, model_kwargs.get("attention_mask")
+        shown = _given(pixels)
+        if pixel_values_videos is not None:
+            shown = interleave_videos(model.config, list_prompts(input_ids, mask)[::repeats], shown, videos)
+        images, others = encode_with_control(model, self.policy, shown, _given(control))
+        starts = start_batch(model, input_ids, mask, images, others, repeats)
         if self.streamer is not None:
             if len(starts) > 1:
                 raise ValueError(f"a streamer takes one sequence, not {len(starts)}: ask one question at a time")
@@ -298,5 +308,3 @@ def _check_supported(config: GenerationConfig, model_kwargs: dict[str, Any]) -> 
             raise ValueError(f"re-attention keeps a cache of its own; a filled {name} is not supported")
     if config.output_attentions or config.output_hidden_states:
         raise ValueError("output_attentions and output_hidden_states are not supported while re-attending")
-    if "pixel_values_videos" in model_kwargs:
-        raise ValueError("videos are not supported")

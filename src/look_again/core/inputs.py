@@ -1,4 +1,8 @@
-"""What a model takes: images as pixel tensors with their grids of visual tokens, and prompts padded to one width."""
+"""What a model takes: images as pixel tensors with their grids of visual tokens, and prompts padded to one width.
+
+A video is an image of several frames: its patches hold as many frames each as the tower joins, in the layout of the
+library's video processor, which needs torchvision where this does not.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +15,20 @@ import torch
 from PIL import Image
 
 from look_again.core.families import Grid, find_family
+from look_again.images.video import Video
 
 PIXEL_NAMES = (
     "pixel_values",
     "image_grid_thw",
+    "grid_seconds",
     "image_sizes",
     "image_position_ids",
     "pixel_attention_mask",
     "batch_num_images",
 )
-"""What image processors make and vision towers take, over all families."""
+"""What image processors make and vision towers take, over all families; `grid_seconds` is ours, for videos."""
+
+ImageOrVideo = Image.Image | Video
 
 NEARLY_ZERO = 1e-6
 
@@ -30,7 +38,8 @@ class ImageInputs:
     """The images of one prompt.
 
     tensors: what the family's vision tower takes, by name, such as pixel_values (patches, values) and image_grid_thw
-    (images, 3) in patches; empty without images. grids: of visual tokens, one per image.
+    (images, 3) in patches, and, where there is a video, grid_seconds (images,) from a frame of its grid to the next, 0
+    for an image; empty without images. grids: of visual tokens, one per image or video.
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -41,13 +50,52 @@ class ImageInputs:
         return [prod(grid) for grid in self.grids]
 
 
-def process_images(image_processor: Any, config: Any, images: Sequence[Image.Image]) -> ImageInputs:
-    """RGB images as the vision tower takes them, in one pass of the image processor. config: of the model."""
+def process_images(image_processor: Any, config: Any, images: Sequence[ImageOrVideo]) -> ImageInputs:
+    """RGB images as the vision tower takes them, in one pass of the image processor, and videos, each in one of its own.
+
+    config: of the model. ValueError for a video where the family has none.
+    """
     if not images:
         return ImageInputs({}, [])
+    if any(isinstance(image, Video) for image in images):
+        parts = [
+            process_video(image_processor, config, image)
+            if isinstance(image, Video)
+            else process_images(image_processor, config, [image])
+            for image in images
+        ]
+        return ImageInputs(stack_pixels(parts), [grid for part in parts for grid in part.grids])
     features = image_processor(images=list(images), return_tensors="pt")
     tensors = {name: features[name] for name in PIXEL_NAMES if name in features}
     return ImageInputs(tensors, [find_family(config).merged_grid(grid, config) for grid in tensors["image_grid_thw"]])
+
+
+def process_video(image_processor: Any, config: Any, video: Video) -> ImageInputs:
+    """A video as the vision tower takes it: frames in groups of the tower's size, the last one repeated to fill up.
+
+    ValueError where the model's family has no videos.
+    """
+    family = find_family(config)
+    if family.video_text is None:
+        raise ValueError(f"models of type {family.model_type!r} are not asked about videos here; show frames as images")
+    features = image_processor(images=list(video.frames), return_tensors="pt")
+    group = config.vision_config.temporal_patch_size
+    grid = features["image_grid_thw"][0]
+    values_FNCTP = features["pixel_values"].view(
+        len(video.frames), int(grid.prod()), 3, group, config.vision_config.patch_size**2
+    )
+    frames_FNCP = values_FNCTP[:, :, :, 0]
+    missing = -len(frames_FNCP) % group
+    frames_FNCP = torch.cat([frames_FNCP, *[frames_FNCP[-1:]] * missing])
+    grouped = frames_FNCP.unflatten(0, (-1, group)).permute(0, 2, 3, 1, 4)  # (G, N, C, T, P)
+    grid_thw = torch.tensor([[len(grouped), int(grid[1]), int(grid[2])]])
+    seconds = torch.tensor([group / video.fps], dtype=torch.float32)
+    tensors = {
+        "pixel_values": grouped.reshape(len(grouped) * int(grid.prod()), -1),
+        "image_grid_thw": grid_thw,
+        "grid_seconds": seconds,
+    }
+    return ImageInputs(tensors, [family.merged_grid(grid_thw[0], config, float(seconds))])
 
 
 def stack_pixels(images: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
@@ -56,6 +104,8 @@ def stack_pixels(images: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:
     Families that pad images to one size, or prompts to one number of tiles, pad with zeros; so does this.
     """
     shown = [prompt.tensors for prompt in images if prompt.tensors]
+    if any("grid_seconds" in tensors for tensors in shown):
+        shown = [{"grid_seconds": torch.zeros(len(tensors["image_grid_thw"])), **tensors} for tensors in shown]
     names = [name for name in PIXEL_NAMES if shown and name in shown[0]]
     return {name: _concatenate([tensors[name] for tensors in shown]) for name in names}
 

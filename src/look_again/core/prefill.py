@@ -37,16 +37,23 @@ class Start:
 
 
 def encode(
-    model: Any, pixel_values: torch.Tensor | None, image_grid_thw: torch.Tensor | None = None, **pixels: torch.Tensor
+    model: Any,
+    pixel_values: torch.Tensor | None,
+    image_grid_thw: torch.Tensor | None = None,
+    grid_seconds: torch.Tensor | None = None,
+    **pixels: torch.Tensor,
 ) -> list[EncodedImage]:
-    """The images of one pass of the vision tower, none where there are no pixels. pixels: what else the tower takes."""
+    """The images and videos of one pass of the vision tower, none where there are no pixels.
+
+    grid_seconds: as of `ImageInputs`. pixels: what else the tower takes.
+    """
     family, device = find_family(model.config), model.get_input_embeddings().weight.device
     if pixel_values is None or (image_grid_thw is None and family.position_dims > 1):
         return []
     given = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw, **pixels}
     on_device = {name: value.to(device) for name, value in given.items() if value is not None}
     features = encode_images(model, **on_device)
-    grids = family.image_grids(model.config, [len(part) for part in features], image_grid_thw)
+    grids = family.image_grids(model.config, [len(part) for part in features], image_grid_thw, grid_seconds)
     return list(zip(features, grids, strict=True))
 
 
@@ -91,14 +98,11 @@ def start_batch(
     """The starts of a batch as `generate` has it: (B, columns) ids, every prompt repeated `repeats` times in
     succession.
 
-    Raises ValueError for videos and for images that do not match the prompts.
+    Raises ValueError for images and videos that do not match the prompts.
     """
     family = find_family(model.config)
     tokens = family.vision_tokens(model.config)
-    prompts = [
-        ids.tolist() if attention_mask is None else ids[attention_mask[i].bool()].tolist()
-        for i, ids in enumerate(input_ids)
-    ]
+    prompts = list_prompts(input_ids, attention_mask)
     shares = list(_share_images(prompts[::repeats], tokens, images))
     starts = []
     for i, prompt in enumerate(prompts):
@@ -107,15 +111,21 @@ def start_batch(
     return starts
 
 
+def list_prompts(input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> list[list[int]]:
+    """The prompts of a batch as `generate` has it, without padding."""
+    return [
+        ids.tolist() if attention_mask is None else ids[attention_mask[i].bool()].tolist()
+        for i, ids in enumerate(input_ids)
+    ]
+
+
 def _share_images(
     prompts: Sequence[list[int]], tokens: VisionTokens, images: list[EncodedImage]
 ) -> Iterator[tuple[int, int]]:
-    """Which images, as (first, last + 1), belong to each prompt, by its number of image tokens."""
-    last = 0
+    """Which images, as (first, last + 1), belong to each prompt, by its number of image and video tokens."""
+    last, visual = 0, {tokens.image, tokens.video}
     for prompt in prompts:
-        if tokens.video is not None and tokens.video in prompt:
-            raise ValueError("videos are not supported: the prompt holds video tokens")
-        first, wanted = last, prompt.count(tokens.image)
+        first, wanted = last, sum(token_id in visual for token_id in prompt)
         while wanted > 0 and last < len(images):
             wanted -= len(images[last][0])
             last += 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 
@@ -34,6 +35,8 @@ class Reattention:
     layers: decoder layers averaged by the ranking; None takes all (as the paper's figure 9 does).
     count_copies: attention on a re-inserted copy counts for the visual token that it copies; equation (5) counts the
         prompt's visual tokens alone.
+    keep_frames: "route" keeps whole frames, m% of them, ranked by the attention on all their visual tokens together; an
+        image is one frame.
     control: "wrong-image" shows another image's tokens at the same places, "random-rows" a random m%, "blank-image" the
         tokens of an image of the processor's mean colour; "random-place" shows them once, before a sampled token at a
         random place of the response that is not `<REFLECTION>`, and nothing at the reflections.
@@ -49,6 +52,7 @@ class Reattention:
     rule: str = "paper"
     layers: tuple[int, ...] | None = None
     count_copies: bool = False
+    keep_frames: bool = False
     control: str | None = None
     seed: int = 0
     within: int = 64
@@ -84,7 +88,7 @@ class Reattention:
     def __str__(self) -> str:
         """The policy in a few words: its mode, and what differs from the defaults."""
         mode = f"route-{self.keep}" if self.mode == "route" else self.mode
-        names = ("rule", "layout", "delimiters", "max_reinsertions", "layers", "count_copies", "control")
+        names = ("rule", "layout", "delimiters", "max_reinsertions", "layers", "count_copies", "keep_frames", "control")
         changed = [
             f"{name} {getattr(self, name)}" for name in names if getattr(self, name) != getattr(type(self), name)
         ]
@@ -134,7 +138,8 @@ class Reattention:
     def slots_per_insertion(self, visual_token_counts: Sequence[int]) -> int:
         """Most slots that one insertion takes, delimiters with it, from the visual tokens of each image."""
         delimiters = 2 * self.delimiters * len(visual_token_counts)
-        return self.number_reinserted(sum(visual_token_counts)) + delimiters if self.inserts else 0
+        kept = sum(visual_token_counts) if self.keep_frames else self.number_reinserted(sum(visual_token_counts))
+        return kept + delimiters if self.inserts else 0
 
 
 def _check(name: str, value: str, known: Sequence[str]) -> None:
@@ -149,13 +154,20 @@ def top_indices(scores_V: torch.Tensor, k: int) -> list[int]:
 
 
 def choose_visual_tokens(
-    policy: Reattention, visual_tokens: int, scores_V: torch.Tensor | None = None, reflection: int = 0
+    policy: Reattention,
+    visual_tokens: int,
+    scores_V: torch.Tensor | None = None,
+    reflection: int = 0,
+    frames: Sequence[int] = (),
 ) -> list[int]:
     """Which of a sequence's V visual tokens are re-inserted at its reflection number `reflection`, ascending.
 
-    `scores_V` (V,) is the ranking, needed when `policy.needs_scores`. Random choices depend on the policy's seed and
-    on the number of the reflection alone.
+    `scores_V` (V,) is the ranking, needed when `policy.needs_scores`. `frames`: visual tokens of each frame, needed
+    where the policy keeps whole frames. Random choices depend on the policy's seed and on the number of the reflection
+    alone.
     """
+    if policy.keep_frames and visual_tokens:
+        return _choose_frames(policy, visual_tokens, scores_V, reflection, frames)
     k = policy.number_reinserted(visual_tokens)
     if policy.control == "random-rows" and k:
         generator = torch.Generator().manual_seed(policy.seed * 1_000_003 + reflection)
@@ -165,6 +177,23 @@ def choose_visual_tokens(
     if scores_V is None:
         raise ValueError("route needs the attention scores of the visual tokens")
     return top_indices(scores_V, k)
+
+
+def _choose_frames(
+    policy: Reattention, visual_tokens: int, scores_V: torch.Tensor | None, reflection: int, frames: Sequence[int]
+) -> list[int]:
+    """The visual tokens of the frames that are kept."""
+    if sum(frames) != visual_tokens:
+        raise ValueError(f"keep_frames needs the frames of all {visual_tokens} visual tokens, not of {sum(frames)}")
+    mass_F = None if scores_V is None else torch.stack([part.sum() for part in scores_V.split(list(frames))])
+    kept = choose_visual_tokens(replace(policy, keep_frames=False), len(frames), mass_F, reflection)
+    starts = [0, *accumulate(frames)]
+    return [index for frame in kept for index in range(starts[frame], starts[frame + 1])]
+
+
+def list_frames(policy: Reattention, spans: Sequence[VisualSpan]) -> dict[str, Sequence[int]]:
+    """The argument `frames` of `choose_visual_tokens`, where the policy asks for it."""
+    return {"frames": [tokens for span in spans for tokens in span.frames]} if policy.keep_frames else {}
 
 
 def random_place(policy: Reattention, prompt_ids: Sequence[int]) -> int:

@@ -30,12 +30,14 @@ _TENSOR_FEATURES: weakref.WeakSet[Any] = weakref.WeakSet()  # models whose tower
 def encode_images(
     model: Any, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor | None = None, **pixels: torch.Tensor
 ) -> list[torch.Tensor]:
-    """Features of each image, (visual tokens, hidden) each: one pass of the vision tower.
+    """Features of each image or video, (visual tokens, hidden) each: one pass of the vision tower.
 
     Where the tower's output is by tile or by prompt, so is this. pixels: what else the tower takes; what it does not
     take is left out. Where the language model also reads features
     in later layers (deepstack), those levels lie side by side: (visual tokens, hidden * (1 + levels)).
     """
+    if image_grid_thw is not None and bool((image_grid_thw[:, 0] > 1).any()):
+        return _encode_videos(model, pixel_values, image_grid_thw, pixels)
     given = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw, **pixels}
     known = inspect.signature(model.base_model.get_image_features).parameters
     taken = {name: value for name, value in given.items() if name in known and value is not None}
@@ -46,6 +48,17 @@ def encode_images(
         return list(output.pooler_output)
     counts = [len(part) for part in output.pooler_output]
     return list(torch.cat([torch.cat(list(level)) for level in levels], -1).split(counts))
+
+
+def _encode_videos(
+    model: Any, pixel_values: torch.Tensor, grids_thw: torch.Tensor, pixels: dict[str, torch.Tensor]
+) -> list[torch.Tensor]:
+    """Features of videos and images: towers read each frame of a grid by itself, so frames pass as images do."""
+    counts = grids_thw[:, 0].tolist()
+    frames = grids_thw.repeat_interleave(grids_thw[:, 0], dim=0)
+    frames[:, 0] = 1
+    features = iter(encode_images(model, pixel_values, frames, **pixels))
+    return [torch.cat([next(features) for _ in range(count)]) for count in counts]
 
 
 def cache_keyword(model: Any) -> str:

@@ -20,6 +20,7 @@ from look_again.core.reattention import (
     Reattention,
     choose_visual_tokens,
     insertion_size,
+    list_frames,
     random_place,
     reinsert,
     split_by_image,
@@ -237,7 +238,8 @@ class DecodedSequence:
         if policy.lacks_ranking(sampled_before):
             return Reflection(policy.mode, skipped="nothing sampled", at=at)
         ranking = scores() if policy.needs_scores else None
-        indices = self.choose(policy, self.visual_tokens, ranking, len(self.reflections))
+        frames = list_frames(policy, self.spans)
+        indices = self.choose(policy, self.visual_tokens, ranking, len(self.reflections), **frames)
         size = insertion_size(policy, split_by_image(indices, self.shown))
         if size + 2 > self._context_left:
             return Reflection(policy.mode, skipped="context", at=at)

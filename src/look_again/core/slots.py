@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import torch
 
-from look_again.core.families import Family, Grid, VisionTokens
+from look_again.core.families import Family, Grid, VideoGrid, VisionTokens
 
 MISMATCH = "the prompt's image tokens do not match its images: one token per visual token"
 
@@ -36,7 +36,7 @@ class Provenance(IntEnum):
 
 @dataclass(frozen=True)
 class VisualSpan:
-    """One image: its visual tokens are `first` .. `first + count - 1` of the sequence's feature table (V, hidden).
+    """One image or video: its visual tokens are `first` .. `first + count - 1` of the feature table (V, hidden).
 
     block: the token ids that show it in a prompt, its own delimiters, headers and breaks with it; empty where the
     prompt is not known.
@@ -54,6 +54,11 @@ class VisualSpan:
     def text_tokens(self) -> int:
         """Tokens of the block that are no visual tokens; without a block, those of a pair of delimiters."""
         return len(self.block) - self.count if self.block else 2
+
+    @property
+    def frames(self) -> list[int]:
+        """Visual tokens of each frame; an image is one frame."""
+        return [self.count // self.grid[0]] * self.grid[0]
 
 
 def build_spans(grids: Sequence[Grid]) -> tuple[VisualSpan, ...]:
@@ -136,10 +141,12 @@ class SlotBuilder:
         self._chooser = len(self.token_ids) - 1
 
     def add_prompt(self, token_ids: Sequence[int], spans: Sequence[VisualSpan]) -> None:
-        """Append the prompt; its image tokens become the visual tokens of the images, in order.
+        """Append the prompt; its image and video tokens become the visual tokens of the images, in order.
 
-        Afterwards `spans` holds the images with their blocks. ValueError when image tokens and images do not match.
+        A video is an image of several frames here: its tokens are image tokens from now on, which the model reads
+        alike. Afterwards `spans` holds the images with their blocks. ValueError when tokens and images do not match.
         """
+        token_ids = [self.tokens.image if token_id == self.tokens.video else token_id for token_id in token_ids]
         places = [index for index, token_id in enumerate(token_ids) if token_id == self.tokens.image]
         index = taken = 0
         for span in spans:
@@ -221,17 +228,39 @@ class SlotBuilder:
     def _insert_image(self, span: VisualSpan, chosen: Sequence[int], delimiters: bool, layout: str) -> None:
         block = self._known_block(span)
         runs, first = list(_runs([i for i, token_id in enumerate(block) if token_id == self.tokens.image])), 0
-        index = 0
-        for run in runs:
-            if delimiters:
-                self._add_forced(block[index : run[0]])
+        texts = self._texts_around(block, runs)
+        for run, (before, after) in zip(runs, texts, strict=True):
             own = [place - first for place in chosen if first <= place < first + len(run)]
+            kept = delimiters and (own or not self._is_stamped(span, runs))
+            if kept:
+                self._add_forced(before)
             if own:
                 grid = self._run_grid(span.grid, runs, len(run))
                 self._add_visual_tokens(span.first + first, grid, own, Provenance.REINSERTED, layout)
-            first, index = first + len(run), run[-1] + 1
-        if delimiters:
-            self._add_forced(block[index:])
+            if kept:
+                self._add_forced(after)
+            first += len(run)
+
+    def _is_stamped(self, span: VisualSpan, runs: Sequence[Sequence[int]]) -> bool:
+        """Whether an image is a video whose frames stand apart, each with its time: a frame not shown is not named."""
+        return isinstance(span.grid, VideoGrid) and len(runs) > 1
+
+    def _texts_around(
+        self, block: Sequence[int], runs: Sequence[Sequence[int]]
+    ) -> list[tuple[Sequence[int], Sequence[int]]]:
+        """What stands before and after each of a block's runs of visual tokens; between two, a time goes with its
+        frame.
+        """
+        starts, stops = [run[0] for run in runs], [run[-1] + 1 for run in runs]
+        if self.family.stamps == "after":
+            cuts = [start - self.family.opening for start in starts[1:]]
+        else:
+            cuts = [stop + self.family.closing for stop in stops[:-1]]
+        firsts, lasts = [0, *cuts], [*cuts, len(block)]
+        return [
+            (block[first:start], block[stop:last])
+            for first, start, stop, last in zip(firsts, starts, stops, lasts, strict=True)
+        ]
 
     def _known_block(self, span: VisualSpan) -> tuple[int, ...]:
         """The block to copy: the span's own, or that of the prompt's image in its place (a control's images follow
@@ -247,12 +276,34 @@ class SlotBuilder:
 
     def _find_block(self, token_ids: Sequence[int], own: Sequence[int]) -> tuple[int, ...]:
         """An image's slice of the prompt, from `opening` tokens before its first visual token to `closing` after."""
-        start, stop = own[0] - self.family.opening, own[-1] + 1 + self.family.closing
+        start, stop = self._block_start(token_ids, own), self._block_stop(token_ids, own)
         before, after = token_ids[max(0, start) : own[0]], token_ids[own[-1] + 1 : stop]
-        whole = len(before) == self.family.opening and len(after) == self.family.closing
+        whole = len(before) >= self.family.opening and len(after) >= self.family.closing
         if not whole or self.tokens.image in (*before, *after):
             return self._plain_block(len(own))
         return tuple(token_ids[start:stop])
+
+    def _block_start(self, token_ids: Sequence[int], own: Sequence[int]) -> int:
+        """Where an image's block begins: `opening` tokens before it, a video's outer delimiter, or its first time."""
+        plain = own[0] - self.family.opening
+        if self.tokens.video_start is not None and token_ids[plain - 1 : plain] == [self.tokens.video_start]:
+            return plain - 1
+        breaks = [i for i, (one, following) in enumerate(pairwise(own)) if following != one + 1]
+        if self.family.stamps != "before" or not breaks:
+            return plain
+        second, stamp = own[breaks[0] + 1] - self.family.opening, own[breaks[0]] + 1 + self.family.closing
+        reach = plain - (second - stamp) - 1  # as long as the second time, or a digit longer
+        begins = [i for i in range(max(0, reach), plain) if token_ids[i] == token_ids[stamp]]
+        return begins[-1] if begins and stamp < second else plain
+
+    def _block_stop(self, token_ids: Sequence[int], own: Sequence[int]) -> int:
+        """Where an image's block ends: `closing` tokens after it, or after the outer delimiter of a video around it."""
+        plain = own[-1] + 1 + self.family.closing
+        outer = self.tokens.video_start, self.tokens.video_end
+        start = own[0] - self.family.opening - 1
+        if outer[0] is None or outer[1] is None or start < 0 or token_ids[start] != outer[0]:
+            return plain
+        return list(token_ids).index(outer[1], own[-1]) + 1 if outer[1] in token_ids[own[-1] :] else plain
 
     def _plain_block(self, count: int) -> tuple[int, ...]:
         delimiters = [() if token is None else (token,) for token in (self.tokens.start, self.tokens.end)]
@@ -262,6 +313,8 @@ class SlotBuilder:
         """The grid of one of an image's runs of visual tokens: all of it, or an equal share of its frames."""
         if self.family.position_dims == 1:
             return 1, 1, count
+        if len(runs) == 1 and count == grid[0] * grid[1] * grid[2]:
+            return grid
         frames, rows, columns = grid
         if frames % len(runs) or frames // len(runs) * rows * columns != count:
             raise ValueError(MISMATCH)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 
 from look_again.core.families import Family, Grid, VisionTokens
-from look_again.core.reattention import Reattention, choose_visual_tokens, reinsert, split_by_image
+from look_again.core.reattention import Reattention, choose_visual_tokens, list_frames, reinsert, split_by_image
 from look_again.core.slots import Provenance, SlotBuilder, Slots, VisualSpan, build_spans
 
 
@@ -73,11 +73,11 @@ def add_response(
 ) -> None:
     """Append the whole response. `chosen[i]` are the visual tokens of reflection i where a ranking was needed."""
     index, reflection, insertions = 0, 0, 0
-    visual_tokens = sum(span.count for span in example.spans)
+    visual_tokens, frames = sum(span.count for span in example.spans), list_frames(example.policy, example.spans)
     while (index := add_until_reflection(builder, example, index, reflection_id)) < len(example.response_ids):
         if visual_tokens and example.policy.inserts and insertions < example.policy.max_reinsertions:
             visual_indices = (
-                choose_visual_tokens(example.policy, visual_tokens, None, reflection)
+                choose_visual_tokens(example.policy, visual_tokens, None, reflection, **frames)
                 if chosen is None
                 else chosen[reflection]
             )
