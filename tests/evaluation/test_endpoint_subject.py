@@ -15,6 +15,7 @@ from look_again.clients.openai import Endpoint
 from look_again.commands.main import main
 from look_again.evaluation.benchmark import BenchmarkItem
 from look_again.evaluation.endpoint_subject import (
+    GIVE_UP_AFTER,
     EndpointJudge,
     EndpointSubject,
     endpoint_settings,
@@ -59,6 +60,15 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(200, {"error": {"message": "no quota"}})
         if "parts" in text:
             return self.send(200, {"choices": [{"message": {"content": [{"text": "x"}]}}]})
+        if "garbage" in text:
+            self.wfile.write(b"\x00\xffnot http at all\r\n\r\n")
+            self.close_connection = True
+            return None
+        if "hang up" in text:
+            self.close_connection = True
+            return None
+        if "unauthorised" in text:
+            return self.send(401, {"error": {"message": "who are you"}})
         if "bad" in text:
             return self.send(400, {"error": {"message": "too long \ud83d"}})
         said = f"<CAPTION>c</CAPTION><CONCLUSION>{text[::-1]}</CONCLUSION>" if "tags" in text else text[::-1]
@@ -269,3 +279,29 @@ def test_the_command_evaluates_an_endpoint(server, tmp_path, capsys):
     assert len(server.bodies) == 3
     assert main(argv) == 0
     assert len(server.bodies) == 3
+
+
+def test_items_without_a_reply_are_their_own_errors_once_the_endpoint_has_answered(server):
+    """Would catch a run of thousands of items that one unlucky item ends, whatever the server sends for it."""
+    words = ["down", "garbage", "hang up", "unauthorised"]
+    items = [BenchmarkItem(id="first", prompt="what?"), *(BenchmarkItem(id=word, prompt=word) for word in words)]
+    items += [BenchmarkItem(id="last", prompt="and?")]
+    outputs = dict(EndpointSubject(endpoint(server, retries=0), concurrency=1).answers(items, ()))
+    assert (outputs[0].text, outputs[5].text) == ("?tahw", "?dna")
+    assert all(outputs[1 + i].error for i in range(len(words)))
+
+
+def keep_all(answers, kept: dict) -> None:
+    for index, output in answers:
+        kept[index] = output  # noqa: PERF403 - what came before an exception is looked at
+
+
+def test_an_outage_in_the_middle_is_given_up_and_what_was_answered_is_kept(server, tmp_path):
+    """Would catch thousands of items marked as failed because the server went away."""
+    items = [BenchmarkItem(id="first", prompt="what?")]
+    items += [BenchmarkItem(id=f"d{i}", prompt="down") for i in range(3 * GIVE_UP_AFTER)]
+    subject, kept = EndpointSubject(endpoint(server, retries=0), concurrency=1), {}
+    with pytest.raises(ConnectionError, match="busy"):
+        keep_all(subject.answers(items, ()), kept)
+    assert kept[0].text == "?tahw"
+    assert len(kept) == GIVE_UP_AFTER

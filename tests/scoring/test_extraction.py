@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from look_again.scoring.extraction import answer_kind, extract, score
+from look_again.scoring.normalisation import plain_text
 
 COLOURS = ["blue cube", "red cube", "cube"]
 
@@ -356,10 +357,66 @@ TEXTS = st.one_of(
 @given(TEXTS, TEXTS)
 def test_any_text_is_scored_and_equals_itself_when_read(prediction: str, reference: str) -> None:
     """Odd input that crashes the reward, and readings that change when they are read again."""
-    if not reference.translate(dict.fromkeys(map(ord, "$`*_°\\"))).strip():
+    if not plain_text(reference.translate(dict.fromkeys(map(ord, "$`*_°\\")))):
         return
     assert score(prediction, reference) in (True, False)
     assert score(reference, reference)
     for kind in ("letter", "yesno", "number"):
         found = extract(prediction, kind)
         assert found is None or extract(found, kind) == found
+
+
+QUANTITIES = [  # answer, reference, whether it agrees
+    ("5 m", "5 cm", False),
+    ("5cm", "5 m", False),
+    ("500 cm", "5 m", True),
+    ("5", "5 m", True),
+    ("5 m", "5", True),
+    ("5 kg", "5 m", False),
+    ("5 m^2", "5 m", False),
+    ("5 square meters", "5 m²", True),
+    ("9 cm²", "9 cm^{2}", True),
+    ("The area is 9 cm", "9 cm²", False),
+    ("12 in total", "12 cm", True),
+    ("12 in.", "12 cm", False),
+    ("12 in", "12 inches", True),
+    ("50%", "50", True),
+    ("50 cm", "50%", False),
+    ("20 degrees", "20 °C", True),
+    ("20 degrees Fahrenheit", "20 degrees Celsius", False),
+    ("60 minutes", "1 hour", True),
+    ("1/2 hour", "30 min", True),
+    ("36 km/h", "10 m/s", True),
+    ("10 km/h", "10 m/s", False),
+    ("3 m/s", "3 m/s²", False),
+    ("2 l", "2000 ml", True),
+    ("1 L", "1000 cm^3", True),
+    ("12 months", "1 year", True),
+    ("5 years", "5 days", False),
+    (r"$5 \text{ cm}$", "5 m", False),
+    (r"\boxed{9\,\text{cm}}", "9 cm", True),
+    ("5 apples", "5 m", True),
+]
+
+
+@pytest.mark.parametrize(("answer", "reference", "agrees"), QUANTITIES)
+def test_two_units_are_converted_or_disagree(answer: str, reference: str, agrees: bool) -> None:
+    """A right number in a wrong unit is a wrong answer, and a reward for it teaches to drop units."""
+    assert score(answer, reference) is agrees
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "agrees"),
+    [
+        ("是", "是", True),
+        ("是的。", "是", True),
+        ("答案是否", "否", True),
+        ("不是", "否", True),
+        ("否", "是", False),
+        ("是的", "yes", True),
+        ("没有, 图中只有猫", "no", True),
+        ("是否有狗", "yes", False),
+    ],
+)
+def test_yes_and_no_in_chinese(answer: str, reference: str, agrees: bool) -> None:
+    assert score(answer, reference) is agrees

@@ -32,6 +32,7 @@ from look_again.text.grammar import parse
 from look_again.text.unicode import storable
 
 KEYS = ("LOOK_AGAIN_API_KEY", "OPENAI_API_KEY")
+GIVE_UP_AFTER = 20  # items in a row without a reply: then it is the endpoint that is down
 
 
 def greedy_endpoint(
@@ -110,13 +111,15 @@ class EndpointSubject:
         self.settings = endpoint_settings(endpoint)
         self.concurrency = concurrency
         self._has_answered = False
+        self._unanswered = 0  # items in a row
         self.client = BlockingClient(endpoint, OpenAITransport(endpoint, extra="eval"))
 
     def answers(self, items: Sequence[BenchmarkItem], done: Collection[str]) -> Iterator[tuple[int, Output]]:
         """In the order in which they come. ConnectionError or TimeoutError once the endpoint is given up.
 
-        A reply of another shape is its item's error, unless all that the server has sent is something else than
-        completions: then the URL is wrong.
+        An item without a usable reply after all attempts is that item's error, which a resumed run asks again. The
+        endpoint is given up when it has never answered, or not for `GIVE_UP_AFTER` items in a row: an outage is no
+        wrong answer.
         """
         if any(PREFIX_FACT in item.facts for item in items):
             raise ValueError("an endpoint cannot be made to continue a response; this benchmark needs a checkpoint")
@@ -145,7 +148,12 @@ class EndpointSubject:
                     f"{address} answers, but not with chat completions; does the URL lack /v1?"
                 ) from error
             return _failed(str(error), started)
-        self._has_answered = True
+        except (ConnectionError, TimeoutError) as error:
+            self._unanswered += 1
+            if not self._has_answered or self._unanswered >= GIVE_UP_AFTER:
+                raise
+            return _failed(str(error), started)
+        self._has_answered, self._unanswered = True, 0
         return _output(reply, time.perf_counter() - started)
 
 

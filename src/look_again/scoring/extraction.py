@@ -8,9 +8,11 @@ A text is brought to plain characters (`normalisation`), its conclusion's clause
 
 - letter: one option A-J (`option_letters`): the whole clause is compared with the options' texts, then a letter
   counts where nothing but brackets, marks or its own option's text stands beside it.
-- yesno: a leading yes or no, else the only one; contradiction ("yes or no") and negation ("not yes"): None.
+- yesno: a leading yes or no, else the only one, or 是 or 否 as a whole; contradiction ("yes or no") and negation ("not
+  yes"): None.
 - number: the one number that is given (`numerals`). One that is part of a list, a range or an expression ("3 or 4",
-  "2x + 1") is None. Units are ignored, percent too: 50% is 50, not 0.5.
+  "2x + 1") is None. A unit on one side alone changes nothing, percent too: 50% is 50, not 0.5; of two units those of
+  one dimension are converted, and others do not agree (`units`).
 - words: equal without case, articles, punctuation and space. Mathematics in symbols ends up here and must be
   written as in the reference (`grading` compares expressions). Lists are sets, but for those in ( ) and [ ].
 
@@ -27,8 +29,9 @@ from typing import Literal
 
 from look_again.scoring.conclusion import Conclusion, conclude
 from look_again.scoring.normalisation import plain_text
-from look_again.scoring.numerals import NUMBER, UNIT, read_number
+from look_again.scoring.numerals import NUMBER, UNIT, read_number, read_quantity
 from look_again.scoring.option_letters import EDGES, LETTERS, denies, read_letter
+from look_again.scoring.units import Unit, conversion
 
 Kind = Literal["letter", "yesno", "number", "words"]
 
@@ -36,6 +39,10 @@ RELATIVE_TOLERANCE = Fraction(1, 10**6)  # unless both numbers are integers, whi
 MAX_LIST = 400  # characters of a list; longer ones are compared as they are written
 
 _YES_NO = re.compile(r"(?i)\b(?:yes|no)\b")
+_CHINESE_YES_NO = {
+    **dict.fromkeys(("是", "是的", "对", "对的", "正确", "有"), "yes"),
+    **dict.fromkeys(("否", "不", "不是", "不是的", "不对", "错误", "没有"), "no"),
+}
 _STANDS_ALONE = re.compile(r"(?i) ?(?:[.,;:!?)\"'/|\n]|\Z|(?:or|and)\b)")
 _VARIABLE = re.compile(r"\A[A-Za-z] ?= ?")
 _WORD = re.compile(r"[^\W\d_]{2,}(?:['’-][^\W\d_]+)*")
@@ -61,8 +68,25 @@ def score(prediction: str, reference: str, *, options: Sequence[str] | None = No
     conclusion = conclude(prediction)
     if kind == "words":
         return _says_words(conclusion, reference, expected)
+    if kind == "number":
+        return _is_quantity(read_quantity(conclusion), expected, _expected_unit(reference))
     found = _read(conclusion, kind, choices)
     return found is not None and equal(kind, found, expected)
+
+
+def _is_quantity(found: tuple[str, Unit | None] | None, expected: str, unit: Unit | None) -> bool:
+    """Whether a number with its unit is the expected number, in the expected unit if both have one."""
+    if found is None:
+        return False
+    factor = conversion(found[1], unit)
+    number = found[0] if factor in (None, 1) else str(Fraction(found[0]) * factor)
+    return factor is not None and equal("number", number, expected)
+
+
+@lru_cache(maxsize=4096)
+def _expected_unit(reference: str) -> Unit | None:
+    quantity = read_quantity(conclude(reference))
+    return None if quantity is None else quantity[1]
 
 
 @lru_cache(maxsize=4096)  # a group of answers has one reference
@@ -85,7 +109,7 @@ def answer_kind(reference: str, options: Sequence[str] | None = None) -> Kind:
         return "letter"
     text = _VARIABLE.sub("", text)  # "x = 3" asks for 3
     part = conclude(reference).part
-    if (answer := _yes_no(part)) and answer == _words(part):
+    if (answer := _yes_no(part)) and answer in (_words(part), _CHINESE_YES_NO.get(_words(part) or "")):
         return "yesno"
     number = NUMBER.match(text)
     if number and read_number(_as_it_stands(text)) and UNIT.fullmatch(text[number.end() :].strip(" .")):
@@ -175,6 +199,8 @@ def _quoted_options(text: str, options: Sequence[str]) -> set[str]:
 
 def _yes_no(text: str) -> str | None:
     text = text.lstrip(EDGES)
+    if answer := _CHINESE_YES_NO.get(text.partition(",")[0].strip(EDGES)):
+        return answer
     if not _YES_NO.match(text) and denies(text):
         return None
     answers = {

@@ -11,6 +11,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 from look_again.scoring.conclusion import Conclusion
+from look_again.scoring.units import Unit, read_unit
 
 MAX_NUMERAL = 64  # characters; longer ones are not read, as converting them is not linear
 
@@ -64,6 +65,12 @@ def read_number(conclusion: Conclusion) -> str | None:
 
     Where the text says "The answer is" or "=", the first number behind it counts, else the last one. Units are ignored.
     """
+    quantity = read_quantity(conclusion)
+    return None if quantity is None else quantity[0]
+
+
+def read_quantity(conclusion: Conclusion) -> tuple[str, Unit | None] | None:
+    """The number of `read_number` and the unit that stands behind it."""
     text = conclusion.clause
     found = list(NUMBER.finditer(text))
     if not found or _NEGATION.search(text):
@@ -78,7 +85,9 @@ def read_number(conclusion: Conclusion) -> str | None:
     if any(_are_rivals(text[a.end() : b.start()]) for a, b in near) or not _stands_whole(text, found[at]):
         return None
     value = number_value(found[at])
-    return None if value is None or len(str(value)) > MAX_NUMERAL else str(value)  # "1e60" has 61 digits
+    if value is None or len(str(value)) > MAX_NUMERAL:  # "1e60" has 61 digits
+        return None
+    return str(value), read_unit(text, found[at].end())
 
 
 def _are_rivals(between: str) -> bool:
