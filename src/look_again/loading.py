@@ -22,14 +22,14 @@ from urllib.request import urlopen
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer, Qwen2VLImageProcessorPil
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from look_again.core.checkpoint_record import CheckpointRecord, read_record
 from look_again.core.families import Family, find_family
 from look_again.core.reattention import Reattention
-from look_again.processing import bound_pixels
+from look_again.processing import bound_pixels, load_pil_processor
 from look_again.text.renderer import Renderer
 from look_again.text.tags import has_tags, prepare
 
@@ -68,7 +68,7 @@ class Checkpoint:
 
     @property
     def renderer(self) -> Renderer:
-        return Renderer(self.tokenizer, self.family.image_text, self.trained)
+        return Renderer(self.tokenizer, self.family.image_text, self.trained, self.family.placeholder)
 
 
 def default_checkpoint() -> Path:
@@ -172,7 +172,7 @@ def load_image_processor(source: str, record: CheckpointRecord, max_pixels: int 
     LoadError where there is none, ValueError for a bound below one visual token.
     """
     bound = record.max_pixels if max_pixels is None else max_pixels
-    return bound_pixels(_try(source, lambda: Qwen2VLImageProcessorPil.from_pretrained(source)), bound)
+    return bound_pixels(_try(source, lambda: load_pil_processor(source)), bound)
 
 
 def guess_note(record: CheckpointRecord, trained: bool | None) -> tuple[str, ...]:

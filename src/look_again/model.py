@@ -257,7 +257,7 @@ class LookAgain:
         ]
         pixels, control = self._process(images), self._process(others)
         messages = question_messages(request.question, len(images))
-        ids = check.renderer.render_prompt(messages, pixels.visual_token_counts)
+        ids = check.renderer.render_prompt(messages, pixels.shown)
         context = check.model.config.get_text_config().max_position_embeddings
         if len(ids) >= context:
             raise ValueError(f"the question and its images take {len(ids)} tokens; the model's context is {context}")

@@ -9,12 +9,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BatchFeature, ProcessorMixin
+from transformers import AutoImageProcessor, BatchFeature, ProcessorMixin
 
 from look_again.core.families import FAMILIES
+
+
+def load_pil_processor(source: str | Path) -> Any:
+    """The image processor of a checkpoint (folder or hub name), the one that works on PIL images alone.
+
+    Raises OSError where there is none, and ValueError where the family's needs torchvision, with the way round.
+    """
+    try:
+        return AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
+    except ImportError as error:
+        raise ValueError(
+            f"the image processor of {source} needs torchvision, which LookAgain does without: process the images "
+            "elsewhere and hand their tensors to model.generate(custom_generate=LookAgainDecoding(...))"
+        ) from error
 
 
 def bound_pixels(image_processor: Any, max_pixels: int | None) -> Any:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from look_again.answers import Answer
 from look_again.core.families import VisionTokens
+from look_again.core.inputs import process_images
 from look_again.core.reattention import Reattention
 from look_again.core.runner import encode_images
 from look_again.core.slots import VisualSpan, build_spans
@@ -81,14 +82,16 @@ def ask_questions(
 
 def encode(checkpoint: Checkpoint, questions: Sequence[ImageQuestion]) -> list[EncodedImage]:
     """The images' features, as decoding computed them."""
-    inputs = checkpoint.image_processor(images=[question.image for question in questions], return_tensors="pt")
-    device = checkpoint.model.get_input_embeddings().weight.device
-    with torch.no_grad():
-        features = encode_images(
-            checkpoint.model, inputs["pixel_values"].to(device), inputs["image_grid_thw"].to(device)
-        )
-    grids = [checkpoint.family.merged_grid(grid, checkpoint.model.config) for grid in inputs["image_grid_thw"]]
-    return [EncodedImage(tokens, build_spans([grid])) for tokens, grid in zip(features, grids, strict=True)]
+    config, device = checkpoint.model.config, checkpoint.model.get_input_embeddings().weight.device
+    encoded = []
+    for question in questions:
+        inputs = process_images(checkpoint.image_processor, config, [question.image])
+        with torch.no_grad():
+            features = encode_images(
+                checkpoint.model, **{name: tensor.to(device) for name, tensor in inputs.tensors.items()}
+            )
+        encoded.append(EncodedImage(torch.cat(features), build_spans(inputs.grids)))
+    return encoded
 
 
 def vision_tokens(checkpoint: Checkpoint) -> VisionTokens:

@@ -128,7 +128,7 @@ def _tabletop_prompt(tokenizer: Any, config: Any, index: int) -> Prompt:
     row = make_sample("train", 0, index)
     images = process_images(build_image_processor(), config, [render(row.scene)])
     renderer = Renderer(tokenizer, find_family(config).image_text)
-    ids = renderer.render_prompt(question_messages(row.prompt, 1), images.visual_token_counts)
+    ids = renderer.render_prompt(question_messages(row.prompt, 1), images.shown)
     return Prompt(ids, images.tensors["pixel_values"], images.tensors["image_grid_thw"])
 
 

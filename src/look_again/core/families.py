@@ -14,6 +14,11 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
+
+from look_again.core import layouts
+from look_again.core.layouts import Layout
 
 Grid = tuple[int, int, int]
 """Frames, rows and columns of an image's visual tokens, after the vision tower's merging."""
@@ -68,14 +73,15 @@ class VisionTokens:
 class Family:
     """One family.
 
-    position_dims: rotary position dimensions of a slot; with 1, slots are counted. image_text: what the chat template
-    writes where an image's visual tokens go. opening, closing: tokens of an image's block before its first and after
+    position_dims: rotary position dimensions of a slot; with 1, slots are counted. image_text: the token that
+    stands for a visual token. opening, closing: tokens of an image's block before its first and after
     its last visual token. images: how the tower's parts make up images: "tower", each part is an image; "run", a run of
-    image tokens is one; "closing", a block ends where its closing token is followed by another's. since: the first
-    version of transformers that serves. vision: attributes of the modules that make visual tokens of pixels. language:
-    attribute of the language model. video_text: what the chat template writes where a video's visual tokens go; None
-    for a family without videos. stamps: where a frame's time is written, "before" or "after" the frame, each frame
-    being a block of its own; None where a video is one block.
+    image tokens is one; "closing", a block ends where its closing token is followed by another's. layout: the text of
+    an image in a prompt, None where it is its image tokens alone. placeholder: what the chat template writes instead of
+    that text, None for `image_text`. since: the first version of transformers that serves. vision: attributes of the
+    modules that make visual tokens of pixels. language: attribute of the language model. video_text: what the chat
+    template writes where a video's visual tokens go; None for a family without videos. stamps: where a frame's time is
+    written, "before" or "after" the frame, each frame being a block of its own; None where a video is one block.
     """
 
     model_type: str
@@ -84,11 +90,18 @@ class Family:
     opening: int = 1
     closing: int = 1
     images: str = "tower"
+    layout: Layout | None = None
+    placeholder: str | None = None
     since: str = "5.19"
     vision: tuple[str, ...] = ("visual",)
     language: str = "language_model"
     video_text: str | None = None
     stamps: str | None = None
+
+    @property
+    def is_served(self) -> bool:
+        """Whether the installed version of transformers serves."""
+        return Version(transformers.__version__).release >= Version(self.since).release
 
     def vision_parameters(self, model: Any) -> list[torch.nn.Parameter]:
         """The parameters of a model that make visual tokens of pixels."""
@@ -191,11 +204,32 @@ FAMILIES = {
         Family("glm4v", 3, "<|image|>", video_text="<|video|>", stamps="after"),
         Family("glm46v", 3, "<|image|>", video_text="<|video|>", stamps="after"),
         Family("glm4v_moe", 3, "<|image|>", video_text="<|video|>", stamps="after"),
-        Family("internvl", 1, "<IMG_CONTEXT>", images="run", vision=PROJECTED),
-        Family("llava_onevision", 1, "<image>", 0, 0, vision=(*PROJECTED, "image_newline")),
-        Family("mistral3", 1, "[IMG]", 0, 1, vision=PROJECTED),
-        Family("smolvlm", 1, "<image>", 2, 1, images="closing", vision=CONNECTED, language="text_model"),
-        Family("idefics3", 1, "<image>", 2, 1, images="closing", vision=CONNECTED, language="text_model"),
+        Family("internvl", 1, "<IMG_CONTEXT>", images="run", layout=layouts.TILES, vision=PROJECTED),
+        Family("llava_onevision", 1, "<image>", 0, 0, layout=layouts.NEWLINES, vision=(*PROJECTED, "image_newline")),
+        Family("mistral3", 1, "[IMG]", 0, 1, layout=layouts.LINES, vision=PROJECTED),
+        Family(
+            "smolvlm",
+            1,
+            "<image>",
+            2,
+            1,
+            since="5.21",
+            images="closing",
+            layout=layouts.HEADED_TILES,
+            vision=CONNECTED,
+            language="text_model",
+        ),
+        Family(
+            "idefics3",
+            1,
+            "<image>",
+            2,
+            1,
+            images="closing",
+            layout=layouts.HEADED_TILES,
+            vision=CONNECTED,
+            language="text_model",
+        ),
     )
 }
 
@@ -231,8 +265,12 @@ def find_family(config: Any) -> Family:
         known = ", ".join(sorted(FAMILIES))
         reason = f": {REFUSED[model_type]}" if model_type in REFUSED else ""
         raise UnknownFamilyError(f"models of type {model_type!r} are not supported{reason}; known families: {known}")
+    family = FAMILIES[model_type]
+    if not family.is_served:
+        have = f"this is {transformers.__version__}"
+        raise UnknownFamilyError(f"models of type {model_type!r} need transformers {family.since} or newer, {have}")
     _check_layers(config, model_type)
-    return FAMILIES[model_type]
+    return family
 
 
 def layer_kinds(config: Any) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from look_again.core.families import Grid, find_family
+from look_again.core.families import Family, Grid, find_family
 from look_again.images.video import Video
 
 PIXEL_NAMES = (
@@ -39,11 +39,18 @@ class ImageInputs:
 
     tensors: what the family's vision tower takes, by name, such as pixel_values (patches, values) and image_grid_thw
     (images, 3) in patches, and, where there is a video, grid_seconds (images,) from a frame of its grid to the next, 0
-    for an image; empty without images. grids: of visual tokens, one per image or video.
+    for an image; empty without images. grids: of visual tokens, one per image or video. texts: what stands for each
+    image in a prompt, None where it is its image tokens alone.
     """
 
     tensors: Mapping[str, torch.Tensor]
     grids: list[Grid]
+    texts: list[str] | None = None
+
+    @property
+    def shown(self) -> list[int] | list[str]:
+        """What a prompt shows for each image: a number of image tokens, or a text."""
+        return self.visual_token_counts if self.texts is None else self.texts
 
     @property
     def visual_token_counts(self) -> list[int]:
@@ -65,9 +72,21 @@ def process_images(image_processor: Any, config: Any, images: Sequence[ImageOrVi
             for image in images
         ]
         return ImageInputs(stack_pixels(parts), [grid for part in parts for grid in part.grids])
-    features = image_processor(images=list(images), return_tensors="pt")
+    family = find_family(config)
+    features = _run_processor(image_processor, family, config, images)
     tensors = {name: features[name] for name in PIXEL_NAMES if name in features}
-    return ImageInputs(tensors, [find_family(config).merged_grid(grid, config) for grid in tensors["image_grid_thw"]])
+    if family.layout is None:
+        return ImageInputs(tensors, [family.merged_grid(grid, config) for grid in tensors["image_grid_thw"]])
+    texts = family.layout.write(config, features)
+    counts = [text.count(family.image_text) for text in texts]
+    return ImageInputs(tensors, family.image_grids(config, counts, None), texts)
+
+
+def _run_processor(image_processor: Any, family: Family, config: Any, images: Sequence[Image.Image]) -> Any:
+    if family.layout is None:
+        return image_processor(images=list(images), return_tensors="pt")
+    given = [list(images)] if family.layout.nested else list(images)
+    return image_processor(images=given, return_tensors="pt", **family.layout.options(config))
 
 
 def process_video(image_processor: Any, config: Any, video: Video) -> ImageInputs:
@@ -137,9 +156,23 @@ def blank_pixels(pixel_values: torch.Tensor, position_dims: int) -> torch.Tensor
 
 
 def count_visual_tokens(image_processor: Any, config: Any, sizes: Sequence[tuple[int, int]]) -> list[int]:
-    """Visual tokens of images from their sizes, (width, height) in pixels, alone."""
+    """Visual tokens of one prompt's images from their sizes, (width, height) in pixels, alone."""
+    return measure_images(image_processor, config, sizes).visual_token_counts
+
+
+def measure_images(image_processor: Any, config: Any, sizes: Sequence[tuple[int, int]]) -> ImageInputs:
+    """One prompt's images by their sizes, (width, height) in pixels, alone: without tensors.
+
+    The grids have the right number of visual tokens, in one line. Families that lay images out by more than a count
+    are asked what they make of blank images.
+    """
+    family = find_family(config)
+    if family.layout is not None:
+        measured = process_images(image_processor, config, [Image.new("RGB", size, "gray") for size in sizes])
+        return ImageInputs({}, measured.grids, measured.texts)
     merge = config.vision_config.spatial_merge_size**2
-    return [image_processor.get_number_of_image_patches(height, width, {}) // merge for width, height in sizes]
+    counts = [image_processor.get_number_of_image_patches(height, width, {}) // merge for width, height in sizes]
+    return ImageInputs({}, [(1, 1, count) for count in counts])
 
 
 def left_padded(prompts: Sequence[Sequence[int]], tokenizer: Any, device: Any) -> dict[str, torch.Tensor]:

@@ -135,9 +135,12 @@ class Reattention:
         chooses = self.mode == "route" or (self.control == "random-rows" and self.mode != "text")
         return -(-self.keep * visual_tokens // 100) if chooses else visual_tokens if self.inserts else 0
 
-    def slots_per_insertion(self, visual_token_counts: Sequence[int]) -> int:
-        """Most slots that one insertion takes, delimiters with it, from the visual tokens of each image."""
-        delimiters = 2 * self.delimiters * len(visual_token_counts)
+    def slots_per_insertion(self, visual_token_counts: Sequence[int], text_tokens: int | None = None) -> int:
+        """Most slots that one insertion takes, delimiters with it, from the visual tokens of each image.
+
+        text_tokens: what else all images' blocks hold, None for a pair of delimiters each.
+        """
+        delimiters = self.delimiters * (2 * len(visual_token_counts) if text_tokens is None else text_tokens)
         kept = sum(visual_token_counts) if self.keep_frames else self.number_reinserted(sum(visual_token_counts))
         return kept + delimiters if self.inserts else 0
 

@@ -358,6 +358,13 @@ class SlotBuilder:
         self.inserted.append(inserted)
 
 
+def count_block_text(family: Family, tokens: VisionTokens, prompt_ids: Sequence[int], grids: Sequence[Grid]) -> int:
+    """Tokens of the blocks of a prompt's images that are no visual tokens: delimiters, headers, breaks."""
+    builder = SlotBuilder(family, tokens)
+    builder.add_prompt(prompt_ids, build_spans(grids))
+    return sum(span.text_tokens for span in builder.spans)
+
+
 def _runs(places: Sequence[int]) -> Iterator[list[int]]:
     """Ascending places, cut where one does not follow the one before."""
     breaks = [0, *(i for i, (one, next_one) in enumerate(pairwise(places), 1) if next_one != one + 1), len(places)]

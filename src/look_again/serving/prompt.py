@@ -45,7 +45,7 @@ def _build(checkpoint: Checkpoint, job: Job, config: Any, max_context: int) -> E
     if least >= max_context:
         raise ValueError(f"the messages take at least {least} tokens; the model's context is {max_context}")
     images = process_images(checkpoint.image_processor, config, job.images)
-    ids = checkpoint.renderer.render_prompt(job.messages, images.visual_token_counts)
+    ids = checkpoint.renderer.render_prompt(job.messages, images.shown)
     if len(ids) >= max_context:
         raise ValueError(f"the messages and their images take {len(ids)} tokens; the model's context is {max_context}")
     return EncodedPrompt(ids, images.grids, images.tensors)

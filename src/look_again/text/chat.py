@@ -42,12 +42,17 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def encode_chat(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Message],
-    visual_token_counts: Sequence[int],
+    shown: Sequence[int] | Sequence[str],
     *,
     image_token: str,
+    placeholder: str | None = None,
     add_generation_prompt: bool = True,
 ) -> list[int]:
-    """Token ids of a conversation, with image i's `image_token` repeated `visual_token_counts[i]` times.
+    """Token ids of a conversation, with image i's `image_token` repeated `shown[i]` times.
+
+    In families that show an image by more than its tokens, `shown` are the texts that stand for the images; they are
+    the family's own, so added tokens in them count. placeholder: what the template writes for an image, None for
+    `image_token`.
 
     Messages are `{"role", "content"}` with content a string or a list of `{"type": "text", "text": …}` and
     `{"type": "image"}`. Raises ValueError when images and counts disagree, the template drops a text or an
@@ -57,20 +62,37 @@ def encode_chat(
     image_id = _image_id(tokenizer, image_token)
     hidden = _Hidden()
     placeholders = [hidden.message(message) for message in messages]
-    _check_counts(visual_token_counts, hidden.n_images)
+    _check_counts(shown, hidden.n_images)
     parts = hidden.split(_render(tokenizer, placeholders, add_generation_prompt))
+    counts = [image for image in shown if isinstance(image, int)]
+    texts = [image for image in shown if isinstance(image, str)]
+    if texts:
+        parts[::2] = _write_images(parts[::2], placeholder or image_token, texts)
     pieces = _merge_texts(_pieces(tokenizer, parts, hidden.texts))
-    n_written = pieces.count(image_id)
-    if n_written != hidden.n_images:
-        raise ValueError(f"the chat template writes {n_written} {image_token!r} for {hidden.n_images} images")
-    counts = iter(visual_token_counts)
+    written = pieces.count(image_id)
+    if not texts and written != hidden.n_images:
+        raise ValueError(f"the chat template writes {written} {image_token!r} for {hidden.n_images} images")
+    repeats = iter(counts or [1] * written)
     ids: list[int] = []
     for piece in pieces:
         if isinstance(piece, str):
             ids += _encode_plain(tokenizer, piece, at_start=not ids)
         else:
-            ids += [piece] * (next(counts) if piece == image_id else 1)
+            ids += [piece] * (next(repeats) if piece == image_id else 1)
     return ids
+
+
+def _write_images(template_texts: Sequence[str], placeholder: str, images: Sequence[str]) -> list[str]:
+    """The template's texts with its placeholders replaced by the images' texts, in order."""
+    written = sum(text.count(placeholder) for text in template_texts)
+    if written != len(images):
+        raise ValueError(f"the chat template writes {written} {placeholder!r} for {len(images)} images")
+    following = iter(images)
+    replaced = []
+    for text in template_texts:
+        head, *rest = text.split(placeholder)
+        replaced.append(head + "".join(next(following) + part for part in rest))
+    return replaced
 
 
 def encode_response(
@@ -209,11 +231,11 @@ def _role_and_content(message: Message) -> tuple[str, Any]:
     return message["role"], message["content"]
 
 
-def _check_counts(visual_token_counts: Sequence[int], n_images: int) -> None:
-    if len(visual_token_counts) != n_images:
-        raise ValueError(f"{len(visual_token_counts)} visual token counts for {n_images} images in the messages")
-    if any(count < 1 for count in visual_token_counts):
-        raise ValueError(f"every image needs at least one visual token, got counts {list(visual_token_counts)}")
+def _check_counts(shown: Sequence[int] | Sequence[str], n_images: int) -> None:
+    if len(shown) != n_images:
+        raise ValueError(f"{len(shown)} visual token counts for {n_images} images in the messages")
+    if any(isinstance(count, int) and count < 1 for count in shown):
+        raise ValueError(f"every image needs at least one visual token, got counts {list(shown)}")
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:

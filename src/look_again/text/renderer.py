@@ -33,25 +33,32 @@ class RenderedResponse:
 class Renderer:
     """Renders for one checkpoint.
 
-    tokenizer: a fast tokenizer with a chat template. image_text: the token that its template writes for an image.
-    trained: the model writes the response format unprompted; others get the format instructions as system text.
+    tokenizer: a fast tokenizer with a chat template. image_text: the token that stands for a visual token. trained: the
+    model writes the response format unprompted; others get the format instructions as system text. placeholder: what
+    the template writes for an image, None for `image_text`.
     """
 
     tokenizer: Any
     image_text: str
     trained: bool = True
+    placeholder: str | None = None
 
     def add_instructions(self, messages: Sequence[Message]) -> list[Message]:
         """The messages, behind the format instructions where the model needs them."""
         return [*([] if self.trained else [{"role": "system", "content": FORMAT_INSTRUCTIONS}]), *messages]
 
-    def render_prompt(self, messages: Sequence[Message], visual_token_counts: Sequence[int]) -> list[int]:
-        """Token ids of the generation prompt; image i's token stands there `visual_token_counts[i]` times.
+    def render_prompt(self, messages: Sequence[Message], shown: Sequence[int] | Sequence[str]) -> list[int]:
+        """Token ids of the generation prompt; image i's token stands there `shown[i]` times, or the text `shown[i]`.
 
         Raises ValueError as `encode_chat` does.
         """
-        messages = self.add_instructions(messages)
-        return encode_chat(self.tokenizer, messages, visual_token_counts, image_token=self.image_text)
+        return encode_chat(
+            self.tokenizer,
+            self.add_instructions(messages),
+            shown,
+            image_token=self.image_text,
+            placeholder=self.placeholder,
+        )
 
     def render_response(self, text: str, silent: Sequence[tuple[int, int]] = ()) -> RenderedResponse:
         """A response with its end of turn. silent: stretches of characters, as (start, stop), that are not learned.
@@ -67,7 +74,7 @@ class Renderer:
     def count_slots(
         self,
         messages: Sequence[Message],
-        visual_token_counts: Sequence[int],
+        shown: Sequence[int] | Sequence[str],
         response: str,
         *,
         slots_per_insertion: int = 0,
@@ -76,5 +83,5 @@ class Renderer:
         """Slots of the whole sequence, by counts alone: prompt, response and what its reflections re-insert."""
         response_ids = self.render_response(response).token_ids
         reflections = response_ids.count(tag_ids(self.tokenizer)[open_tag("REFLECTION")])
-        prompt_slots = len(self.render_prompt(messages, visual_token_counts))
+        prompt_slots = len(self.render_prompt(messages, shown))
         return prompt_slots + len(response_ids) + min(reflections, max_insertions) * slots_per_insertion

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2VLImageProcessorPil
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from look_again.core.families import find_family
 from look_again.loading import LoadError, load_tokenizer, resolve_source
-from look_again.processing import bound_pixels
+from look_again.processing import bound_pixels, load_pil_processor
 from look_again.text.tags import has_tags, prepare, prepare_tokenizer, tag_ids
 from look_again.training.batches import Codec
 from look_again.training.module import Reattending
@@ -142,7 +142,7 @@ def load_processors(base: str | None, shapes: NewModel | None = None) -> tuple[A
         raise LoadError(f"{error}{hint_at_paths(base)}") from error
     try:
         tokenizer = load_tokenizer(base)
-        image_processor = Qwen2VLImageProcessorPil.from_pretrained(base)
+        image_processor = load_pil_processor(base)
     except (OSError, ValueError) as error:
         raise LoadError(f"{base} cannot be loaded: {str(error).splitlines()[0]}{hint_at_paths(base)}") from error
     if tokenizer.eos_token_id is None:

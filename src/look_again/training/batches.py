@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from look_again.core.families import Family, find_family
-from look_again.core.inputs import ImageInputs, count_visual_tokens, process_images, stack_pixels
+from look_again.core.inputs import ImageInputs, measure_images, process_images, stack_pixels
 from look_again.core.reattention import Reattention
+from look_again.core.slots import count_block_text
 from look_again.data.image_files import open_image
 from look_again.data.sample import Sample
 from look_again.text.instructions import question_messages
@@ -54,13 +55,13 @@ class Codec:
 
     @property
     def renderer(self) -> Renderer:
-        return Renderer(self.tokenizer, self.family.image_text)
+        return Renderer(self.tokenizer, self.family.image_text, placeholder=self.family.placeholder)
 
     def item(self, sample: Sample, policy: Reattention, *, learn_silent: bool = False) -> Item:
         """A sample's images and example. Raises ImageError for an image that cannot be read."""
         images = self.images(sample)
         messages = question_messages(sample.prompt, len(images.grids))
-        prompt_ids = self.renderer.render_prompt(messages, images.visual_token_counts)
+        prompt_ids = self.renderer.render_prompt(messages, images.shown)
         response = self.renderer.render_response(sample.response or "", () if learn_silent else sample.silent)
         example = Example(prompt_ids, response.token_ids, images.grids, policy, response.silent)
         return Item(images, example)
@@ -71,14 +72,22 @@ class Codec:
 
     def length(self, sample: Sample, sizes: Sequence[tuple[int, int]], policy: Reattention) -> int:
         """Slots of a sample, re-inserted ones with it, from its images' sizes (width, height) alone."""
-        counts = count_visual_tokens(self.image_processor, self.config, sizes)
+        images = measure_images(self.image_processor, self.config, sizes)
+        messages = question_messages(sample.prompt, len(images.grids))
         return self.renderer.count_slots(
-            question_messages(sample.prompt, len(counts)),
-            counts,
+            messages,
+            images.shown,
             sample.response or "",
-            slots_per_insertion=policy.slots_per_insertion(counts),
+            slots_per_insertion=policy.slots_per_insertion(images.visual_token_counts, self._text_tokens(images)),
             max_insertions=policy.max_reinsertions,
         )
+
+    def _text_tokens(self, images: ImageInputs) -> int | None:
+        """Tokens of the images' blocks that are no visual tokens, None where they are a pair of delimiters each."""
+        if images.texts is None:
+            return None
+        ids = self.renderer.render_prompt(question_messages("", len(images.grids)), images.shown)
+        return count_block_text(self.family, self.family.vision_tokens(self.config), ids, images.grids)
 
 
 def collate(items: Sequence[Item]) -> dict[str, Any]:

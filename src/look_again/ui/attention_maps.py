@@ -73,7 +73,7 @@ def measure(checkpoint: Checkpoint, job: Job, decoded: DecodedAnswer) -> Attenti
 
 @torch.no_grad()
 def _features(model: Any, images: ImageInputs) -> torch.Tensor:
-    return encode(model, **images.tensors)[0][0]
+    return torch.cat([features for features, _ in encode(model, **images.tensors)])
 
 
 def _pass(

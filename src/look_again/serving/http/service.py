@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from look_again.core.inputs import count_visual_tokens
+from look_again.core.inputs import measure_images
 from look_again.model import Sampling
 from look_again.serving.admission import Admission
 from look_again.serving.attention_report import report_attention
@@ -164,8 +164,8 @@ class Service:
         checkpoint, config = self.backend.checkpoint, self.backend.model_config
 
         def render() -> list[int]:
-            counts = count_visual_tokens(checkpoint.image_processor, config, [image.size for image in images])
-            return checkpoint.renderer.render_prompt(converted, counts)
+            measured = measure_images(checkpoint.image_processor, config, [image.size for image in images])
+            return checkpoint.renderer.render_prompt(converted, measured.shown)
 
         try:
             return await self._in_thread(render)

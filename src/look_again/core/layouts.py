@@ -1,0 +1,110 @@
+"""How families show an image in a prompt: the text that stands there, image tokens, headers and breaks with it.
+
+A chat template writes one placeholder for an image, and the family's processor puts this text in its place. The
+processors' classes need a video processor, and that needs torchvision; the texts are short, so they are written here,
+and the tests compare them with the library's. Everything is read from what the image processor returned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+def _no_options(config: Any) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one family shows images.
+
+    write: from a model's configuration and the image processor's output, the text of each image. options: what the
+    family's processor tells its image processor, from the model's configuration. nested: whether the images of one
+    prompt are given as one list in a list.
+    """
+
+    write: Callable[[Any, Mapping[str, Any]], list[str]]
+    options: Callable[[Any], dict[str, Any]] = _no_options
+    nested: bool = False
+
+
+def _write_tiles(config: Any, features: Mapping[str, Any]) -> list[str]:
+    """InternVL: the tokens of all tiles between the delimiters."""
+    per_tile = int(config.image_seq_length)
+    return [f"<img>{'<IMG_CONTEXT>' * (per_tile * int(tiles))}</img>" for tiles in features["num_patches"]]
+
+
+def _write_headed_tiles(config: Any, features: Mapping[str, Any]) -> list[str]:
+    """SmolVLM and Idefics 3: each tile behind a header that says its row and column, then the whole image."""
+    vision = config.vision_config
+    tokens = "<image>" * int((vision.image_size // vision.patch_size) ** 2 / config.scale_factor**2)
+    rows, columns = ([count for own in features[name] for count in own] for name in ("rows", "cols"))
+    return [_headed_tiles(int(height), int(width), tokens) for height, width in zip(rows, columns, strict=True)]
+
+
+def _headed_tiles(rows: int, columns: int, tokens: str) -> str:
+    fake = "<fake_token_around_image>"
+    lines = [
+        "".join(f"{fake}<row_{row}_col_{column}>{tokens}" for column in range(1, columns + 1)) + "\n"
+        for row in range(1, rows + 1)
+    ]
+    return "".join(lines) + ("\n" if lines else "") + f"{fake}<global-img>{tokens}{fake}"
+
+
+def _write_lines(config: Any, features: Mapping[str, Any]) -> list[str]:
+    """Mistral 3: lines of tokens with a break after each, and an end after the last."""
+    side = config.vision_config.patch_size * config.spatial_merge_size
+    texts = []
+    for height, width in features["image_sizes"]:
+        line = "[IMG]" * (int(width) // side)
+        texts.append("[IMG_BREAK]".join([line] * (int(height) // side)) + "[IMG_END]")
+    return texts
+
+
+def _write_newlines(config: Any, features: Mapping[str, Any]) -> list[str]:
+    """LLaVA-OneVision: the base view, and, of a prompt's only image, its tiles without padding, a newline each line."""
+    vision = config.vision_config
+    side = vision.image_size // vision.patch_size
+    texts: list[str] = []
+    for images in features["batch_num_images"]:
+        for _ in range(int(images)):
+            height, width = (int(n) for n in features["image_sizes"][len(texts)])
+            tiles = _unpadded_tokens(config, height, width, side) if images == 1 else 1
+            texts.append("<image>" * (side * side + tiles))
+    return texts
+
+
+def _unpadded_tokens(config: Any, height: int, width: int, side: int) -> int:
+    """Visual tokens of an image's tiles: lines without what pads the image to the tiles, each with its newline."""
+    best = _best_resolution(height, width, config.image_grid_pinpoints)
+    rows, columns = (side * (length // config.vision_config.image_size) for length in best)
+    if width / height > columns / rows:
+        rows -= (rows - int(round(height * (columns / width), 7))) // 2 * 2
+    else:
+        columns -= (columns - int(round(width * (rows / height), 7))) // 2 * 2
+    most = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
+    ratio = math.sqrt(rows * columns / (most * side**2))
+    if ratio > 1.1:
+        rows, columns = int(rows // ratio), int(columns // ratio)
+    return rows * columns + rows
+
+
+def _best_resolution(height: int, width: int, candidates: Any) -> tuple[int, int]:
+    """The candidate (height, width) that keeps most of the image's pixels, and of those the smallest."""
+
+    def kept(candidate: Any) -> tuple[int, int]:
+        scale = min(candidate[1] / width, candidate[0] / height)
+        pixels = min(int(width * scale) * int(height * scale), width * height)
+        return pixels, pixels - candidate[0] * candidate[1]
+
+    best = max(candidates, key=kept)
+    return int(best[0]), int(best[1])
+
+
+TILES = Layout(_write_tiles, lambda config: {"crop_to_patches": True})
+HEADED_TILES = Layout(_write_headed_tiles, lambda config: {"return_row_col_info": True}, nested=True)
+LINES = Layout(_write_lines, lambda config: {"patch_size": config.vision_config.patch_size * config.spatial_merge_size})
+NEWLINES = Layout(_write_newlines, nested=True)
