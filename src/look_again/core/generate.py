@@ -71,9 +71,10 @@ class LookAgainOutput(ModelOutput):
 class LookAgainDecoding:
     """The callable: `model.generate(**inputs, custom_generate=LookAgainDecoding(trigger, policy))`.
 
-    Takes what the family's processor makes (`input_ids`, `attention_mask`, `pixel_values`, `image_grid_thw`, and for
-    videos `pixel_values_videos`, `video_grid_thw`, `second_per_grid_ts`), greedy or sampling, with the library's logits processors and stopping criteria. `max_new_tokens` counts sampled tokens. The
-    control images of the wrong-image control come as `control_pixel_values` and `control_grid_thw`, one per image.
+    Takes what the family's processor makes (`input_ids`, `attention_mask`, `pixel_values`, `image_grid_thw`, and
+    for videos `pixel_values_videos`, `video_grid_thw`, `second_per_grid_ts`), greedy or sampling, with the
+    library's logits processors and stopping criteria. `max_new_tokens` counts sampled tokens. The control images of
+    the wrong-image control come as `control_pixel_values` and `control_grid_thw`, one per image.
 
     trigger: how `<REFLECTION>` is recognised. on_event: called with each Event as it happens. max_context: most slots
     of a sequence; None takes the model's `max_position_embeddings`. generator: of the sampling. reasoning: the bound

@@ -58,7 +58,7 @@ class ImageInputs:
 
 
 def process_images(image_processor: Any, config: Any, images: Sequence[ImageOrVideo]) -> ImageInputs:
-    """RGB images as the vision tower takes them, in one pass of the image processor, and videos, each in one of its own.
+    """RGB images as the vision tower takes them, in one pass of the image processor, and videos, each in its own pass.
 
     config: of the model. ValueError for a video where the family has none.
     """
@@ -82,7 +82,7 @@ def process_images(image_processor: Any, config: Any, images: Sequence[ImageOrVi
     return ImageInputs(tensors, family.image_grids(config, counts, None), texts)
 
 
-def _run_processor(image_processor: Any, family: Family, config: Any, images: Sequence[Image.Image]) -> Any:
+def _run_processor(image_processor: Any, family: Family, config: Any, images: Sequence[Any]) -> Any:
     if family.layout is None:
         return image_processor(images=list(images), return_tensors="pt")
     given = [list(images)] if family.layout.nested else list(images)
