@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from look_again.answers import Answer
 from look_again.core.generate import Event, LookAgainDecoding, LookAgainOutput
@@ -210,31 +210,25 @@ class LookAgain:
             on_event=on_event,
             generator=generator,
             reasoning=sampling.bound_reasoning(self.checkpoint.tokenizer),
+            prefixes=[prompt.prefix_ids for prompt in prompts],
         )
         _check_prefixes([len(prompt.prefix_ids) for prompt in prompts], sampling)
         inputs = self._batch(prompts)
-        columns = inputs["input_ids"].shape[1]
-        processors = (
-            [ForcedPrefix([prompt.prefix_ids for prompt in prompts], columns)]
-            if any(p.prefix_ids for p in prompts)
-            else []
-        )
         with self._lock:
             output: LookAgainOutput = self.checkpoint.model.generate(
                 **inputs,
                 custom_generate=decoding,
                 return_dict_in_generate=True,
-                logits_processor=LogitsProcessorList(processors),
                 stopping_criteria=StoppingCriteriaList([_Cancelled(stop)] if stop is not None else []),
                 **sampling.as_generate_kwargs(),
             )
-        return self._answers(output, columns, time.perf_counter() - started)
+        return self._answers(output, time.perf_counter() - started)
 
-    def _answers(self, output: LookAgainOutput, columns: int, seconds: float) -> list[Answer]:
-        decoded = zip(output.sequences, output.slots, output.reflections, output.finish_reasons, strict=True)  # type: ignore[arg-type]
+    def _answers(self, output: LookAgainOutput, seconds: float) -> list[Answer]:
+        decoded = zip(output.responses, output.slots, output.reflections, output.finish_reasons, strict=True)  # type: ignore[arg-type]
         return [
             Answer(
-                parsed=parse(decode_text(self.checkpoint.tokenizer, ids[columns:].tolist())),
+                parsed=parse(decode_text(self.checkpoint.tokenizer, ids)),
                 reflections=reflections,
                 slots=slots,
                 model=self.checkpoint.name,
@@ -285,25 +279,6 @@ class _Encoded:
     pixels: ImageInputs
     control: ImageInputs
     prefix_ids: list[int]
-
-
-class ForcedPrefix(LogitsProcessor):
-    """Makes each sequence begin its response with given ids; they count as sampled tokens.
-
-    `prompt_columns`: the width of `input_ids` before anything was generated.
-    """
-
-    def __init__(self, prefixes: Sequence[Sequence[int]], prompt_columns: int) -> None:
-        self.prefixes = [list(prefix) for prefix in prefixes]
-        self.prompt_columns = prompt_columns
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        step = input_ids.shape[1] - self.prompt_columns
-        for index, prefix in enumerate(self.prefixes):
-            if step < len(prefix):
-                scores[index] = float("-inf")
-                scores[index, prefix[step]] = 0.0
-        return scores
 
 
 def _sampling(sampling: Sampling | None, max_new_tokens: int | None) -> Sampling:

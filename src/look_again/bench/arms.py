@@ -74,6 +74,21 @@ class Bench:
         decoding = LookAgainDecoding(self.subject.trigger, policy, on_event=on_event)
         return partial(self.subject.model.generate, **common, **options, custom_generate=decoding)
 
+    def forced_at_once(self) -> Call:
+        """A call that reads the fixed answers of a batch with its prompts, in one pass, and samples nothing more."""
+        silent: list[list[int]] = [[] for _ in range(BATCH)]
+        answers = self.subject.answers(silent, self.settings.tokens).tolist()
+        decoding = LookAgainDecoding(self.subject.trigger, TEXT, prefixes=answers)
+        inputs = {**self.subject.inputs(BATCH), "max_new_tokens": self.settings.tokens}
+        return partial(
+            self.subject.model.generate, **inputs, eos_token_id=None, do_sample=False, custom_generate=decoding
+        )
+
+    def forced_one_by_one(self) -> Call:
+        """A call that forces as many answers of the same length token by token, one sequence at a time."""
+        one = self.arm(TEXT, [[]])
+        return lambda: [one() for _ in range(BATCH)]
+
     def output(self, policy: Reattention, triggers: Sequence[Sequence[int]]) -> LookAgainOutput:
         """One decoded batch with its details. Asserts that it reflected as planned: nothing skipped, nothing added."""
         output = self.arm(policy, triggers, return_dict_in_generate=True)()

@@ -54,6 +54,11 @@ def _chunk_over_resubmit(bench: Bench) -> list[float]:
     return bench.ratios(arms.chunk, arms.resubmit)
 
 
+def _forced_over_batched_steps(bench: Bench) -> list[float]:
+    silent: list[list[int]] = [[] for _ in range(BATCH)]
+    return bench.ratios(bench.forced_at_once(), bench.arm(TEXT, silent))
+
+
 @dataclass(frozen=True)
 class Ratio:
     """How a ratio is measured (its samples), what it should not exceed (None: reported only), what it means."""
@@ -97,6 +102,14 @@ RATIOS = {
     ),
     "chunk_over_resubmit": Ratio(
         _chunk_over_resubmit, None, "time of one reflection: chunk on the warm cache / everything and the image again"
+    ),
+    "forced_prefill_over_steps": Ratio(
+        lambda bench: bench.ratios(bench.forced_at_once(), bench.forced_one_by_one()),
+        0.05,
+        "time of 8 given beginnings of answers: read in one batched pass / forced token by token, one after the other",
+    ),
+    "forced_prefill_over_steps_b8": Ratio(
+        _forced_over_batched_steps, None, "the same against forcing them token by token in a batch of 8"
     ),
 }
 """What the command measures, in the order of its table."""

@@ -24,6 +24,8 @@ RATIOS = (
     "route_peak_memory_over_text",
     "route_peak_memory_over_random_rows",
     "chunk_over_resubmit",
+    "forced_prefill_over_steps",
+    "forced_prefill_over_steps_b8",
 )
 """Ratios of `look-again bench decode`, in the order of its table."""
 

@@ -49,7 +49,8 @@ __all__ = [
 class LookAgainOutput(ModelOutput):
     """What `generate(return_dict_in_generate=True)` returns.
 
-    sequences: (B, prompt + response) ids; visual tokens and delimiters that were re-inserted are not in it. slots: by
+    sequences: (B, prompt + response) ids; visual tokens and delimiters that were re-inserted are not in it, and rows
+    with shorter prefixes are padded on the left. responses: the ids of each response, without padding. slots: by
     sequence, the whole sequence as the model read it. scores, logits: per step (B, W), when asked for. cache_slots:
     slots allocated per sequence at the end.
     """
@@ -57,6 +58,7 @@ class LookAgainOutput(ModelOutput):
     sequences: torch.Tensor | None = None
     scores: tuple[torch.Tensor, ...] | None = None
     logits: tuple[torch.Tensor, ...] | None = None
+    responses: list[list[int]] | None = None
     slots: list[Slots] | None = None
     reflections: list[list[Reflection]] | None = None
     finish_reasons: list[str] | None = None
@@ -75,12 +77,15 @@ class LookAgainDecoding:
     for videos `pixel_values_videos`, `video_grid_thw`, `second_per_grid_ts`), greedy or sampling, with the
     library's logits processors and stopping criteria. `max_new_tokens` counts sampled tokens. The control images of
     the wrong-image control come as `control_pixel_values` and `control_grid_thw`, one per image.
+    A response may begin with a given prefix: its tokens count as sampled, its reflections look again like any others,
+    and all of it is read with the prompt in one batched pass (with a ranking to measure: up to the first reflection,
+    then from reflection to reflection), never token by token.
 
     trigger: how `<REFLECTION>` is recognised. on_event: called with each Event as it happens. max_context: most slots
     of a sequence; None takes the model's `max_position_embeddings`. generator: of the sampling. reasoning: the bound
     after which the CONCLUSION is forced; None lets a response end without one. streamer: gets the prompt and then every
     token of the response, forced ones too, of one sequence; it is given here, since `generate` hands its own argument
-    of that name to no callable.
+    of that name to no callable. prefixes: token ids that each prompt's response begins with; None where none does.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class LookAgainDecoding:
         generator: torch.Generator | None = None,
         reasoning: ReasoningBudget | None = None,
         streamer: BaseStreamer | None = None,
+        prefixes: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self.trigger = trigger
         self.policy = policy or Reattention()
@@ -101,6 +107,7 @@ class LookAgainDecoding:
         self.generator = generator
         self.reasoning = reasoning
         self.streamer = streamer
+        self.prefixes = prefixes
 
     def __repr__(self) -> str:
         return f"LookAgainDecoding({self.policy})"
@@ -150,9 +157,16 @@ class LookAgainDecoding:
             if len(starts) > 1:
                 raise ValueError(f"a streamer takes one sequence, not {len(starts)}: ask one question at a time")
             self.streamer.put(input_ids.cpu())
-        loop = _Loop(self, model, starts, input_ids, generation_config)
+        loop = _Loop(self, model, starts, input_ids, generation_config, self._prefixes(len(starts), repeats))
         with recorded_attention(model) if self.policy.needs_scores else nullcontext():
             return loop.run(logits_processor, stopping_criteria)
+
+    def _prefixes(self, sequences: int, repeats: int) -> list[list[int]]:
+        """The prefix of each sequence. ValueError where their number is not that of the prompts."""
+        given = [[] for _ in range(sequences // repeats)] if self.prefixes is None else self.prefixes
+        if len(given) * repeats != sequences:
+            raise ValueError(f"{len(given)} prefixes were given for {sequences // repeats} prompts")
+        return [list(prefix) for prefix in given for _ in range(repeats)]
 
 
 class _Loop:
@@ -165,6 +179,7 @@ class _Loop:
         starts: Sequence[Start],
         input_ids: torch.Tensor,
         generation_config: GenerationConfig,
+        prefixes: Sequence[list[int]],
     ) -> None:
         self.streamer = decoding.streamer
         policy, self.emit, self.generator = decoding.policy, decoding.on_event, decoding.generator
@@ -181,12 +196,13 @@ class _Loop:
         )
         self.prompt_columns = input_ids.shape[1]
         self.budget = generation_config.max_length - self.prompt_columns
+        self.prefixes = prefixes
         bounds = {
             "budget": self.budget,
             "max_context": decoding.max_context or text_config.max_position_embeddings,
         }
-        reasoning, stop_ids = decoding.reasoning, list_stop_ids(generation_config.eos_token_id)
-        watches = [None if reasoning is None else reasoning.watch(stop_ids) for _ in starts]
+        reasoning, self.stops = decoding.reasoning, list_stop_ids(generation_config.eos_token_id)
+        watches = [None if reasoning is None else reasoning.watch(self.stops) for _ in starts]
         self.sequences = [
             DecodedSequence(
                 start, policy, decoding.trigger, index=index, choose=choose_visual_tokens, reasoning=watch, **bounds
@@ -198,6 +214,7 @@ class _Loop:
         self.pad_id = pad if pad is not None else self.runner.pad_id
         self.ids = torch.nn.functional.pad(input_ids, (0, min(self.budget, 512)), value=self.pad_id)
         self.columns = self.prompt_columns
+        self.input_ids = input_ids
         self.scores: list[torch.Tensor] = []
         self.logits: list[torch.Tensor] = []
 
@@ -205,18 +222,69 @@ class _Loop:
         criteria = StoppingCriteriaList(c for c in criteria if not isinstance(c, MaxLengthCriteria))
         if self.budget < 1:
             raise ValueError(f"max_length leaves no room for new tokens after a prompt of {self.prompt_columns}")
-        logits = self.runner.prefill()
-        while True:
+        logits = self._begin(criteria)
+        while any(sequence.finish_reason is None for sequence in self.sequences):
             tokens = self._pick(logits, processors)
             chunked, stepped = self._append(tokens)
             self._finish(criteria)
             chunked = [sequence for sequence in chunked if self.sequences[sequence].finish_reason is None]
             stepped = [sequence for sequence in stepped if self.sequences[sequence].finish_reason is None]
-            if not chunked and not stepped:
-                if self.streamer is not None:
-                    self.streamer.end()
-                return self._output()
-            logits = self._advance(stepped, chunked, logits)
+            if chunked or stepped:
+                logits = self._advance(stepped, chunked, logits)
+        if self.streamer is not None:
+            self.streamer.end()
+        return self._output()
+
+    def _begin(self, criteria: StoppingCriteriaList) -> torch.Tensor:
+        """Read the prompts and what the responses begin with; logits of the first free token, (B, W)."""
+        if not any(self.prefixes):
+            return self.runner.prefill()
+        held = [self._force(index, 0, ranked=False) for index in range(len(self.sequences))]
+        logits = self.runner.prefill().clone()
+        for index, start in enumerate(held):
+            self._force(index, start, ranked=True)
+            if self.runner.cache.lengths[index] < len(self.sequences[index].builder):
+                logits[index] = self.runner.chunk(index)[0]
+        self._write_prefixes()
+        self._finish(criteria)
+        return logits
+
+    def _force(self, index: int, start: int, *, ranked: bool) -> int:
+        """Append a sequence's prefix from its token `start` on; returns where it stopped.
+
+        It stops where the sequence ends and, unless `ranked`, before a reflection whose ranking has to be measured.
+        """
+        sequence, prefix, policy = self.sequences[index], self.prefixes[index], self.sequences[index].policy
+        for place in range(start, len(prefix)):
+            token = prefix[place]
+            if sequence.finish_reason is not None or self._ended(index, place > 0 and prefix[place - 1] in self.stops):
+                return place
+            if policy.needs_scores and not ranked and (policy.strays or sequence.completes_tag(token)):
+                return place
+            before = len(sequence.builder)
+            appended = sequence.append(sequence.overrule(token), partial(self._measure, index))
+            unread = before - appended.taken_back - self.runner.cache.lengths[index]
+            self.runner.cache.advance(index, min(0, unread))
+            for event in appended.events:
+                self.emit(event)
+        return len(prefix)
+
+    def _measure(self, index: int) -> torch.Tensor:
+        """ROUTE's ranking within a prefix, once the cache holds all that the sequence does."""
+        if self.runner.cache.lengths[index] < len(self.sequences[index].builder):
+            self.runner.chunk(index)
+        return self.runner.scores(index, self.sequences[index].policy.rule)
+
+    def _write_prefixes(self) -> None:
+        """Put the responses' beginnings behind their prompts; shorter ones are padded on the left."""
+        longest = max(len(sequence.response) for sequence in self.sequences)
+        rows = []
+        for ids, sequence in zip(self.input_ids, self.sequences, strict=True):
+            padding = ids.new_full((longest - len(sequence.response),), self.pad_id)
+            rows.append(torch.cat([padding, ids, ids.new_tensor(sequence.response)]))
+            if self.streamer is not None:
+                self.streamer.put(torch.tensor(sequence.response))
+        self.ids, self.columns = torch.stack(rows), self.prompt_columns + longest
 
     def _pick(self, logits: torch.Tensor, processors: LogitsProcessorList) -> list[int]:
         """Choose every sequence's next token: forced, sampled or, where the sequence is finished, padding."""
@@ -271,11 +339,16 @@ class _Loop:
     def _finish(self, criteria: StoppingCriteriaList) -> None:
         """Mark sequences that a criterion, their budget or the context ends."""
         done = criteria(self.ids[:, : self.columns], None).tolist() if criteria else [False] * len(self.sequences)
-        for index, (sequence, stop) in enumerate(zip(self.sequences, done, strict=True)):
-            if sequence.finish_reason is not None:
-                continue
-            if sequence.finish(stop):
-                self.emit(End(index, sequence.finish_reason or ""))
+        for index, stop in enumerate(done):
+            if self.sequences[index].finish_reason is None:
+                self._ended(index, stop)
+
+    def _ended(self, index: int, stop: bool) -> bool:
+        """Whether a sequence is finished now, `stop` being what the stopping criteria say."""
+        ended = self.sequences[index].finish(stop)
+        if ended:
+            self.emit(End(index, self.sequences[index].finish_reason or ""))
+        return ended
 
     def _output(self) -> torch.Tensor | LookAgainOutput:
         sequences = self.ids[:, : self.columns]
@@ -285,6 +358,7 @@ class _Loop:
             sequences=sequences,
             scores=tuple(self.scores) or None,
             logits=tuple(self.logits) or None,
+            responses=[sequence.response for sequence in self.sequences],
             slots=[sequence.builder.build() for sequence in self.sequences],
             reflections=[sequence.reflections for sequence in self.sequences],
             finish_reasons=[sequence.finish_reason or "" for sequence in self.sequences],

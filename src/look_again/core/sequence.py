@@ -145,6 +145,10 @@ class DecodedSequence:
         """Slots of the context that may be filled before the CONCLUSION has to begin, or in it."""
         return self.max_context - len(self.builder) - (0 if self.reasoning is None else self.reasoning.reserve)
 
+    def completes_tag(self, token: int) -> bool:
+        """Whether `token`, coming next, would complete a `<REFLECTION>`."""
+        return self.trigger.pieces(self.response, token) > 0
+
     def overrule(self, token: int) -> int:
         """The token that comes next where `token` was chosen. ValueError for a vision token."""
         if self.reasoning is not None and not self.forced and self.reasoning.replaces(token):
