@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ("train", "train a model"),
     "data": ("data", "make training data: cold start, distillation, panel, rewriting, review"),
     "serve": ("serve", "serve a model over an OpenAI-compatible interface"),
+    "reproduce": ("reproduce", "run the paper's whole pipeline from one plan, and report"),
     "bench": ("bench", "measure speed and memory"),
 }
 

@@ -20,6 +20,9 @@ from look_again.tabletop.render import render
 from look_again.tabletop.samples import TabletopSample, make_sample
 from look_again.tabletop.world import SPLITS, Scene, Thing
 
+CHAINS = ":chains"
+"""The end of a path whose answers have no reflection, as LLaVA-CoT's: what a teacher puts one into."""
+
 
 @dataclass(frozen=True)
 class SceneImage(LazyImage):
@@ -47,9 +50,10 @@ class SceneImage(LazyImage):
 
 def check_tabletop(source: Source) -> None:
     """ValueError for a path, a split or options that Tabletop does not have."""
-    if not re.fullmatch(rf"[0-9]+(:[1-9][0-9]*(:({'|'.join(LENGTHS)}))?)?", source.path):
+    if not re.fullmatch(rf"[0-9]+(:[1-9][0-9]*(:({'|'.join(LENGTHS)})({CHAINS})?)?)?", source.path):
         raise ValueError(
-            f"path is {source.path!r}: for tabletop use SEED, SEED:ROWS or SEED:ROWS:LENGTH, such as 7:1000:brief"
+            f"path is {source.path!r}: for tabletop use SEED, SEED:ROWS or SEED:ROWS:LENGTH, such as 7:1000:brief, or "
+            f"7:1000:brief{CHAINS} for answers without a reflection"
         )
     if source.split not in SPLITS:
         raise ValueError(f"split is {source.split!r}: for tabletop use one of {', '.join(SPLITS)}")
@@ -65,13 +69,22 @@ def check_tabletop(source: Source) -> None:
 
 def tabletop_source(source: Source) -> Iterator[Sample]:
     """The samples that a source of the loader `tabletop` names; without a number of rows, as many as its limit."""
-    seed, rows, length = (*source.path.split(":"), None, None)[:3]
-    return tabletop_samples(source.split, int(seed or 0), range(int(rows)) if rows else count(), length)
+    path = source.path.removesuffix(CHAINS)
+    seed, rows, length = (*path.split(":"), None, None)[:3]
+    reflections = None if path == source.path else 0
+    indices = range(int(rows)) if rows else count()
+    return tabletop_samples(source.split, int(seed or 0), indices, length, reflections=reflections)
 
 
-def tabletop_samples(split: str, seed: int, indices: Iterable[int], length: str | None = None) -> Iterator[Sample]:
-    """The samples of a stream at `indices`, of one length if given. ValueError for an unknown split or length."""
-    return (build_sample(make_sample(split, seed, index, length=length), split) for index in indices)
+def tabletop_samples(
+    split: str, seed: int, indices: Iterable[int], length: str | None = None, *, reflections: int | None = None
+) -> Iterator[Sample]:
+    """The samples of a stream at `indices`, of one length and with so many reflections if given.
+
+    ValueError for an unknown split or length.
+    """
+    rows = (make_sample(split, seed, index, length=length, reflections=reflections) for index in indices)
+    return (build_sample(row, split) for row in rows)
 
 
 def build_sample(row: TabletopSample, split: str) -> Sample:

@@ -15,7 +15,7 @@ from look_again.data.sample import Sample
 from look_again.tabletop.loader import build_sample
 from look_again.tabletop.samples import TabletopSample, make_sample
 from look_again.tabletop.world import COLOURS, GRID_SIDE, PLACES, SHAPES
-from look_again.text.grammar import close_tag
+from look_again.text.grammar import close_tag, parse
 from look_again.training.base_model import BaseModel
 from look_again.training.batches import Codec
 from look_again.training.sft_config import Stage
@@ -66,6 +66,17 @@ class CaptionDataset(TabletopDataset):
         sample, end = super().sample(index), close_tag("CAPTION")
         assert sample.response is not None
         return replace(sample, response=sample.response[: sample.response.index(end) + len(end)])
+
+
+class PlainDataset(TabletopDataset):
+    """The same without tags and reflections: what a model writes that was never told of the format."""
+
+    def sample(self, index: int) -> Sample:
+        sample = super().sample(index)
+        parsed = parse(sample.response or "")
+        words = [section.text for section in parsed.sections if section.tag not in ("REFLECTION", "CONCLUSION")]
+        text = f" {'. '.join(words)}. the answer is {parsed.conclusion}"
+        return replace(sample, response=text, silent=())
 
 
 class SceneDataset(TabletopDataset):
@@ -139,6 +150,12 @@ class CaptionsTask(AnswersTask):
     """Tabletop's responses up to CAPTION."""
 
     dataset_class = CaptionDataset
+
+
+class PlainTask(AnswersTask):
+    """Tabletop's answers as plain text, without tags: a base that the pipeline has to teach the format."""
+
+    dataset_class = PlainDataset
 
 
 class VisionTask(AnswersTask):

@@ -30,12 +30,14 @@ SCHEDULES = ("cosine_to_tenth", "cosine", "linear", "constant_with_warmup")
 TASKS = {
     "vision": "look_again.tabletop.sft_tasks:VisionTask",
     "captions": "look_again.tabletop.sft_tasks:CaptionsTask",
+    "plain": "look_again.tabletop.sft_tasks:PlainTask",
     "answers": "look_again.tabletop.sft_tasks:AnswersTask",
     "rows": "look_again.training.sft_task:SamplesTask",
 }
 TASK_OPTIONS = {
     "vision": "look_again.tabletop.sft_options:TabletopOptions",
     "captions": "look_again.tabletop.sft_options:TabletopOptions",
+    "plain": "look_again.tabletop.sft_options:TabletopOptions",
     "answers": "look_again.tabletop.sft_options:TabletopOptions",
     "rows": "look_again.training.sft_config:NoOptions",
 }

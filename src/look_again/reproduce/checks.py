@@ -1,0 +1,132 @@
+"""What is tried before a stage runs: recipes as their commands will read them, endpoints, bases, disk."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from look_again.reproduce.made import Prepared
+from look_again.reproduce.plan import PLACEHOLDER, PlanError
+from look_again.yaml_config import ConfigError, build
+
+DISK_MARGIN = 1.2  # free space needed per estimated megabyte
+PROBE_S = 10.0
+
+
+def check_recipes(stages: Mapping[str, Prepared], path: Path, lines: Mapping[str, int]) -> None:
+    """PlanError for a recipe that its command would refuse, and for a base that is not of this plan.
+
+    A recipe's base is a stage's folder, a model that is there, or a hub name that the plan's first stage has too.
+    """
+    bases = dict.fromkeys(base for one in stages.values() for base in _bases(one))
+    origins = [base for base in bases if not PLACEHOLDER.search(base)]
+    for name, prepared in stages.items():
+        where = f"{path}:{lines.get(name) or lines.get(name.rsplit('-', 1)[0], 1)}: stage {name!r}"
+        for base in _bases(prepared):
+            if not PLACEHOLDER.search(base) and base != origins[0]:
+                raise PlanError(f"{where} starts from {base}, another base than the plan's, {origins[0]}")
+        for kind in _kinds(prepared):
+            try:
+                _read(kind, prepared.recipe, prepared.stage.recipe or "")
+            except (ConfigError, ValueError) as error:
+                raise PlanError(f"{where}: {error}") from error
+
+
+def _bases(prepared: Prepared) -> Iterator[str]:
+    """What a stage's training starts from."""
+    if isinstance(prepared.recipe, Mapping) and isinstance(base := prepared.recipe.get("base"), str):
+        yield base
+
+
+def _kinds(prepared: Prepared) -> list[str]:
+    """What the stage's commands read the recipe as: "sft", "brpo" or "data"."""
+    found = []
+    for line in prepared.stage.run:
+        words = shlex.split(line)
+        if "{recipe}" in words and words[1:2] == ["train"]:
+            found.append(words[2])
+        elif "{recipe}" in words and words[1:2] == ["data"]:
+            found.append("data")
+    return list(dict.fromkeys(found))
+
+
+def _read(kind: str, recipe: Any, where: str) -> None:
+    if kind == "sft":
+        from look_again.training.sft_config import SftConfig
+
+        build(SftConfig, recipe, where)
+    elif kind == "brpo":
+        from look_again.rl.brpo_config import BrpoConfig
+
+        build(BrpoConfig, recipe, where)
+    elif kind == "data":
+        from look_again.pipeline.run_config import RunConfig
+
+        build(RunConfig, recipe, where)
+
+
+def endpoint_urls(stages: Mapping[str, Prepared]) -> dict[str, str]:
+    """URL to the name of the first stage that asks there; Tabletop's endpoints are inside the process."""
+    found: dict[str, str] = {}
+    for name, prepared in stages.items():
+        recipe = prepared.recipe if isinstance(prepared.recipe, Mapping) else {}
+        for endpoint in recipe.get("endpoints") or ():
+            if not str(endpoint.get("base_url", "tabletop:")).startswith("tabletop:"):
+                found.setdefault(endpoint["base_url"], name)
+    return found
+
+
+def check_endpoints(stages: Mapping[str, Prepared]) -> None:
+    """PlanError for an endpoint that does not answer. Any status is an answer: keys are the stage's own concern."""
+    urls = endpoint_urls(stages)
+    if not urls:
+        return
+    from look_again.extras import require
+
+    require("httpx", extra="data")
+    import httpx
+
+    for url, name in urls.items():
+        try:
+            httpx.get(f"{url.rstrip('/')}/models", timeout=PROBE_S)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            reason = str(error) or type(error).__name__
+            raise PlanError(f"stage {name!r} asks {url}, which does not answer: {reason}") from error
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Sums over the stages that are not made. made: their number that is."""
+
+    stages: int
+    made: int
+    minutes: float
+    disk_mb: float
+    gpu_hours: float
+    api_calls: int
+    money: float
+
+
+def estimate(stages: Mapping[str, Prepared]) -> Estimate:
+    """What is still to be spent."""
+    todo = [one.stage.cost for one in stages.values() if one.record() is None]
+    sums = {
+        key: sum(getattr(cost, key) for cost in todo)
+        for key in ("minutes", "disk_mb", "gpu_hours", "api_calls", "money")
+    }
+    return Estimate(len(stages), len(stages) - len(todo), **sums)
+
+
+def check_disk(needed_mb: float, run: Path) -> None:
+    """PlanError when the disk of `run` has less than the estimate and a margin."""
+    folder = next(parent for parent in (run, *run.resolve().parents) if parent.exists())
+    free_mb = shutil.disk_usage(folder).free / 1e6
+    if needed_mb * DISK_MARGIN > free_mb:
+        raise PlanError(
+            f"the plan leaves about {needed_mb / 1e3:.1f} GB, and {DISK_MARGIN:g} times that is wanted; "
+            f"the disk of {folder} has {free_mb / 1e3:.1f} GB free: choose another --out, or make room"
+        )

@@ -1,0 +1,158 @@
+"""The report as one page that needs nothing beside it: pipeline, tables, figures, answers, commands. Light and dark."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+STEPS = {
+    0: "Before: the base",
+    1: "1 · Cold-start data",
+    2: "2 · Cold-start SFT",
+    3: "3 · BRPO",
+    4: "4 · Distillation",
+    5: "5 · Final SFT",
+    6: "6 · Evaluation",
+    7: "7 · Tables and figures",
+}
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2230; --soft: #5b6272; --paper: #fff; --card: #f4f5f8; --line: #d9dce3;
+  --accent: #1c4fa1; --bad: #b00020 }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8eaf0; --soft: #a3aabb; --paper: #14161c; --card: #1e222b;
+  --line: #353b48; --accent: #8db4f5; --bad: #ff8a9a } }
+* { box-sizing: border-box } body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  margin: 0 auto; max-width: 70rem; padding: 2rem 1.2rem }
+h1 { font-size: 1.7rem; margin: 0 } h2 { margin: 2.4rem 0 .6rem; font-size: 1.25rem } h3 { font-size: 1rem; margin: 0 }
+p { max-width: 46rem } .soft { color: var(--soft) } .bad { color: var(--bad); font-weight: 600 }
+.pipeline { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); padding: 0 }
+.pipeline > li { list-style: none; background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
+  padding: .8rem 1rem; border-top: .25rem solid var(--accent) }
+.pipeline ul { margin: .4rem 0 0; padding-left: 1.1rem; font-size: .9rem }
+.scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .93rem; min-width: 24rem }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
+th:first-child, td:first-child { text-align: left; white-space: normal } td.paper { color: var(--soft) }
+caption { text-align: left; font-weight: 600; padding: .4rem 0 } figure { margin: 1.2rem 0 }
+img { max-width: 100%; background: #fff; border: 1px solid var(--line); border-radius: .4rem }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--card); border: 1px solid var(--line);
+  border-radius: .4rem; padding: .7rem; font-size: .83rem } details { margin: .4rem 0 } summary { cursor: pointer }
+"""
+
+
+def build_page(report: Mapping[str, Any]) -> str:
+    """The report of `build_report` as HTML; figures are read from where it says they are."""
+    head = f"<h1>{escape(report['plan'])}</h1><p>{escape(report['about'])}</p>{_state(report)}"
+    parts = [head, _pipeline(report["stages"]), *_tables(report["tables"]), *_figures(report["figures"])]
+    parts += [*_answers(report["answers"]), _commands(report["stages"]), _versions(report["versions"])]
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{escape(report['plan'])}</title><style>{STYLE}</style><main>{''.join(parts)}</main></html>\n"
+    )
+
+
+def _state(report: Mapping[str, Any]) -> str:
+    done = [stage for stage in report["stages"] if stage["done"]]
+    minutes = sum(stage["seconds"] or 0 for stage in done) / 60
+    text = f"{len(done)} of {len(report['stages'])} stages are made, in {minutes:.1f} minutes of work."
+    quick = "A quick run: few steps and few questions, so that differences of some points are chance."
+    missing = (
+        "" if len(done) == len(report["stages"]) else "<p class=bad>Unfinished: what is missing is shown as -.</p>"
+    )
+    return f"<p class=soft>{text} {quick if report['quick'] else ''}</p>{missing}"
+
+
+def _pipeline(stages: Sequence[Mapping[str, Any]]) -> str:
+    cards = []
+    for step in sorted({stage["step"] for stage in stages}):
+        own = [stage for stage in stages if stage["step"] == step]
+        items = "".join(f"<li>{_stage(stage)}</li>" for stage in own)
+        cards.append(f"<li><h3>{STEPS[step]}</h3><ul>{items}</ul></li>")
+    return f"<h2>The pipeline</h2><ol class=pipeline>{''.join(cards)}</ol>"
+
+
+def _stage(stage: Mapping[str, Any]) -> str:
+    if not stage["done"]:
+        return f"<b>{escape(stage['name'])}</b>: <span class=bad>not made</span>"
+    facts = [f"{escape(name)} {_number(value)}" for name, value in stage["facts"].items() if value is not None]
+    facts.append(f"{stage['seconds'] / 60:.1f} min")
+    return f"<b>{escape(stage['name'])}</b>: {escape(stage['about'])} <span class=soft>({', '.join(facts)})</span>"
+
+
+def _tables(tables: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if tables:
+        yield "<h2>Tables</h2><p class=soft>Intervals are 95%. The paper's figures are of other models and data.</p>"
+    for table in tables:
+        papers = list(dict.fromkeys(name for row in table["rows"] for name in row["paper"]))
+        against = table["against"]
+        head = ["", *table["metrics"], "95%", *([f"against {against}"] if against else []), "runs × items"]
+        cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+        cells += "".join(f"<th class=paper>paper: {escape(name)}</th>" for name in papers)
+        rows = "".join(_row(row, papers, bool(against)) for row in table["rows"])
+        yield (
+            f"<div class=scroll><table><caption>{escape(table['title'])}</caption><tr>{cells}</tr>{rows}</table></div>"
+            f"<p>{escape(table['says'])}</p>"
+        )
+
+
+def _row(row: Mapping[str, Any], papers: Sequence[str], compared: bool) -> str:
+    cells = [escape(row["name"]), *map(_number, row["values"].values()), _bounds(row["interval"])]
+    if compared:
+        found = row["against"]
+        cells.append("-" if not found else f"{found['difference']:+.3f} {_bounds(found['interval'], sign=True)}")
+    cells.append(f"{row['runs']} × {row['items']}")
+    plain = "".join(f"<td>{cell}</td>" for cell in cells)
+    theirs = "".join(f"<td class=paper>{_number(row['paper'].get(name))}</td>" for name in papers)
+    return f"<tr>{plain}{theirs}</tr>"
+
+
+def _figures(figures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if figures:
+        yield "<h2>Figures</h2>"
+    for figure in figures:
+        title = escape(figure["title"])
+        path = figure["path"]
+        image = "<p class=bad>not made</p>"
+        if path:
+            data = base64.b64encode(Path(path).read_bytes()).decode()
+            image = f'<img alt="{title}" src="data:image/png;base64,{data}">'
+        yield f"<figure>{image}<figcaption><b>{title}.</b> {escape(figure['says'])}</figcaption></figure>"
+
+
+def _answers(answers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if answers:
+        yield "<h2>Answers</h2>"
+    for answer in answers:
+        verdict = "right" if answer["strict"] else "wrong"
+        looks = f"{answer['looks']} looks, {answer['tokens']['reinserted']} visual tokens put back"
+        yield (
+            f"<h3>{escape(answer['prompt'])}</h3><p class=soft>{verdict}; the reference is "
+            f"{escape(str(answer['reference']))}; {looks}</p><pre>{escape(answer['text'])}</pre>"
+        )
+
+
+def _commands(stages: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        f"# {stage['name']}  ({stage['key']})\n{shlex.join(command)}"
+        for stage in stages
+        for command in stage["commands"] or ()
+    ]
+    shown = escape("\n".join(rows))
+    return f"<h2>Commands</h2><details><summary>as they were run</summary><pre>{shown}</pre></details>"
+
+
+def _versions(found: Mapping[str, str]) -> str:
+    return f"<p class=soft>{escape(', '.join(f'{name} {number}' for name, number in found.items()))}</p>"
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) and not value.is_integer() else f"{value:g}"
+
+
+def _bounds(found: Sequence[float] | None, *, sign: bool = False) -> str:
+    form = "+.3f" if sign else ".3f"
+    return "-" if found is None else f"({', '.join(format(bound, form) for bound in found)})"
