@@ -28,7 +28,8 @@ STYLE = """
   margin: 0 auto; max-width: 70rem; padding: 2rem 1.2rem }
 h1 { font-size: 1.7rem; margin: 0 } h2 { margin: 2.4rem 0 .6rem; font-size: 1.25rem } h3 { font-size: 1rem; margin: 0 }
 p { max-width: 46rem } .soft { color: var(--soft) } .bad { color: var(--bad); font-weight: 600 }
-.pipeline { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); padding: 0 }
+.pipeline { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); padding: 0;
+  align-items: start }
 .pipeline > li { list-style: none; background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
   padding: .8rem 1rem; border-top: .25rem solid var(--accent) }
 .pipeline ul { margin: .4rem 0 0; padding-left: 1.1rem; font-size: .9rem }
