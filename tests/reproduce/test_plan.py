@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from look_again.reproduce.checks import check_recipes
 from look_again.reproduce.made import prepare
 from look_again.reproduce.plan import PlanError, load_plan, read_lines
+from look_again.reproduce.plan_checks import check_recipes
 
 BOX = Path(__file__).parents[2] / "recipes" / "box"
 

@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from look_again.reproduce.checks import check_disk, check_endpoints, check_recipes, estimate
     from look_again.reproduce.made import prepare
     from look_again.reproduce.plan import load_plan, read_lines
+    from look_again.reproduce.plan_checks import check_disk, check_endpoints, check_recipes, estimate
 
     plan = load_plan(args.plan, quick=args.quick)
     if args.out is None and not args.dry_run:
@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _make(args: argparse.Namespace, plan: Any, stages: Any) -> int:
     from look_again.reproduce.progress import StageProgress
-    from look_again.reproduce.report import build_report
-    from look_again.reproduce.report_html import build_page
-    from look_again.reproduce.runner import run_stages, selected, write_state
+    from look_again.reproduce.run_page import build_page
+    from look_again.reproduce.run_report import build_report
+    from look_again.reproduce.stage_runs import run_stages, selected, write_state
 
     todo = selected(stages, args.start, args.only)
     write_state(args.out, args.plan, args.quick, stages)

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from look_again.loading import default_checkpoint
-from look_again.reproduce.plan import ReproductionPlan, StagePlan, fill, inputs, load_recipe
+from look_again.reproduce.plan import PlannedStage, ReproductionPlan, fill, inputs, load_recipe
 
 KEY_LENGTH = 12
 RECORD = "stage.json"
@@ -25,7 +25,7 @@ DECIDING_PACKAGES = ("look-again-vlm", "torch", "transformers")
 class Prepared:
     """A stage with its key. folder: of this key; `out` and the recipe lie below it. inputs: names of stages."""
 
-    stage: StagePlan
+    stage: PlannedStage
     key: str
     folder: Path
     recipe: Any

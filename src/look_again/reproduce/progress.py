@@ -8,33 +8,33 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from look_again.reproduce.plan import StagePlan
+from look_again.reproduce.plan import PlannedStage
 
 LEAST_MINUTES = 0.05  # of a stage without an estimate
 
 
-def expected_minutes(stage: StagePlan) -> float:
+def expected_minutes(stage: PlannedStage) -> float:
     return max(stage.cost.minutes, LEAST_MINUTES)
 
 
 class StageProgress:
     """A bar over all stages. It counts the plan's minutes; the time left is theirs times this machine's pace."""
 
-    def __init__(self, stages: Sequence[StagePlan], *, shown: bool = True) -> None:
+    def __init__(self, stages: Sequence[PlannedStage], *, shown: bool = True) -> None:
         self.left = {stage.name: expected_minutes(stage) for stage in stages}
         self.total, self.count, self.done = sum(self.left.values()), len(stages), 0
         self.estimated = self.took = 0.0  # minutes of the stages that ran
-        self.started: tuple[StagePlan, float] | None = None
+        self.started: tuple[PlannedStage, float] | None = None
         form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
         self.bar = tqdm(total=self.total, bar_format=form, disable=not shown, dynamic_ncols=True)
 
-    def skip(self, stage: StagePlan) -> None:
+    def skip(self, stage: PlannedStage) -> None:
         """A stage that is there already."""
         self._finish(stage)
         self._show(f"{stage.name} (kept)")
 
     @contextmanager
-    def running(self, stage: StagePlan) -> Iterator[None]:
+    def running(self, stage: PlannedStage) -> Iterator[None]:
         """While a stage runs; what it took corrects the estimate of the rest."""
         self.started = (stage, time.monotonic())
         self._show(stage.name)
@@ -61,7 +61,7 @@ class StageProgress:
     def close(self) -> None:
         self.bar.close()
 
-    def _finish(self, stage: StagePlan) -> None:
+    def _finish(self, stage: PlannedStage) -> None:
         self.left.pop(stage.name)
         self.done += 1
         self.bar.n = round(self.total - sum(self.left.values()), 3)

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from look_again.commands.main import main
-from look_again.reproduce.checks import check_disk, check_endpoints
 from look_again.reproduce.made import Prepared, followers, prepare
 from look_again.reproduce.plan import PlanError, load_plan
+from look_again.reproduce.plan_checks import check_disk, check_endpoints
 from look_again.reproduce.progress import StageProgress
-from look_again.reproduce.report import without_times
-from look_again.reproduce.runner import StageError, run_stages, selected
+from look_again.reproduce.run_report import without_times
+from look_again.reproduce.stage_runs import StageError, run_stages, selected
 
 
 def stages_of(plan_file: Path, run: Path) -> dict[str, Prepared]:
