@@ -51,7 +51,7 @@ class StageCost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StagePlan:
+class PlannedStage:
     """One stage. ValueError for names, commands and seeds that cannot be used."""
 
     name: str
@@ -135,7 +135,7 @@ class ReproductionPlan:
     name: str
     about: str
     """A sentence or two for the report's head."""
-    stages: tuple[StagePlan, ...]
+    stages: tuple[PlannedStage, ...]
     hardware: str = "2 CPU cores"
     """What the estimates are for."""
     tables: tuple[TablePlan, ...] = ()
@@ -184,7 +184,7 @@ def with_quick(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return {**raw, "stages": stages}
 
 
-def expand_seeds(stage: StagePlan) -> Iterator[StagePlan]:
+def expand_seeds(stage: PlannedStage) -> Iterator[PlannedStage]:
     """A stage per seed, or the stage."""
     if not stage.seeds:
         yield stage
@@ -208,7 +208,7 @@ def fill(text: str, values: Mapping[str, str]) -> str:
     return text
 
 
-def inputs(stage: StagePlan, recipe: Any = None) -> tuple[str, ...]:
+def inputs(stage: PlannedStage, recipe: Any = None) -> tuple[str, ...]:
     """Names of the stages that a stage's commands, changes and recipe name, in order."""
     texts = [*stage.run, *walk_texts(dict(stage.change)), *walk_texts(recipe)]
     named = [name for text in texts for name in PLACEHOLDER.findall(text)]
@@ -227,7 +227,7 @@ def walk_texts(value: Any) -> Iterator[str]:
             yield from walk_texts(part)
 
 
-def load_recipe(stage: StagePlan, folder: Path) -> Any:
+def load_recipe(stage: PlannedStage, folder: Path) -> Any:
     """The stage's recipe with the plan's changes, placeholders as they stand; None without one.
 
     ConfigError for a missing file, and for a change of a key that the recipe has no place for.
