@@ -53,6 +53,7 @@ ImageSource: TypeAlias = Path | bytes | Image.Image | LazyImage
 STORED_IMAGES = {
     "archive": "look_again.data.zips:ZipMember",
     "scene": "look_again.tabletop.loader:SceneImage",
+    "foreign": "look_again.tabletop.people.foreign_images:ForeignImage",
 }
 """Lazy images that can be stored as JSON, by its first key; each class has `from_stored`, the inverse of `stored`."""
 

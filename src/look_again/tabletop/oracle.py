@@ -21,6 +21,7 @@ LENGTHS = ("brief", "normal", "long")
 REQUESTS = {"brief": "Answer briefly.", "normal": "Think step by step.", "long": "Think at length."}
 REFLECTIONS = {"brief": (1,), "normal": (1, 1, 2), "long": (2, 3)}
 CROWDED = 5  # objects from which an image tempts to a cursory reflection
+NO_QUESTION, NO_IMAGE = "no question that I learned", "no image that I learned"
 REASONING_SLIP_SHARE = 0.25  # of the error rate: mistakes that REASONING adds to those of CAPTION
 
 
@@ -86,6 +87,23 @@ def write_response(
         looked = [] if skims else scene.things
         _section(out, "REFLECTION", lambda: _reflect(out, question, looked, before, scene.things))
     answer = question.conclude(scene.things)
+    _section(out, "CONCLUSION", lambda: out.add(f" {answer}"))
+    return out
+
+
+def write_unanswered(goal: str | None, scene: Scene | None, caption: Sequence[Thing], answer: str) -> Written:
+    """A response without an answer: to a question that is none of Tabletop's, or about an image that is none of its.
+
+    goal: of a question that is known, None for one that is not. scene: None for a foreign image; else `caption` is what
+    CAPTION lists of it, with mistakes or without. answer: what CONCLUSION says.
+    """
+    out = Written(caption=tuple(caption))
+    things = scene.things if scene else ()
+    seen = out.add if scene is None else None
+    _section(out, "SUMMARY", lambda: out.add(f" {goal or NO_QUESTION}"))
+    _section(out, "CAPTION", lambda: seen(f" {NO_IMAGE}") if seen else _list(out, caption, things))
+    _section(out, "REASONING", lambda: out.add(" look at each object"))
+    _section(out, "REFLECTION", lambda: seen(f" {NO_IMAGE}") if seen else _list(out, things, things))
     _section(out, "CONCLUSION", lambda: out.add(f" {answer}"))
     return out
 

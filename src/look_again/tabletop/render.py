@@ -36,7 +36,7 @@ def render(scene: Scene) -> Image.Image:
     order = list(scene.things)
     random.Random(f"order/{scene.noise_seed}").shuffle(order)
     for thing in order:
-        _draw_thing(draw, thing)
+        draw_thing(draw, thing)
     return _add_noise(canvas.reduce(SCALE), scene.noise_seed)
 
 
@@ -68,7 +68,8 @@ def _add_noise(image: Image.Image, seed: int) -> Image.Image:
     return Image.fromarray(np.clip(pixels + noise.reshape(pixels.shape), 0, 255).astype(np.uint8))
 
 
-def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing) -> None:
+def draw_thing(draw: ImageDraw.ImageDraw, thing: Thing) -> None:
+    """One object on a canvas of SCALE times SIDE_PIXELS."""
     x, y = (value * SCALE for value in centre(thing))
     r = RADIUS_PIXELS[thing.size] * SCALE
     fill, outline = RGB[thing.colour], tuple(value // 2 for value in RGB[thing.colour])

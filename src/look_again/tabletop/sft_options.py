@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from look_again.tabletop.oracle import LENGTHS
+from look_again.tabletop.people.phrased_samples import FORMS
 from look_again.tabletop.samples import LENGTH_WEIGHTS
 from look_again.yaml_config import check_types
 
@@ -37,3 +38,18 @@ class TabletopOptions:
             raise ValueError(f"lengths weighs {', '.join(LENGTHS)}, not {self.lengths}")
         if self.distinct is not None and self.distinct <= 0:
             raise ValueError(f"distinct must be above 0, not {self.distinct}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhrasedOptions(TabletopOptions):
+    """How samples as people ask them are drawn. ValueError for values out of range."""
+
+    forms: Mapping[str, float] = field(default_factory=lambda: {"made": 1.0, "reworded": 1.0})
+    """Weights of the forms of a sample, by the names of `phrased_samples.FORMS`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cursory:
+            raise ValueError("cursory belongs to the task 'answers'")
+        if not isinstance(self.forms, Mapping) or not self.forms or not set(self.forms) <= set(FORMS):
+            raise ValueError(f"forms weighs {', '.join(FORMS)}, not {self.forms}")

@@ -32,6 +32,8 @@ TASKS = {
     "captions": "look_again.tabletop.sft_tasks:CaptionsTask",
     "plain": "look_again.tabletop.sft_tasks:PlainTask",
     "answers": "look_again.tabletop.sft_tasks:AnswersTask",
+    "goals": "look_again.tabletop.people.phrased_tasks:GoalsTask",
+    "phrased": "look_again.tabletop.people.phrased_tasks:PhrasedTask",
     "rows": "look_again.training.sft_task:SamplesTask",
 }
 TASK_OPTIONS = {
@@ -39,6 +41,8 @@ TASK_OPTIONS = {
     "captions": "look_again.tabletop.sft_options:TabletopOptions",
     "plain": "look_again.tabletop.sft_options:TabletopOptions",
     "answers": "look_again.tabletop.sft_options:TabletopOptions",
+    "goals": "look_again.tabletop.sft_options:PhrasedOptions",
+    "phrased": "look_again.tabletop.sft_options:PhrasedOptions",
     "rows": "look_again.training.sft_config:NoOptions",
 }
 TINY = "look_again.tabletop.tiny:TinyConfig"  # the shapes of a model that is grown from nothing
@@ -185,7 +189,8 @@ class Stage:
     """The stage's folder under the run's output."""
     task: str
     """"vision" (what lies at each visual token, by a linear head), "captions" (Tabletop's responses up to CAPTION,
-    without mistakes), "answers" (Tabletop's whole responses) or "rows" (the samples of `data`: the paper's SFT)."""
+    without mistakes), "answers" (Tabletop's whole responses), "phrased" (the same to questions as people ask them),
+    "goals" (of those the SUMMARY) or "rows" (the samples of `data`: the paper's SFT)."""
     options: Any = group(NoOptions, task_options)
     """The task's own keys."""
     selection: SampleSelection = group(SampleSelection)
