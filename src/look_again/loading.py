@@ -68,7 +68,8 @@ class Checkpoint:
 
     @property
     def renderer(self) -> Renderer:
-        return Renderer(self.tokenizer, self.family.image_text, self.trained, self.family.placeholder)
+        video = None if self.family.video is None else self.family.video.placeholder
+        return Renderer(self.tokenizer, self.family.image_text, self.trained, self.family.placeholder, video)
 
 
 def default_checkpoint() -> Path:

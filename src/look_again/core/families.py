@@ -18,7 +18,7 @@ import transformers
 from packaging.version import Version
 
 from look_again.core import layouts
-from look_again.core.layouts import Layout
+from look_again.core.layouts import Layout, VideoLayout
 
 Grid = tuple[int, int, int]
 """Frames, rows and columns of an image's visual tokens, after the vision tower's merging."""
@@ -79,9 +79,8 @@ class Family:
     image tokens is one; "closing", a block ends where its closing token is followed by another's. layout: the text of
     an image in a prompt, None where it is its image tokens alone. placeholder: what the chat template writes instead of
     that text, None for `image_text`. since: the first version of transformers that serves. vision: attributes of the
-    modules that make visual tokens of pixels. language: attribute of the language model. video_text: what the chat
-    template writes where a video's visual tokens go; None for a family without videos. stamps: where a frame's time is
-    written, "before" or "after" the frame, each frame being a block of its own; None where a video is one block.
+    modules that make visual tokens of pixels. language: attribute of the language model. video: how videos are
+    shown, None for a family without them.
     """
 
     model_type: str
@@ -95,8 +94,12 @@ class Family:
     since: str = "5.19"
     vision: tuple[str, ...] = ("visual",)
     language: str = "language_model"
-    video_text: str | None = None
-    stamps: str | None = None
+    video: VideoLayout | None = None
+
+    @property
+    def stamps(self) -> str | None:
+        """Where a video's frames have their times, as of `VideoLayout`."""
+        return None if self.video is None else self.video.stamps
 
     @property
     def is_served(self) -> bool:
@@ -197,13 +200,13 @@ CONNECTED = ("vision_model", "connector")
 FAMILIES = {
     family.model_type: family
     for family in (
-        Family("qwen2_vl", 3, "<|image_pad|>", video_text="<|video_pad|>"),
-        Family("qwen2_5_vl", 3, "<|image_pad|>", video_text="<|video_pad|>"),
-        Family("qwen3_vl", 3, "<|image_pad|>", video_text="<|video_pad|>", stamps="before"),
-        Family("qwen3_vl_moe", 3, "<|image_pad|>", video_text="<|video_pad|>", stamps="before"),
-        Family("glm4v", 3, "<|image|>", video_text="<|video|>", stamps="after"),
-        Family("glm46v", 3, "<|image|>", video_text="<|video|>", stamps="after"),
-        Family("glm4v_moe", 3, "<|image|>", video_text="<|video|>", stamps="after"),
+        Family("qwen2_vl", 3, "<|image_pad|>", video=layouts.ONE_BLOCK),
+        Family("qwen2_5_vl", 3, "<|image_pad|>", video=layouts.ONE_BLOCK),
+        Family("qwen3_vl", 3, "<|image_pad|>", video=layouts.STAMPED_BEFORE),
+        Family("qwen3_vl_moe", 3, "<|image_pad|>", video=layouts.STAMPED_BEFORE),
+        Family("glm4v", 3, "<|image|>", video=layouts.STAMPED_AFTER),
+        Family("glm46v", 3, "<|image|>", video=layouts.STAMPED_AFTER_IN_TENTHS),
+        Family("glm4v_moe", 3, "<|image|>", video=layouts.STAMPED_AFTER),
         Family("internvl", 1, "<IMG_CONTEXT>", images="run", layout=layouts.TILES, vision=PROJECTED),
         Family("llava_onevision", 1, "<image>", 0, 0, layout=layouts.NEWLINES, vision=(*PROJECTED, "image_newline")),
         Family("mistral3", 1, "[IMG]", 0, 1, layout=layouts.LINES, vision=PROJECTED),

@@ -73,10 +73,11 @@ class LookAgainOutput(ModelOutput):
 class LookAgainDecoding:
     """The callable: `model.generate(**inputs, custom_generate=LookAgainDecoding(trigger, policy))`.
 
-    Takes what the family's processor makes (`input_ids`, `attention_mask`, `pixel_values`, `image_grid_thw`, and
-    for videos `pixel_values_videos`, `video_grid_thw`, `second_per_grid_ts`), greedy or sampling, with the
-    library's logits processors and stopping criteria. `max_new_tokens` counts sampled tokens. The control images of
-    the wrong-image control come as `control_pixel_values` and `control_grid_thw`, one per image.
+    Takes what the family's processor makes (`input_ids`, `attention_mask`, `pixel_values`, `image_grid_thw`; for videos
+    `pixel_values_videos`, `video_grid_thw`, `second_per_grid_ts`), greedy or sampling, with the library's logits
+    processors and stopping criteria. `max_new_tokens` counts sampled tokens. The control images of the wrong-image
+    control come as `control_pixel_values` and `control_grid_thw`, one per image. `grid_seconds` goes with images some
+    of which are videos, as `process_images` makes them.
     A response may begin with a given prefix: its tokens count as sampled, its reflections look again like any others,
     and all of it is read with the prompt in one batched pass (with a ranking to measure: up to the first reflection,
     then from reflection to reflection), never token by token.

@@ -57,8 +57,13 @@ class ImageInputs:
         return [prod(grid) for grid in self.grids]
 
 
+def list_kinds(images: Sequence[ImageOrVideo]) -> list[str]:
+    """ "image" or "video" of each, as messages call them."""
+    return ["video" if isinstance(image, Video) else "image" for image in images]
+
+
 def process_images(image_processor: Any, config: Any, images: Sequence[ImageOrVideo]) -> ImageInputs:
-    """RGB images as the vision tower takes them, in one pass of the image processor, and videos, each in its own pass.
+    """RGB images as the vision tower takes them, in one pass of the image processor; videos in passes of their own.
 
     config: of the model. ValueError for a video where the family has none.
     """
@@ -71,7 +76,9 @@ def process_images(image_processor: Any, config: Any, images: Sequence[ImageOrVi
             else process_images(image_processor, config, [image])
             for image in images
         ]
-        return ImageInputs(stack_pixels(parts), [grid for part in parts for grid in part.grids])
+        token = find_family(config).image_text
+        texts = [text for part in parts for text in part.texts or [token * prod(part.grids[0])]]
+        return ImageInputs(stack_pixels(parts), [grid for part in parts for grid in part.grids], texts)
     family = find_family(config)
     features = _run_processor(image_processor, family, config, images)
     tensors = {name: features[name] for name in PIXEL_NAMES if name in features}
@@ -95,15 +102,17 @@ def process_video(image_processor: Any, config: Any, video: Video) -> ImageInput
     ValueError where the model's family has no videos.
     """
     family = find_family(config)
-    if family.video_text is None:
+    if family.video is None:
         raise ValueError(f"models of type {family.model_type!r} are not asked about videos here; show frames as images")
-    features = image_processor(images=list(video.frames), return_tensors="pt")
+    different = {id(frame): frame for frame in video.frames}  # a frame that stays is processed once
+    features = image_processor(images=list(different.values()), return_tensors="pt")
     group = config.vision_config.temporal_patch_size
     grid = features["image_grid_thw"][0]
     values_FNCTP = features["pixel_values"].view(
-        len(video.frames), int(grid.prod()), 3, group, config.vision_config.patch_size**2
+        len(different), int(grid.prod()), 3, group, config.vision_config.patch_size**2
     )
-    frames_FNCP = values_FNCTP[:, :, :, 0]
+    places = list(different)
+    frames_FNCP = values_FNCTP[[places.index(id(frame)) for frame in video.frames], :, :, 0]
     missing = -len(frames_FNCP) % group
     frames_FNCP = torch.cat([frames_FNCP, *[frames_FNCP[-1:]] * missing])
     grouped = frames_FNCP.unflatten(0, (-1, group)).permute(0, 2, 3, 1, 4)  # (G, N, C, T, P)
@@ -114,7 +123,10 @@ def process_video(image_processor: Any, config: Any, video: Video) -> ImageInput
         "image_grid_thw": grid_thw,
         "grid_seconds": seconds,
     }
-    return ImageInputs(tensors, [family.merged_grid(grid_thw[0], config, float(seconds))])
+    times = [*video.times, *[video.times[-1]] * missing]
+    joined = [times[start : start + group] for start in range(0, len(times), group)]
+    made = family.merged_grid(grid_thw[0], config, float(seconds))
+    return ImageInputs(tensors, [made], [family.video.write(prod(made), joined)])
 
 
 def stack_pixels(images: Sequence[ImageInputs]) -> dict[str, torch.Tensor]:

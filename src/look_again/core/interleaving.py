@@ -25,7 +25,7 @@ def interleave_videos(
     takes one. ValueError where the prompts show other images or videos than are given, or the family has no videos.
     """
     family = find_family(config)
-    if family.video_text is None:
+    if family.video is None:
         raise ValueError(f"videos are not supported for models of type {family.model_type!r}")
     if videos.get("video_grid_thw") is None:
         raise ValueError("pixel_values_videos come with video_grid_thw")

@@ -8,7 +8,7 @@ and the tests compare them with the library's. Everything is read from what the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,29 @@ class Layout:
     write: Callable[[Any, Mapping[str, Any]], list[str]]
     options: Callable[[Any], dict[str, Any]] = _no_options
     nested: bool = False
+
+
+@dataclass(frozen=True)
+class VideoLayout:
+    """How one family shows videos.
+
+    token: what stands for a visual token. placeholder: what the chat template writes for a video. stamps: where a
+    frame's time is written, "before" or "after" the frame, each frame being a block of its own; None where a video is
+    one block. frame: the text of such a block, from the `time` of the frame in seconds, `whole` seconds, and `tokens`.
+    """
+
+    token: str
+    placeholder: str
+    stamps: str | None = None
+    frame: str = "{tokens}"
+
+    def write(self, visual_tokens: int, times: Sequence[Sequence[float]]) -> str:
+        """The text of a video. times: of the frames that each frame of its grid joins, in seconds."""
+        if self.stamps is None:
+            return self.token * visual_tokens
+        tokens = self.token * (visual_tokens // len(times))
+        seconds = [(joined[0] + joined[-1]) / 2 if self.stamps == "before" else joined[0] for joined in times]
+        return "".join(self.frame.format(time=time, whole=int(time), tokens=tokens) for time in seconds)
 
 
 def _write_tiles(config: Any, features: Mapping[str, Any]) -> list[str]:
@@ -108,3 +131,15 @@ TILES = Layout(_write_tiles, lambda config: {"crop_to_patches": True})
 HEADED_TILES = Layout(_write_headed_tiles, lambda config: {"return_row_col_info": True}, nested=True)
 LINES = Layout(_write_lines, lambda config: {"patch_size": config.vision_config.patch_size * config.spatial_merge_size})
 NEWLINES = Layout(_write_newlines, nested=True)
+
+ONE_BLOCK = VideoLayout("<|video_pad|>", "<|video_pad|>")
+STAMPED_BEFORE = VideoLayout(
+    "<|video_pad|>",
+    "<|vision_start|><|video_pad|><|vision_end|>",
+    "before",
+    "<{time:.1f} seconds><|vision_start|>{tokens}<|vision_end|>",
+)
+STAMPED_AFTER = VideoLayout("<|image|>", "<|video|>", "after", "<|begin_of_image|>{tokens}<|end_of_image|>{whole}")
+STAMPED_AFTER_IN_TENTHS = VideoLayout(
+    "<|image|>", "<|video|>", "after", "<|begin_of_image|>{tokens}<|end_of_image|>{time:.1f} seconds"
+)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from look_again.images import FORMATS, MAX_ASPECT_RATIO, MAX_BYTES, MAX_PIXELS, ImageError, load_image
 from look_again.images.containers import PNG_MAGIC
+from look_again.images.video import Video
 from look_again.registry import resolve
 
 MAX_EXIF_BYTES = 2**20  # of a PNG: the chunk is read whole
@@ -48,12 +49,25 @@ class LazyImage(ABC):
         return None
 
 
+class LazyVideo(LazyImage):
+    """A video that is read or drawn when it is opened; it stands among a sample's images."""
+
+    def read(self) -> bytes:
+        """ImageError: a video is no one image."""
+        raise ImageError(f"{self} is a video, which cannot be read as an image")
+
+    @abstractmethod
+    def read_video(self) -> Video:
+        """Its frames. VideoError when there are none."""
+
+
 ImageSource: TypeAlias = Path | bytes | Image.Image | LazyImage
 
 STORED_IMAGES = {
     "archive": "look_again.data.zips:ZipMember",
     "scene": "look_again.tabletop.loader:SceneImage",
     "foreign": "look_again.tabletop.people.foreign_images:ForeignImage",
+    "clip": "look_again.tabletop.clip_samples:ClipVideo",
 }
 """Lazy images that can be stored as JSON, by its first key; each class has `from_stored`, the inverse of `stored`."""
 
@@ -72,6 +86,11 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: 
         return load_image(source.read(), max_pixels=max_pixels, max_bytes=max_bytes)
     except ImageError as error:
         raise _named(source, error) from error
+
+
+def open_shown(source: ImageSource) -> Image.Image | Video:
+    """What a sample shows: an image as `open_image` gives it, or the frames of a video."""
+    return source.read_video() if isinstance(source, LazyVideo) else open_image(source)
 
 
 def image_size(source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> tuple[int, int]:

@@ -46,28 +46,31 @@ def encode_chat(
     *,
     image_token: str,
     placeholder: str | None = None,
+    video_placeholder: str | None = None,
     add_generation_prompt: bool = True,
 ) -> list[int]:
     """Token ids of a conversation, with image i's `image_token` repeated `shown[i]` times.
 
     In families that show an image by more than its tokens, `shown` are the texts that stand for the images; they are
-    the family's own, so added tokens in them count. placeholder: what the template writes for an image, None for
-    `image_token`.
+    the family's own, so added tokens in them count. Videos stand among the images, each by its text. placeholder: what
+    the template writes for an image, None for `image_token`. video_placeholder: what it writes for a video.
 
-    Messages are `{"role", "content"}` with content a string or a list of `{"type": "text", "text": …}` and
-    `{"type": "image"}`. Raises ValueError when images and counts disagree, the template drops a text or an
-    image or refuses the messages, the tokenizer has no chat template, `image_token` is not one of its added
-    tokens, or a message has a role, key or content outside this shape; and as `encode_text` does.
+    Messages are `{"role", "content"}` with content a string or a list of `{"type": "text", "text": …}`,
+    `{"type": "image"}` and, with a `video_placeholder`, `{"type": "video"}`. Raises ValueError when images and counts
+    disagree, the template drops a text or an image or refuses the messages, the tokenizer has no chat template,
+    `image_token` is not one of its added tokens, or a message has a role, key or content outside this shape; and as
+    `encode_text` does.
     """
     image_id = _image_id(tokenizer, image_token)
-    hidden = _Hidden()
+    hidden = _Hidden(videos=video_placeholder is not None)
     placeholders = [hidden.message(message) for message in messages]
     _check_counts(shown, hidden.n_images)
     parts = hidden.split(_render(tokenizer, placeholders, add_generation_prompt))
     counts = [image for image in shown if isinstance(image, int)]
     texts = [image for image in shown if isinstance(image, str)]
     if texts:
-        parts[::2] = _write_images(parts[::2], placeholder or image_token, texts)
+        known = [placeholder or image_token, *([video_placeholder] if video_placeholder else [])]
+        parts[::2] = _write_images(parts[::2], known, texts)
     pieces = _merge_texts(_pieces(tokenizer, parts, hidden.texts))
     written = pieces.count(image_id)
     if not texts and written != hidden.n_images:
@@ -82,17 +85,15 @@ def encode_chat(
     return ids
 
 
-def _write_images(template_texts: Sequence[str], placeholder: str, images: Sequence[str]) -> list[str]:
-    """The template's texts with its placeholders replaced by the images' texts, in order."""
-    written = sum(text.count(placeholder) for text in template_texts)
+def _write_images(template_texts: Sequence[str], placeholders: Sequence[str], images: Sequence[str]) -> list[str]:
+    """The template's texts with its placeholders replaced by the texts of images and videos, in order."""
+    known = re.compile("|".join(map(re.escape, sorted(placeholders, key=len, reverse=True))))
+    written = sum(len(known.findall(text)) for text in template_texts)
     if written != len(images):
-        raise ValueError(f"the chat template writes {written} {placeholder!r} for {len(images)} images")
+        names = " and ".join(map(repr, placeholders))
+        raise ValueError(f"the chat template writes {written} {names} for {len(images)} images")
     following = iter(images)
-    replaced = []
-    for text in template_texts:
-        head, *rest = text.split(placeholder)
-        replaced.append(head + "".join(next(following) + part for part in rest))
-    return replaced
+    return [known.sub(lambda found: next(following), text) for text in template_texts]
 
 
 def encode_response(
@@ -188,6 +189,7 @@ class _Hidden:
     key: str = field(default_factory=lambda: f"text{secrets.token_hex(16)}n")
     texts: list[str] = field(default_factory=list)
     n_images: int = 0
+    videos: bool = False
 
     def message(self, message: Message) -> dict[str, Any]:
         role, content = _role_and_content(message)
@@ -202,6 +204,9 @@ class _Hidden:
             case {"type": "image", **rest} if set(rest) <= {"image"}:
                 self.n_images += 1
                 return {"type": "image"}
+            case {"type": "video", **rest} if not rest and self.videos:
+                self.n_images += 1
+                return {"type": "video"}
         raise ValueError(f"content items are {{'type': 'text', 'text': …}} or {{'type': 'image'}}, got {_short(item)}")
 
     def text(self, text: object) -> str:

@@ -5,6 +5,7 @@ The paper prompts GPT-4o and Qwen2.5-VL into its format with prompts it does not
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 FORMAT_INSTRUCTIONS = """\
@@ -17,8 +18,9 @@ Answer in tagged sections, in this order and with nothing outside the tags:
 You may add further REFLECTION sections between the others whenever you doubt what you said about the image."""
 
 
-def question_messages(question: str, images: int) -> list[dict[str, Any]]:
-    """A conversation that shows `images` images and then asks `question`."""
-    content: list[dict[str, str]] = [{"type": "image"} for _ in range(images)]
+def question_messages(question: str, images: int | Sequence[str]) -> list[dict[str, Any]]:
+    """A conversation that shows images, or "image" and "video" in this order, and then asks `question`."""
+    kinds = ["image"] * images if isinstance(images, int) else images
+    content: list[dict[str, str]] = [{"type": kind} for kind in kinds]
     content.append({"type": "text", "text": question})
     return [{"role": "user", "content": content}]

@@ -35,13 +35,14 @@ class Renderer:
 
     tokenizer: a fast tokenizer with a chat template. image_text: the token that stands for a visual token. trained: the
     model writes the response format unprompted; others get the format instructions as system text. placeholder: what
-    the template writes for an image, None for `image_text`.
+    the template writes for an image, None for `image_text`. video_placeholder: what it writes for a video.
     """
 
     tokenizer: Any
     image_text: str
     trained: bool = True
     placeholder: str | None = None
+    video_placeholder: str | None = None
 
     def add_instructions(self, messages: Sequence[Message]) -> list[Message]:
         """The messages, behind the format instructions where the model needs them."""
@@ -58,6 +59,7 @@ class Renderer:
             shown,
             image_token=self.image_text,
             placeholder=self.placeholder,
+            video_placeholder=self.video_placeholder,
         )
 
     def render_response(self, text: str, silent: Sequence[tuple[int, int]] = ()) -> RenderedResponse:

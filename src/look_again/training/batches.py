@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from look_again.core.families import Family, find_family
-from look_again.core.inputs import ImageInputs, measure_images, process_images, stack_pixels
+from look_again.core.inputs import ImageInputs, list_kinds, measure_images, process_images, stack_pixels
 from look_again.core.reattention import Reattention
 from look_again.core.slots import count_block_text
-from look_again.data.image_files import open_image
+from look_again.data.image_files import open_shown
 from look_again.data.sample import Sample
 from look_again.text.instructions import question_messages
 from look_again.text.renderer import Renderer
@@ -55,12 +55,16 @@ class Codec:
 
     @property
     def renderer(self) -> Renderer:
-        return Renderer(self.tokenizer, self.family.image_text, placeholder=self.family.placeholder)
+        video = None if self.family.video is None else self.family.video.placeholder
+        return Renderer(
+            self.tokenizer, self.family.image_text, placeholder=self.family.placeholder, video_placeholder=video
+        )
 
     def item(self, sample: Sample, policy: Reattention, *, learn_silent: bool = False) -> Item:
         """A sample's images and example. Raises ImageError for an image that cannot be read."""
-        images = self.images(sample)
-        messages = question_messages(sample.prompt, len(images.grids))
+        shown = [open_shown(source) for source in sample.images]
+        images = process_images(self.image_processor, self.config, shown)
+        messages = question_messages(sample.prompt, list_kinds(shown))
         prompt_ids = self.renderer.render_prompt(messages, images.shown)
         response = self.renderer.render_response(sample.response or "", () if learn_silent else sample.silent)
         example = Example(prompt_ids, response.token_ids, images.grids, policy, response.silent)
@@ -68,7 +72,7 @@ class Codec:
 
     def images(self, sample: Sample) -> ImageInputs:
         """The images of a sample. Raises ImageError for an image that cannot be read."""
-        return process_images(self.image_processor, self.config, [open_image(image) for image in sample.images])
+        return process_images(self.image_processor, self.config, [open_shown(image) for image in sample.images])
 
     def length(self, sample: Sample, sizes: Sequence[tuple[int, int]], policy: Reattention) -> int:
         """Slots of a sample, re-inserted ones with it, from its images' sizes (width, height) alone."""

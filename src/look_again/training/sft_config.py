@@ -34,6 +34,7 @@ TASKS = {
     "answers": "look_again.tabletop.sft_tasks:AnswersTask",
     "goals": "look_again.tabletop.people.phrased_tasks:GoalsTask",
     "phrased": "look_again.tabletop.people.phrased_tasks:PhrasedTask",
+    "clips": "look_again.tabletop.clip_samples:ClipsTask",
     "rows": "look_again.training.sft_task:SamplesTask",
 }
 TASK_OPTIONS = {
@@ -43,6 +44,7 @@ TASK_OPTIONS = {
     "answers": "look_again.tabletop.sft_options:TabletopOptions",
     "goals": "look_again.tabletop.sft_options:PhrasedOptions",
     "phrased": "look_again.tabletop.sft_options:PhrasedOptions",
+    "clips": "look_again.tabletop.sft_options:TabletopOptions",
     "rows": "look_again.training.sft_config:NoOptions",
 }
 TINY = "look_again.tabletop.tiny:TinyConfig"  # the shapes of a model that is grown from nothing
