@@ -67,7 +67,7 @@ STORED_IMAGES = {
     "archive": "look_again.data.zips:ZipMember",
     "scene": "look_again.tabletop.loader:SceneImage",
     "foreign": "look_again.tabletop.people.foreign_images:ForeignImage",
-    "clip": "look_again.tabletop.clip_samples:ClipVideo",
+    "clip": "look_again.tabletop.clips.clip_samples:ClipVideo",
 }
 """Lazy images that can be stored as JSON, by its first key; each class has `from_stored`, the inverse of `stored`."""
 

@@ -34,7 +34,7 @@ TASKS = {
     "answers": "look_again.tabletop.sft_tasks:AnswersTask",
     "goals": "look_again.tabletop.people.phrased_tasks:GoalsTask",
     "phrased": "look_again.tabletop.people.phrased_tasks:PhrasedTask",
-    "clips": "look_again.tabletop.clip_samples:ClipsTask",
+    "clips": "look_again.tabletop.clips.clip_samples:ClipsTask",
     "rows": "look_again.training.sft_task:SamplesTask",
 }
 TASK_OPTIONS = {
@@ -42,9 +42,7 @@ TASK_OPTIONS = {
     "captions": "look_again.tabletop.sft_options:TabletopOptions",
     "plain": "look_again.tabletop.sft_options:TabletopOptions",
     "answers": "look_again.tabletop.sft_options:TabletopOptions",
-    "goals": "look_again.tabletop.sft_options:PhrasedOptions",
-    "phrased": "look_again.tabletop.sft_options:PhrasedOptions",
-    "clips": "look_again.tabletop.sft_options:TabletopOptions",
+    "clips": "look_again.tabletop.clips.clip_options:ClipOptions",
     "rows": "look_again.training.sft_config:NoOptions",
 }
 TINY = "look_again.tabletop.tiny:TinyConfig"  # the shapes of a model that is grown from nothing

@@ -12,7 +12,7 @@ from look_again.data.image_files import LazyVideo
 from look_again.data.sample import Sample
 from look_again.images.video import Video
 from look_again.images.video_writing import write_video
-from look_again.tabletop.clips import FPS, TabletopClip, make_clip, make_clips
+from look_again.tabletop.clips.moves import FPS, TabletopClip, make_clip, make_clips
 from look_again.tabletop.sft_tasks import AnswersTask, TabletopDataset
 
 

@@ -1,0 +1,1 @@
+"""Clips of Tabletop: short videos in which objects move, with exact questions."""
