@@ -42,6 +42,8 @@ TASK_OPTIONS = {
     "captions": "look_again.tabletop.sft_options:TabletopOptions",
     "plain": "look_again.tabletop.sft_options:TabletopOptions",
     "answers": "look_again.tabletop.sft_options:TabletopOptions",
+    "goals": "look_again.tabletop.sft_options:PhrasedOptions",
+    "phrased": "look_again.tabletop.sft_options:PhrasedOptions",
     "clips": "look_again.tabletop.clips.clip_options:ClipOptions",
     "rows": "look_again.training.sft_config:NoOptions",
 }
