@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from look_again.text.chat import decode_text, encode_chat, encode_text
+from look_again.text import chat
+from look_again.text.chat import decode_text, encode_chat, encode_response, encode_text
 from look_again.text.grammar import TAG_TOKENS
 from look_again.text.tags import prepare_tokenizer, tag_ids
 from tests.text.small_tokenizer import CONTROL_TOKENS, IMAGE_TOKEN, tiny_tokenizer
@@ -111,6 +113,37 @@ def test_long_text_is_fast_and_complete(tokenizer: Any) -> None:
     ids = encode_text(tokenizer, text)
     assert time.perf_counter() - start < 5  # quadratic work would take minutes
     assert decode_text(tokenizer, ids) == text
+
+
+@pytest.mark.parametrize("text", [*HARMLESS, *HOSTILE])
+def test_long_texts_have_the_same_tokens(tokenizer: Any, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are encoded by another call of the library."""
+    tags = {"<SUMMARY>": 1}
+    short = encode_text(tokenizer, text), encode_response(tokenizer, f"<SUMMARY>{text}", tags)
+    monkeypatch.setattr(chat, "LONG_CHARACTERS", 0)
+    assert (encode_text(tokenizer, text), encode_response(tokenizer, f"<SUMMARY>{text}", tags)) == short
+
+
+def test_other_threads_run_while_a_long_text_is_encoded(tokenizer: Any) -> None:
+    """Would catch a server that answers nobody for seconds because of one text of a million characters."""
+    gaps, ended = [0.0], threading.Event()
+
+    def tick() -> None:
+        last = time.perf_counter()
+        while not ended.is_set():
+            time.sleep(0.001)
+            now = time.perf_counter()
+            gaps.append(now - last)
+            last = now
+
+    ticking = threading.Thread(target=tick)
+    ticking.start()
+    began = time.perf_counter()
+    encode_text(tokenizer, "the quick brown fox " * 50_000)
+    took = time.perf_counter() - began
+    ended.set()
+    ticking.join()
+    assert max(gaps) < took / 2
 
 
 def test_invalid_unicode_is_named(tokenizer: Any) -> None:

@@ -26,6 +26,9 @@ from look_again.text.grammar import split_at_tags
 ROLES = ("system", "developer", "user", "assistant", "tool")
 """Roles accepted: templates write the role into the prompt as it stands, so a free one could forge a turn."""
 
+LONG_CHARACTERS = 10_000
+"""A text of so many is encoded so that other threads run meanwhile."""
+
 Message = Mapping[str, Any]
 
 
@@ -111,9 +114,9 @@ def encode_response(
             ids.append(tag_ids[part])
             spans.append((cursor, cursor + len(part)))
         else:
-            encoding = _plain_encoding(tokenizer, part, at_start=not ids)
-            ids += encoding[0]
-            spans += [(cursor + start, cursor + stop) for start, stop in encoding[1]]
+            part_ids, part_spans = _encode_with_spans(tokenizer, part, at_start=not ids)
+            ids += part_ids
+            spans += [(cursor + start, cursor + stop) for start, stop in part_spans]
         cursor += len(part)
     return ids, spans
 
@@ -126,16 +129,28 @@ def decode_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 
 def _encode_plain(tokenizer: PreTrainedTokenizerBase, text: str, *, at_start: bool) -> list[int]:
-    return _plain_encoding(tokenizer, text, at_start=at_start)[0]
+    encoding, skipped = _plain_encoding(tokenizer, text, at_start=at_start)
+    ids: list[int] = encoding.ids
+    return ids[1:] if skipped else ids
+
+
+def _encode_with_spans(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, at_start: bool
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids and character spans."""
+    encoding, skipped = _plain_encoding(tokenizer, text, at_start=at_start, spans=True)
+    first = 1 if skipped else 0
+    return encoding.ids[first:], [(start - skipped, stop - skipped) for start, stop in encoding.offsets[first:]]
 
 
 def _plain_encoding(
-    tokenizer: PreTrainedTokenizerBase, text: str, *, at_start: bool
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """Ids and character spans by the tokenizer's own model, with none of its added tokens.
+    tokenizer: PreTrainedTokenizerBase, text: str, *, at_start: bool, spans: bool = False
+) -> tuple[Any, int]:
+    """A text's encoding by the tokenizer's own model, with none of its added tokens, and characters to skip with it.
 
     Tokenizers of the SentencePiece kind put a space before a text's first piece only. Inside a prompt
-    (`at_start` false) the text therefore follows a throw-away token, whose random name no text can hold.
+    (`at_start` false) the text therefore follows a throw-away token, whose random name no text can hold. Other threads
+    need not wait for a long text: one of a million characters takes a second.
     """
     if not isinstance(text, str):
         raise ValueError(f"a text must be a string, got {type(text).__name__}")
@@ -147,14 +162,17 @@ def _plain_encoding(
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(f"the text is not valid Unicode: {error}") from error
-    encoding = plain.encode(marker + text, add_special_tokens=False)
-    ids = encoding.ids[bool(marker) :]
-    if forged := _control_ids(tokenizer).intersection(ids):
+    if len(text) < LONG_CHARACTERS:
+        encoding = plain.encode(marker + text, add_special_tokens=False)
+    else:  # batches alone release the interpreter's lock
+        encode = plain.encode_batch if spans else plain.encode_batch_fast
+        (encoding,) = encode([marker + text], add_special_tokens=False)
+    if forged := _control_ids(tokenizer).intersection(encoding.ids[bool(marker) :]):
         token = tokenizer.convert_ids_to_tokens(min(forged))
         raise ValueError(
             f"this tokenizer makes the control token {token!r} out of plain text; it cannot be used safely"
         )
-    return ids, [(start - len(marker), stop - len(marker)) for start, stop in encoding.offsets[bool(marker) :]]
+    return encoding, len(marker)
 
 
 def _without_added_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

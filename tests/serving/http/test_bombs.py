@@ -1,73 +1,41 @@
-"""Small requests that would cause much work: while one runs the server answers its health check and other requests."""
+"""Small requests that would cause much work: while one runs the server answers its health check and other requests.
+
+`tests/soak/test_bombs_served.py` sends all of them to a whole server.
+"""
 
 from __future__ import annotations
 
-import io
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx
 import pytest
-from PIL import Image
 
-from look_again.serving.http.body import MAX_VALUES, count_nested
-from tests.serving.http.served import FakeBackend, body, image_part, running
+from look_again.serving.workers.json_body import MAX_VALUES, count_nested
+from tests.serving.http.bombs import BOMBS, CHAT
+from tests.serving.http.served import FakeBackend, body, running
 
 SOON_S = 0.5
+HERE = [
+    "nested lists, 23 MB",
+    "nested objects, 23 MB",
+    "20 million levels",
+    "brackets in a text",
+    "brackets and a text of 60 MB",
+    "escapes in a text",
+    "a JPEG of 700 scans",
+]
 
 
-def nest(opening: bytes, closing: bytes, count: int) -> bytes:
-    pair = opening + closing
-    return b'{"model": "fake", "messages": [' + b",".join([pair] * count) + b"]}"
-
-
-def jpeg_of_many_scans(scans: int = 700, side: int = 1500) -> bytes:
-    """A progressive JPEG with many further scans, without data: each is decoded over the whole image."""
-    buffer = io.BytesIO()
-    Image.effect_noise((side, side), 20).convert("RGB").save(buffer, "JPEG", progressive=True, quality=10)
-    data = buffer.getvalue()
-    last = data.rfind(b"\xff\xda")
-    header = data[last : last + 2 + int.from_bytes(data[last + 2 : last + 4])]
-    return data[:-2] + header * scans + b"\xff\xd9"
-
-
-def gif_of_many_frames(frames: int = 300) -> bytes:
-    first, *rest = (Image.new("RGB", (1000, 1000), (number % 256, 0, 0)) for number in range(frames))
-    return encode(first, "GIF", save_all=True, append_images=rest)
-
-
-def encode(image: Image.Image, format: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-def post_image(*images: bytes) -> bytes:
-    return httpx.Request("POST", "http://x", json=body(*map(image_part, images), "What is shown?")).content
-
-
-TEXT = b'{"model": "fake", "messages": [{"role": "user", "content": "'
-BOMBS: dict[str, Any] = {
-    "nested lists": nest(b"[", b"]", 7_000_000),
-    "nested objects": nest(b"{", b"}", 7_000_000),
-    "deep nesting": b"[" * 20_000_000,
-    "brackets in a text": TEXT + b"[{" * 400_000 + b'"}]}',
-    "escapes in a text": b'{"model": "fake", "messages": [{"role": "user", "content": "'
-    + b"\\u005b" * 160_000
-    + b'"}]}',
-}
-
-
-@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("name", HERE)
 def test_health_and_other_requests_are_answered_meanwhile(name):
     """A body of 23 MB of empty lists stopped the event loop for 28 s, a JPEG of 161 KB all answers for 155 s."""
-    bomb = BOMBS[name]() if callable(BOMBS[name]) else BOMBS[name]
+    bomb = BOMBS[name].build("fake")
     with running(FakeBackend()) as server, ThreadPoolExecutor(8) as pool, httpx.Client(base_url=server.base) as client:
         sent = threading.Thread(
             target=httpx.post,
-            args=[f"{server.base}/v1/chat/completions"],
+            args=[f"{server.base}{CHAT}"],
             kwargs={"content": bomb, "headers": {"content-type": "application/json"}, "timeout": 120},
         )
         client.get("/health")

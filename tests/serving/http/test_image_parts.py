@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from look_again.serving.http.errors import ApiError
-from look_again.serving.http.image_parts import LOW_PIXELS, ImageReference, decode_data_url, decode_image, scaled_down
+from look_again.serving.http.image_parts import ImageReference, decode_data_url, decode_image
+from look_again.serving.workers.image_decoding import LOW_PIXELS, scaled_down
 from tests.serving.http.served import data_url, encoded_image
 
 

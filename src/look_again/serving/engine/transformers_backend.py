@@ -22,7 +22,7 @@ from look_again.serving.prompt import EncodedPrompt, build_prompt
 T = TypeVar("T")
 
 MAX_BATCH = 16
-PREPARING_THREADS = 2
+PREPARING_THREADS = 2  # for prompts with images, and as many for those without, which need not wait for them
 
 
 class TransformersBackend:
@@ -42,7 +42,7 @@ class TransformersBackend:
         self.failed = 0
 
         self._engine: Engine | None = None
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: dict[bool, ThreadPoolExecutor] | None = None  # by whether there are images
 
     @property
     def model_config(self) -> Any:
@@ -61,7 +61,10 @@ class TransformersBackend:
         if self._engine is not None:
             raise BackendError("this backend was started already")
         self._engine = Engine(self.checkpoint, self.max_batch)
-        self._threads = ThreadPoolExecutor(PREPARING_THREADS, "look-again-prepare")
+        self._threads = {
+            images: ThreadPoolExecutor(PREPARING_THREADS, f"look-again-prepare-{name}")
+            for images, name in ((True, "images"), (False, "texts"))
+        }
         self._engine.start()
 
     async def close(self) -> None:
@@ -70,8 +73,8 @@ class TransformersBackend:
         self._engine = self._threads = None
         if engine is not None:
             await asyncio.to_thread(engine.stop)
-        if threads is not None:
-            threads.shutdown(wait=False)  # what is being prepared then finds the engine closed
+        for executor in threads.values() if threads is not None else ():
+            executor.shutdown(wait=False)  # what is being prepared then finds the engine closed
 
     def check(self, job: Job) -> None:
         """RefusedError for the wrong-image control, which a job has no image for; ValueError for unknown layers."""
@@ -86,7 +89,7 @@ class TransformersBackend:
         engine, threads = self._started()
         loop = asyncio.get_running_loop()
         with self._counted():
-            prompt, constraint = await self._prepare(job, threads)
+            prompt, constraint = await self._prepare(job, threads[bool(job.images)])
             request = PendingRequest(prompt, job.policy, job.sampling, loop, job.options, constraint)
             engine.submit(request)
             try:
@@ -134,7 +137,7 @@ class TransformersBackend:
             **counts,
         }
 
-    def _started(self) -> tuple[Engine, ThreadPoolExecutor]:
+    def _started(self) -> tuple[Engine, dict[bool, ThreadPoolExecutor]]:
         if self._engine is None or self._threads is None:
             raise BackendError("the transformers backend is not started")
         if not self._engine.alive:

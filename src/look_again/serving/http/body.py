@@ -7,11 +7,9 @@ is read before a place among the running requests is taken, so that slow clients
 from __future__ import annotations
 
 import asyncio
-import json
-import re
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any, NoReturn
+from typing import Any
 
 from starlette.requests import Request
 from starlette.types import Receive
@@ -19,6 +17,7 @@ from starlette.types import Receive
 from look_again.serving.backend import BusyError
 from look_again.serving.http.errors import ApiError, invalid
 from look_again.serving.http.limits import Limits
+from look_again.serving.workers.json_body import BodyError, parse_body, parse_values
 
 PAUSE_S = 10.0  # longest silence in a body
 
@@ -80,14 +79,18 @@ class BodyMemory:
             self.used -= held
 
 
-MAX_VALUES = 20_000  # of a body, keys aside: a large one of small parts would cost many times its bytes
-
-_STRING_END = re.compile(rb'(?:[^"\\]|\\.)*+"', re.DOTALL)
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # the escape of one; pairs of them are characters
+SHORT_BYTES = 2**20
+"""Bodies up to this are parsed at once, which takes milliseconds; longer ones by a worker."""
 
 
-async def read_json(request: Request, limits: Limits, take: Callable[[int], None] = lambda count: None) -> Any:
-    """The body's value. take: called with the bytes of each part before it is kept.
+async def read_json(
+    request: Request,
+    limits: Limits,
+    take: Callable[[int], None] = lambda count: None,
+    parse_long: Callable[[bytes], Awaitable[Any]] | None = None,
+) -> Any:
+    """The body's value. take: called with the bytes of each part before it is kept. parse_long: does what `parse_body`
+    does with a long body.
 
     Raises ApiError: 413 for more than `limits.body_bytes`, whether or not a Content-Length says so; 408 where it takes
     longer than `limits.body_timeout_s` or stands still; 415 for another media type (which also keeps other sites'
@@ -100,12 +103,12 @@ async def read_json(request: Request, limits: Limits, take: Callable[[int], None
             raw = await _read(request, limits.body_bytes, take)
     except TimeoutError:
         raise ApiError(408, f"the body did not arrive within {limits.body_timeout_s:g} s", code="timeout") from None
-    opened = raw.count(b"[") + raw.count(b"{")
-    if max(raw.count(b","), opened) > limits.text_characters + MAX_VALUES:  # those that texts do not account for
-        raise _too_many_values()
-    if opened > MAX_VALUES and await asyncio.to_thread(count_nested, raw) > MAX_VALUES:
-        raise _too_many_values()
-    return parse_json(raw)
+    try:
+        if parse_long is None or len(raw) <= SHORT_BYTES:
+            return parse_body(raw, limits.text_characters)
+        return await parse_long(raw)
+    except BodyError as error:
+        raise invalid(str(error), code=error.code) from None
 
 
 def _check_headers(request: Request, limits: Limits) -> None:
@@ -138,78 +141,9 @@ def _too_large(limit: int) -> ApiError:
     return ApiError(413, message, code="request_too_large")
 
 
-def count_nested(raw: bytes) -> int:
-    """Objects and arrays that a body opens, brackets in its texts aside; told before parsing, where each costs memory.
-
-    Works through small parts, so that other threads run in between.
-    """
-    count = place = 0
-    while (opening := raw.find(b'"', place)) >= 0:
-        count += raw.count(b"[", place, opening) + raw.count(b"{", place, opening)
-        closing = _STRING_END.search(raw, opening + 1)
-        if closing is None or count > MAX_VALUES:
-            return count
-        place = closing.end()
-    return count + raw.count(b"[", place) + raw.count(b"{", place)
-
-
 def parse_json(raw: bytes) -> Any:
-    """Strict JSON in UTF-8. ApiError 400 otherwise; also for NaN, Infinity, lone surrogates and very deep nesting."""
+    """As `parse_values`, with an ApiError 400."""
     try:
-        value = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
-    except UnicodeDecodeError as error:
-        raise invalid(f"the body is not UTF-8: byte {error.start} is wrong", code="invalid_json") from None
-    except RecursionError:
-        raise invalid("the body is nested too deeply", code="invalid_json") from None
-    except ValueError as error:  # also numbers of more digits than Python converts
-        raise invalid(f"the body is not JSON: {error}", code="invalid_json") from None
-    if not _fits(value):
-        raise _too_many_values()
-    if _SURROGATE.search(raw) and not all(map(_is_text, _strings(value))):
-        raise invalid("the body holds half a surrogate pair, which is no character", code="invalid_json")
-    return value
-
-
-def _fits(value: Any) -> bool:
-    """Whether it holds at most `MAX_VALUES` values."""
-    pending, left = [value], MAX_VALUES
-    while pending and left >= 0:
-        inner = _inside(pending.pop())
-        left -= len(inner)
-        if left >= 0:
-            pending.extend(inner)
-    return left >= 0
-
-
-def _inside(value: Any) -> Collection[Any]:
-    """The values that an object or an array holds, without keys."""
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """All strings in a value, keys included."""
-    pending = [value]
-    while pending:
-        current = pending.pop()
-        if isinstance(current, str):
-            yield current
-        elif isinstance(current, dict):
-            yield from current
-        pending.extend(_inside(current))
-
-
-def _is_text(string: str) -> bool:
-    """Whether it holds no half of a surrogate pair."""
-    try:
-        string.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _too_many_values() -> ApiError:
-    return invalid(f"the body holds more than {MAX_VALUES} values", code="request_too_large")
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+        return parse_values(raw)
+    except BodyError as error:
+        raise invalid(str(error), code=error.code) from None

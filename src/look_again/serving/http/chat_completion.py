@@ -114,12 +114,13 @@ class ChatCompletionResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.monotonic()
         writer = ResponseWriter(send, f"{self.id_prefix}{secrets.token_hex(12)}")
-        seconds = self.service.limits.timeout_s
+        limits = self.service.limits
+        seconds = limits.timeout_s
         try:
             with self.service.bodies.hold() as take:
                 async with asyncio.timeout(seconds):
                     self.service.admission.check()  # before the body is read
-                    body = await read_json(Request(scope, receive), self.service.limits, take)
+                    body = await read_json(Request(scope, receive), limits, take, self.service.parse_long)
                     async with connected(receive), self.service.admission.place():
                         await self.converse(body, writer, started)
         except ApiError as error:

@@ -1,4 +1,4 @@
-"""What requests share: backend, limits, admission, decoding threads, metrics; and the steps from a body to its jobs."""
+"""What requests share: backend, limits, admission, workers, metrics; and the steps from a body to its jobs."""
 
 from __future__ import annotations
 
@@ -47,9 +47,10 @@ from look_again.serving.http.metrics import Metrics
 from look_again.serving.http.payloads import TokenReport
 from look_again.serving.http.request_fields import parse_chat_request, parse_model
 from look_again.serving.http.schema import ChatRequest, Message, TokenizeRequest
+from look_again.serving.workers.worker_pool import PROCESSES, WorkerPool
 from look_again.text.chat import encode_text
 
-DECODERS = 2  # images decoded at once: each may take three bytes per pixel and more while it is
+THREADS = 2  # for what takes milliseconds, without the event loop
 MAX_TOKENIZED = 200_000  # characters, of /tokenize
 T = TypeVar("T")
 
@@ -70,7 +71,9 @@ class Service:
             lambda: self.admission.waiting,
         )
         self.created = int(time.time())
-        self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="look-again-images")
+        self.workers = WorkerPool()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="look-again-service")
+        self._waiting_for_workers = ThreadPoolExecutor(PROCESSES, thread_name_prefix="look-again-workers")
 
     @property
     def max_context(self) -> int:
@@ -81,7 +84,9 @@ class Service:
         """End everything; what is still being answered fails."""
         await self.backend.close()
         await self.fetcher.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._waiting_for_workers):
+            threads.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self.workers.close)
 
     async def prepare(self, body: Any) -> ChatJobs:
         """A body as jobs. Raises ApiError 4xx that names the field which is wrong."""
@@ -219,9 +224,17 @@ class Service:
 
         def decode() -> DecodedImage:
             data = decode_data_url(reference, limit) if fetched is None else fetched
-            return decode_image(reference, data, limit, max_pixels)
+            return decode_image(reference, data, limit, max_pixels, self.workers.decode)
 
-        return await self._in_thread(decode)
+        return await self._by_worker(decode)
+
+    async def parse_long(self, raw: bytes) -> Any:
+        """As `parse_body`, by a worker."""
+        return await self._by_worker(lambda: self.workers.parse_json(raw, self.limits.text_characters))
+
+    async def _by_worker(self, work: Callable[[], T]) -> T:
+        """In a thread that may wait long."""
+        return await asyncio.get_running_loop().run_in_executor(self._waiting_for_workers, work)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

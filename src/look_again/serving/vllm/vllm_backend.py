@@ -71,6 +71,7 @@ class VllmBackend:
         self.counts = {"running": 0, "legs": 0}
         self._model_thread = ThreadPoolExecutor(1, "look-again-model")
         self._prompt_thread = ThreadPoolExecutor(1, "look-again-prompts")
+        self._text_thread = ThreadPoolExecutor(1, "look-again-texts")  # of prompts without images
         self._trigger = Trigger.of(checkpoint.tokenizer, spelled=not checkpoint.trained)
         probe = ServerProbe(checkpoint, self.served, trust_users, self._on_model)
         self._servers = Servers(
@@ -109,7 +110,7 @@ class VllmBackend:
     async def close(self) -> None:
         """As `Backend.close`."""
         await self._servers.close()
-        for thread in (self._model_thread, self._prompt_thread):
+        for thread in (self._model_thread, self._prompt_thread, self._text_thread):
             thread.shutdown(wait=False, cancel_futures=True)
 
     def check(self, job: Job) -> None:
@@ -128,7 +129,9 @@ class VllmBackend:
     async def generate(self, job: Job) -> AsyncGenerator[BackendEvent, None]:
         """As `Backend.generate`."""
         self.check(job)
-        prompt, images = await self._in(self._prompt_thread, lambda: self._read(job))
+        prompt, images = await self._in(
+            self._prompt_thread if job.images else self._text_thread, lambda: self._read(job)
+        )
         ranker = None if self.checkpoint.model is None else Ranker(self.checkpoint, prompt)
         sequence = self.served.begin(
             self.checkpoint,
