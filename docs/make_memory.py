@@ -15,6 +15,7 @@ from transformers import AutoModelForImageTextToText
 
 from look_again.commands.main import main as look_again
 from look_again.training.large_shapes import KNOWN
+from look_again.weights.devices import build_skeleton
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "memory.md"
@@ -22,6 +23,7 @@ SIZES = {name.removeprefix("Qwen/Qwen2.5-VL-").removesuffix("-Instruct"): name f
 BFLOAT16 = 2  # bytes
 TEXT_TOKENS, SAMPLED_TOKENS, REFLECTIONS = 200, 1000, 2
 DELIMITERS = 2  # slots around an image's visual tokens
+QUANTISED = {"`int8`, `bnb-8bit`": 1.0, "`int4`": 0.5 + 4 / 32, "`bnb-4bit`": 0.5 + 4 / 64}  # bytes, scales included
 ENGINES = {
     "full language model, ZeRO-3, 8 GPUs": ("sft", "recipes/paper/sft_copy.yaml", {"gpus": 8, "engine": "zero3"}),
     "full language model, FSDP2, 8 GPUs": ("sft", "recipes/paper/sft_copy.yaml", {"gpus": 8, "engine": "fsdp2"}),
@@ -58,6 +60,21 @@ def build_answer_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def build_quantised_table() -> str:
+    """Weights whose language model is quantised: its layers by the format, everything else in bfloat16."""
+    lines = [f"| weights | {' | '.join(SIZES)} |", "|---" * (len(SIZES) + 1) + "|"]
+    counts = []
+    for name in SIZES.values():
+        model = build_skeleton(KNOWN[name].model_config())
+        linears = [module for module in model.get_decoder().modules() if isinstance(module, torch.nn.Linear)]
+        layers = sum(linear.weight.numel() for linear in linears)
+        counts.append((layers, sum(parameter.numel() for parameter in model.parameters()) - layers))
+    for title, size in {"bfloat16": BFLOAT16, **QUANTISED}.items():
+        cells = [f"{(layers * size + rest * BFLOAT16) / 1e9:.1f} GB" for layers, rest in counts]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def build_training_table() -> str:
     lines = [f"| per GPU | {' | '.join(SIZES)} |", "|---" * (len(SIZES) + 1) + "|"]
     for title, (kind, recipe, hardware) in ENGINES.items():
@@ -83,7 +100,12 @@ def plan(kind: str, recipe: str, hardware: dict[str, Any], base: str) -> str:
 
 def write_tables() -> None:
     text = PAGE.read_text()
-    for name, table in (("answers", build_answer_table()), ("training", build_training_table())):
+    tables = {
+        "answers": build_answer_table(),
+        "quantised": build_quantised_table(),
+        "training": build_training_table(),
+    }
+    for name, table in tables.items():
         text = re.sub(rf"(<!-- table: {name} -->\n).*?(<!-- end table -->)", rf"\g<1>{table}\g<2>", text, flags=re.S)
         print(table)
     PAGE.write_text(text)

@@ -22,6 +22,7 @@ _EXPORTS = {
     "parse": "look_again.text.grammar",
     "score": "look_again.scoring.extraction",
     "prepare": "look_again.text.tags",
+    "LoadOptions": "look_again.weights.options",
 }
 __all__ = sorted(_EXPORTS)
 

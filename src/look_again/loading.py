@@ -1,16 +1,18 @@
 """Loading a checkpoint by hub name or folder: model, tokenizer, image processor, and what has to be said about it.
 
 Safetensors only, no remote code, and the image processor that needs no torchvision whether or not it is installed, so
-that answers do not depend on it. The default is the tiny Tabletop model that ships with the package.
+that answers do not depend on it. The default is the tiny Tabletop model that ships with the package. Where the weights
+go, what they are stored in and which adapter lies on them is the concern of `look_again.weights`.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -19,30 +21,33 @@ from urllib.error import HTTPError
 from urllib.request import Request as UrlRequest
 from urllib.request import urlopen
 
-import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from look_again.core.checkpoint_record import CheckpointRecord, read_record
+from look_again.core.checkpoint_record import SIDE_FILE, CheckpointRecord, read_record
 from look_again.core.families import Family, find_family
 from look_again.core.reattention import Reattention
+from look_again.extras import MissingExtraError
 from look_again.processing import bound_pixels, load_pil_processor
+from look_again.text.grammar import TAG_TOKENS
 from look_again.text.renderer import Renderer
-from look_again.text.tags import has_tags, prepare
+from look_again.text.tags import has_tags, prepare, prepare_model
+from look_again.weights import LoadError, LoadOptions
+from look_again.weights.adapters import Adapter, check_base, is_adapter, put_adapter_on, read_adapter
+from look_again.weights.devices import placement_kwargs, resolve_device, resolve_dtype
+from look_again.weights.offloading import keep_rows_in_memory
+from look_again.weights.quantization import build_quantization_config, check_in_memory, check_library, find_method
 
+PROCESSOR_FILE = "preprocessor_config.json"
 REACH_TIMEOUT_S = 5.0  # for the hub to answer at all
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 GUESSED = (
     "nothing says whether this checkpoint was trained on the response format, so it is prompted for it; if it was "
     "trained, say --trained (trained=True) or write look_again.json into its folder"
 )
-
-
-class LoadError(ValueError):
-    """A checkpoint that cannot be loaded; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ def resolve_source(name: str | Path | None) -> str:
     if name is None:
         return str(default_checkpoint())
     source = resolve_run(str(name))
+    _refuse_gguf(source)
     if source and Path(source).is_dir():
         return source
     if not _HUB_NAME.fullmatch(source):
@@ -121,59 +127,140 @@ def resolve_run(source: str) -> str:
     return str(final) if (final / "config.json").is_file() and not (Path(source) / "config.json").exists() else source
 
 
-def load_checkpoint(
-    name: str | Path | None = None,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    attn_implementation: str | None = None,
-    max_pixels: int | None = None,
-    trained: bool | None = None,
-) -> Checkpoint:
-    """Load a checkpoint, or the result of a run by the run's folder; None loads the shipped one.
+@dataclass(frozen=True)
+class Sources:
+    """Where the parts of a checkpoint are read from: its base (folder or hub name), and an adapter's own files."""
 
-    device: "auto" (CUDA where there is one), "cpu", "cuda", …. dtype: "auto" is bfloat16 on CUDA, else float32;
-    "checkpoint" is what the weights are stored in. max_pixels: larger images are scaled down to it; None leaves it to
-    the checkpoint's record and processor (the paper trains with 262,144). trained: whether the checkpoint writes the
-    response format unprompted; None leaves that to its record.
-    Raises LoadError, or UnknownFamilyError for a family that is not in the table. Without tags it gets them in
-    memory, and `notes` says so.
+    base: str
+    adapter: Adapter | None = None
+
+    def with_file(self, name: str) -> str:
+        """The adapter's folder where it holds a file of this name, else the base."""
+        if self.adapter is not None and (self.adapter.folder / name).is_file():
+            return str(self.adapter.folder)
+        return self.base
+
+    @property
+    def record(self) -> CheckpointRecord:
+        """What is recorded of the checkpoint, by the adapter or else by its base."""
+        return _try(self.base, lambda: read_record(self.with_file(SIDE_FILE)))
+
+
+def resolve_sources(name: str | Path | None = None, adapter: str | Path | None = None) -> Sources:
+    """The base and the adapter of a checkpoint; `name` may be an adapter itself.
+
+    None is the shipped checkpoint, or the base that the adapter names. LoadError as of `resolve_source`, for two
+    adapters at once, and for an adapter whose base is not here.
     """
-    place, source = _device(device), resolve_source(name)
-    config = _try(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
-    family = find_family(config)
-    kwargs: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    tokenizer = _try(source, lambda: load_tokenizer(source))
-    record = _try(source, lambda: read_record(source))
-    image_processor = load_image_processor(source, record, max_pixels)
-    with _progress_bars(shown=name is not None):
-        model = _try(
-            source,
-            lambda: AutoModelForImageTextToText.from_pretrained(
-                source, dtype=_dtype(dtype, place), use_safetensors=True, trust_remote_code=False, **kwargs
-            ),
-        )
-    model = _try(source, lambda: model.to(place).eval())
-    shown = "tabletop-tiny" if name is None else str(name)
+    if adapter is None and name is not None and is_adapter(source := resolve_source(name)):
+        name, adapter = None, source
+    if adapter is None:
+        return Sources(resolve_source(name))
+    found = _try(str(adapter), lambda: read_adapter(resolve_source(adapter)))
+    try:
+        base = resolve_source(found.find_base() if name is None else name)
+    except LoadError as error:
+        if name is not None:
+            raise
+        raise LoadError(
+            f"the base of the adapter {found.folder} is not here: {error}; name it (--model BASE)"
+        ) from error
+    if is_adapter(base):
+        raise LoadError(f"{base} is an adapter itself: merge it into its base first (look-again prepare {base} OUT)")
+    return Sources(base, found)
+
+
+def load_checkpoint(name: str | Path | None = None, options: LoadOptions | None = None, **given: Any) -> Checkpoint:
+    """Load a checkpoint, an adapter with its base, or the result of a run by the run's folder; None is the shipped one.
+
+    options: how, see `LoadOptions`; fields of it may be given by name as well.
+    Raises LoadError, MissingExtraError for a library that the options need, or UnknownFamilyError for a family that is
+    not in the table. Without tags it gets them in memory, and `notes` says so.
+    """
+    chosen = replace(options or LoadOptions(), **given)
+    resolve_device(chosen.device)  # told before anything is read
+    sources = resolve_sources(name, chosen.adapter)
+    config = _load_config(sources.base)
+    family, record = find_family(config), sources.record
+    tokenizer = _load_tokenizer(sources)
+    image_processor = load_image_processor(sources.with_file(PROCESSOR_FILE), record, chosen)
+    compared = () if sources.adapter is None else check_base(sources.adapter, sources.base)
+    with _progress_bars(shown=name is not None or sources.adapter is not None):
+        model = _load_model(sources.base, config, chosen)
+    notes = (*compared, *(_give_tags(model, tokenizer, sources) or guess_note(record, chosen.trained)))
+    if sources.adapter is not None:
+        model = put_adapter_on(model, sources.adapter, merge=_merges(model, chosen))
+    shown = [str(part) for part in (name, chosen.adapter) if part is not None]
     return Checkpoint(
-        shown,
-        model,
+        " + ".join(shown) or "tabletop-tiny",
+        model.eval(),
         tokenizer,
         image_processor,
         family,
-        trained=bool(record.trained) if trained is None else trained,
-        notes=(*(_give_tags(model, tokenizer) or guess_note(record, trained)), *record.notes),
+        trained=bool(record.trained) if chosen.trained is None else chosen.trained,
+        notes=(*notes, *record.notes),
         reattention=record.reattention or Reattention(),
     )
 
 
-def load_image_processor(source: str, record: CheckpointRecord, max_pixels: int | None) -> Any:
-    """The image processor, bounded by `max_pixels` or else by what the record says of training.
+def _merges(model: Any, options: LoadOptions) -> bool:
+    """Whether an adapter is folded in. LoadError where that is asked for and the weights are quantised."""
+    quantised = find_method(model.config) is not None
+    if quantised and options.merge_adapter:
+        raise LoadError(
+            "an adapter cannot be folded into quantised weights: leave it apart, or fold it in first (look-again "
+            "prepare ADAPTER OUT) and quantise what that writes"
+        )
+    return not quantised if options.merge_adapter is None else options.merge_adapter
 
-    LoadError where there is none, ValueError for a bound below one visual token.
+
+def _load_config(source: str) -> Any:
+    """The configuration of a checkpoint, whose quantisation has what it needs."""
+    config = _try(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
+    check_library(config)
+    return config
+
+
+def _load_model(source: str, config: Any, options: LoadOptions) -> Any:
+    """The model where its weights belong: on one device, or wherever a map puts them."""
+    place = resolve_device(options.device)
+    kwargs: dict[str, Any] = placement_kwargs(options, config)
+    if options.attn_implementation:
+        kwargs["attn_implementation"] = options.attn_implementation
+    if options.quantization is not None:
+        kwargs["quantization_config"] = build_quantization_config(options.quantization, config, place)
+    quantised = options.quantization is not None or find_method(config) is not None
+    if quantised and "device_map" not in kwargs:
+        kwargs["device_map"] = {"": str(place)}  # packed weights are made where they are used
+    model = _try(
+        source,
+        lambda: AutoModelForImageTextToText.from_pretrained(
+            source, dtype=resolve_dtype(options.dtype, place), use_safetensors=True, trust_remote_code=False, **kwargs
+        ),
+    )
+    if quantised:
+        check_in_memory(model)
+    return model if "device_map" in kwargs else _try(source, lambda: model.to(place))
+
+
+def load_image_processor(source: str, record: CheckpointRecord, options: LoadOptions | None = None) -> Any:
+    """The image processor, with the options' fields, bounded by their pixels or else by the record's of training.
+
+    LoadError where there is none and for a field that it does not have, ValueError for a bound below one visual token.
     """
-    bound = record.max_pixels if max_pixels is None else max_pixels
-    return bound_pixels(_try(source, lambda: load_pil_processor(source)), bound)
+    chosen = options or LoadOptions()
+    processor = _try(source, lambda: load_pil_processor(source))
+    known = set(processor.to_dict()) - {"image_processor_type"}
+    unknown = sorted(set(chosen.processor_options) - known)
+    if unknown:
+        raise LoadError(
+            f"the image processor {type(processor).__name__} has no option {unknown[0]!r}; it has: "
+            f"{', '.join(sorted(known))}"
+        )
+    if chosen.processor_options:
+        processor = _try(source, lambda: load_pil_processor(source, **chosen.processor_options))
+    bound = record.max_pixels if chosen.max_pixels is None else chosen.max_pixels
+    return bound_pixels(processor, bound, chosen.min_pixels)
 
 
 def guess_note(record: CheckpointRecord, trained: bool | None) -> tuple[str, ...]:
@@ -181,13 +268,12 @@ def guess_note(record: CheckpointRecord, trained: bool | None) -> tuple[str, ...
     return (GUESSED,) if record.trained is None and trained is None else ()
 
 
-def recorded_reattention(name: str | Path | None) -> Reattention:
+def recorded_reattention(name: str | Path | None, adapter: str | Path | None = None) -> Reattention:
     """How a checkpoint (hub name or folder; None is the shipped one) re-attended in training, without loading it.
 
     The defaults where nothing says. Raises LoadError for a damaged record.
     """
-    source = resolve_source(name)
-    return _try(source, lambda: read_record(source)).reattention or Reattention()
+    return resolve_sources(name, adapter).record.reattention or Reattention()
 
 
 @contextmanager
@@ -203,11 +289,34 @@ def _progress_bars(shown: bool) -> Iterator[None]:
         transformers_logging.enable_progress_bar()
 
 
-def _give_tags(model: Any, tokenizer: Any) -> tuple[str, ...]:
+def _give_tags(model: Any, tokenizer: Any, sources: Sources) -> tuple[str, ...]:
+    """Rows for the tags that the base does not have; an adapter's tokenizer may have them already."""
+    base = tokenizer if sources.adapter is None else load_tokenizer(sources.base)
+    if has_tags(base):
+        return ()
+    keep_rows_in_memory(model)
     if has_tags(tokenizer):
+        known = base.get_added_vocab()
+        prepare_model(model, tokenizer, [tag for tag in TAG_TOKENS if tag not in known])
         return ()
     report = prepare(model, tokenizer)
     return (f"this checkpoint has no tags: {len(report.added)} were added in memory, untrained",)
+
+
+def _load_tokenizer(sources: Sources) -> Any:
+    source = sources.with_file("tokenizer.json")
+    return _try(source, lambda: load_tokenizer(source))
+
+
+def _refuse_gguf(source: str) -> None:
+    """LoadError for a file, a folder or a name of GGUF's."""
+    folder = Path(source)
+    held = folder.is_dir() and not (folder / "config.json").exists() and any(folder.glob("*.gguf"))
+    if held or source.lower().endswith((".gguf", "-gguf")):
+        raise LoadError(
+            f"{source!r} is GGUF, which is not loaded here: take the checkpoint in safetensors that it was made of, "
+            "with --quantization int8 or bnb-4bit where it is too large"
+        )
 
 
 def load_tokenizer(source: str) -> Any:
@@ -230,37 +339,30 @@ def _side_file(source: str, name: str) -> str | None:
 
 
 def _try(source: str, load: Any) -> Any:
+    with _quiet():
+        try:
+            return load()
+        except (LoadError, MissingExtraError):
+            raise
+        except Exception as error:  # libraries raise anything here: the reason is what a user needs, whatever its class
+            lines = str(error).strip().splitlines() or [""]
+            reason = f"{type(error).__name__}: {lines[0]}"
+            where = "folder" if Path(source).is_dir() else "hub name (no such folder here)"
+            raise LoadError(f"cannot load the model {source!r}, taken as a {where}: {reason}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The loading libraries' warnings off: what matters of them is an error or a note of ours."""
     verbosity = transformers_logging.get_verbosity()
+    loggers = [logging.getLogger(name) for name in ("accelerate", "torchao", "bitsandbytes", "peft")]
+    levels = [logger.level for logger in loggers]
     transformers_logging.set_verbosity_error()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
-        return load()
-    except Exception as error:  # libraries raise anything here: the reason is what a user needs, whatever its class
-        lines = str(error).strip().splitlines() or [""]
-        reason = f"{type(error).__name__}: {lines[0]}"
-        where = "folder" if Path(source).is_dir() else "hub name (no such folder here)"
-        raise LoadError(f"cannot load the model {source!r}, taken as a {where}: {reason}") from error
+        yield
     finally:
         transformers_logging.set_verbosity(verbosity)
-
-
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise LoadError(f"unknown device {device!r}; use auto, cpu or cuda") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise LoadError("no CUDA device is available; use --device cpu")
-    return place
-
-
-def _dtype(dtype: str, device: torch.device) -> torch.dtype | str:
-    if dtype == "checkpoint":
-        return "auto"
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in known:
-        raise LoadError(f"unknown dtype {dtype!r}; known: auto, checkpoint, {', '.join(known)}")
-    return known[dtype]
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from look_again.answers import Answer
+from look_again.core.devices import input_device
 from look_again.core.generate import Event, LookAgainDecoding, LookAgainOutput
 from look_again.core.inputs import ImageInputs, left_padded, process_images, stack_pixels
 from look_again.core.reasoning_budget import ReasoningBudget, ReasoningWatch
@@ -26,6 +27,7 @@ from look_again.streaming import Finished, LookedAgain, StreamItem, TextDelta, T
 from look_again.text.chat import decode_text
 from look_again.text.grammar import parse
 from look_again.text.instructions import question_messages
+from look_again.weights import LoadOptions
 
 __all__ = ["Finished", "LookAgain", "LookedAgain", "Request", "Sampling", "StreamItem", "TextDelta", "load"]
 
@@ -94,9 +96,12 @@ class Sampling:
         return {**always, "do_sample": True, "temperature": self.temperature, "top_p": self.top_p or 1.0, "top_k": 0}
 
 
-def load(name: str | Path | None = None, **kwargs: Any) -> LookAgain:
-    """Load a checkpoint (hub name or folder; None is the shipped tiny model). See `load_checkpoint` for options."""
-    return LookAgain(load_checkpoint(name, **kwargs))
+def load(name: str | Path | None = None, options: LoadOptions | None = None, **given: Any) -> LookAgain:
+    """Load a checkpoint (hub name or folder; None is the shipped tiny model) to ask it.
+
+    options: how, see `LoadOptions`; its fields may be given by name as well: `load("DIR", quantization="int8")`.
+    """
+    return LookAgain(load_checkpoint(name, options, **given))
 
 
 class LookAgain:
@@ -201,7 +206,7 @@ class LookAgain:
         prompts = encoded or [self._encode(request) for request in requests]
         started = time.perf_counter()
         generator = None
-        device = self.checkpoint.model.device
+        device = input_device(self.checkpoint.model)
         if sampling.seed is not None:
             generator = torch.Generator(device).manual_seed(sampling.seed)
         decoding = LookAgainDecoding(
@@ -263,7 +268,7 @@ class LookAgain:
 
     def _batch(self, prompts: Sequence[_Encoded]) -> dict[str, torch.Tensor]:
         """Left-padded inputs of `generate`."""
-        device = self.checkpoint.model.device
+        device = input_device(self.checkpoint.model)
         batch = left_padded([prompt.ids for prompt in prompts], self.checkpoint.tokenizer, device)
         batch |= stack_pixels([prompt.pixels for prompt in prompts])
         control = stack_pixels([prompt.control for prompt in prompts])

@@ -18,13 +18,14 @@ from transformers import AutoImageProcessor, BatchFeature, ProcessorMixin
 from look_again.core.families import FAMILIES
 
 
-def load_pil_processor(source: str | Path) -> Any:
+def load_pil_processor(source: str | Path, **options: Any) -> Any:
     """The image processor of a checkpoint (folder or hub name), the one that works on PIL images alone.
 
-    Raises OSError where there is none, and ValueError where the family's needs torchvision, with the way round.
+    options: fields of it in place of the checkpoint's own. Raises OSError where there is none, and ValueError where the
+    family's needs torchvision, with the way round.
     """
     try:
-        return AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
+        return AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False, **options)
     except ImportError as error:
         raise ValueError(
             f"the image processor of {source} needs torchvision, which LookAgain does without: process the images "
@@ -32,20 +33,31 @@ def load_pil_processor(source: str | Path) -> Any:
         ) from error
 
 
-def bound_pixels(image_processor: Any, max_pixels: int | None) -> Any:
-    """A copy of an image processor that scales larger images down to `max_pixels`; None: the processor itself.
+def bound_pixels(image_processor: Any, max_pixels: int | None, min_pixels: int | None = None) -> Any:
+    """A copy of an image processor that scales larger images down to `max_pixels` and smaller ones up to `min_pixels`.
 
-    Smaller images are not scaled up beyond it either. An image keeps one visual token per side: one that is much longer
-    than wide can have more pixels than a bound of a few tokens. ValueError for fewer pixels than one visual token.
+    None leaves a bound as it is, and the processor itself where both are None. Images are not scaled up beyond
+    `max_pixels` either. An image keeps one visual token per side: one that is much longer than wide can have more
+    pixels than a bound of a few tokens. ValueError for fewer pixels than one visual token, for a lower bound above the
+    upper one, and for a processor that cuts images into tiles instead.
     """
-    if max_pixels is None:
+    if max_pixels is None and min_pixels is None:
         return image_processor
+    if not hasattr(image_processor, "merge_size"):
+        raise ValueError(
+            f"{type(image_processor).__name__} cuts images into tiles or one size, and takes no bound of pixels: "
+            "use its own options (--processor-option NAME=VALUE)"
+        )
     side = image_processor.patch_size * image_processor.merge_size
-    if max_pixels < side**2:
-        raise ValueError(f"max_pixels is {max_pixels}: use {side**2} or more, which is one visual token")
+    most = image_processor.size["longest_edge"] if max_pixels is None else max_pixels
+    if most < side**2:
+        raise ValueError(f"max_pixels is {most}: use {side**2} or more, which is one visual token")
+    if min_pixels is not None and not 1 <= min_pixels <= most:
+        raise ValueError(f"min_pixels is {min_pixels}: use 1 to {most}, the most that an image may have")
     own = copy.deepcopy(image_processor)
-    least = min(own.size["shortest_edge"], max_pixels // 4)  # scaling up rounds up, beyond a nearer bound
-    own.size = {"shortest_edge": least, "longest_edge": max_pixels}
+    # Scaling up rounds up, beyond a bound that is nearer than a quarter.
+    least = min(own.size["shortest_edge"], most // 4) if min_pixels is None else min_pixels
+    own.size = {"shortest_edge": least, "longest_edge": most}
     return own
 
 

@@ -63,7 +63,11 @@ def reader(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A reader in that folder, for whom a name on the hub stands for the tiny model."""
     load = look_again.load
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(look_again.model, "load", lambda name=None, **options: load(**options | {"device": "cpu"}))
+
+    def load_here(name: object = None, options: Any = None, **given: Any) -> Any:
+        return load(None, options, **given | {"device": "cpu"})
+
+    monkeypatch.setattr(look_again.model, "load", load_here)
     return folder
 
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from look_again.answers import Answer
+from look_again.core.devices import input_device
 from look_again.core.families import VisionTokens
 from look_again.core.inputs import process_images
 from look_again.core.reattention import Reattention
@@ -82,7 +83,7 @@ def ask_questions(
 
 def encode(checkpoint: Checkpoint, questions: Sequence[ImageQuestion]) -> list[EncodedImage]:
     """The images' features, as decoding computed them."""
-    config, device = checkpoint.model.config, checkpoint.model.get_input_embeddings().weight.device
+    config, device = checkpoint.model.config, input_device(checkpoint.model)
     encoded = []
     for question in questions:
         inputs = process_images(checkpoint.image_processor, config, [question.image])

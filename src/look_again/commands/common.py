@@ -9,6 +9,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from look_again.core.modes import CONTROLS, POSITION_LAYOUTS, RULES, parse_mode
+from look_again.weights.options import (
+    DEVICE_MAPS,
+    QUANTIZATIONS,
+    LoadOptions,
+    parse_device_map,
+    parse_max_memory,
+    parse_processor_option,
+)
 
 if TYPE_CHECKING:
     from look_again.core.reattention import Reattention
@@ -19,11 +27,14 @@ VLLM_KEY_VARIABLE = "LOOK_AGAIN_VLLM_API_KEY"
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="DIR_OR_HUB_NAME", help="checkpoint (default: the shipped tiny model)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: auto)")
-    parser.add_argument("--max-pixels", type=int, metavar="N", help="scale larger images down to N pixels")
-    format = parser.add_mutually_exclusive_group()
+    """Which checkpoint, and how it is loaded: what `build_load_options` reads."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", metavar="DIR_OR_HUB_NAME", help="checkpoint (default: the shipped tiny model)")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    group.add_argument("--dtype", default="auto", help="auto, checkpoint, float32, bfloat16 or float16 (default: auto)")
+    group.add_argument("--max-pixels", type=int, metavar="N", help="scale larger images down to N pixels")
+    group.add_argument("--min-pixels", type=int, metavar="N", help="scale smaller images up to N pixels")
+    format = group.add_mutually_exclusive_group()
     format.add_argument(
         "--trained",
         action="store_true",
@@ -33,7 +44,59 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     format.add_argument(
         "--prompted", dest="trained", action="store_false", default=None, help="it is prompted for the response format"
     )
-    parser.add_argument("--attention", help="attention kernel, e.g. sdpa or flash_attention_2 (default: the library's)")
+    group.add_argument("--attention", help="attention kernel, e.g. sdpa or flash_attention_2 (default: the library's)")
+    group.add_argument(
+        "--processor-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a field of the image processor, e.g. the tiles of a family that has them; repeatable",
+    )
+    add_weight_arguments(group)
+    _add_placement_arguments(group)
+
+
+def add_weight_arguments(group: Any) -> None:
+    """What is laid on the weights: a quantisation, an adapter."""
+    group.add_argument(
+        "--quantization", choices=QUANTIZATIONS, help="quantise the language model while loading (default: as stored)"
+    )
+    group.add_argument(
+        "--adapter", metavar="DIR_OR_HUB_NAME", help="peft adapter; its base is --model, or else the one that it names"
+    )
+
+
+def _add_placement_arguments(group: Any) -> None:
+    group.add_argument(
+        "--no-merge", action="store_true", help="keep the adapter apart from the weights (default under quantisation)"
+    )
+    group.add_argument(
+        "--device-map",
+        metavar="MAP",
+        help=f"spread the model: {', '.join(DEVICE_MAPS)}, or JSON (or a file of it) with a device per module: a "
+        "number, cpu or disk",
+    )
+    group.add_argument("--max-memory", metavar="JSON", help='per device, {"0": "20GiB", "cpu": "60GiB"}')
+    group.add_argument("--offload-folder", metavar="DIR", help="for weights that cannot stay in the checkpoint's files")
+
+
+def build_load_options(args: argparse.Namespace) -> LoadOptions:
+    """How the arguments load a checkpoint. LoadError for values out of range and options that exclude each other."""
+    return LoadOptions(
+        device=args.device,
+        dtype=args.dtype,
+        attn_implementation=args.attention,
+        max_pixels=args.max_pixels,
+        min_pixels=args.min_pixels,
+        processor_options=dict(map(parse_processor_option, args.processor_option)),
+        trained=args.trained,
+        device_map=None if args.device_map is None else parse_device_map(args.device_map),
+        max_memory=None if args.max_memory is None else parse_max_memory(args.max_memory),
+        offload_folder=args.offload_folder,
+        quantization=args.quantization,
+        adapter=args.adapter,
+        merge_adapter=False if args.no_merge else None,
+    )
 
 
 def add_reasoning_argument(parser: argparse.ArgumentParser) -> None:
@@ -102,6 +165,11 @@ def check_backend(args: argparse.Namespace) -> None:
 
         for url in args.vllm_url:
             check_url(url)
+        if args.adapter:
+            raise ValueError(
+                "--adapter and --backend vllm: the server needs the same weights, so write both into one folder "
+                f"(look-again prepare {args.model or args.adapter} OUT) and give it to both sides"
+            )
 
 
 def build_reattention(args: argparse.Namespace) -> Reattention:
@@ -115,7 +183,7 @@ def build_reattention(args: argparse.Namespace) -> Reattention:
 
     asked = _asked_reattention(args)
     Reattention(**asked)  # values out of range are told before a checkpoint is looked for
-    recorded = Reattention() if getattr(args, "base_url", None) else recorded_reattention(args.model)
+    recorded = Reattention() if getattr(args, "base_url", None) else recorded_reattention(args.model, args.adapter)
     policy = replace(recorded, **asked)
     _check_route(args, policy)
     if args.reattention is None and recorded != Reattention():
@@ -158,14 +226,7 @@ def load_model(args: argparse.Namespace) -> LookAgain:
     """The model that the arguments name; its notes go to standard error."""
     from look_again.model import load
 
-    model = load(
-        args.model,
-        device=args.device,
-        dtype=args.dtype,
-        attn_implementation=args.attention,
-        max_pixels=args.max_pixels,
-        trained=args.trained,
-    )
+    model = load(args.model, build_load_options(args))
     for note in model.checkpoint.notes:
         print(f"note: {note}", file=sys.stderr)
     return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status. Bad input prints one line and returns 2 (LOOK_AGAIN_DEBUG=1 raises)."""
     _let_threads_sleep()
+    _quiet_imports()
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = build_parser(arguments[0] if arguments else "").parse_args(arguments)
     try:
@@ -58,6 +60,12 @@ def _let_threads_sleep() -> None:
     Where other programs use the same cores, threads that spin take the time of those that are waited for.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _quiet_imports() -> None:
+    """Keeps off the terminal what torchao says of kernels for other devices when it is imported."""
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _module(command: str):

@@ -14,6 +14,7 @@ from look_again.commands.common import (
     add_backend_arguments,
     add_model_arguments,
     add_reattention_arguments,
+    build_load_options,
     build_reattention,
     check_backend,
 )
@@ -146,14 +147,7 @@ def _backend(args: argparse.Namespace) -> Any:
     from look_again.loading import load_checkpoint
 
     def load() -> Any:
-        return load_checkpoint(
-            args.model,
-            device=args.device,
-            dtype=args.dtype,
-            attn_implementation=args.attention,
-            max_pixels=args.max_pixels,
-            trained=args.trained,
-        )
+        return load_checkpoint(args.model, build_load_options(args))
 
     if args.backend == "transformers":
         from look_again.serving.engine.transformers_backend import TransformersBackend
@@ -163,7 +157,7 @@ def _backend(args: argparse.Namespace) -> Any:
     from look_again.serving.vllm.vllm_backend import VllmBackend
 
     if args.vllm_only:
-        checkpoint, served = load_without_model(args.model, max_pixels=args.max_pixels, trained=args.trained)
+        checkpoint, served = load_without_model(args.model, build_load_options(args))
     else:
         checkpoint, served = load(), None
     key = os.environ.get(VLLM_KEY_VARIABLE)

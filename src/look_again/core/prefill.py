@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from look_again.core.devices import input_device
 from look_again.core.families import Family, Grid, VisionTokens, find_family
 from look_again.core.inputs import PIXEL_NAMES, blank_pixels
 from look_again.core.reattention import Reattention
@@ -47,7 +48,7 @@ def encode(
 
     grid_seconds: as of `ImageInputs`. pixels: what else the tower takes.
     """
-    family, device = find_family(model.config), model.get_input_embeddings().weight.device
+    family, device = find_family(model.config), input_device(model)
     if pixel_values is None or (image_grid_thw is None and family.position_dims > 1):
         return []
     given = {"pixel_values": pixel_values, "image_grid_thw": image_grid_thw, **pixels}

@@ -20,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from look_again.core.attention import AttentionRecorder
 from look_again.core.cache import RaggedCache
+from look_again.core.devices import input_device
 from look_again.core.families import find_family
 from look_again.core.slots import Provenance, SlotBuilder
 
@@ -113,7 +114,7 @@ class Runner:
         self.cache_keyword = cache_keyword(model)
         self.builders = list(builders)
         self.features = list(features)
-        self.device = model.get_input_embeddings().weight.device
+        self.device = input_device(model)
         text_config = model.config.get_text_config()
         self.cache = RaggedCache(text_config.num_hidden_layers, len(self.builders))
         self.pad_id = self.family.vision_tokens(model.config).padding

@@ -22,11 +22,13 @@ from lmms_eval.models.registry_v2 import ModelManifest
 from loguru import logger
 from tqdm import tqdm
 
+from look_again.core.devices import input_device
 from look_again.core.reattention import Reattention
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem
 from look_again.evaluation.subjects import LocalSubject, Output
 from look_again.loading import recorded_reattention
 from look_again.model import load
+from look_again.weights.options import parse_device_map
 
 MAX_NEW_TOKENS = Benchmark.max_new_tokens  # as of `look-again eval`
 
@@ -44,8 +46,9 @@ class LookAgainModel(lmms):
 
     pretrained: hub name or folder; None is the shipped tiny model. reattention ("copy", "route-25", ...), keep, rule,
     layout, max_reinsertions: as of `Reattention`, by default as in the checkpoint's training. max_new_tokens: the least
-    budget of an answer; a task that gives more keeps its own. device, dtype, attention, max_pixels: as of
-    `load_checkpoint`. ValueError for values out of range and several processes.
+    budget of an answer; a task that gives more keeps its own. device, dtype, attention, max_pixels, quantization,
+    adapter, device_map (a name or a file): as of `LoadOptions`. ValueError for values out of range and several
+    processes.
     """
 
     is_simple = False
@@ -64,6 +67,9 @@ class LookAgainModel(lmms):
         dtype: str = "auto",
         attention: str | None = None,
         max_pixels: int | None = None,
+        quantization: str | None = None,
+        adapter: str | None = None,
+        device_map: str | None = None,
     ) -> None:
         super().__init__()
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -74,12 +80,19 @@ class LookAgainModel(lmms):
             raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
         asked: dict[str, Any] = {"keep": keep, "rule": rule, "layout": layout, "max_reinsertions": max_reinsertions}
         given = {name: value for name, value in asked.items() if value is not None}
-        self.policy = replace(Reattention.parse(reattention, recorded_reattention(pretrained)), **given)
+        self.policy = replace(Reattention.parse(reattention, recorded_reattention(pretrained, adapter)), **given)
         self.batch_size, self.max_new_tokens = int(batch_size), max_new_tokens
         self.model = load(
-            pretrained, device=device or "auto", dtype=dtype, attn_implementation=attention, max_pixels=max_pixels
+            pretrained,
+            device=device or "auto",
+            dtype=dtype,
+            attn_implementation=attention,
+            max_pixels=max_pixels,
+            quantization=quantization,
+            adapter=adapter,
+            device_map=None if device_map is None else parse_device_map(device_map),
         )
-        self.device = self.model.checkpoint.model.device
+        self.device = input_device(self.model.checkpoint.model)
         for note in self.model.checkpoint.notes:
             logger.warning(note)
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from look_again.answers import Answer
+from look_again.core.devices import input_device
 from look_again.core.reattention import Reattention
 from look_again.data.image_files import ImageSource, open_image
 from look_again.evaluation.benchmark import JSON, BenchmarkItem, ModelReply
@@ -94,7 +95,7 @@ class LocalSubject:
             "fingerprint": fingerprint(check.model, check.tokenizer),
             "trained": check.trained,
             "dtype": str(check.model.dtype).removeprefix("torch."),
-            "device": check.model.device.type,
+            "device": input_device(check.model).type,
             "attention": check.model.config.get_text_config()._attn_implementation,
             "image_size": {k: v for k, v in dict(check.image_processor.size).items() if v is not None},
             "max_new_tokens": self.sampling.max_new_tokens,

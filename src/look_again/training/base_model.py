@@ -11,13 +11,14 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from look_again.core.families import find_family
-from look_again.loading import LoadError, load_tokenizer, resolve_source
+from look_again.loading import load_tokenizer, resolve_source
 from look_again.processing import bound_pixels, load_pil_processor
 from look_again.text.tags import has_tags, prepare, prepare_tokenizer, tag_ids
 from look_again.training.batches import Codec
 from look_again.training.module import Reattending
 from look_again.training.run_parts import TrainedParts
 from look_again.training.trainable import choose_trainable, freeze, tag_rows
+from look_again.weights import LoadError
 from look_again.yaml_config import ConfigError
 
 

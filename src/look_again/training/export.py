@@ -16,8 +16,16 @@ from typing import Any
 import torch
 
 from look_again import __version__
-from look_again.core.checkpoint_record import FORMAT, SIDE_FILE, CheckpointRecord, policy_fields
+from look_again.core.checkpoint_record import (
+    FORMAT,
+    SIDE_FILE,
+    CheckpointRecord,
+    find_side_file,
+    policy_fields,
+    read_generation_entry,
+)
 from look_again.core.reattention import Reattention
+from look_again.loading import Checkpoint, resolve_sources
 from look_again.model import DEFAULT_NEW_TOKENS
 from look_again.processing import bound_pixels
 from look_again.text.tags import tag_ids
@@ -72,13 +80,32 @@ def write_checkpoint(
     model.to(dtype).save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     bound_pixels(image_processor, export.max_pixels).save_pretrained(unfinished)
-    (unfinished / "custom_generate").mkdir()
-    (unfinished / "custom_generate" / "generate.py").write_text(GENERATE)
-    (unfinished / "custom_generate" / "requirements.txt").write_text("look-again-vlm\n")
+    write_custom_generate(unfinished)
     record = export.record.as_dict() | {"stage": dict(export.keys)}
     (unfinished / SIDE_FILE).write_text(json.dumps(record, indent=2) + "\n")
     (unfinished / "README.md").write_text(card(export))
     unfinished.rename(final)
+
+
+def write_custom_generate(folder: Path) -> None:
+    """The code by which stock transformers looks again with a checkpoint's folder."""
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate" / "generate.py").write_text(GENERATE)
+    (folder / "custom_generate" / "requirements.txt").write_text("look-again-vlm\n")
+
+
+def write_copy(out: Path, checkpoint: Checkpoint, name: str, adapter: str | None = None) -> None:
+    """A loaded checkpoint as a folder of its own, with the side file that the checkpoint or its adapter has."""
+    model = checkpoint.model
+    if read_generation_entry(model.generation_config) is None:
+        policy = policy_fields(checkpoint.reattention)
+        model.generation_config.look_again = {"tags": tag_ids(checkpoint.tokenizer), **policy}
+    for part in (model, checkpoint.tokenizer, checkpoint.image_processor):
+        part.save_pretrained(out)
+    write_custom_generate(out)
+    side_file = find_side_file(resolve_sources(name, adapter).with_file(SIDE_FILE))
+    if side_file is not None:
+        shutil.copy(side_file, out / SIDE_FILE)
 
 
 def card(export: Export) -> str:

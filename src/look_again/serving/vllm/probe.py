@@ -21,6 +21,7 @@ from PIL import Image
 
 from look_again.clients.vllm_answers import ServerRefusalError, read_tokens
 from look_again.clients.vllm_requests import GENERATE, GenerateRequest, build_body, mention_images
+from look_again.core.devices import input_device
 from look_again.core.reattention import Reattention
 from look_again.core.trigger import Trigger
 from look_again.loading import Checkpoint
@@ -163,7 +164,7 @@ def score_tokens(checkpoint: Checkpoint, prefix: Sequence[int], tokens: Sequence
     ids = torch.tensor([[*prefix, *tokens]])
     if int(ids.max()) >= model.get_input_embeddings().weight.shape[0]:
         raise ValueError(f"token {int(ids.max())} is out of bounds here")
-    logits = model(input_ids=ids.to(model.device)).logits[0, len(prefix) - 1 : -1].float()
+    logits = model(input_ids=ids.to(input_device(model))).logits[0, len(prefix) - 1 : -1].float()
     never = checkpoint.family.vision_tokens(model.config).never_sampled
     logits[:, list(never)] = float("-inf")
     return torch.log_softmax(logits, dim=-1).gather(1, ids[0, len(prefix) :, None].to(logits.device))[:, 0].cpu()

@@ -30,6 +30,7 @@ from look_again.model import Sampling
 from look_again.serving.backend import Job
 from look_again.serving.prompt import EncodedPrompt
 from look_again.text.tags import prepare_tokenizer
+from look_again.weights import LoadOptions
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,12 @@ class ServedModel:
         )
 
 
-def load_without_model(
-    name: str | None = None, *, max_pixels: int | None = None, trained: bool | None = None
-) -> tuple[Checkpoint, ServedModel]:
+def load_without_model(name: str | None = None, options: LoadOptions | None = None) -> tuple[Checkpoint, ServedModel]:
     """A checkpoint (hub name or folder; None is the shipped one) without its weights, as the backend needs it.
 
-    max_pixels, trained: as for `load_checkpoint`. Raises LoadError.
+    options: as of `load_checkpoint`; those of weights have nothing to act on. Raises LoadError.
     """
+    chosen = options or LoadOptions()
     source = resolve_source(name)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
@@ -98,7 +98,7 @@ def load_without_model(
         generation = GenerationConfig.from_pretrained(source)
     except OSError:
         generation = GenerationConfig.from_model_config(config)
-    processor = load_image_processor(source, record, max_pixels)
+    processor = load_image_processor(source, record, chosen)
     prepare_tokenizer(tokenizer)
     shown = name or "tabletop-tiny"
     checkpoint = Checkpoint(
@@ -107,8 +107,8 @@ def load_without_model(
         tokenizer,
         processor,
         find_family(config),
-        trained=bool(record.trained) if trained is None else trained,
-        notes=(*guess_note(record, trained), *record.notes),
+        trained=bool(record.trained) if chosen.trained is None else chosen.trained,
+        notes=(*guess_note(record, chosen.trained), *record.notes),
         reattention=record.reattention or Reattention(),
     )
     return checkpoint, ServedModel(config, _stops(generation, tokenizer))
