@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from look_again.analysis import heatmap as maps
 from look_again.analysis.dilution import Track, build_track, summarise
+from look_again.analysis.information import TokenInformation, read_information, summarise_information
 from look_again.analysis.measured_answers import (
     AnswerSection,
     Clock,
@@ -69,6 +70,42 @@ def dilution(
     if source and lists["CAPTION"]:
         result["lists"] = {tag: source.summarise_lists(own) for tag, own in lists.items()}
     return result | {"seconds": clock.as_dict(), "settings": describe_settings(model, policy, sampling)}
+
+
+def theorems(
+    model: LookAgain,
+    questions: Sequence[ImageQuestion],
+    policy: Reattention,
+    sampling: Sampling,
+    batch: int = 4,
+    images: int = 8,
+) -> dict[str, Any]:
+    """Answers under `policy`, read with `images` pictures in turn in their own one's place; see analysis.information.
+
+    ValueError for a policy that puts nothing back, and for fewer than two questions or images.
+    """
+    if not policy.inserts:
+        raise ValueError("theorem 3.2 is about what is put back: choose a mode that inserts")
+    if min(images, len(questions)) < 2:
+        raise ValueError("an answer is compared with those to other pictures: two questions and two images are needed")
+    images = min(images, len(questions))
+    clock, tokens = Clock(), vision_tokens(model.checkpoint)
+    looking: list[TokenInformation] = []
+    bare: list[TokenInformation] = []
+    seen = encode(model.checkpoint, questions)
+    network = model.checkpoint.model
+    for first, part in zip(range(0, len(questions), batch), _parts(questions, batch), strict=True):
+        with clock.generation:
+            answers = ask_questions(model, part, policy, sampling)
+        with clock.reading:
+            for at, answer in enumerate(answers, first):
+                features = [seen[(at + step) % len(seen)].features for step in range(images)]
+                text = without_insertions(model.checkpoint.family, tokens, answer.slots, seen[at].spans)
+                looking.append(read_information(network, answer.slots, features))
+                bare.append(read_information(network, text, features))
+    account = {"analysis": "theorems", "answers": len(looking), "images": images}
+    account |= summarise_information(looking, bare)
+    return account | {"seconds": clock.as_dict(), "settings": describe_settings(model, policy, sampling)}
 
 
 def heatmap(

@@ -1,4 +1,7 @@
-"""`look-again analyze dilution|heatmap`: where a model looks while it answers, as PNG, JSON and one HTML page."""
+"""`look-again analyze dilution|heatmap|theorems`: where a model looks while it answers, and what its tokens say of it.
+
+The first two are written as PNG, JSON and one HTML page, the last as JSON.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +27,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dilution = analyses.add_parser("dilution", help=about, description=about)
     dilution.add_argument("--image", type=Path, help="an image (default: Tabletop)")
     dilution.add_argument("--question", help="what to ask about it")
-    dilution.add_argument("--n", type=int, metavar="N", help=f"Tabletop rows ({TABLETOP_QUESTIONS})")
-    dilution.add_argument("--seed", type=int, default=0, help="of the Tabletop stream (0)")
-    dilution.add_argument("--split", default="test", choices=["test", "heldout", "validation"], help="(test)")
-    dilution.add_argument("--batch", type=int, default=4, help="answers decoded and read together (4)")
+    about = "the paper's theorems on measured distributions: mutual information of tokens and image against its bound"
+    theorems = analyses.add_parser("theorems", help=about, description=about)
+    theorems.add_argument("--images", type=int, default=8, metavar="K", help="that an answer is read with (8)")
+    for sub in (dilution, theorems):
+        sub.add_argument("--n", type=int, metavar="N", help=f"Tabletop rows ({TABLETOP_QUESTIONS})")
+        sub.add_argument("--seed", type=int, default=0, help="of the Tabletop stream (0)")
+        sub.add_argument("--split", default="test", choices=["test", "heldout", "validation"], help="(test)")
+        sub.add_argument("--batch", type=int, default=4, help="answers decoded and read together (4)")
     about = "what the tokens of each section looked at, over the image"
     heatmap = analyses.add_parser("heatmap", help=about, description=about)
     heatmap.add_argument("--image", type=Path, required=True, help="an image")
     heatmap.add_argument("--question", required=True, help="what to ask about it")
     heatmap.add_argument("--layer", default="mean", metavar="L", help="a decoder layer from 0 on, or mean (default)")
-    for sub in (dilution, heatmap):
+    for sub in (dilution, heatmap, theorems):
         sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
         sub.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help="per answer (1024)")
         add_model_arguments(sub)
@@ -42,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.analysis == "theorems":
+        return _theorems(args)
     from look_again.analysis.canvas import require_plots
 
     require_plots()
@@ -56,6 +65,47 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join([*_lines(result), f"{base}.png, {base}.json, {base}.html"]))
     return 0
+
+
+def _theorems(args: argparse.Namespace) -> int:
+    policy = build_reattention(args)
+    if args.batch < 1:
+        raise ValueError(f"--batch must be at least 1, not {args.batch}")
+    from look_again.analysis.analyses import theorems
+    from look_again.analysis.measured_answers import load_question_set
+    from look_again.model import Sampling
+
+    drawn = {"split": args.split, "seed": args.seed, "n": TABLETOP_QUESTIONS if args.n is None else args.n}
+    questions = load_question_set("tabletop").draw(*drawn.values())
+    sampling = Sampling(max_new_tokens=args.max_new_tokens)
+    result = theorems(load_model(args), questions, policy, sampling, args.batch, args.images)
+    result["settings"] |= drawn
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "theorems.json"
+    path.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    if args.json:
+        print_json(result)
+    else:
+        print("\n".join([*_theorem_lines(result), str(path)]))
+    return 0
+
+
+def _theorem_lines(result: dict[str, Any]) -> list[str]:
+    lines = [f"{result['answers']} answers, each read with {result['images']} images"]
+    for kind, name in (("with", "with re-insertion"), ("without", "nothing put back")):
+        bound, after = result["theorem_3_1"][kind], result["theorem_3_2"][kind]
+        held, telling = bound["bound_holds"], bound["bound_holds_of_telling"]
+        share = "-" if telling is None else f"{100 * telling:.1f}%"
+        lines.append(
+            f"{name}: I(y; c | x) within r H for {100 * held:.1f}% of tokens, for {share} of the "
+            f"{bound['telling_tokens']} that say more than 0.01 nats of the image"
+        )
+        if after["share"] is not None:
+            lines.append(
+                f"  after the first look: r {100 * after['share']:.1f}%, I {after['information']:.4f}, "
+                f"r H {after['bound']:.4f} nats a token"
+            )
+    return lines
 
 
 def _dilution(args: argparse.Namespace) -> tuple[dict[str, Any], bytes, str]:
