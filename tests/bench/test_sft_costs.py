@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from look_again.bench.loss_costs import LossBench
+from look_again.bench.packing_costs import PackingBench
 from look_again.bench.sft_costs import SftBench, SftSettings, measure, vision_over_language, vision_over_language_of_7b
 from look_again.commands.main import main
 from look_again.core.reattention import Reattention
@@ -64,14 +65,36 @@ def Small(**changes):  # noqa: N802
 Small.layers = 1
 
 
-def test_the_command_prints_ratios(capsys):
+def test_the_command_prints_ratios(capsys, monkeypatch):
+    for name, lengths in (("MIXED", (130, 150, 200)), ("LONG", (200,)), ("SHORT", (150, 150))):
+        monkeypatch.setattr(f"look_again.bench.packing_costs.{name}", lengths)
     assert main(["bench", "sft", "--rows", "1", "--pairs", "1", "--loss-targets", "8", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert {"chunked_peak_over_whole", "chunked_time_over_whole"} <= result["ratios"].keys()
+    assert {"packed_over_padded", "packed_over_padded_groups", "long_step_over_count"} <= result["ratios"].keys()
     assert {"copy_time_over_repeated", "copy_memory_over_repeated", "route_over_copy"} <= result["ratios"].keys()
     assert result["settings"]["threads"] == torch.get_num_threads()
     assert main(["bench", "sft", "--rows", "0"]) == 2
     assert main(["bench", "sft", "--loss-targets", "0"]) == 2
+
+
+def test_packed_and_padded_steps_are_of_the_same_rows(bench):
+    """Would catch arms of different rows, a packed arm that pads, and a setting that stays behind."""
+    rows, losses = PackingBench(bench), []
+    batch = rows.collated((130, 190))
+    for packing, groups in ((True, 4), (False, 4), (False, 1)):
+        bench.module.packing, bench.module.length_groups = packing, groups
+        with torch.no_grad():
+            losses.append(float(bench.module(**batch)["loss"]))
+            features, _ = bench.module.features(batch["examples"], batch["pixel_values"], batch["image_grid_thw"])
+            (shape,) = [tuple(part.token_ids.shape) for part in bench.module.batches(batch["examples"], features)]
+        assert shape == ((1, 320) if packing else (2, 190))
+    assert losses == pytest.approx([losses[0]] * 3, abs=1e-5)
+    bench.module.packing, bench.module.length_groups = False, 4
+    rows.step((130, 190), packing=True, groups=1)()
+    assert (bench.module.packing, bench.module.length_groups) == (False, 4)
+    with pytest.raises(ValueError, match="ends within its prompt"):
+        rows.collated((5,))
 
 
 def test_both_losses_are_the_same(monkeypatch):

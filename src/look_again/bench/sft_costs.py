@@ -20,6 +20,7 @@ import torch
 from look_again.bench.decode_costs import describe_machine
 from look_again.bench.loss_costs import measure_loss
 from look_again.bench.measure import Call, describe_spread, paired_ratios, peak_bytes, timed
+from look_again.bench.packing_costs import measure_packing
 from look_again.bench.settings import SHAPES, SftSettings
 from look_again.core.reattention import Reattention
 from look_again.data.image_files import open_image
@@ -45,6 +46,8 @@ TARGETS = {
     "route_over_copy": 1.35,
     "chunked_peak_over_whole": 0.35,
     "chunked_time_over_whole": 1.1,
+    "packed_over_padded": 0.75,
+    "long_step_over_count": 1.5,
 }
 
 
@@ -80,31 +83,36 @@ class SftBench:
 
     def step(self, policy: Reattention) -> Call:
         """Forward and backward of our step."""
-        batch = self._on_device(self.collated(policy))
-        return partial(self._step, lambda: self.module(**batch)["loss"])
+        batch = self.on_device(self.collated(policy))
+        return partial(self.run_step, lambda: self.module(**batch)["loss"])
 
     def repeated_step(self) -> Call:
         """Forward and backward of the baseline's step."""
-        batch = self._on_device(self.collated_by_trl())
-        return partial(self._step, lambda: self.model(**batch, use_cache=False).loss)
+        batch = self.on_device(self.collated_by_trl())
+        return partial(self.run_step, lambda: self.model(**batch, use_cache=False).loss)
 
-    def _step(self, loss: Callable[[], torch.Tensor]) -> None:
+    def run_step(self, loss: Callable[[], torch.Tensor]) -> None:
+        """Forward and backward of a loss."""
         loss().backward()
         self.module.zero_grad(set_to_none=True)
 
-    def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The batch with its tensors where the model is."""
         return {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+
+    def count_operations(self, batch: dict[str, Any]) -> float:
+        """Multiplications of our step on a collated batch."""
+        with torch.no_grad():
+            features, _ = self.module.features(batch["examples"], batch["pixel_values"], batch["image_grid_thw"])
+            parts = list(self.module.batches(batch["examples"], features))
+        decoder = sum(_decoder_operations(self.model, part.token_ids) for part in parts)
+        targets = sum(int((part.targets != -100).sum()) for part in parts)
+        vision = _vision_operations(self.model, batch["pixel_values"])
+        return decoder + vision + 2 * _head_operations(self.model) * targets
 
     def predicted_ratio(self) -> float:
         """Time of COPY over the baseline's, from multiplications alone: the operations of both steps' shapes."""
-        copy = Reattention(mode="copy")
-        with torch.no_grad():
-            batch = self._on_device(self.collated(copy))
-            features, _ = self.module.features(batch["examples"], batch["pixel_values"], batch["image_grid_thw"])
-            parts = list(self.module.batches(batch["examples"], features))
-        ours = sum(_decoder_operations(self.model, part.token_ids) for part in parts)
-        ours += _vision_operations(self.model, batch["pixel_values"])
-        ours += 2 * _head_operations(self.model) * sum(int((part.targets != -100).sum()) for part in parts)
+        ours = self.count_operations(self.on_device(self.collated(Reattention(mode="copy"))))
         theirs = self.collated_by_trl()
         baseline = _decoder_operations(self.model, theirs["input_ids"])
         baseline += _vision_operations(self.model, theirs["pixel_values"])
@@ -177,7 +185,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure: {"ratios", "spread", "predicted", "vision_over_language", "settings"}."""
     names = SftSettings.__dataclass_fields__
     bench = SftBench(SftSettings(**{name: getattr(args, name) for name in names}))
-    samples = measure(bench) | measure_loss(bench.settings)
+    samples = measure(bench) | measure_loss(bench.settings) | measure_packing(bench)
     return {
         "ratios": {name: statistics.median(values) for name, values in samples.items()},
         "spread": {name: describe_spread(values) for name, values in samples.items()},

@@ -249,13 +249,13 @@ def _wrapper(kernel_name: str) -> Any:
             if view is None or view._module is not module:
                 view = views[id(module)] = _AsKernel(module, kernel_name)
             module = view
-        kernel = _own_eager(module) if kernel_name == "eager" else ALL_ATTENTION_FUNCTIONS[kernel_name]
+        kernel = own_eager(module) if kernel_name == "eager" else ALL_ATTENTION_FUNCTIONS[kernel_name]
         return kernel(module, query, key, value, attention_mask, **kwargs)
 
     return attend
 
 
-def _own_eager(module: Any) -> Any:
+def own_eager(module: Any) -> Any:
     """The plain attention that a model's own code calls where no kernel is chosen; it knows of sinks and soft caps."""
     return getattr(sys.modules[type(module).__module__], "eager_attention_forward", eager_attention)
 

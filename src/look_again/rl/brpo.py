@@ -285,6 +285,7 @@ def run_base(config: BrpoConfig) -> BaseModel:
         seed=config.seed,
         max_pixels=config.max_pixels,
         loss_chunk=config.objective.loss_chunk,
+        packing=config.objective.packing,
     )
 
 

@@ -123,6 +123,8 @@ class ObjectiveOptions:
     """Answers per loss pass; paper gives none."""
     loss_chunk: int | None = None
     """Targets whose logits exist at a time; None for as many as 0.5 GB hold. Exact at any size. Paper gives none."""
+    packing: bool = False
+    """Compute the answers of a loss pass one after the other without padding; exact. Paper gives none."""
     gradient_checkpointing: bool = False
     """Compute decoder layers again in the backward pass instead of keeping them. Paper gives none."""
 

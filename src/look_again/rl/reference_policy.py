@@ -23,7 +23,12 @@ class Reference:
         self.copy = (
             None
             if copy is None
-            else Reattending(copy.requires_grad_(False).eval(), module.tag_ids, loss_chunk=module.loss_chunk)
+            else Reattending(
+                copy.requires_grad_(False).eval(),
+                module.tag_ids,
+                loss_chunk=module.loss_chunk,
+                packing=module.packing,
+            )
         )
         self.first_rows = [] if module.tags is None else [p.detach().clone() for p in module.tags.parameters()]
 

@@ -44,7 +44,7 @@ class BaseModel:
 
     base: a checkpoint, hub name or folder; None grows one from `shapes`. tokenizer: with tags. image_processor: as it
     came with the base; max_pixels bounds what training sees of an image. parts: what trains. seed: of new weights.
-    loss_chunk: targets whose logits exist at a time.
+    loss_chunk: targets whose logits exist at a time. packing: whether a step's sequences pass without padding.
     """
 
     base: str | Path | None
@@ -54,6 +54,7 @@ class BaseModel:
     seed: int = 0
     max_pixels: int | None = None
     loss_chunk: int | None = None
+    packing: bool = False
     shapes: NewModel | None = None
 
     @property
@@ -112,7 +113,7 @@ class BaseModel:
         """A loaded model with what does not train frozen, adapters and tag rows in place."""
         torch.manual_seed(self.seed)  # of adapters
         tags = choose_trainable(model, self.parts, list(self.tag_ids.values()))
-        return Reattending(model, self.tag_ids, tags, self.loss_chunk)
+        return Reattending(model, self.tag_ids, tags, self.loss_chunk, self.packing)
 
     def merged(self, state: Mapping[str, torch.Tensor]) -> Any:
         """The model that a trained module's state makes of a fresh start."""

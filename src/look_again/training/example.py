@@ -92,7 +92,8 @@ class Batch:
     """Right-padded sequences: token_ids (B, L), positions (P, B, L), targets (B, L), visual_indices (V,).
 
     visual_indices index the concatenated features of all images of the step, in the order in which slots show them.
-    examples: the indices of the step's examples that these are.
+    examples: the indices of the step's examples that these are. packed_lengths: of sequences that stand one after the
+    other in the only row (B = 1, L the sum of them); None where every sequence has a row.
     """
 
     token_ids: torch.Tensor
@@ -100,6 +101,12 @@ class Batch:
     targets: torch.Tensor
     visual_indices: torch.Tensor
     examples: list[int] = field(default_factory=list)
+    packed_lengths: list[int] | None = None
+
+    @property
+    def sequence_targets(self) -> tuple[torch.Tensor, ...]:
+        """The targets of each sequence, in the order of `examples`; those of a padded one with its padding (-100)."""
+        return self.targets.unbind() if self.packed_lengths is None else self.targets[0].split(self.packed_lengths)
 
 
 def pad_batch(
@@ -111,15 +118,28 @@ def pad_batch(
         torch.full((len(sequences), longest), pad_id),
         torch.zeros((sequences[0].positions.shape[0], len(sequences), longest), dtype=torch.long),
         torch.full((len(sequences), longest), -100),
-        torch.cat(
-            [
-                slots.visual_indices[slots.visual_indices >= 0] + n
-                for slots, n in zip(sequences, tokens_before, strict=True)
-            ]
-        ),
+        _shown(sequences, tokens_before),
     )
     for b, slots in enumerate(sequences):
         batch.token_ids[b, : len(slots)] = slots.token_ids
         batch.positions[:, b, : len(slots)] = slots.positions
         batch.targets[b, : len(slots)] = targets[b]
     return batch
+
+
+def pack_batch(sequences: Sequence[Slots], targets: Sequence[torch.Tensor], tokens_before: Sequence[int]) -> Batch:
+    """The sequences one after the other in one row, without padding; `tokens_before` as in `pad_batch`."""
+    return Batch(
+        torch.cat([slots.token_ids for slots in sequences])[None],
+        torch.cat([slots.positions for slots in sequences], dim=1)[:, None],
+        torch.cat(list(targets))[None],
+        _shown(sequences, tokens_before),
+        packed_lengths=[len(slots) for slots in sequences],
+    )
+
+
+def _shown(sequences: Sequence[Slots], tokens_before: Sequence[int]) -> torch.Tensor:
+    """(V,) indices into the features of all images of the step, of the visual tokens that the sequences show."""
+    return torch.cat(
+        [slots.visual_indices[slots.visual_indices >= 0] + n for slots, n in zip(sequences, tokens_before, strict=True)]
+    )

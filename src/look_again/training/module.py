@@ -10,7 +10,7 @@ Legend: B sequences, L longest sequence, T targets, W vocabulary.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from typing import Any
@@ -29,11 +29,12 @@ from look_again.training.chunked_loss import (
     chunked_log_probs,
     count_chunk_targets,
 )
-from look_again.training.example import Batch, Example, add_response, pad_batch, start_sequence
+from look_again.training.example import Batch, Example, add_response, pack_batch, pad_batch, start_sequence
+from look_again.training.packing import allow_packing, packing_keywords
 from look_again.training.selection import count_passes, idle_pass, select_visual_tokens
 from look_again.training.trainable import TagRows
 
-LENGTH_GROUPS = 4  # padded batches that a step's sequences are computed in, so that short ones do not pay for long ones
+LENGTH_GROUPS = 4  # batches that a step's sequences are computed in, so that short ones do not pay for long ones
 LEAST_SEQUENCES = 4  # of such a batch: smaller ones leave the hardware idle
 SECTIONS = (*TAGS, "outside")
 
@@ -42,15 +43,24 @@ class Reattending(nn.Module):
     """A vision-language model with re-attention in its training sequences.
 
     tag_ids: of the grammar's tags. tags: their trainable rows, where the rest of the embedding is frozen. loss_chunk:
-    targets whose logits exist at a time, None for as many as 0.5 GB hold.
+    targets whose logits exist at a time, None for as many as 0.5 GB hold. packing: a step's sequences pass without
+    padding, one after the other; PackingError for a model that cannot keep them apart.
     """
 
     accepts_loss_kwargs = True  # the trainer then hands over the number of targets of the whole optimizer step
 
     def __init__(
-        self, model: Any, tag_ids: Mapping[str, int], tags: TagRows | None = None, loss_chunk: int | None = None
+        self,
+        model: Any,
+        tag_ids: Mapping[str, int],
+        tags: TagRows | None = None,
+        loss_chunk: int | None = None,
+        packing: bool = False,
     ) -> None:
         super().__init__()
+        self.packing, self.length_groups = packing, LENGTH_GROUPS
+        if packing:
+            allow_packing(model)
         self.loss_chunk = count_chunk_targets(loss_chunk, model.get_output_embeddings().weight.shape[0])
         self.model = model
         self.tags = tags
@@ -114,7 +124,7 @@ class Reattending(nn.Module):
         for batch in self.batches(examples, features):
             hidden, targets = self.target_hidden(batch, features)
             chosen = self._target_log_probs(hidden, targets, temperature, never) + unseen
-            sizes = (batch.targets != -100).sum(-1).tolist()
+            sizes = [int((part != -100).sum()) for part in batch.sequence_targets]
             for i, part in zip(batch.examples, chosen.split(sizes), strict=True):
                 out[i] = part
         return out
@@ -131,6 +141,8 @@ class Reattending(nn.Module):
         extra: dict[str, Any] = {}
         if len(batch.visual_indices):
             extra["mm_encoder_outputs"] = encoder_outputs(self.model, [table[batch.visual_indices.to(device)]])
+        if batch.packed_lengths is not None:
+            extra |= packing_keywords(self.model, batch.packed_lengths, device)
         hidden = self.model.base_model(
             input_ids=batch.token_ids.to(device),
             position_ids=find_family(self.config).shape_positions(batch.positions).to(device),
@@ -212,16 +224,20 @@ class Reattending(nn.Module):
         return torch.zeros(side * side, values, device=device), torch.tensor([[1, side, side]], device=device)
 
     def batches(self, examples: Sequence[Example], features: list[torch.Tensor]) -> Iterator[Batch]:
-        """The step's sequences in at most LENGTH_GROUPS padded batches of similar length."""
+        """The step's sequences in at most `length_groups` batches: packed ones with about as many slots each, or padded
+        ones of similar length. Their number depends on that of the examples alone, so that processes stay in step.
+        """
         pad = find_family(self.config).vision_tokens(self.config).padding
         sequences = self.sequences(examples, features)
         before = [0, *itertools.accumulate(len(table) for table in features)]
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-        size = max(LEAST_SEQUENCES, -(-len(order) // LENGTH_GROUPS))
-        for start in range(0, len(order), size):
-            part = order[start : start + size]
+        size = max(LEAST_SEQUENCES, -(-len(order) // self.length_groups))
+        starts = range(0, len(order), size)
+        parts = [order[i :: len(starts)] for i in range(len(starts))] if self.packing else None
+        for part in parts or [order[start : start + size] for start in starts]:
             targets = [sequences[i].targets(examples[i].silent) for i in part]
-            batch = pad_batch([sequences[i] for i in part], targets, [before[i] for i in part], pad)
+            shared = ([sequences[i] for i in part], targets, [before[i] for i in part])
+            batch = pack_batch(*shared) if self.packing else pad_batch(*shared, pad)
             batch.examples = part
             yield batch
 
@@ -258,7 +274,7 @@ class Reattending(nn.Module):
 
     def _note(self, batch: Batch, losses: torch.Tensor) -> None:
         """Add the losses (T,) to those of the sections that their tokens belong to."""
-        sections = find_sections(batch.targets, self.tag_ids)
+        sections = find_sections(batch.sequence_targets, self.tag_ids)
         both = torch.stack([losses.cpu().double(), torch.ones(len(losses), dtype=torch.float64)], dim=-1)
         self.section_losses.index_add_(0, sections, both)
 
@@ -274,8 +290,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def find_sections(targets: torch.Tensor, tag_ids: Mapping[str, int]) -> torch.Tensor:
-    """(T,) index into SECTIONS of every target of (B, L); a section's tags belong to it."""
+def find_sections(targets: Iterable[torch.Tensor], tag_ids: Mapping[str, int]) -> torch.Tensor:
+    """(T,) index into SECTIONS of every target of the sequences, (L,) each; a section's tags belong to it."""
     opens = {tag_ids[open_tag(tag)]: i for i, tag in enumerate(TAGS)}
     closes = {tag_ids[close_tag(tag)]: i for i, tag in enumerate(TAGS)}
     outside, sections = len(TAGS), []

@@ -98,6 +98,7 @@ def stage_base(config: SftConfig, stage: Stage, before: str | Path | None, proce
         seed=config.seed,
         max_pixels=stage.sequence.max_pixels,
         loss_chunk=stage.passes.loss_chunk,
+        packing=stage.passes.packing,
         shapes=config.tiny,
     )
 

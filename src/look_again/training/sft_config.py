@@ -111,6 +111,9 @@ class Passes:
     """Compute decoder layers again in the backward pass instead of keeping them. Paper gives none."""
     loss_chunk: int | None = None
     """Targets whose logits exist at a time; None for as many as 0.5 GB hold. Exact at any size. Paper gives none."""
+    packing: bool = False
+    """Compute a pass's samples one after the other without padding, each attending to itself alone; exact. Paper gives
+    none."""
     group_by_length: bool = False
     """Put samples of similar length into one step. Paper gives none."""
 
