@@ -1,7 +1,7 @@
 """What the paper's theorems say of mutual information, checked on measured distributions.
 
-Theorem 3.1 bounds what a token says of the image, I(y; c | x) <~ r H(y | x, c), by the visual share r and the
-token's own entropy; theorem 3.2 says that putting visual tokens back raises that bound. Here c is one of K images of equal size,
+Theorem 3.1 bounds what a token says of the image, I(y; c | x) <~ r H(y | x, c), by the visual share r and the token's
+entropy; theorem 3.2 says that putting visual tokens back raises that bound. Here c is one of K images of equal size,
 with equal chance: a finished answer is read once more with each of them in the place of its own, everywhere. With p_k
 the next token's distribution under image k, H(y | x, c) is the mean of H(p_k), and I(y; c | x) is H(mean of p_k) less
 that, at most ln K. What came before is the answer as it was written, so that c is drawn apart from it; the paper does
