@@ -23,6 +23,8 @@ _EXPORTS = {
     "score": "look_again.scoring.extraction",
     "prepare": "look_again.text.tags",
     "LoadOptions": "look_again.weights.options",
+    "load_video": "look_again.images.video_file",
+    "Video": "look_again.images.video",
 }
 __all__ = sorted(_EXPORTS)
 

@@ -17,11 +17,13 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from look_again.answers import Answer
 from look_again.core.devices import input_device
 from look_again.core.generate import Event, LookAgainDecoding, LookAgainOutput
-from look_again.core.inputs import ImageInputs, left_padded, process_images, stack_pixels
+from look_again.core.inputs import ImageInputs, left_padded, list_kinds, process_images, stack_pixels
 from look_again.core.reasoning_budget import ReasoningBudget, ReasoningWatch
 from look_again.core.reattention import Reattention
 from look_again.core.trigger import Trigger
 from look_again.images import load_image
+from look_again.images.video import Video
+from look_again.images.video_file import VideoSource, load_video
 from look_again.loading import Checkpoint, load_checkpoint
 from look_again.streaming import Finished, LookedAgain, StreamItem, TextDelta, TextStream
 from look_again.text.chat import decode_text
@@ -31,18 +33,22 @@ from look_again.weights import LoadOptions
 
 __all__ = ["Finished", "LookAgain", "LookedAgain", "Request", "Sampling", "StreamItem", "TextDelta", "load"]
 
-ImageSource = str | Path | bytes | Image.Image
+FileSource = str | Path | bytes | Image.Image
+ImageSource = FileSource | Video
 MAX_QUESTION_CHARACTERS = 20_000
 DEFAULT_NEW_TOKENS = 1024
 
 
 @dataclass(frozen=True)
 class Request:
-    """One question. `prefix` is a beginning of the response that the model has to continue."""
+    """One question. `prefix` is a beginning of the response that the model has to continue.
+
+    images: in the order in which they are shown; a `Video` may stand among them.
+    """
 
     images: Sequence[ImageSource]
     question: str
-    control_images: Sequence[ImageSource] = ()
+    control_images: Sequence[FileSource] = ()
     prefix: str = ""
 
 
@@ -120,16 +126,19 @@ class LookAgain:
         images: ImageSource | Sequence[ImageSource],
         question: str,
         *,
+        video: VideoSource | None = None,
         reattention: Reattention | str | None = None,
         sampling: Sampling | None = None,
         max_new_tokens: int | None = None,
     ) -> Answer:
-        """Answer one question about one or more images (or none). Raises ImageError or ValueError for bad input.
+        """Answer one question about images, a video, or neither. Raises ImageError or ValueError for bad input.
 
+        video: shown after the images; a file, its bytes, a list of frames, or what `load_video` gave, which also takes
+        a rate and a number of frames. Videos may stand among the images too, as `Video`.
         reattention: a policy, or a word: "copy", "text", "vision", "route", "route-25"; None follows the checkpoint.
         sampling: greedy where it is None. max_new_tokens: in place of the sampling's own number.
         """
-        request = Request(_as_list(images), question)
+        request = Request(_list_shown(images, video), question)
         return self.ask_batch([request], reattention=reattention, sampling=sampling, max_new_tokens=max_new_tokens)[0]
 
     def ask_batch(
@@ -151,6 +160,7 @@ class LookAgain:
         images: ImageSource | Sequence[ImageSource],
         question: str,
         *,
+        video: VideoSource | None = None,
         reattention: Reattention | str | None = None,
         sampling: Sampling | None = None,
         max_new_tokens: int | None = None,
@@ -159,7 +169,7 @@ class LookAgain:
 
         The options are those of `ask`.
         """
-        request = Request(_as_list(images), question)
+        request = Request(_list_shown(images, video), question)
         policy, chosen = self._policy(reattention), _sampling(sampling, max_new_tokens)
         return self._stream(request, self._encode(request), policy, chosen)
 
@@ -248,14 +258,16 @@ class LookAgain:
         """Token ids and pixels of one request."""
         check = self.checkpoint
         _check_question(request.question)
-        images = [load_image(source) for source in request.images]
+        images = [source if isinstance(source, Video) else load_image(source) for source in request.images]
+        if request.control_images and any(isinstance(image, Video) for image in images):
+            raise ValueError("a video has no control image: the wrong-image control shows images alone")
         if request.control_images and len(request.control_images) != len(images):
             raise ValueError(f"{len(request.control_images)} control images for {len(images)} images")
         others = [
             load_image(other).resize(image.size) for image, other in zip(images, request.control_images, strict=False)
         ]
         pixels, control = self._process(images), self._process(others)
-        messages = question_messages(request.question, len(images))
+        messages = question_messages(request.question, list_kinds(images))
         ids = check.renderer.render_prompt(messages, pixels.shown)
         context = check.model.config.get_text_config().max_position_embeddings
         if len(ids) >= context:
@@ -263,7 +275,7 @@ class LookAgain:
         prefix = check.tokenizer(request.prefix, add_special_tokens=False)["input_ids"] if request.prefix else []
         return _Encoded(ids, pixels, control, prefix)
 
-    def _process(self, images: Sequence[Image.Image]) -> ImageInputs:
+    def _process(self, images: Sequence[Image.Image | Video]) -> ImageInputs:
         return process_images(self.checkpoint.image_processor, self.checkpoint.model.config, images)
 
     def _batch(self, prompts: Sequence[_Encoded]) -> dict[str, torch.Tensor]:
@@ -314,5 +326,6 @@ def _check_prefixes(lengths: Sequence[int], sampling: Sampling) -> None:
         raise ValueError(f"the prefix has {max(lengths)} tokens, more than max_reasoning_tokens ({bound})")
 
 
-def _as_list(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
-    return [images] if isinstance(images, str | Path | bytes | Image.Image) else list(images)
+def _list_shown(images: ImageSource | Sequence[ImageSource], video: VideoSource | None) -> list[ImageSource]:
+    shown = [images] if isinstance(images, ImageSource) else list(images)
+    return shown if video is None else [*shown, load_video(video)]

@@ -1,8 +1,10 @@
-"""`look-again ask IMAGE… QUESTION`: one answer, streamed with every look at the image visible."""
+"""`look-again ask [--video FILE] IMAGE… QUESTION`: one answer, streamed with every look at the image visible."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,11 @@ COLOURS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="IMAGE… QUESTION", help="images, then the question")
+    parser.add_argument(
+        "--video", action="append", default=[], metavar="FILE", help="a video, shown after the images; repeatable"
+    )
+    parser.add_argument("--fps", type=float, metavar="F", help="frames per second taken of a video (2)")
+    parser.add_argument("--max-frames", type=int, metavar="N", help="frames of a video, evenly over all of it (64)")
     add_model_arguments(parser)
     add_reattention_arguments(parser)
     parser.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help="sampled tokens at most (1024)")
@@ -40,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     *images, question = args.inputs
     if not images and Path(question).is_file():
         raise ValueError(f"there is no question, only the file {question}")
+    _check_videos(args, images)
     from look_again.images import load_image
     from look_again.model import Sampling
 
@@ -49,13 +57,35 @@ def run(args: argparse.Namespace) -> int:
         temperature=args.temperature,
         seed=args.seed,
     )
-    opened = [load_image(image) for image in images]
+    opened = [*(load_image(image) for image in images), *_load_videos(args)]
     model = load_model(args)
     if args.json:
         print_json(model.ask(opened, question, reattention=policy, sampling=sampling).as_dict())
     else:
         show(model.stream(opened, question, reattention=policy, sampling=sampling))
     return 0
+
+
+def _check_videos(args: argparse.Namespace, images: Sequence[str]) -> None:
+    """ValueError for options of videos without one, and for a video among the images."""
+    for name in ("fps", "max_frames"):
+        if getattr(args, name) is not None and not args.video:
+            raise ValueError(f"--{name.replace('_', '-')} belongs to --video, and no video was given")
+    for image in images:
+        if image.lower().endswith((".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")):
+            raise ValueError(f"{image} is a video by its name: show it with --video {image}")
+
+
+def _load_videos(args: argparse.Namespace) -> list[Any]:
+    """The videos that the arguments name."""
+    from look_again.images.video import FPS, MAX_FRAMES
+    from look_again.images.video_file import load_video
+
+    fps = FPS if args.fps is None else args.fps
+    max_frames = MAX_FRAMES if args.max_frames is None else args.max_frames
+    if args.video and args.model is None:
+        print("note: the shipped model was trained on single images alone; name another with --model", file=sys.stderr)
+    return [load_video(video, fps=fps, max_frames=max_frames) for video in args.video]
 
 
 def show(stream: Any) -> None:

@@ -124,6 +124,12 @@ def add_reattention_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="route: attention on re-inserted copies counts for the visual tokens that they copy",
     )
+    parser.add_argument(
+        "--keep-frames",
+        action="store_true",
+        default=None,
+        help="route: keep whole frames of videos, and whole images, ranked by the attention on all of each",
+    )
     parser.add_argument("--layout", choices=POSITION_LAYOUTS, help="positions of re-inserted visual tokens (grid)")
     parser.add_argument("--no-delimiters", action="store_true", help="re-insert without vision delimiters")
     parser.add_argument("--max-reinsertions", type=int, metavar="N", help="per answer (16)")
@@ -201,6 +207,7 @@ def _asked_reattention(args: argparse.Namespace) -> dict[str, Any]:
         "keep": args.keep if keep is None else keep,
         "rule": args.rule,
         "count_copies": args.count_copies,
+        "keep_frames": args.keep_frames,
         "layout": args.layout,
         "delimiters": False if args.no_delimiters else None,
         "max_reinsertions": args.max_reinsertions,
@@ -216,7 +223,7 @@ def _check_route(args: argparse.Namespace, policy: Reattention) -> None:
     routed = policy.mode == "route" or policy.control == "random-rows"
     if routed or getattr(args, "controls", False) or getattr(args, "base_url", None):
         return  # an endpoint's options are refused as a whole
-    for name in ("keep", "rule", "count_copies"):
+    for name in ("keep", "rule", "count_copies", "keep_frames"):
         if getattr(args, name) is not None:
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} belongs to --reattention route, and would change nothing with {policy.mode}")

@@ -1,9 +1,11 @@
-"""`look-again tabletop make|serve`: rows of the Tabletop world, and an endpoint that answers from its truth."""
+"""`look-again tabletop make|clips|serve`: rows, clips, and an endpoint that answers from their truth."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from look_again.tabletop.world import SPLITS
 
@@ -15,6 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--seed", type=int, default=0, help="of the stream (0)")
     make.add_argument("--split", default="test", choices=SPLITS, help="stream to draw from (test)")
     make.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    clips = actions.add_parser("clips", help="write videos/ and rows.jsonl: short clips with exact questions")
+    clips.add_argument("--n", type=int, required=True, help="number of clips")
+    clips.add_argument("--seed", type=int, default=0, help="of the stream (0)")
+    clips.add_argument("--split", default="test", choices=SPLITS, help="stream to draw from (test)")
+    clips.add_argument("--format", default="mp4", choices=("mp4", "webm"), help="of the videos (mp4)")
+    clips.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     serve = actions.add_parser("serve", help="an OpenAI-compatible endpoint: teacher, judge, writer, model")
     serve.add_argument("--host", default="127.0.0.1", help="(127.0.0.1)")
     serve.add_argument("--port", type=int, default=8399, help="(8399)")
@@ -33,9 +41,15 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--n must be at least 1, not {args.n}")
     from tqdm import tqdm
 
-    from look_again.tabletop.samples import write_samples
+    if args.action == "clips":
+        from look_again.tabletop.clips.clip_samples import write_clips
 
-    for _ in tqdm(write_samples(args.out, args.split, args.seed, args.n), total=args.n, unit="row"):
+        written: Iterator[Any] = write_clips(args.out, args.split, args.seed, args.n, f".{args.format}")
+    else:
+        from look_again.tabletop.samples import write_samples
+
+        written = write_samples(args.out, args.split, args.seed, args.n)
+    for _ in tqdm(written, total=args.n, unit="row"):
         pass
     print(f"{args.n} rows in {args.out / 'rows.jsonl'}")
     return 0
