@@ -12,8 +12,8 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import httpx
 import pytest
@@ -57,31 +57,56 @@ def ask_text(url: str) -> tuple[int, float]:
     return httpx.post(url + CHAT, json=body, timeout=120).status_code, time.perf_counter() - began
 
 
-@pytest.mark.parametrize("name", CHOSEN)
-def test_others_are_served_meanwhile(server: Served, name: str) -> None:
-    bomb = BOMBS[name]
-    data, answers, watch = bomb.build(NAME), list[Any](), HealthWatch(server.url)
-    before = server.resident_mib
+@contextmanager
+def watched(url: str) -> Iterator[HealthWatch]:
+    """Asks /health within the context."""
+    watch = HealthWatch(url)
     watching = threading.Thread(target=watch.watch)
+    watching.start()
+    try:
+        yield watch
+    finally:
+        watch.ended.set()
+        watching.join()
 
-    def send() -> None:
+
+def ask_texts(url: str) -> float:
+    """Seconds of the slowest of many texts at once."""
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        statuses, seconds = zip(*pool.map(ask_text, [url] * REQUESTS), strict=True)
+    assert set(statuses) == {200}
+    return max(seconds)
+
+
+@pytest.fixture(scope="module")
+def quiet_s(server: Served) -> float:
+    """Seconds of the slowest health check while texts are asked and nothing else."""
+    ask_texts(server.url)
+    with watched(server.url) as watch:
+        ask_texts(server.url)
+    print(f"\nwithout a bomb: slowest of {watch.checks} health checks {watch.slowest_s:.3f} s")
+    return watch.slowest_s
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_others_are_served_meanwhile(server: Served, quiet_s: float, name: str) -> None:
+    """On a machine that is busy with other things, four times what the texts alone cost is allowed."""
+    bomb = BOMBS[name]
+    data, before = bomb.build(NAME), server.resident_mib
+
+    def send() -> tuple[httpx.Response, float]:
         began = time.perf_counter()
         response = httpx.post(server.url + bomb.path, content=data, headers=JSON, timeout=300)
-        answers.append((response.status_code, time.perf_counter() - began, response.text[:160]))
+        return response, time.perf_counter() - began
 
-    with ThreadPoolExecutor(REQUESTS + 1) as pool:
+    with ThreadPoolExecutor(1) as pool, watched(server.url) as watch:
         sent = pool.submit(send)
-        watching.start()
-        others = [pool.submit(ask_text, server.url) for _ in range(REQUESTS)]
-        statuses, seconds = zip(*(other.result() for other in others), strict=True)
-        sent.result()
-    watch.ended.set()
-    watching.join()
-    [(status, took, text)] = answers
+        texts_s = ask_texts(server.url)
+        response, took = sent.result()
     print(
-        f"\n{name}: {len(data) / 1e6:.2f} MB, {status} after {took:.2f} s; {REQUESTS} texts in {max(seconds):.2f} s; "
-        f"slowest of {watch.checks} health checks {watch.slowest_s:.3f} s; {server.resident_mib - before:+.0f} MiB"
+        f"\n{name}: {len(data) / 1e6:.2f} MB, {response.status_code} after {took:.2f} s; "
+        f"{REQUESTS} texts in {texts_s:.2f} s; slowest of {watch.checks} health checks {watch.slowest_s:.3f} s; "
+        f"{server.resident_mib - before:+.0f} MiB"
     )
-    assert set(statuses) == {200}
-    assert status < 500, text
-    assert watch.slowest_s < SOON_S
+    assert response.status_code < 500, response.text[:500]
+    assert watch.slowest_s < max(SOON_S, 4 * quiet_s)

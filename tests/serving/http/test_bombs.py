@@ -28,28 +28,38 @@ HERE = [
 ]
 
 
-@pytest.mark.parametrize("name", HERE)
-def test_health_and_other_requests_are_answered_meanwhile(name):
-    """A body of 23 MB of empty lists stopped the event loop for 28 s, a JPEG of 161 KB all answers for 155 s."""
-    bomb = BOMBS[name].build("fake")
-    with running(FakeBackend()) as server, ThreadPoolExecutor(8) as pool, httpx.Client(base_url=server.base) as client:
-        sent = threading.Thread(
-            target=httpx.post,
-            args=[f"{server.base}{CHAT}"],
-            kwargs={"content": bomb, "headers": {"content-type": "application/json"}, "timeout": 120},
-        )
+def find_slowest_check(server, sent):
+    """Seconds of the slowest health check while `sent` runs in a thread and 20 texts are asked."""
+    with ThreadPoolExecutor(8) as pool, httpx.Client(base_url=server.base) as client:
         client.get("/health")
-        sent.start()
+        sending = threading.Thread(target=sent)
+        sending.start()
         others = [pool.submit(server.post, body("Hi")) for _ in range(20)]
         slowest = 0.0
-        while sent.is_alive() or not all(other.done() for other in others):
+        while sending.is_alive() or not all(other.done() for other in others):
             began = time.perf_counter()
             assert client.get("/health").status_code == 200
             slowest = max(slowest, time.perf_counter() - began)
             time.sleep(0.02)
         assert [other.result().status_code for other in others] == [200] * 20
-        print(f"\n{name}: {len(bomb) / 1e6:.1f} MB, slowest health check {slowest:.3f} s")
-        assert slowest < SOON_S
+    return slowest
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_health_and_other_requests_are_answered_meanwhile(name):
+    """A body of 23 MB of empty lists stopped the event loop for 28 s, a JPEG of 161 KB all answers for 155 s.
+
+    On a machine that is busy with other things, four times what the texts alone cost is allowed.
+    """
+    bomb = BOMBS[name].build("fake")
+    headers = {"content-type": "application/json"}
+    with running(FakeBackend()) as server:
+        without = find_slowest_check(server, lambda: None)
+        slowest = find_slowest_check(
+            server, lambda: httpx.post(f"{server.base}{CHAT}", content=bomb, headers=headers, timeout=120)
+        )
+    print(f"\n{name}: {len(bomb) / 1e6:.1f} MB, slowest health check {slowest:.3f} s, {without:.3f} s without")
+    assert slowest < max(SOON_S, 4 * without)
 
 
 @pytest.mark.parametrize(
