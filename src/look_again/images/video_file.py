@@ -148,6 +148,8 @@ def _container(file: Any, format: str, name: str, limits: VideoLimits) -> Iterat
     try:
         with av.open(file, "r", format=format, options={"enable_drefs": "0"}) as container:
             stream = next(iter(container.streams.video), None)
+            if not len(container.streams):
+                raise VideoError(f"{name} is truncated or damaged: nothing in it can be read")
             if stream is None:
                 raise VideoError(f"{name} has no frames: there is no video in it")
             stream.codec_context.options = {"max_pixels": str(2 * limits.pixels)}  # FFmpeg rounds sides up

@@ -22,6 +22,7 @@ from look_again.core.inputs import process_images
 from look_again.core.prefill import encode
 from look_again.core.sequence import Reflection
 from look_again.core.slots import Slots
+from look_again.images.video import Video
 from look_again.loading import Checkpoint
 from look_again.serving.backend import Job
 from look_again.text.chat import decode_text
@@ -42,6 +43,8 @@ def report_attention(
     """
     if len(slots) > MAX_SLOTS:
         raise ValueError(f"attention is measured in sequences of up to {MAX_SLOTS} tokens; this one has {len(slots)}")
+    if any(isinstance(image, Video) for image in job.images):
+        raise ValueError("attention is measured on images alone, not on videos")
     config = checkpoint.model.config
     images = process_images(checkpoint.image_processor, config, job.images)
     encoded = encode(checkpoint.model, **images.tensors)

@@ -16,6 +16,7 @@ from PIL import Image
 from look_again.core.generate import Reflection, Reinsertion, Token
 from look_again.core.reattention import Reattention
 from look_again.core.slots import Slots
+from look_again.images.video import Video
 from look_again.loading import Checkpoint
 from look_again.model import Sampling
 from look_again.serving.decode_options import DEFAULT_OPTIONS, DecodeOptions
@@ -43,13 +44,14 @@ class PreparedOnce:
 class Job:
     """One answer that is wanted.
 
-    messages: as `encode_chat` takes them, `{"type": "image"}` once per image. images: RGB, of all messages in order.
+    messages: as `encode_chat` takes them, `{"type": "image"}` once per image. images: RGB, and videos, of all messages
+    in order.
     conversation: the same for jobs whose beginnings agree, so that a backend can send them where a cache is warm.
     prepared: shared by the jobs of one request, which differ in their sampling alone.
     """
 
     messages: Sequence[Message]
-    images: Sequence[Image.Image]
+    images: Sequence[Image.Image | Video]
     policy: Reattention
     sampling: Sampling
     options: DecodeOptions = DEFAULT_OPTIONS

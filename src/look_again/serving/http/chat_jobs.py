@@ -16,17 +16,19 @@ from look_again.model import Sampling
 from look_again.serving.backend import Job
 from look_again.serving.http.answer_options import bound_reasoning, wants_schema
 from look_again.serving.http.errors import ApiError, invalid
-from look_again.serving.http.image_parts import ImageReference
+from look_again.serving.http.image_parts import FramesReference, ImageReference, Reference, VideoReference
 from look_again.serving.http.limits import Limits
 from look_again.serving.http.payloads import TokenReport
 from look_again.serving.http.schema import (
     AssistantMessage,
     ChatRequest,
+    FramesPart,
     ImagePart,
     LookAgainOptions,
     Message,
     TextPart,
     ToolMessage,
+    VideoPart,
 )
 from look_again.serving.tool_calls import Toolbox, render_call
 
@@ -110,7 +112,7 @@ def choose_reattention(request: ChatRequest, defaults: Defaults) -> Reattention:
         policy = replace(defaults.policy, **named, **{k: v for k, v in given.items() if k not in named})
     except ValueError as error:
         raise invalid(str(error), "look_again") from None
-    for field in ("keep", "rule", "layers", "count_copies"):
+    for field in ("keep", "rule", "layers", "count_copies", "keep_frames"):
         if field in given and policy.mode != "route":
             raise invalid(
                 f"look_again.{field} belongs to route; this request's is {policy.mode}", f"look_again.{field}"
@@ -185,15 +187,13 @@ def read_stops(request: ChatRequest) -> list[str]:
     return [request.stop] if isinstance(request.stop, str) else list(request.stop)
 
 
-def split_conversation(
-    messages: Sequence[Message], limits: Limits
-) -> tuple[list[dict[str, Any]], list[ImageReference]]:
-    """Messages as `encode_chat` takes them, and their images in order.
+def split_conversation(messages: Sequence[Message], limits: Limits) -> tuple[list[dict[str, Any]], list[Reference]]:
+    """Messages as `encode_chat` takes them, and their images and videos in order.
 
     An assistant's `reasoning_content` is left out, as reasoning models are commonly shown earlier turns. ApiError 400
     for more images or text than the limits allow.
     """
-    images: list[ImageReference] = []
+    images: list[Reference] = []
     converted = [
         {"role": _role(message), "content": _message_content(message, f"messages[{place}].content", images)}
         for place, message in enumerate(messages)
@@ -223,7 +223,7 @@ def _role(message: Message) -> str:
     return {"developer": "system", "tool": "user"}.get(message.role, message.role)
 
 
-def _message_content(message: Message, param: str, images: list[ImageReference]) -> str | list[dict[str, str]]:
+def _message_content(message: Message, param: str, images: list[Reference]) -> str | list[dict[str, str]]:
     """A message's content, its tool calls written out; its images are added to `images`."""
     if isinstance(message, ToolMessage):
         return f"<tool_response>{_text(message.content)}</tool_response>"
@@ -240,9 +240,9 @@ def _text(content: str | Sequence[TextPart]) -> str:
 
 
 def _content(
-    content: str | Sequence[TextPart | ImagePart], param: str, images: list[ImageReference]
+    content: str | Sequence[TextPart | ImagePart | VideoPart | FramesPart], param: str, images: list[Reference]
 ) -> str | list[dict[str, str]]:
-    """A message's content; its images are added to `images`."""
+    """A message's content; its images and videos are added to `images`."""
     if isinstance(content, str):
         return content
     parts: list[dict[str, str]] = []
@@ -250,10 +250,19 @@ def _content(
         if isinstance(part, TextPart):
             parts.append({"type": "text", "text": part.text})
         else:
-            url = part.image_url
-            images.append(ImageReference(url.url, url.detail == "low", f"{param}[{place}].image_url.url"))
-            parts.append({"type": "image"})
+            images.append(_reference(part, f"{param}[{place}]"))
+            parts.append({"type": "image" if isinstance(part, ImagePart) else "video"})
     return parts
+
+
+def _reference(part: ImagePart | VideoPart | FramesPart, param: str) -> Reference:
+    if isinstance(part, ImagePart):
+        return ImageReference(part.image_url.url, part.image_url.detail == "low", f"{param}.image_url.url")
+    if isinstance(part, VideoPart):
+        video = part.video_url
+        return VideoReference(video.url, video.fps, video.max_frames, f"{param}.video_url.url")
+    frames = [ImageReference(url, False, f"{param}.video[{i}]") for i, url in enumerate(part.video)]
+    return FramesReference(tuple(frames), part.fps, f"{param}.video")
 
 
 def _characters(content: str | Sequence[dict[str, str]]) -> int:

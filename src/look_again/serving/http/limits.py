@@ -10,12 +10,13 @@ class Limits:
     """ValueError on construction for a bound below 1.
 
     body_bytes: of a request as sent. bodies_bytes: of all requests under way together. image_bytes: of one image as
-    encoded. pixels: of all images of a request together, read from each one's header before it is decoded. images,
-    text_characters, choices (`n`): of a request. max_tokens: what a request may ask for; None leaves it to the
-    model's context. default_tokens: for a request that does not say. concurrency, queue: requests answered and
-    waiting at once; a further one gets 429. timeout_s: from a request's first byte to its answer's last;
-    body_timeout_s: to receive it, image_timeout_s: to fetch one image. grace_s: for running requests to finish at
-    shutdown.
+    encoded. pixels: of all images of a request together, read from each one's header before it is decoded, and of the
+    frames that are taken of its videos. images: of a request; a video is one of them. video_bytes: of one video as
+    encoded; video_s: its length; video_frames: taken of it at most. text_characters, choices (`n`): of a request.
+    max_tokens: what a request may ask for; None leaves it to the model's context. default_tokens: for a request that
+    does not say. concurrency, queue: requests answered and waiting at once; a further one gets 429. timeout_s: from a
+    request's first byte to its answer's last; body_timeout_s: to receive it, image_timeout_s: to fetch one image.
+    grace_s: for running requests to finish at shutdown.
     """
 
     body_bytes: int = 64 * 2**20
@@ -23,6 +24,9 @@ class Limits:
     image_bytes: int = 20 * 2**20
     pixels: int = 50_000_000
     images: int = 16
+    video_bytes: int = 40 * 2**20
+    video_s: float = 600.0
+    video_frames: int = 64
     text_characters: int = 1_000_000
     max_tokens: int | None = None
     default_tokens: int = 2048

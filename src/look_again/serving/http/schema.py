@@ -43,6 +43,37 @@ class ImagePart(Strict):
     cache_control: CacheControl | None = None
 
 
+Rate = Annotated[float, Field(ge=0.001, le=1000)]
+
+
+class VideoUrl(Strict):
+    """url: `data:video/mp4;base64,…` (MP4, MOV, WebM, Matroska or AVI). fps: frames taken per second (2). max_frames:
+    taken at most, evenly over the whole video (the server's bound).
+    """
+
+    url: Annotated[str, Field(min_length=1)]
+    fps: Rate | None = None
+    max_frames: Annotated[int, Field(ge=1, le=10_000)] | None = None
+
+
+class VideoPart(Strict):
+    type: Literal["video_url"]
+    video_url: VideoUrl
+    cache_control: CacheControl | None = None
+
+
+class FramesPart(Strict):
+    """A video as a list of its frames, image URLs as of `image_url`, all of one size. fps: of the list (2)."""
+
+    type: Literal["video"]
+    video: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=1000)]
+    fps: Rate | None = None
+    cache_control: CacheControl | None = None
+
+
+UserPart = Annotated[TextPart | ImagePart | VideoPart | FramesPart, Field(discriminator="type")]
+
+
 class _Message(Strict):
     """name, cache_control: not shown to the model."""
 
@@ -59,7 +90,7 @@ class SystemMessage(_Message):
 
 class UserMessage(_Message):
     role: Literal["user"]
-    content: str | Annotated[list[Annotated[TextPart | ImagePart, Field(discriminator="type")]], Field(min_length=1)]
+    content: str | Annotated[list[UserPart], Field(min_length=1)]
 
 
 class CalledFunction(Strict):
@@ -166,7 +197,8 @@ class StreamOptions(Strict):
 class LookAgainOptions(Strict):
     """What happens at a reflection (the server's defaults where absent), and how the answer is returned.
 
-    reattention, keep, rule, layout, delimiters, max_reinsertions, layers, count_copies: as of `look_again.Reattention`.
+    reattention, keep, rule, layout, delimiters, max_reinsertions, layers, count_copies, keep_frames: as of
+    `look_again.Reattention`.
     content: "conclusion" puts the CONCLUSION into `content` and the rest into `reasoning_content`; "all" puts the whole
     tagged text into `content`. rows: also report the indices of the visual tokens that each reflection put back.
     attention: also report where the answer looked, per section and per reflection; a request with one choice.
@@ -180,6 +212,7 @@ class LookAgainOptions(Strict):
     max_reinsertions: Annotated[int, Field(ge=0, le=1000)] | None = None
     layers: Annotated[list[Annotated[int, Field(ge=0, le=1000)]], Field(min_length=1, max_length=1000)] | None = None
     count_copies: bool | None = None
+    keep_frames: bool | None = None
     content: Literal["conclusion", "all"] | None = None
     rows: bool | None = None
     attention: bool | None = None

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from look_again.core.inputs import measure_images
+from look_again.core.inputs import measure_images, process_images
+from look_again.images.video import Video
 from look_again.model import Sampling
 from look_again.serving.admission import Admission
 from look_again.serving.attention_report import report_attention
@@ -41,7 +42,16 @@ from look_again.serving.http.chat_jobs import (
 )
 from look_again.serving.http.errors import ApiError, invalid, translate_backend_error
 from look_again.serving.http.image_fetching import ImageFetcher
-from look_again.serving.http.image_parts import DecodedImage, ImageReference, decode_data_url, decode_image
+from look_again.serving.http.image_parts import (
+    DecodedImage,
+    ImageReference,
+    Reference,
+    VideoReference,
+    decode_data_url,
+    decode_image,
+    decode_video_part,
+    join_video_frames,
+)
 from look_again.serving.http.limits import Limits
 from look_again.serving.http.metrics import Metrics
 from look_again.serving.http.payloads import TokenReport
@@ -169,8 +179,11 @@ class Service:
         checkpoint, config = self.backend.checkpoint, self.backend.model_config
 
         def render() -> list[int]:
-            measured = measure_images(checkpoint.image_processor, config, [image.size for image in images])
-            return checkpoint.renderer.render_prompt(converted, measured.shown)
+            if any(isinstance(image, Video) for image in images):
+                shown = process_images(checkpoint.image_processor, config, images).shown
+            else:
+                shown = measure_images(checkpoint.image_processor, config, [image.size for image in images]).shown
+            return checkpoint.renderer.render_prompt(converted, shown)
 
         try:
             return await self._in_thread(render)
@@ -206,17 +219,29 @@ class Service:
             known = translate_backend_error(error, started=False, upstream=self.backend.name == "vllm")
             raise known or error from error
 
-    async def _decode_all(self, references: Sequence[ImageReference]) -> list[DecodedImage]:
+    async def _decode_all(self, references: Sequence[Reference], pixels: int | None = None) -> list[DecodedImage]:
         """One after the other, as the pixels of all together are bounded."""
         images: list[DecodedImage] = []
-        left = self.limits.pixels
+        left = self.limits.pixels if pixels is None else pixels
         for reference in references:
             if left < 1:
                 message = f"the images together have more than {self.limits.pixels} pixels"
                 raise invalid(message, reference.param, "image_too_large")
-            images.append(await self._decode(reference, left))
+            images.append(await self._decode_part(reference, left))
             left -= images[-1].pixels
         return images
+
+    async def _decode_part(self, reference: Reference, max_pixels: int) -> DecodedImage:
+        """An image, or a video out of a file or a list of images."""
+        if isinstance(reference, ImageReference):
+            return await self._decode(reference, max_pixels)
+        if isinstance(reference, VideoReference):
+            decode = self.workers.decode_video
+            return await self._by_worker(lambda: decode_video_part(reference, self.limits, max_pixels, decode))
+        if len(reference.frames) > self.limits.video_frames:
+            message = f"{len(reference.frames)} frames were sent; this server takes at most {self.limits.video_frames}"
+            raise invalid(message, reference.param, "too_many_images")
+        return join_video_frames(reference, await self._decode_all(reference.frames, max_pixels))
 
     async def _decode(self, reference: ImageReference, max_pixels: int) -> DecodedImage:
         limit = self.limits.image_bytes

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image
 from transformers import AutoConfig, GenerationConfig
 
 from look_again.clients.vllm_requests import SentImage, scale_images
@@ -117,7 +118,8 @@ def load_without_model(name: str | None = None, options: LoadOptions | None = No
 def send_images(checkpoint: Checkpoint, job: Job, prompt: EncodedPrompt) -> list[SentImage]:
     """The images of a job as they are sent: at the size that its prompt has them in."""
     grids = prompt.pixels["image_grid_thw"].tolist() if job.images else ()
-    return scale_images(checkpoint.image_processor, job.images, grids)
+    images = [image for image in job.images if isinstance(image, Image.Image)]  # videos are refused before
+    return scale_images(checkpoint.image_processor, images, grids)
 
 
 def _stops(generation_config: Any, tokenizer: Any) -> frozenset[int]:

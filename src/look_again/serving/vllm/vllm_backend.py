@@ -21,6 +21,7 @@ from typing import Any
 from look_again.clients.vllm_requests import SentImage
 from look_again.core.reattention import Reattention
 from look_again.core.trigger import Trigger
+from look_again.images.video import Video
 from look_again.loading import Checkpoint
 from look_again.serving.backend import BackendError, BackendEvent, Job, RefusedError, T, check_options
 from look_again.serving.prompt import EncodedPrompt, build_prompt
@@ -118,6 +119,8 @@ class VllmBackend:
         if job.sampling.temperature > MAX_TEMPERATURE:
             raise RefusedError(f"vLLM samples at temperatures up to {MAX_TEMPERATURE}, not {job.sampling.temperature}")
         check_options(job)
+        if any(isinstance(image, Video) for image in job.images):
+            raise RefusedError("videos are answered in process alone: start the server without --backend vllm")
         chat = any(server.up and server.chat for server in self._servers.all)
         job.policy.ranking_layers(self.served.config.get_text_config().num_hidden_layers)
         if job.images:

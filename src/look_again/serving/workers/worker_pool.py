@@ -18,9 +18,11 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from look_again.images import ImageError
+from look_again.images.video import Video
 from look_again.serving.workers import worker_process
 from look_again.serving.workers.image_decoding import DecodedFile
 from look_again.serving.workers.json_body import BodyError
+from look_again.serving.workers.video_decoding import VideoOptions
 from look_again.serving.workers.worker_process import receive_bytes, receive_head, rows_per_block, send
 
 PROCESSES = 2
@@ -96,6 +98,17 @@ class WorkerPool:
         late = ImageError(f"the image took longer than {self.deadline_s:g} s to decode: save it again, or smaller")
         return self._call(("image", low, max_bytes, max_pixels), data, read, late)
 
+    def decode_video(self, data: bytes, options: VideoOptions) -> Video:
+        """As `video_decoding.decode_video`."""
+
+        def read(head: tuple[Any, ...], stream: BinaryIO) -> Video:
+            _check(head, lambda message, code: ImageError(message))
+            _, width, height, times, fps, _ = head
+            return Video(tuple(_read_image(width, height, stream) for _ in times), times, fps)
+
+        late = ImageError(f"the video took longer than {self.deadline_s:g} s to decode: send a shorter or smaller one")
+        return self._call(("video", *options.as_tuple()), data, read, late)
+
     def close(self) -> None:
         """End the processes that are idle now, and others when they are done."""
         self._closed = True
@@ -152,7 +165,7 @@ def _check(head: tuple[Any, ...], build_error: Callable[[str, str], Exception]) 
 def _ended(task: str) -> ValueError:
     if task == "json":
         return BodyError("the body could not be parsed: its parser ended", "request_too_large")
-    return ImageError("the image could not be decoded: its decoder ended")
+    return ImageError(f"the {task} could not be decoded: its decoder ended")
 
 
 def _read_image(width: int, height: int, stream: BinaryIO) -> Image.Image:

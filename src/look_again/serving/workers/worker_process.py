@@ -19,6 +19,7 @@ from PIL import Image
 from look_again.images import ImageError
 from look_again.serving.workers.image_decoding import decode_file
 from look_again.serving.workers.json_body import BodyError, parse_body, too_deep
+from look_again.serving.workers.video_decoding import VideoOptions, decode_video
 
 Head = tuple[Any, ...]
 BLOCK_BYTES = 2**22
@@ -74,7 +75,15 @@ def _decode(data: bytes, stream: BinaryIO, low: bool, max_bytes: int, max_pixels
     stream.flush()
 
 
-TASKS: dict[str, Callable[..., None]] = {"json": _parse, "image": _decode}
+def _decode_video(data: bytes, stream: BinaryIO, *options: Any) -> None:
+    video = decode_video(data, VideoOptions(*options))
+    send(stream, ("done", *video.size, video.times, video.fps))
+    for frame in video.frames:
+        stream.write(frame.tobytes())
+    stream.flush()
+
+
+TASKS: dict[str, Callable[..., None]] = {"json": _parse, "image": _decode, "video": _decode_video}
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
