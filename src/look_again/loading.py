@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request as UrlRequest
@@ -23,7 +24,7 @@ from urllib.request import urlopen
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
@@ -40,8 +41,12 @@ from look_again.weights.adapters import Adapter, check_base, is_adapter, put_ada
 from look_again.weights.devices import placement_kwargs, resolve_device, resolve_dtype
 from look_again.weights.offloading import keep_rows_in_memory
 from look_again.weights.quantization import build_quantization_config, check_in_memory, check_library, find_method
+from look_again.weights.reading import read_model
 
 PROCESSOR_FILE = "preprocessor_config.json"
+PROCESSOR_FILES = (PROCESSOR_FILE, "processor_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+REASON_CHARACTERS = 400  # of a library's error, which may list all that it knows
 REACH_TIMEOUT_S = 5.0  # for the hub to answer at all
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 GUESSED = (
@@ -186,8 +191,8 @@ def load_checkpoint(name: str | Path | None = None, options: LoadOptions | None 
     image_processor = load_image_processor(sources.with_file(PROCESSOR_FILE), record, chosen)
     compared = () if sources.adapter is None else check_base(sources.adapter, sources.base)
     with _progress_bars(shown=name is not None or sources.adapter is not None):
-        model = _load_model(sources.base, config, chosen)
-    notes = (*compared, *(_give_tags(model, tokenizer, sources) or guess_note(record, chosen.trained)))
+        model, read = _load_model(sources.base, config, chosen)
+    notes = (*compared, *read, *(_give_tags(model, tokenizer, sources) or guess_note(record, chosen.trained)))
     if sources.adapter is not None:
         model = put_adapter_on(model, sources.adapter, merge=_merges(model, chosen))
     shown = [str(part) for part in (name, chosen.adapter) if part is not None]
@@ -221,8 +226,8 @@ def _load_config(source: str) -> Any:
     return config
 
 
-def _load_model(source: str, config: Any, options: LoadOptions) -> Any:
-    """The model where its weights belong: on one device, or wherever a map puts them."""
+def _load_model(source: str, config: Any, options: LoadOptions) -> tuple[Any, tuple[str, ...]]:
+    """The model where its weights belong, on one device or wherever a map puts them, and notes on it."""
     place = resolve_device(options.device)
     kwargs: dict[str, Any] = placement_kwargs(options, config)
     if options.attn_implementation:
@@ -232,15 +237,11 @@ def _load_model(source: str, config: Any, options: LoadOptions) -> Any:
     quantised = options.quantization is not None or find_method(config) is not None
     if quantised and "device_map" not in kwargs:
         kwargs["device_map"] = {"": str(place)}  # packed weights are made where they are used
-    model = _try(
-        source,
-        lambda: AutoModelForImageTextToText.from_pretrained(
-            source, dtype=resolve_dtype(options.dtype, place), use_safetensors=True, trust_remote_code=False, **kwargs
-        ),
-    )
+    dtype = resolve_dtype(options.dtype, place)
+    model, notes = _try(source, lambda: read_model(source, dtype=dtype, **kwargs))
     if quantised:
         check_in_memory(model)
-    return model if "device_map" in kwargs else _try(source, lambda: model.to(place))
+    return model if "device_map" in kwargs else _try(source, lambda: model.to(place)), notes
 
 
 def load_image_processor(source: str, record: CheckpointRecord, options: LoadOptions | None = None) -> Any:
@@ -249,6 +250,7 @@ def load_image_processor(source: str, record: CheckpointRecord, options: LoadOpt
     LoadError where there is none and for a field that it does not have, ValueError for a bound below one visual token.
     """
     chosen = options or LoadOptions()
+    _check_holds(source, PROCESSOR_FILES, "configuration of an image processor")
     processor = _try(source, lambda: load_pil_processor(source))
     known = set(processor.to_dict()) - {"image_processor_type"}
     unknown = sorted(set(chosen.processor_options) - known)
@@ -325,11 +327,18 @@ def load_tokenizer(source: str) -> Any:
     Checkpoints on the hub may keep the template that shows images in `chat_template.json`, which only processors read,
     beside a text-only one in the tokenizer's configuration.
     """
+    _check_holds(source, TOKENIZER_FILES, "tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     path = _side_file(source, "chat_template.json")
     if path is not None:
         tokenizer.chat_template = json.loads(Path(path).read_text(encoding="utf-8"))["chat_template"]
     return tokenizer
+
+
+def _check_holds(source: str, names: Sequence[str], what: str) -> None:
+    """LoadError for a folder without any of these files, in place of which the library makes something empty."""
+    if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in names):
+        raise LoadError(f"{source} has no {what} ({names[0]}): copy it from the checkpoint that this one was made of")
 
 
 def _side_file(source: str, name: str) -> str | None:
@@ -346,7 +355,7 @@ def _try(source: str, load: Any) -> Any:
             raise
         except Exception as error:  # libraries raise anything here: the reason is what a user needs, whatever its class
             lines = str(error).strip().splitlines() or [""]
-            reason = f"{type(error).__name__}: {lines[0]}"
+            reason = shorten(f"{type(error).__name__}: {lines[0]}", width=REASON_CHARACTERS, placeholder=" …")
             where = "folder" if Path(source).is_dir() else "hub name (no such folder here)"
             raise LoadError(f"cannot load the model {source!r}, taken as a {where}: {reason}") from error
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig
 
 from look_again.core.families import find_family
 from look_again.loading import load_tokenizer, resolve_source
@@ -19,6 +19,9 @@ from look_again.training.module import Reattending
 from look_again.training.run_parts import TrainedParts
 from look_again.training.trainable import choose_trainable, freeze, tag_rows
 from look_again.weights import LoadError
+from look_again.weights.adapters import is_adapter
+from look_again.weights.quantization import find_method
+from look_again.weights.reading import read_model
 from look_again.yaml_config import ConfigError
 
 
@@ -84,7 +87,7 @@ class BaseModel:
             return self.shapes.new_model(self.tokenizer, self.seed)
         try:
             find_family(AutoConfig.from_pretrained(self.base))
-            model = AutoModelForImageTextToText.from_pretrained(self.base, dtype=dtype, use_safetensors=True)
+            model, _ = read_model(str(self.base), dtype=dtype)
         except OSError as error:
             raise LoadError(
                 f"{self.base} cannot be loaded: {str(error).splitlines()[0]}{hint_at_paths(self.base)}"
@@ -142,6 +145,7 @@ def load_processors(base: str | None, shapes: NewModel | None = None) -> tuple[A
         resolve_source(base)
     except LoadError as error:
         raise LoadError(f"{error}{hint_at_paths(base)}") from error
+    _check_trainable(base)
     try:
         tokenizer = load_tokenizer(base)
         image_processor = load_pil_processor(base)
@@ -152,6 +156,15 @@ def load_processors(base: str | None, shapes: NewModel | None = None) -> tuple[A
     if not has_tags(tokenizer):
         prepare_tokenizer(tokenizer)
     return tokenizer, image_processor
+
+
+def _check_trainable(base: str) -> None:
+    """LoadError for a base that is answered with and not trained: an adapter, or quantised weights."""
+    if is_adapter(base):
+        raise LoadError(f"{base} is an adapter: fold it into its base first (look-again prepare {base} OUT)")
+    method = find_method(AutoConfig.from_pretrained(base))
+    if method is not None:
+        raise LoadError(f"{base} is quantised ({method}), and training starts from weights that are not: name those")
 
 
 def hint_at_paths(base: str | Path) -> str:
