@@ -24,7 +24,9 @@ def test_the_command_says_what_it_could_not_measure(capsys, monkeypatch):
     assert result["ratios"]["batched_over_single"] > 0
     waits = result["time_to_first_token_s"]["transformers"]
     assert 0 < waits["p50"] <= waits["p95"]
+    assert 0 < result["models_request_s"]["p50"] < 0.04  # what an acknowledgement that is waited for takes
     assert "batched_over_single" in table(result)
+    assert "GET /v1/models" in table(result)
 
 
 def test_answers_at_once_are_those_of_one_by_one():

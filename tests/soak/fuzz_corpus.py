@@ -1,4 +1,7 @@
-"""Bad requests from a seed: valid bodies with something wrong in them, bytes that are none, and bad images."""
+"""Bad requests from a seed: valid bodies with something wrong in them, bytes that are none, bad images, and bombs.
+
+Bodies are those of chat completions and of the Responses API.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,13 @@ import json
 import random
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
+
+from tests.serving.http.bombs import BOMBS, CHAT, RESPONSES
 
 NASTY: list[Any] = [
     *(None, True, False, 0, -1, 1, 1.5, 10**18, 10**400, -(2**63), 2**31, 1e308, [], {}, [[]], [None], {"a": {}}),
@@ -32,16 +37,24 @@ NASTY: list[Any] = [
 TOP_FIELDS = (
     *("max_tokens", "n", "stop", "seed", "temperature", "top_p", "stream", "stream_options", "look_again", "user"),
     *("tools", "logprobs", "response_format", "logit_bias", "frequency_penalty", "metadata", "audio", "modalities"),
+    *("top_logprobs", "top_k", "min_p", "repetition_penalty", "presence_penalty", "min_tokens", "ignore_eos"),
+    *("max_reasoning_tokens", "reasoning_effort", "tool_choice", "parallel_tool_calls", "return_token_ids"),
 )
+RESPONSE_FIELDS = (
+    *("instructions", "text", "reasoning", "tools", "tool_choice", "include", "store", "previous_response_id", "seed"),
+    *("max_output_tokens", "temperature", "top_p", "stream", "look_again", "background", "truncation", "conversation"),
+)
+BOMB_EVERY = 20  # requests
 
 
 @dataclass
 class Sent:
-    """One request. valid: it may be answered. kind: for the count."""
+    """One request. kind: for the count."""
 
     kind: str
     content: bytes
     headers: dict[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
+    path: str = CHAT
 
 
 def data_url(data: bytes, media: str = "image/png") -> str:
@@ -71,28 +84,69 @@ def valid_body(model: str, url: str | None = None) -> dict[str, Any]:
     }
 
 
+def valid_response_body(model: str) -> dict[str, Any]:
+    """The like for the Responses API: a message with an image, a reasoning item, a call and its output."""
+    shown = [{"type": "input_image", "image_url": data_url(image())}, {"type": "input_text", "text": "How many?"}]
+    return {
+        "model": model,
+        "instructions": "Be brief.",
+        "input": [
+            {"role": "user", "content": shown},
+            {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "One."}]},
+            {"type": "function_call", "call_id": "call_1", "name": "measure", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "call_1", "output": "7 cm"},
+            {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Seven."}]},
+            {"role": "user", "content": "And here?"},
+        ],
+        "tools": [{"type": "function", "name": "measure", "parameters": {"type": "object", "properties": {}}}],
+        "max_output_tokens": 4,
+        "temperature": 0,
+        "reasoning": {"effort": "low"},
+        "text": {"format": {"type": "text"}},
+    }
+
+
 def corpus(model: str, seed: int, count: int) -> Iterator[Sent]:
-    """`count` requests, the kinds in turn."""
+    """`count` requests, the kinds in turn, and all small bombs one after the other."""
     draw = random.Random(seed)
-    kinds: list[Callable[[str, random.Random], Sent]] = [changed_field, changed_field, bad_image, broken_bytes]
+    kinds: list[Callable[[str, random.Random], Sent]] = [
+        *(changed_field, changed_response, bad_image, broken_bytes),
+        *(changed_field, changed_response, bad_image_response, broken_bytes),
+    ]
+    bombs = [(name, bomb) for name, bomb in BOMBS.items() if bomb.small]
     for index in range(count):
-        yield kinds[index % len(kinds)](model, draw)
+        number, rest = divmod(index, BOMB_EVERY)
+        if rest == BOMB_EVERY - 1:
+            _, bomb = bombs[number % len(bombs)]
+            yield Sent("bomb", bomb.build(model), path=bomb.path)
+        else:
+            yield kinds[index % len(kinds)](model, draw)
 
 
 def changed_field(model: str, draw: random.Random) -> Sent:
     """A valid body in which one to three values are replaced, removed or added."""
     body = valid_body(model, draw.choice([None, data_url(image("JPEG"), "image/jpeg")]))
+    return Sent("changed field", json.dumps(_changed(body, draw, TOP_FIELDS)).encode())
+
+
+def changed_response(model: str, draw: random.Random) -> Sent:
+    """The like of a body of the Responses API."""
+    body = _changed(valid_response_body(model), draw, RESPONSE_FIELDS)
+    return Sent("changed response", json.dumps(body).encode(), path=RESPONSES)
+
+
+def _changed(body: dict[str, Any], draw: random.Random, names: Sequence[str]) -> dict[str, Any]:
     for _ in range(draw.randint(1, 3)):
         holder = draw.choice(list(_holders(body)))
         keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
         action = draw.random()
         if action < 0.2 and isinstance(holder, dict):
-            holder[draw.choice([*TOP_FIELDS, "x", "", "\ud800", "a" * 3000])] = draw.choice(NASTY)
+            holder[draw.choice([*names, "x", "", "\ud800", "a" * 3000])] = draw.choice(NASTY)
         elif action < 0.35 and keys:
             del holder[draw.choice(keys)]
         elif keys:
             holder[draw.choice(keys)] = copy.deepcopy(draw.choice(NASTY))
-    return Sent("changed field", json.dumps(body).encode())
+    return body
 
 
 def _holders(value: Any) -> Iterator[Any]:
@@ -105,10 +159,19 @@ def _holders(value: Any) -> Iterator[Any]:
 
 def bad_image(model: str, draw: random.Random) -> Sent:
     """A valid body around an image that is damaged, odd or none."""
+    return Sent("bad image", json.dumps(valid_body(model, _bad_url(draw))).encode())
+
+
+def bad_image_response(model: str, draw: random.Random) -> Sent:
+    """The like for the Responses API."""
+    body = valid_response_body(model)
+    body["input"][0]["content"][0]["image_url"] = _bad_url(draw)
+    return Sent("bad image, response", json.dumps(body).encode(), path=RESPONSES)
+
+
+def _bad_url(draw: random.Random) -> str:
     data = draw.choice([_cut, _flipped, _odd, _none])(draw)
-    media = draw.choice(["image/png", "image/jpeg", "image/webp", "image/x-nothing"])
-    body = valid_body(model, data_url(data, media))
-    return Sent("bad image", json.dumps(body).encode())
+    return data_url(data, draw.choice(["image/png", "image/jpeg", "image/webp", "image/x-nothing"]))
 
 
 def _whole(draw: random.Random) -> bytes:

@@ -1,9 +1,9 @@
-"""1,000 bad requests and images against a real server: no 5xx, no hang, and afterwards it answers as before.
+"""3,000 bad requests, images and bombs against a real server: no 5xx, no hang, and afterwards it answers as before.
 
 python -m pytest -s tests/soak/test_fuzz_serving.py
 
-500 requests are schemathesis's, drawn from the server's own OpenAPI description, valid and not; 500 are of
-`fuzz_corpus.py`. LOOK_AGAIN_FUZZ_REQUESTS is another number in all.
+Half of the requests are schemathesis's, drawn from the server's own OpenAPI description, valid and not; half are of
+`fuzz_corpus.py`. Both are of chat completions and of the Responses API. LOOK_AGAIN_FUZZ_REQUESTS is another number.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+from tests.serving.http.bombs import CHAT, RESPONSES
 from tests.soak.fuzz_corpus import corpus, data_url, image, valid_body
 from tests.soak.served_command import Served, look_again_server
 
-REQUESTS = int(os.environ.get("LOOK_AGAIN_FUZZ_REQUESTS", "1000"))
+REQUESTS = int(os.environ.get("LOOK_AGAIN_FUZZ_REQUESTS", "3000"))
 BOUND_S = 60.0  # for one request: longer is a hang
 NAME = "fuzzed"
-CHAT = "/v1/chat/completions"
 
 
 @dataclass
@@ -63,14 +63,15 @@ def openapi(server: Served) -> dict[str, Any]:
     """The server's description with models and images that exist, so that some of what is drawn gets far."""
     made = httpx.get(f"{server.url}/openapi.json").json()
     schemas = made["components"]["schemas"]
-    schemas["ChatRequest"]["properties"]["model"] = {"enum": [NAME, f"{NAME}:route-25", f"{NAME}:text", "other"]}
+    for request in ("ChatRequest", "ResponsesRequest"):
+        schemas[request]["properties"]["model"] = {"enum": [NAME, f"{NAME}:route-25", f"{NAME}:text", "other"]}
     images = [data_url(image()), data_url(image("WEBP"), "image/webp"), data_url(b"none")]
     schemas["ImageUrl"]["properties"]["url"] = {"anyOf": [{"enum": images}, {"type": "string"}]}
     return made
 
 
-def by_schemathesis(server: Served, tally: Tally, mode: schemathesis.GenerationMode, count: int) -> None:
-    operation = schemathesis.openapi.from_dict(openapi(server))[CHAT]["POST"]
+def by_schemathesis(server: Served, tally: Tally, path: str, mode: schemathesis.GenerationMode, count: int) -> None:
+    operation = schemathesis.openapi.from_dict(openapi(server))[path]["POST"]
     quiet = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
     @seed(7)
@@ -79,7 +80,13 @@ def by_schemathesis(server: Served, tally: Tally, mode: schemathesis.GenerationM
     def send(case: Any) -> None:
         started = time.monotonic()
         response = case.call(base_url=server.url, timeout=BOUND_S)
-        tally.add(f"schema, {mode.value}", response.status_code, time.monotonic() - started, case.body, response.text)
+        tally.add(
+            f"{path.rsplit('/', 1)[1]}, {mode.value}",
+            response.status_code,
+            time.monotonic() - started,
+            case.body,
+            response.text,
+        )
 
     send()
 
@@ -88,14 +95,15 @@ def by_corpus(server: Served, tally: Tally, count: int) -> None:
     with httpx.Client(timeout=BOUND_S) as client:
         for sent in corpus(NAME, seed=11, count=count):
             started = time.monotonic()
-            response = client.post(server.url + CHAT, content=sent.content, headers=sent.headers)
+            response = client.post(server.url + sent.path, content=sent.content, headers=sent.headers)
             tally.add(sent.kind, response.status_code, time.monotonic() - started, sent.content, response.text)
 
 
 def test_bad_requests_do_no_harm(server: Served) -> None:
     before, tally = answer(server), Tally()
     for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
-        by_schemathesis(server, tally, mode, REQUESTS // 4)
+        for path in (CHAT, RESPONSES):
+            by_schemathesis(server, tally, path, mode, REQUESTS // 8)
     by_corpus(server, tally, REQUESTS - REQUESTS // 2)
     for (kind, status), number in sorted(tally.statuses.items()):
         print(f"{kind:25} {status} {number:5}")

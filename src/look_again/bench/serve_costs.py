@@ -30,13 +30,14 @@ from typing import Any
 import torch
 
 from look_again.bench.decode_costs import describe_machine
+from look_again.bench.http_latency import time_models_requests
 from look_again.bench.measure import describe_spread, paired_ratios
 from look_again.bench.settings import ServeSettings
 from look_again.bench.vllm_process import vllm_process
 from look_again.core.generate import Token
 from look_again.core.reattention import Reattention
 from look_again.data.image_files import open_image
-from look_again.extras import require
+from look_again.extras import MissingExtraError, require
 from look_again.loading import Checkpoint, default_checkpoint, load_checkpoint
 from look_again.model import Sampling
 from look_again.serving.backend import Backend, Ended, Job
@@ -190,12 +191,13 @@ def served(args: argparse.Namespace, settings: ServeSettings) -> Iterator[str | 
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure: {"ratios", "spread", "tokens_per_second", "time_to_first_token_s", "targets", "notes", "settings"}."""
+    """Measure: ratios, spread, tokens_per_second, time_to_first_token_s, models_request_s, targets, notes, settings."""
     settings = ServeSettings(**{name.name: getattr(args, name.name) for name in fields(ServeSettings)})
     checkpoint = load_checkpoint(None, device="cpu", dtype="float32")
     with asyncio.Runner() as loop:
         ratios, batched = batched_over_single(checkpoint, settings, loop)
         samples, heard, notes = {"batched_over_single": ratios}, {"transformers": batched}, []
+        models = measure_http(checkpoint, loop, notes)
         with served(args, settings) as url:
             if url is None:
                 notes.append(NO_VLLM)
@@ -207,10 +209,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "spread": {name: describe_spread(found) for name, found in samples.items()},
         "tokens_per_second": {name: found.tokens_per_second for name, found in heard.items()},
         "time_to_first_token_s": {name: summarise_waits(found.waits) for name, found in heard.items()},
+        "models_request_s": models,
         "targets": TARGETS,
         "notes": notes,
         "settings": asdict(settings) | describe_machine(torch.device("cpu")),
     }
+
+
+def measure_http(checkpoint: Checkpoint, loop: asyncio.Runner, notes: list[str]) -> dict[str, float] | None:
+    """`summarise_waits` of GET /v1/models over one connection; None, with a note, without the extra."""
+    try:
+        require("fastapi", extra="serve")
+        require("httpx", extra="serve")
+    except MissingExtraError as error:
+        notes.append(f"models_request_s: {error}")
+        return None
+    return summarise_waits(loop.run(time_models_requests(TransformersBackend(checkpoint))))
 
 
 def summarise_waits(waits: Sequence[float]) -> dict[str, float]:
@@ -229,4 +243,7 @@ def table(result: dict[str, Any]) -> str:
     for name, rate in result["tokens_per_second"].items():
         waits = result["time_to_first_token_s"][name]
         lines.append(f"{name:28}{rate:>10.0f}{waits['p50']:>16.3f} s{waits['p95']:>7.3f} s")
+    if models := result["models_request_s"]:
+        text = f"GET /v1/models, one connection: p50 {1000 * models['p50']:.1f} ms, p95 {1000 * models['p95']:.1f} ms"
+        lines += ["", text]
     return "\n".join([*lines, *result["notes"]])
