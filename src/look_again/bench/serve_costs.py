@@ -196,7 +196,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     checkpoint = load_checkpoint(None, device="cpu", dtype="float32")
     with asyncio.Runner() as loop:
         ratios, batched = batched_over_single(checkpoint, settings, loop)
-        samples, heard, notes = {"batched_over_single": ratios}, {"transformers": batched}, []
+        samples, heard, notes = {"batched_over_single": ratios}, {"transformers": batched}, list[str]()
         models = measure_http(checkpoint, loop, notes)
         with served(args, settings) as url:
             if url is None:
