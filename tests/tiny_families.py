@@ -98,11 +98,13 @@ def spread(model: Any, scale: float = 0.15) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def build(model_type: str, kernel: str = "sdpa", **settings: Any) -> Any:
-    """A random model with generation settings that neither stop nor pad unasked."""
+def build(model_type: str, kernel: str = "sdpa", weights: float = 0.15, **settings: Any) -> Any:
+    """A random model with generation settings that neither stop nor pad unasked; weights: their standard deviation."""
     config = AutoConfig.for_model(model_type, **settings)
     config._attn_implementation = kernel
-    model = spread(AutoModelForImageTextToText.from_config(config, dtype=torch.float32))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = spread(AutoModelForImageTextToText.from_config(config, dtype=torch.float32), weights)
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     return model
@@ -117,10 +119,12 @@ def patch_grids(numbers: list[int]) -> list[tuple[int, int, int]]:
     return [(1, 4, 6) if number % 2 == 0 else (1, 4, 4) for number in numbers]
 
 
-def grid_family(name: str, ids: dict[str, int], text: dict[str, Any], vision: dict[str, Any]) -> TinyFamily:
+def grid_family(
+    name: str, ids: dict[str, int], text: dict[str, Any], vision: dict[str, Any], weights: float = 0.15
+) -> TinyFamily:
     """A family with grids of patches and three position dimensions."""
     common = {"num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2, "in_channels": 3}
-    model = build(name, text_config=TEXT | text, vision_config=common | vision, **ids)
+    model = build(name, weights=weights, text_config=TEXT | text, vision_config=common | vision, **ids)
 
     def block(number: int) -> list[int]:
         _, rows, columns = patch_grids([number])[0]
@@ -288,6 +292,78 @@ def idefics3() -> TinyFamily:
     return smolvlm("idefics3")
 
 
+def qwen3_5(name: str = "qwen3_5", **text: Any) -> TinyFamily:
+    """Three layers with a recurrent state and one with attention."""
+    rope = ROPE | {"mrope_section": [2, 1, 1], "mrope_interleaved": True, "partial_rotary_factor": 0.25}
+    linear = {
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_conv_kernel_dim": 4,
+    }
+    kinds = ["linear_attention", "linear_attention", "linear_attention", "full_attention"]
+    shapes = {"head_dim": 32, "num_hidden_layers": 4, "layer_types": kinds, "rope_parameters": rope} | linear
+    sizes = {"depth": 3, "hidden_size": 16, "out_hidden_size": HIDDEN, "intermediate_size": 24}
+    return grid_family(name, QWEN_IDS, shapes | text, sizes | {"num_position_embeddings": 64}, weights=0.1)
+
+
+def qwen3_5_moe() -> TinyFamily:
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    return qwen3_5("qwen3_5_moe", **experts, shared_expert_intermediate_size=16)
+
+
+def gemma3() -> TinyFamily:
+    """Images of 16 tokens, which are more than the window of 10."""
+    kinds = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
+    shapes = {"model_type": "gemma3_text", "head_dim": 8, "sliding_window": 10, "query_pre_attn_scalar": 8}
+    text = TEXT | shapes | {"num_hidden_layers": 4, "layer_types": kinds}
+    ids = {"image_token_index": IMAGE, "boi_token_index": START, "eoi_token_index": END, "mm_tokens_per_image": 16}
+    vision = SIGLIP | {
+        "model_type": "siglip_vision_model",
+        "image_size": 16,
+        "num_channels": 3,
+        "vision_use_head": False,
+    }
+    model = build("gemma3", text_config=text, vision_config=vision, **ids)
+
+    def pixels(numbers: list[int]) -> dict[str, torch.Tensor]:
+        return {"pixel_values": torch.cat([noise(1, 3, 16, 16, seed=number) for number in numbers])}
+
+    return TinyFamily("gemma3", model, lambda number: [START, *[IMAGE] * 16, END], pixels, "token_type_ids")
+
+
+def gemma4(bidirectional: str | None = "vision") -> TinyFamily:
+    """Layers that share keys, embeddings per layer, capped logits; images of 6 and 4 tokens by turns."""
+    kinds = ["sliding_attention", "full_attention"] * 3
+    shapes = {"model_type": "gemma4_text", "head_dim": 8, "global_head_dim": 16, "sliding_window": 5}
+    shared = {"num_kv_shared_layers": 2, "hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": VOCABULARY}
+    cap = {"use_bidirectional_attention": bidirectional, "final_logit_softcapping": 3.0}
+    text = TEXT | shapes | shared | cap | {"num_hidden_layers": 6, "layer_types": kinds}
+    pooled = {"pooling_kernel_size": 2, "position_embedding_size": 64, "num_key_value_heads": 2, "head_dim": 8}
+    ids = {"image_token_id": IMAGE, "video_token_id": VIDEO, "boi_token_id": START, "eoi_token_id": END}
+    audio = {"audio_config": None, "audio_token_id": 120, "boa_token_id": 121, "eoa_token_index": 122}
+    model = build("gemma4", weights=0.12, text_config=text, vision_config=SIGLIP | pooled, **ids, **audio)
+
+    def pixels(numbers: list[int]) -> dict[str, torch.Tensor]:
+        values, places = torch.zeros(len(numbers), 24, 48), torch.full((len(numbers), 24, 2), -1)
+        for place, (number, (_, rows, columns)) in enumerate(zip(numbers, patch_grids(numbers), strict=True)):
+            values[place, : rows * columns] = noise(rows * columns, 48, seed=number).sigmoid()
+            grid = torch.meshgrid(torch.arange(columns), torch.arange(rows), indexing="xy")
+            places[place, : rows * columns] = torch.stack(grid, -1).reshape(-1, 2)
+        return {"pixel_values": values, "image_position_ids": places}
+
+    def block(number: int) -> list[int]:
+        _, rows, columns = patch_grids([number])[0]
+        return [START, *[IMAGE] * (rows * columns // 4), END]
+
+    return TinyFamily("gemma4", model, block, pixels, "mm_token_type_ids")
+
+
+def gemma4_causal() -> TinyFamily:
+    return gemma4(None)
+
+
 TINY_FAMILIES: dict[str, Callable[[], TinyFamily]] = {
     make.__name__: make
     for make in (
@@ -303,5 +379,10 @@ TINY_FAMILIES: dict[str, Callable[[], TinyFamily]] = {
         mistral3,
         smolvlm,
         idefics3,
+        qwen3_5,
+        qwen3_5_moe,
+        gemma3,
+        gemma4,
+        gemma4_causal,
     )
 }

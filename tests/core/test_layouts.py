@@ -37,6 +37,11 @@ PROCESSORS: dict[str, Any] = {
         {"size": {"longest_edge": 4 * SIDE}, "max_image_size": {"longest_edge": SIDE}},
     ),
 }
+PROCESSORS["gemma3"] = ("Gemma3ImageProcessorPil", {"size": {"height": SIDE, "width": SIDE}})
+PROCESSORS["gemma4"] = (
+    "Gemma4ImageProcessorPil",
+    {"patch_size": 4, "pooling_kernel_size": 2, "max_soft_tokens": 70},
+)
 LAID_OUT = sorted(name for name, family in FAMILIES.items() if family.layout is not None and family.is_served)
 laid_out = pytest.mark.parametrize("name", LAID_OUT)
 
@@ -95,6 +100,7 @@ def test_texts_are_the_librarys(name, sizes):
 def library_processor(name: str, tiny: TinyFamily, image_processor: Any) -> Any:
     """The library's processor without its video part, which cannot be had without torchvision."""
     kind = {"internvl": "InternVL", "llava_onevision": "LlavaOnevision", "smolvlm": "SmolVLM", "idefics3": "Idefics3"}
+    kind |= {"gemma3": "Gemma3", "gemma4": "Gemma4"}
     made = object.__new__(getattr(transformers, f"{kind[name]}Processor"))
     tokens = {
         "image_token": FAMILIES[name].image_text,
@@ -109,6 +115,9 @@ def library_processor(name: str, tiny: TinyFamily, image_processor: Any) -> Any:
         "vision_feature_select_strategy": "full",
         "vision_aspect_ratio": "anyres_max_9",
         "image_processor": image_processor,
+        "full_image_sequence": f"\n\n<start_of_image>{'<image_soft_token>' * 16}<end_of_image>\n\n",
+        "boi_token": "<|image>",
+        "eoi_token": "<image|>",
     }
     for attribute, value in tokens.items():
         setattr(made, attribute, value)

@@ -80,7 +80,7 @@ def _log_probs(replay: Replay, sources: torch.Tensor) -> Iterator[torch.Tensor]:
     """(K, part of n, W) of the tokens that were sampled from the logits at `sources`, a stretch of them at a time."""
     images, width = len(replay.hidden), replay.model.config.get_text_config().vocab_size
     for part in sources.split(max(1, LOGIT_FLOATS // (images * width))):
-        logits = torch.stack([replay._logits(replay.hidden[row, part]).float() for row in range(images)])
+        logits = torch.stack([replay._logits(replay.hidden[row][part]).float() for row in range(images)])
         logits[..., list(replay.tokens.never_sampled)] = -1e9
         yield logits.log_softmax(-1).cpu()
 

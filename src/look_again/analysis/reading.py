@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from look_again.analysis.shares import first_look, rebuild_slots, sampled_slots, visual_blocks
-from look_again.core.attention import AttentionRecorder, attention_weights, recorded_attention
-from look_again.core.families import find_family
+from look_again.core.attention import AttentionCall, AttentionRecorder, attention_weights, recorded_attention
+from look_again.core.families import attention_layers, find_family
 from look_again.core.runner import Runner
 from look_again.core.slots import Slots
 
@@ -93,30 +93,44 @@ def read_pairs(
 class WatchedAttention(AttentionRecorder):
     """A recorder that keeps sums per query and per panel instead of one ranking.
 
-    finished: the sequences of the pass, in order. fed: slots of each that the cache holds before the pass.
+    finished: the sequences of the pass, in order. fed: slots of each that the cache holds before the pass. sequences:
+    their numbers in the batch, None for 0, 1 and so on.
     """
 
-    def __init__(self, like: AttentionRecorder, finished: Sequence[FinishedSequence], fed: int = 0) -> None:
+    def __init__(
+        self,
+        like: AttentionRecorder,
+        finished: Sequence[FinishedSequence],
+        fed: int = 0,
+        sequences: Sequence[int] | None = None,
+    ) -> None:
         blocks = [visual_blocks(one.slots) for one in finished]
         super().__init__(like.cache, [visual for visual, _ in blocks], like.layers)
         self.finished, self.fed = list(finished), fed
+        self.sequences = list(range(len(finished)) if sequences is None else sequences)
+        self._passing: list[int] = []
         self.blocks = [torch.nn.functional.one_hot(block).float() for _, block in blocks]
         both, depth = list(zip(finished, self.blocks, strict=True)), len(self.layers)
         self.on_blocks = [torch.zeros(depth, len(one.queries), block.shape[1]) for one, block in both]
         self.on_rows = [torch.zeros(depth, len(one.panel_sizes), len(block)) for one, block in both]
 
     def watch_chunk(self, wanted: Sequence[tuple[int, Sequence[int]]]) -> None:
-        """The Runner's wish for the sampled tokens; here the queries were chosen at the start."""
+        """The Runner's wish for the sampled tokens; here the queries were chosen at the start, only sequences count."""
+        self._passing = [sequence for sequence, _ in wanted]
 
     def observe(
-        self, layer: int, query_BHnD: torch.Tensor, key_BKSD: torch.Tensor, scaling: float | None = None
+        self, layer: int, query_BHnD: torch.Tensor, key_BKSD: torch.Tensor, call: AttentionCall | None = None
     ) -> None:
-        self.scalings[layer] = self.scaling if scaling is None else scaling
-        for row, one in enumerate(self.finished):
+        if layer not in self.layers:
+            return
+        self.calls[layer] = call or AttentionCall(self.scaling)
+        for i, sequence in enumerate(self._passing):
+            row = self.sequences.index(sequence)
+            one = self.finished[row]
             size = max(1, SCORE_FLOATS // (query_BHnD.shape[1] * len(one.slots)))
             for start in range(0, len(one.queries), size):
                 part = slice(start, start + size)
-                self._note(layer, row, part, query_BHnD[row], key_BKSD[row])
+                self._note(layer, row, part, query_BHnD[i], key_BKSD[i])
 
     def _note(self, layer: int, row: int, part: slice, query_HnD: torch.Tensor, key_KSD: torch.Tensor) -> None:
         """Add a stretch of queries; no key after the last of them is compared."""
@@ -124,24 +138,25 @@ class WatchedAttention(AttentionRecorder):
         seen = int(slots[-1]) + 1
         visual = self.visual_slots[row][self.visual_slots[row] < seen]
         chosen = query_HnD[:, (slots - self.fed).to(query_HnD.device)]
-        weights = attention_weights(chosen, key_KSD[:, :seen], slots, visual, self.scalings[layer]).mean(0).cpu()
-        self.on_blocks[row][layer, part] = weights @ self.blocks[row][: len(visual)]
+        weights = attention_weights(chosen, key_KSD[:, :seen], slots, visual, *self.calls[layer]).mean(0).cpu()
+        place = self.layers.index(layer)
+        self.on_blocks[row][place, part] = weights @ self.blocks[row][: len(visual)]
         if one.panels is not None:
-            self.on_rows[row][layer, :, : len(visual)].index_add_(0, one.panels[part], weights)
+            self.on_rows[row][place, :, : len(visual)].index_add_(0, one.panels[part], weights)
 
 
 class Replay(Runner):
-    """A Runner over finished sequences that also keeps the last hidden states of its pass, (B, S, hidden)."""
+    """A Runner over finished sequences that also keeps the last hidden states of its passes, (S, hidden) each."""
 
     def __init__(self, model: Any, finished: Sequence[FinishedSequence]) -> None:
         self.family = find_family(model.config)
         self.tokens = self.family.vision_tokens(model.config)
         builders = [rebuild_slots(self.family, self.tokens, one.slots) for one in finished]
-        layers = range(model.config.get_text_config().num_hidden_layers)
+        layers = attention_layers(model.config)
         super().__init__(model, builders, [one.features for one in finished], score_layers=layers)
         assert self.recorder is not None
         self.recorder = self.watched = WatchedAttention(self.recorder, finished)
-        self.hidden = torch.empty(0)
+        self.hidden: dict[int, torch.Tensor] = {}  # of each sequence in its last pass
 
     def readings(self, entropies: bool = False) -> list[Reading]:
         """What the last pass noted, by row."""
@@ -166,7 +181,10 @@ class Replay(Runner):
         self.builders[row] = rebuild_slots(self.family, self.tokens, bare.slots)
         self.cache.advance(row, shared - self.cache.lengths[row])
         self.recorder = self.watched = WatchedAttention(
-            self.watched, [FinishedSequence(bare.slots, bare.features, queries)], fed=shared
+            self.watched,
+            [FinishedSequence(bare.slots, bare.features, queries)],
+            fed=self.cache.lengths[row],  # nothing where the cache cannot go back
+            sequences=[row],
         )
         self.chunk(row)
         after = self.readings(entropies=True)[0]
@@ -185,12 +203,15 @@ class Replay(Runner):
         found = torch.full((len(sources),), float("nan"))
         size = max(1, LOGIT_FLOATS // self.model.config.get_text_config().vocab_size)
         for part in (sources >= 0).nonzero()[:, 0].split(size):
-            hidden = self.hidden[row, (sources[part] - self.watched.fed).to(self.hidden.device)]
+            hidden = self.hidden[self.watched.sequences[row]]
+            hidden = hidden[(sources[part] - self.watched.fed).to(hidden.device)]
             logits = self._logits(hidden).float()
             logits[:, list(self.tokens.never_sampled)] = float("-inf")
             found[part] = torch.distributions.Categorical(logits=logits, validate_args=False).entropy().cpu()
         return found
 
     def _forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        self.hidden = super()._forward(*args, **kwargs)
-        return self.hidden
+        hidden = super()._forward(*args, **kwargs)
+        passing = range(*self.cache.window.sequences.indices(self.cache.num_sequences))
+        self.hidden.update(zip(passing, hidden, strict=True))
+        return hidden

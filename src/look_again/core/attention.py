@@ -15,7 +15,7 @@ import copy
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -34,18 +34,23 @@ def attention_weights(
     query_slots_n: torch.Tensor,
     visual_slots_V: torch.Tensor,
     scaling: float,
+    window: int | None = None,
 ) -> torch.Tensor:
     """Attention that each query pays to visual slots: (H, n, V) in float32.
 
-    A query at slot s sees keys 0 .. s, as in causal attention. Peak memory is H x n x S floats.
+    A query at slot s sees keys 0 .. s, as in causal attention, the last `window` of them where there is a window. Peak
+    memory is H x n x S floats.
     """
     heads, n, _ = query_HnD.shape
     kv_heads, slots, _ = key_KSD.shape
     grouped = query_HnD.reshape(kv_heads, heads // kv_heads * n, -1)
     with torch.autocast(query_HnD.device.type, enabled=False):  # training's would round the scores
         scores = torch.bmm(grouped.float(), key_KSD.float().transpose(1, 2)).view(heads, n, slots).mul_(scaling)
-    if n > 1 or int(query_slots_n[0]) < slots - 1:
-        hidden = torch.arange(slots, device=scores.device) > query_slots_n.to(scores.device)[:, None]
+    if n > 1 or int(query_slots_n[0]) < slots - 1 or window is not None:
+        slots_S, queries_n1 = torch.arange(slots, device=scores.device), query_slots_n.to(scores.device)[:, None]
+        hidden = slots_S > queries_n1
+        if window is not None:
+            hidden |= slots_S <= queries_n1 - window
         scores.masked_fill_(hidden, float("-inf"))
     normaliser = scores.logsumexp(-1, keepdim=True)
     return (scores[:, :, visual_slots_V.to(scores.device)] - normaliser).exp_()
@@ -57,9 +62,17 @@ def attention_mass(
     query_slots_n: torch.Tensor,
     visual_slots_V: torch.Tensor,
     scaling: float,
+    window: int | None = None,
 ) -> torch.Tensor:
     """`attention_weights` summed over queries and averaged over heads: (V,)."""
-    return attention_weights(query_HnD, key_KSD, query_slots_n, visual_slots_V, scaling).sum(1).mean(0)
+    return attention_weights(query_HnD, key_KSD, query_slots_n, visual_slots_V, scaling, window).sum(1).mean(0)
+
+
+class AttentionCall(NamedTuple):
+    """How a layer's attention was called: what its scores are multiplied with, and slots that a query sees."""
+
+    scaling: float
+    window: int | None = None
 
 
 class AttentionRecorder:
@@ -83,7 +96,7 @@ class AttentionRecorder:
     ) -> None:
         self.cache = cache
         self.scaling = scaling
-        self.scalings: dict[int, float] = {}  # by layer, as its attention was called
+        self.calls: dict[int, AttentionCall] = {}  # by layer
         self.visual_slots: list[torch.Tensor] = []  # of the prompt, then of the copies that count
         self.visual_indices: list[torch.Tensor] = []  # the visual token that each of them shows
         self.count_copies: list[bool] = []
@@ -170,20 +183,34 @@ class AttentionRecorder:
         return self._wanted is not None
 
     def observe(
-        self, layer: int, query_BHnD: torch.Tensor, key_BKSD: torch.Tensor, scaling: float | None = None
+        self, layer: int, query_BHnD: torch.Tensor, key_BKSD: torch.Tensor, call: AttentionCall | None = None
     ) -> None:
-        """Called by the attention wrapper in every layer, after the cache was written. scaling: of that call."""
+        """Called by the attention wrapper in every layer, after the cache was written."""
         if layer not in self.layers:
             return
-        self.scalings[layer] = self.scaling if scaling is None else scaling
-        if self._wanted is None:
+        call = self.calls[layer] = call or AttentionCall(self.scaling)
+        if self._wanted is not None:
+            self._add_chunk(layer, query_BHnD, key_BKSD, call)
+        elif self.cache.holds(layer, key_BKSD):
             self._keep(layer, query_BHnD)
-            return
-        for i, (sequence, indices, slots) in enumerate(self._wanted):
+        else:
+            self._add_step(layer, query_BHnD, key_BKSD, call)
+
+    def _add_chunk(self, layer: int, query_BHnD: torch.Tensor, key_BKSD: torch.Tensor, call: AttentionCall) -> None:
+        """Add what the wanted queries of a pass over several slots look at."""
+        for i, (sequence, indices, slots) in enumerate(self._wanted or ()):
             if len(indices) and layer in self.sequence_layers[sequence]:
                 query, visual = query_BHnD[i, :, indices.to(query_BHnD.device)], self.visual_slots[sequence]
-                self._add(sequence, attention_mass(query, key_BKSD[i], slots, visual, self.scalings[layer]))
+                self._add(sequence, attention_mass(query, key_BKSD[i], slots, visual, *call))
                 self.counts[sequence] += len(indices) if layer == self.sequence_layers[sequence][0] else 0
+
+    def _add_step(self, layer: int, query_BHnD: torch.Tensor, key_BKSD: torch.Tensor, call: AttentionCall) -> None:
+        """Add what a step's queries look at, where the cache does not hold the keys that they are compared with."""
+        for sequence, waiting in enumerate(self._slots):
+            if waiting and waiting[-1][0] == self._column and layer in self.sequence_layers[sequence]:
+                slot, visual = waiting[-1][1], self.visual_slots[sequence]
+                keys = key_BKSD[sequence, :, : slot + 1]
+                self._add(sequence, attention_mass(query_BHnD[sequence], keys, torch.tensor([slot]), visual, *call))
 
     def end_step(self) -> None:
         """Close a step begun with `watch_step`."""
@@ -210,11 +237,13 @@ class AttentionRecorder:
         columns = torch.tensor([column for column, _ in self._slots[sequence]])
         slots = torch.tensor([slot for _, slot in self._slots[sequence]])
         for layer in self.sequence_layers[sequence]:
-            waiting = self._waiting[layer]
+            waiting = self._waiting.get(layer)
+            if waiting is None:  # its queries were compared at once
+                continue
             query = waiting[sequence][:, columns.to(waiting.device)]
             keys = self.cache.read_keys(layer, sequence)
             visual = self.visual_slots[sequence]
-            self._add(sequence, attention_mass(query, keys, slots, visual, self.scalings[layer]))
+            self._add(sequence, attention_mass(query, keys, slots, visual, *self.calls[layer]))
         self.counts[sequence] += len(slots)
         self._slots[sequence].clear()
 
@@ -243,7 +272,9 @@ def _wrapper(kernel_name: str) -> Any:
 
     def attend(module, query, key, value, attention_mask, attention_recorder=None, **kwargs):
         if attention_recorder is not None:
-            attention_recorder.observe(module.layer_idx, query, key, kwargs.get("scaling"))
+            scaling = kwargs.get("scaling")
+            call = None if scaling is None else AttentionCall(scaling, getattr(module, "sliding_window", None))
+            attention_recorder.observe(module.layer_idx, query, key, call)
         if "flash" in kernel_name:
             view = views.get(id(module))
             if view is None or view._module is not module:

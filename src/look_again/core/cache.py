@@ -11,6 +11,7 @@ Legend: B sequences, H key-value heads, S slots, D head dimension.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -80,7 +81,7 @@ class RaggedLayer(CacheLayerMixin):
         """Give memory back where the buffer is more than twice as large as what is used of it."""
         if self.keys is None or self.values is None:
             return
-        wanted = (_rounded(sequences), slots + max(16, slots // 16))
+        wanted = (round_up(sequences), slots + max(16, slots // 16))
         if self.keys.shape[0] * self.keys.shape[2] > 2 * wanted[0] * wanted[1]:
             self.keys = _resized(self.keys, *wanted)
             self.values = _resized(self.values, *wanted)
@@ -92,7 +93,7 @@ class RaggedLayer(CacheLayerMixin):
         if slots <= held_slots and sequences <= held_sequences:
             return
         capacity = held_slots if slots <= held_slots else slots + max(16, slots // 16)
-        held_sequences = held_sequences if sequences <= held_sequences else _rounded(sequences)
+        held_sequences = held_sequences if sequences <= held_sequences else round_up(sequences)
         self.keys = _resized(self.keys, held_sequences, capacity)
         self.values = _resized(self.values, held_sequences, capacity)
 
@@ -109,7 +110,7 @@ class RaggedLayer(CacheLayerMixin):
         return -1
 
 
-def _rounded(sequences: int) -> int:
+def round_up(sequences: int) -> int:
     """Rows are made room for in powers of two, so that joining one by one copies little."""
     return 1 << max(0, sequences - 1).bit_length()
 
@@ -136,6 +137,8 @@ class RaggedCache(Cache):
     Before each forward pass choose its sequences with `select_all` or `select_one`; afterwards `advance` them by what
     was fed. Batches whose sequences come and go start with none.
     """
+
+    recurrent = False  # whether some layers keep states, so that each sequence has to be prefilled alone
 
     def __init__(self, num_layers: int, batch_size: int) -> None:
         self.num_sequences = batch_size
@@ -166,6 +169,16 @@ class RaggedCache(Cache):
         """Count `slots` more slots of `sequence` as used (negative to take back the last ones)."""
         self.lengths[sequence] += slots
 
+    def first_new(self, sequence: int) -> int:
+        """The first slot of a sequence that no pass has fed yet."""
+        return self.lengths[sequence]
+
+    def hold(self, sequences: Sequence[int]) -> Any:
+        """What a pass would change of sequences that stand still in it; nothing here."""
+
+    def restore(self, sequences: Sequence[int], held: Any) -> None:
+        """Undo what the pass did to sequences that stood still."""
+
     def add_sequence(self) -> int:
         """Take one more, empty sequence in; returns its number."""
         self.lengths.append(0)
@@ -184,16 +197,29 @@ class RaggedCache(Cache):
             layer.trim(last, max(self.lengths, default=0))
 
     @property
+    def _first_keys(self) -> torch.Tensor | None:
+        """Keys of the first layer that keeps any."""
+        return next((keys for layer in self._ragged if (keys := getattr(layer, "keys", None)) is not None), None)
+
+    @property
     def allocated_sequences(self) -> int:
         """Rows that there is room for."""
-        keys = self._ragged[0].keys
+        keys = self._first_keys
         return 0 if keys is None else keys.shape[0]
 
     @property
     def allocated_slots(self) -> int:
         """Slots allocated per sequence."""
-        keys = self._ragged[0].keys
+        keys = self._first_keys
         return 0 if keys is None else keys.shape[2]
+
+    def holds(self, layer: int, keys: torch.Tensor) -> bool:
+        """Whether a layer's attention over `keys` (B, H, S, D) is over what is cached, as it is cached.
+
+        Layers that share another's keys cache none, and some cache compressed ones.
+        """
+        cached = getattr(self._ragged[layer], "keys", None)
+        return cached is not None and cached.shape[1] == keys.shape[1] and cached.shape[3] == keys.shape[3]
 
     def read_keys(self, layer: int, sequence: int) -> torch.Tensor:
         """A view of one sequence's keys so far, (H, S, D)."""

@@ -38,8 +38,10 @@ class VideoGrid(tuple[int, int, int]):
         return tuple(self), self.interval  # type: ignore[return-value]
 
 
-DELIMITER_NAMES = ("vision_{}_token_id", "image_{}_token_id")
-SUPPORTED_LAYERS = ("full_attention",)
+START_NAMES = ("vision_start_token_id", "image_start_token_id", "boi_token_id", "boi_token_index")
+END_NAMES = ("vision_end_token_id", "image_end_token_id", "eoi_token_id", "eoi_token_index")
+SUPPORTED_LAYERS = ("full_attention", "sliding_attention", "linear_attention")
+RANKED_LAYERS = ("full_attention", "sliding_attention")
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,10 @@ class Family:
     its last visual token. images: how the tower's parts make up images: "tower", each part is an image; "run", a run of
     image tokens is one; "closing", a block ends where its closing token is followed by another's. layout: the text of
     an image in a prompt, None where it is its image tokens alone. placeholder: what the chat template writes instead of
-    that text, None for `image_text`. since: the first version of transformers that serves. vision: attributes of the
-    modules that make visual tokens of pixels. language: attribute of the language model. video: how videos are
-    shown, None for a family without them.
+    that text, None for `image_text`. image_blocks: kinds of layers in which the visual tokens of an image see each
+    other, besides causal attention. since: the first version of transformers that serves. vision: attributes of the
+    modules that make visual tokens of pixels. language: attribute of the language model. video: how videos are shown,
+    None for a family without them.
     """
 
     model_type: str
@@ -91,6 +94,7 @@ class Family:
     images: str = "tower"
     layout: Layout | None = None
     placeholder: str | None = None
+    image_blocks: tuple[str, ...] = ()
     since: str = "5.19"
     vision: tuple[str, ...] = ("visual",)
     language: str = "language_model"
@@ -115,6 +119,11 @@ class Family:
             for parameter in (part.parameters() if isinstance(part, torch.nn.Module) else [part])
         ]
 
+    def find_image_blocks(self, config: Any) -> tuple[str, ...]:
+        """`image_blocks` of a model: none where its configuration turns them off."""
+        kind = getattr(config.get_text_config(), "use_bidirectional_attention", "vision")
+        return () if kind is None else self.image_blocks
+
     def language_model(self, model: Any) -> Any:
         """The module of a model that holds its decoder layers."""
         return getattr(model.base_model, self.language)
@@ -122,7 +131,7 @@ class Family:
     def vision_tokens(self, config: Any) -> VisionTokens:
         """The ids that a model's configuration names."""
         image: int = config.image_token_id
-        delimiters = [_first(config, [name.format(side) for name in DELIMITER_NAMES]) for side in ("start", "end")]
+        delimiters = [_first(config, names) for names in (START_NAMES, END_NAMES)]
         outer = [getattr(config, f"video_{side}_token_id", None) for side in ("start", "end")]
         return VisionTokens(image, getattr(config, "video_token_id", None), *delimiters, *outer)
 
@@ -207,6 +216,8 @@ FAMILIES = {
         Family("glm4v", 3, "<|image|>", video=layouts.STAMPED_AFTER),
         Family("glm46v", 3, "<|image|>", video=layouts.STAMPED_AFTER_IN_TENTHS),
         Family("glm4v_moe", 3, "<|image|>", video=layouts.STAMPED_AFTER),
+        Family("qwen3_5", 3, "<|image_pad|>", since="5.21", video=layouts.STAMPED_BEFORE),
+        Family("qwen3_5_moe", 3, "<|image_pad|>", since="5.21", video=layouts.STAMPED_BEFORE),
         Family("internvl", 1, "<IMG_CONTEXT>", images="run", layout=layouts.TILES, vision=PROJECTED),
         Family("llava_onevision", 1, "<image>", 0, 0, layout=layouts.NEWLINES, vision=(*PROJECTED, "image_newline")),
         Family("mistral3", 1, "[IMG]", 0, 1, layout=layouts.LINES, vision=PROJECTED),
@@ -232,6 +243,24 @@ FAMILIES = {
             layout=layouts.HEADED_TILES,
             vision=CONNECTED,
             language="text_model",
+        ),
+        Family(
+            "gemma3",
+            1,
+            "<image_soft_token>",
+            images="run",
+            layout=layouts.SOFT_TOKENS,
+            placeholder="<start_of_image>",
+            image_blocks=("full_attention", "sliding_attention"),
+            vision=PROJECTED,
+        ),
+        Family(
+            "gemma4",
+            1,
+            "<|image|>",
+            layout=layouts.COUNTED_TOKENS,
+            image_blocks=("sliding_attention",),
+            vision=("vision_tower", "embed_vision"),
         ),
     )
 }
@@ -284,7 +313,7 @@ def layer_kinds(config: Any) -> list[str]:
 
 def attention_layers(config: Any) -> list[int]:
     """The decoder layers that have attention to rank by."""
-    return [layer for layer, kind in enumerate(layer_kinds(config)) if kind.endswith("attention")]
+    return [layer for layer, kind in enumerate(layer_kinds(config)) if kind in RANKED_LAYERS]
 
 
 def _check_layers(config: Any, model_type: str) -> None:
@@ -294,5 +323,5 @@ def _check_layers(config: Any, model_type: str) -> None:
         raise UnknownFamilyError(f"this {model_type} has layers of kind {kind!r}: {reason}")
 
 
-def _first(config: Any, names: list[str]) -> int | None:
+def _first(config: Any, names: Sequence[str]) -> int | None:
     return next((value for name in names if (value := getattr(config, name, None)) is not None), None)

@@ -127,10 +127,24 @@ def _best_resolution(height: int, width: int, candidates: Any) -> tuple[int, int
     return int(best[0]), int(best[1])
 
 
+def _write_soft_tokens(config: Any, features: Mapping[str, Any]) -> list[str]:
+    """Gemma 3: the image between delimiters, and, where it was cut ("pan and scan"), its crops behind it."""
+    whole = f"\n\n<start_of_image>{'<image_soft_token>' * int(config.mm_tokens_per_image)}<end_of_image>\n\n"
+    cut = f"Here is the original image {whole} and here are some crops to help you see better "
+    return [cut + " ".join([whole] * int(crops)) if crops else whole for crops in features["num_crops"]]
+
+
+def _write_counted_tokens(config: Any, features: Mapping[str, Any]) -> list[str]:
+    """Gemma 4: as many tokens as the image processor says, between delimiters."""
+    return [f"<|image>{'<|image|>' * int(count)}<image|>" for count in features["num_soft_tokens_per_image"]]
+
+
 TILES = Layout(_write_tiles, lambda config: {"crop_to_patches": True})
 HEADED_TILES = Layout(_write_headed_tiles, lambda config: {"return_row_col_info": True}, nested=True)
 LINES = Layout(_write_lines, lambda config: {"patch_size": config.vision_config.patch_size * config.spatial_merge_size})
 NEWLINES = Layout(_write_newlines, nested=True)
+SOFT_TOKENS = Layout(_write_soft_tokens)
+COUNTED_TOKENS = Layout(_write_counted_tokens)
 
 ONE_BLOCK = VideoLayout("<|video_pad|>", "<|video_pad|>")
 STAMPED_BEFORE = VideoLayout(

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from look_again.core.attention import AttentionRecorder
-from look_again.core.cache import RaggedCache
+from look_again.core.attention import AttentionCall, AttentionRecorder
 from look_again.core.devices import input_device
 from look_again.core.families import find_family
+from look_again.core.masks import MaskBuilder
+from look_again.core.recurrent_cache import build_cache
 from look_again.core.slots import Provenance, SlotBuilder
 
 CACHE_KEYWORDS = ("cache", "past_key_values")
@@ -115,8 +116,8 @@ class Runner:
         self.builders = list(builders)
         self.features = list(features)
         self.device = input_device(model)
-        text_config = model.config.get_text_config()
-        self.cache = RaggedCache(text_config.num_hidden_layers, len(self.builders))
+        self.cache = build_cache(model.config, len(self.builders))
+        self.masks = MaskBuilder(model)
         self.pad_id = self.family.vision_tokens(model.config).padding
         self.recorder: AttentionRecorder | None = None
         self.prompt_recorder: AttentionRecorder | None = None
@@ -129,8 +130,11 @@ class Runner:
     def prefill(self) -> torch.Tensor:
         """Feed everything every sequence holds so far; returns the logits after each sequence's last slot, (B, W).
 
-        Rows are padded on the right, so causal attention never sees the padding and no mask is needed.
+        Rows are padded on the right, so causal attention never sees the padding and no mask is needed. A recurrent
+        layer would see it: there each sequence is fed alone.
         """
+        if self.cache.recurrent:
+            return torch.cat([self.chunk(sequence) for sequence in range(len(self.builders))])
         batch, longest = len(self.builders), max(len(builder) for builder in self.builders)
         parts = [builder.build() for builder in self.builders]
         ids = torch.full((batch, longest), self.pad_id, dtype=torch.long)
@@ -141,7 +145,8 @@ class Runner:
         self.cache.select_all(self.device)
         self._watch_sequences([self._sampled(builder, 0) for builder in self.builders])
         shown = [self._shown(sequence, slots.visual_indices) for sequence, slots in enumerate(parts)]
-        hidden = self._forward(ids, positions, [part for part in shown if part is not None])
+        mask = self.masks.build([0] * batch, longest, [builder.visual_indices for builder in self.builders])
+        hidden = self._forward(ids, positions, [part for part in shown if part is not None], attention_mask=mask)
         for sequence, slots in enumerate(parts):
             self.cache.advance(sequence, len(slots))
         last = torch.tensor([len(slots) - 1 for slots in parts], device=hidden.device)
@@ -155,13 +160,17 @@ class Runner:
             ids.append(builder.token_ids[-1] if sequence in going else self.pad_id)
             places.append(builder.positions[-1])
         mask = self.cache.select_all(self.device)
+        own_masks = self.masks.build(self.cache.lengths, 1)
+        still = [sequence for sequence in range(batch) if sequence not in going] if self.cache.recurrent else []
+        held = self.cache.hold(still)
         recorder = self._listening()
         if recorder is not None:
             recorder.watch_step([sequence for sequence in sequences if self._is_sampled(sequence)])
             if self.prompt_recorder is not None:
                 self.prompt_recorder.watch_step([])
         positions = torch.tensor(places).T.unsqueeze(-1)
-        hidden = self._forward(torch.tensor(ids).view(batch, 1), positions, [], attention_mask=mask)
+        hidden = self._forward(torch.tensor(ids).view(batch, 1), positions, [], attention_mask=own_masks or mask)
+        self.cache.restore(still, held)
         if recorder is not None:
             recorder.end_step()
         for sequence in sequences:
@@ -170,13 +179,16 @@ class Runner:
 
     def chunk(self, sequence: int) -> torch.Tensor:
         """Feed all slots of one sequence that its cache does not hold yet. Logits after the last, (1, W)."""
-        start = self.cache.lengths[sequence]
-        slots = self.builders[sequence].build(start)
+        start, builder = self.cache.lengths[sequence], self.builders[sequence]
+        slots = builder.build(start)
         self.cache.select_one(sequence)
-        self._watch_sequences([self._sampled(self.builders[sequence], start)], sequences=[sequence])
+        self._watch_sequences([self._sampled(builder, start, self.cache.first_new(sequence))], sequences=[sequence])
         shown = self._shown(sequence, slots.visual_indices)
         hidden = self._forward(
-            slots.token_ids.unsqueeze(0), slots.positions.unsqueeze(1), [] if shown is None else [shown]
+            slots.token_ids.unsqueeze(0),
+            slots.positions.unsqueeze(1),
+            [] if shown is None else [shown],
+            attention_mask=self.masks.build([start], len(slots), [builder.visual_indices]),
         )
         self.cache.advance(sequence, len(slots))
         return self._logits(hidden[:, -1])
@@ -195,7 +207,7 @@ class Runner:
         ids: torch.Tensor,
         positions: torch.Tensor,
         shown: list[torch.Tensor],
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Last hidden states (B, n, hidden) of one pass; `shown` are the features it shows, in order."""
         extra: dict[str, Any] = {}
@@ -239,9 +251,13 @@ class Runner:
     def _is_sampled(self, sequence: int) -> bool:
         return self.builders[sequence].provenance[-1] == Provenance.SAMPLED
 
-    def _sampled(self, builder: SlotBuilder, start: int) -> list[int]:
-        """Indices, from `start` on, of the sampled tokens, whose attention the ranking averages."""
-        return [i for i, p in enumerate(builder.provenance[start:]) if p == Provenance.SAMPLED]
+    def _sampled(self, builder: SlotBuilder, start: int, first_new: int = 0) -> list[int]:
+        """Indices, from `start` on, of the sampled tokens, whose attention the ranking averages.
+
+        Those before `first_new` were observed in an earlier pass.
+        """
+        sampled = (i for i, p in enumerate(builder.provenance[start:]) if p == Provenance.SAMPLED)
+        return [i for i in sampled if start + i >= first_new]
 
     def _watch_sequences(self, sampled: list[list[int]], sequences: list[int] | None = None) -> None:
         if self._listening() is None:
@@ -249,11 +265,11 @@ class Runner:
         assert self.recorder is not None
         sequences = list(range(len(sampled))) if sequences is None else sequences
         for sequence in sequences:
-            self._count_copies(sequence, self.cache.lengths[sequence])
+            self._count_copies(sequence, self.cache.first_new(sequence))
         self.recorder.watch_chunk(list(zip(sequences, sampled, strict=True)))
         if self.prompt_recorder is not None:
             prompts = [
-                self._prompt_text(sequence) if self.cache.lengths[sequence] == 0 else [] for sequence in sequences
+                self._prompt_text(sequence) if self.cache.first_new(sequence) == 0 else [] for sequence in sequences
             ]
             self.prompt_recorder.watch_chunk(list(zip(sequences, prompts, strict=True)))
 
@@ -278,7 +294,7 @@ class _Recorders:
         self.answer = answer
         self.prompt = prompt
 
-    def observe(self, layer: int, query: torch.Tensor, key: torch.Tensor, scaling: float) -> None:
-        self.answer.observe(layer, query, key, scaling)
+    def observe(self, layer: int, query: torch.Tensor, key: torch.Tensor, how: AttentionCall) -> None:
+        self.answer.observe(layer, query, key, how)
         if self.prompt is not None and self.prompt.listens_to_chunk:
-            self.prompt.observe(layer, query, key, scaling)
+            self.prompt.observe(layer, query, key, how)

@@ -19,7 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from look_again.core.families import find_family
+from look_again.core.families import find_family, layer_kinds
+from look_again.core.masks import MaskBuilder
 from look_again.core.runner import encode_images, encoder_outputs, project_to_vocabulary
 from look_again.core.slots import Slots
 from look_again.text.grammar import TAGS, close_tag, open_tag
@@ -146,12 +147,19 @@ class Reattending(nn.Module):
         hidden = self.model.base_model(
             input_ids=batch.token_ids.to(device),
             position_ids=find_family(self.config).shape_positions(batch.positions).to(device),
+            attention_mask=self._masks(batch),
             use_cache=False,
             **extra,
         ).last_hidden_state
         targets = batch.targets.to(device)
         mask = targets != -100
         return hidden[mask], targets[mask]
+
+    def _masks(self, batch: Batch) -> Mapping[str, torch.Tensor] | None:
+        """Masks by kind of layer, where causal attention is not all."""
+        count, length = batch.token_ids.shape
+        shows = batch.token_ids == find_family(self.config).vision_tokens(self.config).image
+        return MaskBuilder(self.model).build([0] * count, length, (shows.long() - 1).tolist())
 
     def _cross_entropy(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The sum () over targets, and that of each (T,) without gradients."""
@@ -259,9 +267,9 @@ class Reattending(nn.Module):
         """ROUTE's visual tokens by example; the processes of a sharded run make the same number of passes."""
         ranked = [i for i, example in enumerate(examples) if example.needs_scores]
         chosen: dict[int, list[list[int]]] = {}
-        idle = _idle_passes(
-            count_passes([examples[i] for i in ranked], reflection_id), self.model
-        )  # before any of them
+        alone = "linear_attention" in layer_kinds(self.config)
+        passes = count_passes([examples[i] for i in ranked], reflection_id, alone=alone)
+        idle = _idle_passes(passes, self.model)  # before any of them
         with evaluating(self.model):
             if ranked:
                 shown = [features[i].detach() for i in ranked]

@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from look_again.core.attention import own_eager
 from look_again.core.families import layer_kinds
+from look_again.core.masks import MaskBuilder
 from look_again.yaml_config import ConfigError
 
 PREFIX = "look_again_packed_"
@@ -45,6 +46,11 @@ def check_packing(model: Any) -> None:
         raise PackingError(
             f"packing needs attention with a mask in every layer, and this model has layers of kind "
             f"{', '.join(others)}, which would read on from one sequence into the next: leave packing out"
+        )
+    if MaskBuilder(model).needed:
+        raise PackingError(
+            "packing cuts no masks, and this model takes some, of windows or of images that are read in both "
+            "directions: leave packing out"
         )
 
 

@@ -61,10 +61,13 @@ def select_visual_tokens(
     return chosen
 
 
-def count_passes(examples: Sequence[Example], reflection_id: int) -> int:
-    """Forward passes of `select_visual_tokens`: one for all, and one per reflection that another follows."""
+def count_passes(examples: Sequence[Example], reflection_id: int, *, alone: bool = False) -> int:
+    """Forward passes of `select_visual_tokens`: one for all, and one per reflection that another follows.
+
+    alone: each sequence is prefilled by itself.
+    """
     later = sum(max(0, example.response_ids.count(reflection_id) - 1) for example in examples)
-    return bool(examples) + later
+    return (len(examples) if alone else bool(examples)) + later
 
 
 @torch.no_grad()
