@@ -9,26 +9,17 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request as UrlRequest
-from urllib.request import urlopen
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
 from transformers import AutoConfig, AutoTokenizer
-from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
-from look_again.core.checkpoint_record import SIDE_FILE, CheckpointRecord, read_record
+from look_again.core.checkpoint_record import SIDE_FILE, CheckpointRecord, find_file, read_record
 from look_again.core.families import Family, find_family
 from look_again.core.reattention import Reattention
 from look_again.extras import MissingExtraError
@@ -42,13 +33,27 @@ from look_again.weights.devices import placement_kwargs, resolve_device, resolve
 from look_again.weights.offloading import keep_rows_in_memory
 from look_again.weights.quantization import build_quantization_config, check_in_memory, check_library, find_method
 from look_again.weights.reading import read_model
+from look_again.weights.sources import default_checkpoint, resolve_source
+
+__all__ = [
+    "Checkpoint",
+    "LoadError",
+    "LoadOptions",
+    "Sources",
+    "default_checkpoint",
+    "guess_note",
+    "load_checkpoint",
+    "load_image_processor",
+    "load_tokenizer",
+    "recorded_reattention",
+    "resolve_source",
+    "resolve_sources",
+]
 
 PROCESSOR_FILE = "preprocessor_config.json"
 PROCESSOR_FILES = (PROCESSOR_FILE, "processor_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 REASON_CHARACTERS = 400  # of a library's error, which may list all that it knows
-REACH_TIMEOUT_S = 5.0  # for the hub to answer at all
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 GUESSED = (
     "nothing says whether this checkpoint was trained on the response format, so it is prompted for it; if it was "
     "trained, say --trained (trained=True) or write look_again.json into its folder"
@@ -80,56 +85,6 @@ class Checkpoint:
     def renderer(self) -> Renderer:
         video = None if self.family.video is None else self.family.video.placeholder
         return Renderer(self.tokenizer, self.family.image_text, self.trained, self.family.placeholder, video)
-
-
-def default_checkpoint() -> Path:
-    """Folder of the shipped tiny model."""
-    return Path(str(resources.files("look_again") / "assets" / "tiny"))
-
-
-def resolve_source(name: str | Path | None) -> str:
-    """Where a checkpoint is loaded from: its folder, the result in a run's folder, or a hub name; None is the shipped.
-
-    A hub name is its folder in the cache where the hub cannot be reached. LoadError, at once, for a folder that is not
-    there, and for a hub name that is neither in the cache nor can be fetched.
-    """
-    if name is None:
-        return str(default_checkpoint())
-    source = resolve_run(str(name))
-    _refuse_gguf(source)
-    if source and Path(source).is_dir():
-        return source
-    if not _HUB_NAME.fullmatch(source):
-        raise LoadError(f"cannot load the model {source!r}: there is no such folder here, and it is no hub name")
-    reason = None if HF_HUB_OFFLINE else unreachable()
-    if not HF_HUB_OFFLINE and reason is None:
-        return source
-    try:
-        return snapshot_download(source, local_files_only=True)
-    except (OSError, ValueError) as error:
-        why = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else f"{ENDPOINT} cannot be reached ({reason})"
-        raise LoadError(
-            f"cannot load the model {source!r}: there is no such folder here, it is not in the cache of downloads, "
-            f"and {why}"
-        ) from error
-
-
-@cache
-def unreachable() -> str | None:
-    """Why the hub cannot be reached, by one short try; None where it answers. Asked once per process."""
-    try:
-        with urlopen(UrlRequest(ENDPOINT, method="HEAD"), timeout=REACH_TIMEOUT_S):
-            return None
-    except HTTPError:
-        return None  # an answer, whatever it says
-    except (OSError, ValueError) as error:
-        return str(getattr(error, "reason", error))
-
-
-def resolve_run(source: str) -> str:
-    """Returns the checkpoint inside the folder of a finished run; anything else is its own name."""
-    final = Path(source) / "final"
-    return str(final) if (final / "config.json").is_file() and not (Path(source) / "config.json").exists() else source
 
 
 @dataclass(frozen=True)
@@ -310,17 +265,6 @@ def _load_tokenizer(sources: Sources) -> Any:
     return _try(source, lambda: load_tokenizer(source))
 
 
-def _refuse_gguf(source: str) -> None:
-    """LoadError for a file, a folder or a name of GGUF's."""
-    folder = Path(source)
-    held = folder.is_dir() and not (folder / "config.json").exists() and any(folder.glob("*.gguf"))
-    if held or source.lower().endswith((".gguf", "-gguf")):
-        raise LoadError(
-            f"{source!r} is GGUF, which is not loaded here: take the checkpoint in safetensors that it was made of, "
-            "with --quantization int8 or bnb-4bit where it is too large"
-        )
-
-
 def load_tokenizer(source: str) -> Any:
     """The tokenizer, with the processor's chat template where the checkpoint has one of its own.
 
@@ -329,9 +273,9 @@ def load_tokenizer(source: str) -> Any:
     """
     _check_holds(source, TOKENIZER_FILES, "tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    path = _side_file(source, "chat_template.json")
+    path = find_file(source, "chat_template.json")
     if path is not None:
-        tokenizer.chat_template = json.loads(Path(path).read_text(encoding="utf-8"))["chat_template"]
+        tokenizer.chat_template = json.loads(path.read_text(encoding="utf-8"))["chat_template"]
     return tokenizer
 
 
@@ -339,12 +283,6 @@ def _check_holds(source: str, names: Sequence[str], what: str) -> None:
     """LoadError for a folder without any of these files, in place of which the library makes something empty."""
     if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in names):
         raise LoadError(f"{source} has no {what} ({names[0]}): copy it from the checkpoint that this one was made of")
-
-
-def _side_file(source: str, name: str) -> str | None:
-    return cached_file(
-        source, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-    )
 
 
 def _try(source: str, load: Any) -> Any:

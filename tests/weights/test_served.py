@@ -1,4 +1,4 @@
-"""Weights that are on disk, in eight bits or under an adapter answer through the server's engine as they do to `ask`."""
+"""Weights on disk, in eight bits or under an adapter answer through the server's engine as they do to `ask`."""
 
 from __future__ import annotations
 

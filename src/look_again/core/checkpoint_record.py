@@ -68,7 +68,7 @@ def read_record(source: str) -> CheckpointRecord:
     """The record of a checkpoint (hub name or folder), empty where it has none. ValueError for a damaged one."""
     path = find_side_file(source)
     facts = {} if path is None else _read(path)
-    generation = _cached(source, GENERATION_FILE)
+    generation = find_file(source, GENERATION_FILE)
     older = {} if generation is None else _entry(_read(generation))
     where = path or generation
     try:
@@ -102,10 +102,11 @@ def policy_fields(policy: Reattention) -> dict[str, Any]:
 
 def find_side_file(source: str) -> Path | None:
     """Returns the side file of a checkpoint (hub name or folder), under its present or old name, or None."""
-    return _cached(source, SIDE_FILE) or _cached(source, OLD_SIDE_FILE)
+    return find_file(source, SIDE_FILE) or find_file(source, OLD_SIDE_FILE)
 
 
-def _cached(source: str, name: str) -> Path | None:
+def find_file(source: str, name: str) -> Path | None:
+    """A file of a checkpoint (hub name or folder) on this machine; None where the checkpoint has no such file."""
     path = cached_file(
         source, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
     )

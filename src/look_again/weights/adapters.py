@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
-from transformers.utils import cached_file
 
+from look_again.core.checkpoint_record import find_file
 from look_again.extras import require
 from look_again.weights.options import LoadError
 
@@ -51,12 +51,15 @@ class Adapter:
 
 def is_adapter(source: str) -> bool:
     """Whether a folder or hub name holds an adapter of peft."""
-    return _cached(source, CONFIG_FILE) is not None
+    try:
+        return find_file(source, CONFIG_FILE) is not None
+    except OSError:  # no such name, or no right to it: told where the checkpoint is loaded
+        return False
 
 
 def read_adapter(source: str | Path) -> Adapter:
     """The adapter of a folder or hub name. LoadError where there is none, and for pickled weights."""
-    path = _cached(str(source), CONFIG_FILE)
+    path = find_file(str(source), CONFIG_FILE)
     if path is None:
         raise LoadError(f"{source} is no adapter: it has no {CONFIG_FILE}")
     if not Path(source).is_dir():
@@ -207,13 +210,3 @@ def _local(source: str) -> Path | None:
         return Path(snapshot_download(source, local_files_only=True))
     except (OSError, ValueError):
         return None
-
-
-def _cached(source: str, name: str) -> Path | None:
-    try:
-        path = cached_file(
-            source, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-        )
-    except OSError:
-        return None
-    return None if path is None else Path(path)

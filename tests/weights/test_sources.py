@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from look_again import loading
 from look_again.commands.main import main
-from look_again.loading import LoadError, default_checkpoint, resolve_source, unreachable
+from look_again.weights import LoadError, sources
+from look_again.weights.sources import default_checkpoint, resolve_source, unreachable
 
 
 @pytest.fixture
 def dead_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A hub at an address where nothing listens."""
-    monkeypatch.setattr(loading, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(loading, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(sources, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(sources, "HF_HUB_OFFLINE", False)
     unreachable.cache_clear()
     yield
     unreachable.cache_clear()
@@ -52,13 +52,13 @@ def test_a_hub_that_does_not_answer_is_told_at_once(dead_hub: None, capsys: pyte
 def test_the_cache_is_used_where_the_hub_does_not_answer(
     dead_hub: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "snapshot_download", lambda name, local_files_only: str(tmp_path / name))
+    monkeypatch.setattr(sources, "snapshot_download", lambda name, local_files_only: str(tmp_path / name))
     assert resolve_source("somebody/model") == str(tmp_path / "somebody" / "model")
 
 
 def test_offline_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(loading, "unreachable", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr(sources, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(sources, "unreachable", lambda: pytest.fail("asked the hub"))
     with pytest.raises(LoadError, match="not in the cache of downloads, and HF_HUB_OFFLINE is set"):
         resolve_source("nobody/no-such-model-of-ours")
 
@@ -75,7 +75,7 @@ def test_a_recipe_names_the_one_that_makes_its_base(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, method: str, recipe: str, first: str
 ) -> None:
     """Would catch "runs/cold-start/sft/final is no hub name" as all that a newcomer is told."""
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(Path(__file__).parents[2])
     plan = [] if recipe.startswith("paper") else ["--dry-run"]  # the paper's plan is made from known shapes alone
     assert main(["train", method, "--config", f"recipes/{recipe}", *plan]) == 2
     assert f"which is not there: make it first, look-again train {first}" in capsys.readouterr().err
