@@ -16,6 +16,7 @@ COMMANDS = {
     "compare": ("compare", "compare runs over the same items"),
     "analyze": ("analyze", "show where a model looks: dilution and heat maps"),
     "ui": ("ui", "a page to ask on, and to see what the answer looked at"),
+    "families": ("list_families", "list the families of models that are served, and how that was tested"),
     "prepare": ("prepare", "give a checkpoint the response tags, for fine-tuning"),
     "train": ("train", "train a model"),
     "data": ("data", "make training data: cold start, distillation, panel, rewriting, review"),
