@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,11 +20,12 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from look_again.core.checkpoint_record import SIDE_FILE, CheckpointRecord, find_file, read_record
+from look_again.core.checkpoint_scope import Scope, find_scope
 from look_again.core.families import Family, find_family
 from look_again.core.reattention import Reattention
 from look_again.extras import MissingExtraError
 from look_again.processing import bound_pixels, load_pil_processor
-from look_again.text.grammar import TAG_TOKENS
+from look_again.text.grammar import TAG_TOKENS, Response
 from look_again.text.renderer import Renderer
 from look_again.text.tags import has_tags, prepare, prepare_model
 from look_again.weights import LoadError, LoadOptions
@@ -65,7 +66,7 @@ class Checkpoint:
     """A loaded checkpoint.
 
     trained: it writes the format unprompted. notes: what a user should be told. reattention: how it re-attended in
-    training, which is followed where nobody asks for anything else.
+    training, which is followed where nobody asks for anything else. scope: the small world that is all it knows.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Checkpoint:
     trained: bool
     notes: tuple[str, ...] = ()
     reattention: Reattention = field(default_factory=Reattention)
+    scope: Scope | None = None
 
     def __repr__(self) -> str:
         kind = "trained" if self.trained else "prompted"
@@ -85,6 +87,16 @@ class Checkpoint:
     def renderer(self) -> Renderer:
         video = None if self.family.video is None else self.family.video.placeholder
         return Renderer(self.tokenizer, self.family.image_text, self.trained, self.family.placeholder, video)
+
+    def notes_on_images(self, images: Iterable[Any]) -> tuple[str, ...]:
+        """What a user should be told of the images of a question: those that are none of the checkpoint's scope."""
+        notes = [self.scope.note_on_image(image) for image in images] if self.scope else []
+        return tuple(dict.fromkeys(note for note in notes if note))
+
+    def notes_on_answer(self, response: Response) -> tuple[str, ...]:
+        """What a user should be told of a response that answers nothing."""
+        note = self.scope.note_on_answer(response) if self.scope else None
+        return (note,) if note else ()
 
 
 @dataclass(frozen=True)
@@ -160,6 +172,7 @@ def load_checkpoint(name: str | Path | None = None, options: LoadOptions | None 
         trained=bool(record.trained) if chosen.trained is None else chosen.trained,
         notes=(*notes, *record.notes),
         reattention=record.reattention or Reattention(),
+        scope=find_scope(record.scope),
     )
 
 

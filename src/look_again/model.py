@@ -237,21 +237,29 @@ class LookAgain:
                 stopping_criteria=StoppingCriteriaList([_Cancelled(stop)] if stop is not None else []),
                 **sampling.as_generate_kwargs(),
             )
-        return self._answers(output, time.perf_counter() - started)
+        return self._answers(output, prompts, time.perf_counter() - started)
 
-    def _answers(self, output: LookAgainOutput, seconds: float) -> list[Answer]:
-        decoded = zip(output.responses, output.slots, output.reflections, output.finish_reasons, strict=True)  # type: ignore[arg-type]
+    def _answers(self, output: LookAgainOutput, prompts: Sequence[_Encoded], seconds: float) -> list[Answer]:
+        check = self.checkpoint
+        decoded = zip(
+            [parse(decode_text(check.tokenizer, ids)) for ids in output.responses],
+            output.slots,
+            output.reflections,
+            output.finish_reasons,
+            prompts,
+            strict=True,
+        )  # type: ignore[arg-type]
         return [
             Answer(
-                parsed=parse(decode_text(self.checkpoint.tokenizer, ids)),
+                parsed=parsed,
                 reflections=reflections,
                 slots=slots,
-                model=self.checkpoint.name,
+                model=check.name,
                 seconds=seconds,
                 finish_reason=reason,
-                notes=self.checkpoint.notes,
+                notes=(*check.notes, *(prompt.notes or check.notes_on_answer(parsed))),
             )
-            for ids, slots, reflections, reason in decoded
+            for parsed, slots, reflections, reason, prompt in decoded
         ]
 
     def _encode(self, request: Request) -> _Encoded:
@@ -273,7 +281,8 @@ class LookAgain:
         if len(ids) >= context:
             raise ValueError(f"the question and its images take {len(ids)} tokens; the model's context is {context}")
         prefix = check.tokenizer(request.prefix, add_special_tokens=False)["input_ids"] if request.prefix else []
-        return _Encoded(ids, pixels, control, prefix)
+        notes = check.notes_on_images(image for image in images if isinstance(image, Image.Image))
+        return _Encoded(ids, pixels, control, prefix, notes)
 
     def _process(self, images: Sequence[Image.Image | Video]) -> ImageInputs:
         return process_images(self.checkpoint.image_processor, self.checkpoint.model.config, images)
@@ -296,6 +305,7 @@ class _Encoded:
     pixels: ImageInputs
     control: ImageInputs
     prefix_ids: list[int]
+    notes: tuple[str, ...] = ()
 
 
 def _sampling(sampling: Sampling | None, max_new_tokens: int | None) -> Sampling:

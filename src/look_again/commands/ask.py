@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(model.ask(opened, question, reattention=policy, sampling=sampling).as_dict())
     else:
-        show(model.stream(opened, question, reattention=policy, sampling=sampling))
+        show(model.stream(opened, question, reattention=policy, sampling=sampling), told=model.checkpoint.notes)
     return 0
 
 
@@ -88,8 +88,11 @@ def _load_videos(args: argparse.Namespace) -> list[Any]:
     return [load_video(video, fps=fps, max_frames=max_frames) for video in args.video]
 
 
-def show(stream: Any) -> None:
-    """Print a stream to the terminal: sections in colour, re-insertions as lines of their own."""
+def show(stream: Any, told: Collection[str] = ()) -> None:
+    """Print a stream to the terminal: sections in colour, re-insertions as lines of their own.
+
+    told: notes that were printed before.
+    """
     from rich.console import Console
 
     from look_again.model import Finished, LookedAgain
@@ -98,6 +101,9 @@ def show(stream: Any) -> None:
     for item in stream:
         if isinstance(item, Finished):
             _show_end(console, item.answer)
+            for note in item.answer.notes:
+                if note not in told:
+                    console.print(f"note: {note}", style="yellow", markup=False)
         elif isinstance(item, LookedAgain):
             count = item.reinsertion.reflection.reinserted_tokens
             console.print(f"\n  ⟲ looks again: {count} visual tokens put back", style="bold yellow", markup=False)
@@ -111,8 +117,8 @@ def show(stream: Any) -> None:
 def _show_end(console: Any, answer: Any) -> None:
     tokens = answer.tokens
     console.print(f"\n\n{answer.answer or '(no CONCLUSION)'}", style=COLOURS["CONCLUSION"], markup=False)
-    for problem in answer.parsed.problems:
-        console.print(f"not well formed: {problem.kind} {problem.tag or ''}", style="red", markup=False)
+    if problems := ", ".join(f"{p.kind} {p.tag or ''}".strip() for p in answer.parsed.problems):
+        console.print(f"not well formed: {problems}", style="red", markup=False)
     for reflection in answer.reflections:
         if reflection.skipped:
             console.print(f"did not look again: {reflection.skipped}", style="red", markup=False)

@@ -134,7 +134,8 @@ async def _serve(args: argparse.Namespace, limits: Limits, access: Any, listenin
     defaults = Defaults(
         name=name, policy=build_reattention(args), temperature=args.temperature, everything=args.content == "all"
     )
-    for note in backend.checkpoint.notes:
+    scope = backend.checkpoint.scope
+    for note in (*backend.checkpoint.notes, *([scope.about] if scope else [])):
         _say(f"note: {note}")
     if not is_local(args.host) and not access.closed:
         _say(f"warning: anybody who can reach {args.host} can use this server; give it --api-keys FILE")

@@ -33,7 +33,8 @@ class CheckpointRecord:
 
     trained: whether it writes the response format unprompted; None where nothing says. reattention: how it re-attended
     in training; None where nothing says. max_pixels: of its images in training; None for no bound of its own. format:
-    see `FORMAT`. version: of the package that wrote the record; None for a record of before.
+    see `FORMAT`. version: of the package that wrote the record; None for a record of before. scope: the name of the
+    small world that is all it knows (`checkpoint_scope.SCOPES`); None for a model of anything.
     """
 
     trained: bool | None = None
@@ -41,6 +42,7 @@ class CheckpointRecord:
     max_pixels: int | None = None
     format: int | None = None
     version: str | None = None
+    scope: str | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -61,6 +63,7 @@ class CheckpointRecord:
             "max_pixels": self.max_pixels,
             "format": self.format,
             "version": self.version,
+            **({} if self.scope is None else {"scope": self.scope}),
         }
 
 
@@ -79,6 +82,7 @@ def read_record(source: str) -> CheckpointRecord:
             max_pixels=_checked(facts, "max_pixels", int),
             format=_checked(facts, "format", int),
             version=_checked(facts, "version", str),
+            scope=_checked(facts, "scope", str),
         )
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error

@@ -47,6 +47,11 @@ def centre(thing: Thing) -> tuple[int, int]:
     return column * CELL_PIXELS + half + thing.dx, row * CELL_PIXELS + half + thing.dy
 
 
+def table_pixels() -> np.ndarray:
+    """(SIDE_PIXELS, SIDE_PIXELS, 3) the empty table as int16, without noise."""
+    return np.asarray(_table().reduce(SCALE), dtype=np.int16)
+
+
 def _table() -> Image.Image:
     """The empty table, lit so that red grows from left to right and blue falls from top to bottom.
 

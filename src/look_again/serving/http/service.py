@@ -121,6 +121,7 @@ class Service:
         await self._check(jobs[0])
         notes = [
             *self.backend.checkpoint.notes,
+            *self.backend.checkpoint.notes_on_images(images),
             *list_ignored(request.messages),
             *(image.note for image in decoded if image.note),
         ]

@@ -13,6 +13,7 @@ from transformers import AutoConfig, GenerationConfig
 
 from look_again.clients.vllm_requests import SentImage, scale_images
 from look_again.core.checkpoint_record import read_record
+from look_again.core.checkpoint_scope import find_scope
 from look_again.core.families import VisionTokens, find_family
 from look_again.core.prefill import Start
 from look_again.core.reattention import Reattention
@@ -111,6 +112,7 @@ def load_without_model(name: str | None = None, options: LoadOptions | None = No
         trained=bool(record.trained) if chosen.trained is None else chosen.trained,
         notes=(*guess_note(record, chosen.trained), *record.notes),
         reattention=record.reattention or Reattention(),
+        scope=find_scope(record.scope),
     )
     return checkpoint, ServedModel(config, _stops(generation, tokenizer))
 
