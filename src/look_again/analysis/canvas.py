@@ -9,10 +9,9 @@ from PIL import Image
 
 from look_again.extras import require
 
-DOTS_PER_INCH = 90
+DOTS_PER_INCH = 100
 IMAGE_COLOURS = 96
-NEARLY_WHITE = 248
-MAP_COLOURS = "YlOrRd"
+NEARLY_SURFACE = 7  # levels: what is this near to the ground is the ground
 
 
 def require_plots() -> None:
@@ -25,28 +24,32 @@ def new_figure(rows: int, columns: int, inches: tuple[float, float]) -> tuple[An
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=inches, dpi=DOTS_PER_INCH, layout="constrained", facecolor="white")
+    figure = Figure(figsize=inches, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def encode_png(figure: Any, picture: Image.Image | None = None) -> bytes:
-    """The figure in a palette of its own, a third of the size; a `image` in it keeps colours of its own."""
+    """The figure in a palette of its own, a third of the size; an image in it keeps colours of its own."""
     drawn, file = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png")
     whole = Image.open(drawn).convert("RGB")
-    colours = _pick_colours(whole, 256 if picture is None else 256 - IMAGE_COLOURS)
+    ground = whole.getpixel((0, 0))
+    colours = _pick_colours(whole, ground, 256 if picture is None else 256 - IMAGE_COLOURS)
     if picture is not None:
-        colours += _pick_colours(picture.convert("RGB"), IMAGE_COLOURS)
+        colours += _pick_colours(picture.convert("RGB"), ground, IMAGE_COLOURS)
     palette = Image.new("P", (1, 1))
     palette.putpalette(colours)
     whole.quantize(palette=palette, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
-def _pick_colours(image: Image.Image, count: int) -> list[int]:
-    """At most `count` colours that stand for an image's own, as red, green, blue, red, …; what is nearly white is."""
+def _pick_colours(image: Image.Image, ground: Any, count: int) -> list[int]:
+    """At most `count` colours for an image's own, as red, green, blue, red, …; what is nearly the ground is it."""
     palette = image.quantize(count, kmeans=2).getpalette()
     assert palette is not None
     colours = [palette[i : i + 3] for i in range(0, min(len(palette), 3 * count), 3)]
-    return [value for colour in colours for value in ([255] * 3 if min(colour) >= NEARLY_WHITE else colour)]
+    near = [max(abs(a - b) for a, b in zip(colour, ground, strict=True)) <= NEARLY_SURFACE for colour in colours]
+    return [
+        value for colour, is_ground in zip(colours, near, strict=True) for value in (ground if is_ground else colour)
+    ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 1100px; margin: 2em auto;
   padding: 0 1em }
+table { display: block; overflow-x: auto }
 img { max-width: 100%; border: 1px solid #ddd }
 table { border-collapse: collapse; margin: 1em 0 }
 td, th { border: 1px solid #ddd; padding: .25em .6em; text-align: right }
@@ -17,6 +18,7 @@ td:first-child, th:first-child { text-align: left }
 pre { white-space: pre-wrap; background: #f6f6f6; padding: .8em }
 """
 
+VIEWPORT = '<meta name="viewport" content="width=device-width, initial-scale=1">'
 DILUTION_NOTES = (
     "One text, two readings: every answer was written with re-insertion and read again with nothing put back, so that "
     "both share each generated token and differ by the inserted visual tokens alone. Attention is the share of all "
@@ -92,13 +94,22 @@ def _lists_table(lists: Mapping[str, Any]) -> str:
 
 def _page(title: str, png: bytes, body: str, result: Mapping[str, Any]) -> str:
     image = base64.b64encode(png).decode()
-    rows = [[str(key), str(value)] for key, value in {**result["settings"], "seconds": result["seconds"]}.items()]
+    rows = list(_settings({**result["settings"], "seconds": result["seconds"]}))
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8">{VIEWPORT}<title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>"
         f'<img alt="{html.escape(title)}" src="data:image/png;base64,{image}">{body}'
         f"<h2>Settings</h2>{_table(['setting', 'value'], rows)}</html>\n"
     )
+
+
+def _settings(values: Mapping[str, Any], inside: str = "") -> Iterator[list[str]]:
+    """Settings as rows of name and value; those of a group stand one by one, numbers to four figures."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{inside}{key}: ")
+        elif value is not None:
+            yield [f"{inside}{key}".replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value)]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

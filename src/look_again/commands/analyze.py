@@ -17,6 +17,7 @@ from look_again.commands.common import (
     load_model,
     print_json,
 )
+from look_again.style import THEMES
 
 TABLETOP_QUESTIONS = 20
 
@@ -40,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     heatmap.add_argument("--image", type=Path, required=True, help="an image")
     heatmap.add_argument("--question", required=True, help="what to ask about it")
     heatmap.add_argument("--layer", default="mean", metavar="L", help="a decoder layer from 0 on, or mean (default)")
+    for sub in (dilution, heatmap):
+        sub.add_argument("--theme", default="light", choices=[*THEMES], help="of the figure (light)")
     for sub in (dilution, heatmap, theorems):
         sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
         sub.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help="per answer (1024)")
@@ -129,7 +132,7 @@ def _dilution(args: argparse.Namespace) -> tuple[dict[str, Any], bytes, str]:
         questions = [ImageQuestion(load_image(args.image), args.question)]
     result = dilution(load_model(args), questions, policy, sampling, args.batch, source)
     result["settings"] |= drawn
-    png = draw_dilution(result)
+    png = draw_dilution(result, THEMES[args.theme])
     return result, png, dilution_page(result, png)
 
 
@@ -148,7 +151,7 @@ def _heatmap(args: argparse.Namespace) -> tuple[dict[str, Any], bytes, str]:
     question = ImageQuestion(load_image(args.image), args.question)
     result = heatmap(load_model(args), question, policy, Sampling(max_new_tokens=args.max_new_tokens), layer)
     result["settings"]["image"] = str(args.image)
-    png = draw_heatmap(result, question.image)
+    png = draw_heatmap(result, question.image, THEMES[args.theme])
     return result, png, heatmap_page(result, png)
 
 

@@ -7,16 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from look_again.extras import require
+from look_again.style import LIGHT, MARKS, legend_below, styled
 
-INK, LINE, ACCENT, SECOND = "#222222", "#999999", "#1f5fa8", "#c2571a"
-STYLE = {
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "look_again",  # the same figure is the same file
-    "text.parse_math": False,
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
+ACCENT = LIGHT.series[0]
 
 Point = tuple[str, float, tuple[float, float]]
 """A label, a value and its interval."""
@@ -29,7 +22,7 @@ def interval_plot(points: Sequence[Point], *, label: str, zero: bool = False) ->
     def draw(axes: Any) -> None:
         places = range(len(points))
         if zero:
-            axes.axvline(0, color=LINE, linewidth=1)
+            axes.axvline(0, color=LIGHT.muted, linewidth=1)
         for place, (_, value, (low, high)) in zip(places, points, strict=True):
             axes.plot([low, high], [place, place], color=ACCENT, linewidth=2)
             axes.plot([value], [place], "o", color=ACCENT, markersize=5)
@@ -44,15 +37,16 @@ def against(series: Mapping[str, Sequence[tuple[float, float, Sequence[float]]]]
     """Lines of (x, value, interval) with their intervals, and a legend."""
 
     def draw(axes: Any) -> None:
-        for colour, (name, points) in zip((ACCENT, SECOND), series.items(), strict=False):
+        for colour, mark, (name, points) in zip(LIGHT.series, MARKS, series.items(), strict=False):
             x, y = [point[0] for point in points], [point[1] for point in points]
             gaps = [[abs(interval[end] - value) for _, value, interval in points] for end in (0, 1)]
-            axes.errorbar(x, y, yerr=gaps, color=colour, marker="o", capsize=3, label=name)
+            axes.errorbar(x, y, yerr=gaps, color=colour, marker=mark, capsize=3, label=name)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        axes.legend()
+        axes.grid()
+        legend_below(axes)
 
-    return _svg(draw, 3.2)
+    return _svg(draw, 3.8)
 
 
 def histogram(values: Sequence[float], *, label: str, bins: int = 30) -> str:
@@ -69,12 +63,9 @@ def histogram(values: Sequence[float], *, label: str, bins: int = 30) -> str:
 def _svg(draw: Any, height: float) -> str:
     """A figure of 8 inches' width as an `<svg>` element."""
     require("matplotlib", extra="eval")
-    import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context():
-        settings: Any = matplotlib.rcParams  # its type knows no plain dictionary
-        settings.update(STYLE)
+    with styled():
         figure = Figure(figsize=(8, height), layout="constrained")
         draw(figure.add_subplot())
         buffer = io.StringIO()

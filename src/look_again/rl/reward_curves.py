@@ -11,8 +11,10 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from look_again.extras import require
+from look_again.style import LIGHT, LINES, MARKS, legend_below, styled
 
 SMOOTHED = 5  # steps that a drawn point averages, itself in the middle
 PANELS = (
@@ -62,20 +64,27 @@ def plot(figures: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> No
     require("matplotlib", extra="eval")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 6.4), layout="constrained", dpi=110)
-    for axes, (name, label) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
-        for run, values in figures.items():
-            if name not in values:
-                continue
-            sparse = f"{name}_steps" in values
-            shown = values[name] if sparse else smoothed(values[name])
-            axes.plot(values.get(f"{name}_steps", values["step"]), shown, "o-" if sparse else "-", ms=3, label=run)
-        axes.set(xlabel="step", ylabel=label)
-        axes.grid(alpha=0.3)
-        if "accuracy" in name:
-            axes.set_ylim(0, 1)
-    figure.axes[0].legend(fontsize=8)
-    figure.savefig(path)
+    with styled():
+        figure = Figure(figsize=(10, 7.0), layout="constrained", dpi=110)
+        for axes, (name, label) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+            for i, (run, values) in enumerate(figures.items()):
+                if name in values:
+                    _draw_run(axes, i, run, name, values)
+            axes.set(xlabel="step", title=label)
+            axes.grid()
+            if "accuracy" in name:
+                axes.set_ylim(0, 1)
+        legend_below(figure.axes[2], columns=max(1, min(2, len(figures))))
+        figure.savefig(path)
+
+
+def _draw_run(axes: Any, index: int, run: str, name: str, values: Mapping[str, Sequence[float]]) -> None:
+    """A run's curve of one figure: smoothed where every step has a value, with marks where few have."""
+    sparse = f"{name}_steps" in values
+    shown = values[name] if sparse else smoothed(values[name])
+    colour, line = LIGHT.series[index % len(LIGHT.series)], LINES[index // len(LIGHT.series) % len(LINES)]
+    mark = MARKS[index % len(MARKS)] if sparse else None
+    axes.plot(values.get(f"{name}_steps", values["step"]), shown, line, color=colour, marker=mark, label=run)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
