@@ -108,6 +108,7 @@ class Case:
 CASES: Mapping[str, Case] = {
     "tabletop": Case(None, 2, arguments=("--n", "2", "--no-planted"), metrics=("accuracy",)),
     "tabletop-planted": Case(None, 2, arguments=("--n", "2"), metrics=("mended",)),
+    "tabletop-clips": Case(None, 2, arguments=("--n", "2"), metrics=("moves_named",)),
     "mmmu": Case(mmmu, 2, 1, ("accuracy", "strict_accuracy", "guessed")),
     "mmmu-pro": Case(test_mmmu_pro.published, 2),
     "mmmu-pro-vision": Case(test_mmmu_pro.published, 1),

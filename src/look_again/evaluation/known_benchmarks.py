@@ -8,6 +8,7 @@ from look_again.registry import lookup
 BENCHMARKS = {
     "tabletop": "look_again.tabletop.tabletop_benchmark:TABLETOP",
     "tabletop-planted": "look_again.tabletop.tabletop_benchmark:TABLETOP_PLANTED",
+    "tabletop-clips": "look_again.tabletop.clips.clip_benchmark:TABLETOP_CLIPS",
     "tabletop-phrased": "look_again.tabletop.people.phrased_benchmark:TABLETOP_PHRASED",
     "mmmu": "look_again.evaluation.benchmarks.mmmu:MMMU",
     "mmmu-pro": "look_again.evaluation.benchmarks.mmmu_pro:MMMU_PRO",

@@ -17,10 +17,11 @@ from PIL import Image
 from look_again.answers import Answer
 from look_again.core.devices import input_device
 from look_again.core.reattention import Reattention
-from look_again.data.image_files import ImageSource, open_image
+from look_again.data.image_files import ImageSource, open_image, open_shown
 from look_again.evaluation.benchmark import JSON, BenchmarkItem, ModelReply
 from look_again.evaluation.fingerprint import fingerprint
 from look_again.images import ImageError
+from look_again.images.video import Video
 from look_again.model import LookAgain, Request, Sampling
 
 PREFIX_FACT = "response_prefix"
@@ -144,11 +145,16 @@ class LocalSubject:
     def _request(self, items: Sequence[BenchmarkItem], index: int) -> Request:
         item = items[index]
         control = wrong_images(items, index) if self.policy.control == "wrong-image" else ()
-        return Request(_opened(item.images), item.prompt, _opened(control), str(item.facts.get(PREFIX_FACT, "")))
+        return Request(
+            _opened(item.images),
+            item.prompt,
+            [open_image(one) for one in control],
+            str(item.facts.get(PREFIX_FACT, "")),
+        )
 
 
-def _opened(sources: Sequence[ImageSource]) -> list[Image.Image]:
-    return [open_image(source) for source in sources]
+def _opened(sources: Sequence[ImageSource]) -> list[Image.Image | Video]:
+    return [open_shown(source) for source in sources]
 
 
 def build_output(answer: Answer, seconds: float) -> Output:

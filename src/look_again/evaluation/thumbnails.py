@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from look_again.data.image_files import open_image
+from look_again.data.image_files import open_shown
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation
 from look_again.images import ImageError, data_url
+from look_again.images.video import Video
 
 SIDE = 240  # pixels, of the longer side
 
@@ -28,9 +29,10 @@ def _shrink(item: BenchmarkItem) -> list[str]:
     urls = []
     for source in item.images:
         try:
-            image = open_image(source)
+            shown = open_shown(source)
         except ImageError:
             continue
+        image = shown.frames[0].copy() if isinstance(shown, Video) else shown
         image.thumbnail((SIDE, SIDE))
         urls.append(data_url(image, "JPEG", quality=80))
     return urls
