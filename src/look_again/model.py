@@ -28,7 +28,7 @@ from look_again.loading import Checkpoint, load_checkpoint
 from look_again.streaming import Finished, LookedAgain, StreamItem, TextDelta, TextStream
 from look_again.text.chat import decode_text
 from look_again.text.grammar import parse
-from look_again.text.instructions import question_messages
+from look_again.text.instructions import LOOK_AGAIN_TEXT, question_messages
 from look_again.weights import LoadOptions
 
 __all__ = ["Finished", "LookAgain", "LookedAgain", "Request", "Sampling", "StreamItem", "TextDelta", "load"]
@@ -171,7 +171,7 @@ class LookAgain:
         """
         request = Request(_list_shown(images, video), question)
         policy, chosen = self._policy(reattention), _sampling(sampling, max_new_tokens)
-        return self._stream(request, self._encode(request), policy, chosen)
+        return self._stream(request, self._encode(request, policy), policy, chosen)
 
     def _policy(self, asked: Reattention | str | None) -> Reattention:
         return Reattention.parse(asked, self.checkpoint.reattention)
@@ -213,7 +213,7 @@ class LookAgain:
     ) -> list[Answer]:
         if not requests:
             return []
-        prompts = encoded or [self._encode(request) for request in requests]
+        prompts = encoded or [self._encode(request, policy) for request in requests]
         started = time.perf_counter()
         generator = None
         device = input_device(self.checkpoint.model)
@@ -226,6 +226,7 @@ class LookAgain:
             generator=generator,
             reasoning=sampling.bound_reasoning(self.checkpoint.tokenizer),
             prefixes=[prompt.prefix_ids for prompt in prompts],
+            turns=[prompt.turn_ids for prompt in prompts],
         )
         _check_prefixes([len(prompt.prefix_ids) for prompt in prompts], sampling)
         inputs = self._batch(prompts)
@@ -262,11 +263,13 @@ class LookAgain:
             for parsed, slots, reflections, reason, prompt in decoded
         ]
 
-    def _encode(self, request: Request) -> _Encoded:
-        """Token ids and pixels of one request."""
+    def _encode(self, request: Request, policy: Reattention | None = None) -> _Encoded:
+        """Token ids and pixels of one request, its images shown as often as the policy says."""
+        policy = policy or Reattention()
         check = self.checkpoint
         _check_question(request.question)
         images = [source if isinstance(source, Video) else load_image(source) for source in request.images]
+        images *= policy.prompt_copies
         if request.control_images and any(isinstance(image, Video) for image in images):
             raise ValueError("a video has no control image: the wrong-image control shows images alone")
         if request.control_images and len(request.control_images) != len(images):
@@ -282,7 +285,11 @@ class LookAgain:
             raise ValueError(f"the question and its images take {len(ids)} tokens; the model's context is {context}")
         prefix = check.tokenizer(request.prefix, add_special_tokens=False)["input_ids"] if request.prefix else []
         notes = check.notes_on_images(image for image in images if isinstance(image, Image.Image))
-        return _Encoded(ids, pixels, control, prefix, notes)
+        turn: list[int] = []
+        if policy.opens_turn:
+            with_images = policy.mode == "user-turn-image"
+            turn = check.renderer.render_turn(messages, LOOK_AGAIN_TEXT, pixels.shown, images=with_images)
+        return _Encoded(ids, pixels, control, prefix, turn, notes)
 
     def _process(self, images: Sequence[Image.Image | Video]) -> ImageInputs:
         return process_images(self.checkpoint.image_processor, self.checkpoint.model.config, images)
@@ -305,6 +312,7 @@ class _Encoded:
     pixels: ImageInputs
     control: ImageInputs
     prefix_ids: list[int]
+    turn_ids: list[int]
     notes: tuple[str, ...] = ()
 
 

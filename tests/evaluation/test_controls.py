@@ -39,6 +39,11 @@ def test_the_arms_are_the_papers_and_every_control():
         "wrong-image": ("copy", 40, "wrong-image"),
         "blank-image": ("copy", 40, "blank-image"),
         "random-rows": ("route", 40, "random-rows"),
+        "route-50-diversity": ("route", 50, None),
+        "route-50-both": ("route", 50, None),
+        "image-twice": ("image-twice", 40, None),
+        "user-turn": ("user-turn", 40, None),
+        "user-turn-image": ("user-turn-image", 40, None),
         "random-place": ("copy", 40, "random-place"),
     }
     assert {policy.control for policy in made.values()} == {None, *CONTROLS}

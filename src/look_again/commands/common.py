@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from look_again.core.modes import CONTROLS, POSITION_LAYOUTS, RULES, parse_mode
+from look_again.core.modes import CONTROLS, POSITION_LAYOUTS, RANKINGS, RULES, parse_mode
 from look_again.weights.options import (
     DEVICE_MAPS,
     QUANTIZATIONS,
@@ -114,9 +114,13 @@ def add_reattention_arguments(parser: argparse.ArgumentParser) -> None:
         "--reattention",
         type=_mode,
         metavar="MODE",
-        help="what a reflection does: text, copy, route, route-25 or vision (default: as in the checkpoint's training)",
+        help="what a reflection does: text, copy, route, route-25, vision (default: as in the checkpoint's training); "
+        "image-twice, user-turn, user-turn-image",
     )
     parser.add_argument("--keep", type=int, metavar="M", help="percent of visual tokens that route keeps (50)")
+    parser.add_argument(
+        "--ranking", choices=RANKINGS, help="what route keeps: the most attended, a diverse set, or both (relevance)"
+    )
     parser.add_argument("--rule", choices=RULES, help="ranking of route: equation 5 (paper), or less sinks")
     parser.add_argument(
         "--count-copies",
@@ -206,6 +210,7 @@ def _asked_reattention(args: argparse.Namespace) -> dict[str, Any]:
         "mode": mode,
         "keep": args.keep if keep is None else keep,
         "rule": args.rule,
+        "ranking": args.ranking,
         "count_copies": args.count_copies,
         "keep_frames": args.keep_frames,
         "layout": args.layout,
@@ -223,7 +228,7 @@ def _check_route(args: argparse.Namespace, policy: Reattention) -> None:
     routed = policy.mode == "route" or policy.control == "random-rows"
     if routed or getattr(args, "controls", False) or getattr(args, "base_url", None):
         return  # an endpoint's options are refused as a whole
-    for name in ("keep", "rule", "count_copies", "keep_frames"):
+    for name in ("keep", "rule", "ranking", "count_copies", "keep_frames"):
         if getattr(args, name) is not None:
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} belongs to --reattention route, and would change nothing with {policy.mode}")

@@ -22,6 +22,7 @@ COMMANDS = {
     "data": ("data", "make training data: cold start, distillation, panel, rewriting, review"),
     "serve": ("serve", "serve a model over an OpenAI-compatible interface"),
     "reproduce": ("reproduce", "run the paper's whole pipeline from one plan, and report"),
+    "study": ("study", "experiments on when looking again pays"),
     "bench": ("bench", "measure speed and memory"),
 }
 

@@ -18,6 +18,7 @@ from look_again.commands.common import (
     build_reattention,
     check_backend,
 )
+from look_again.core.modes import COMPARISON_MODES
 from look_again.extras import require
 from look_again.serving.http.limits import Limits
 
@@ -111,6 +112,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     check_backend(args)
+    mode = (args.reattention or ("",))[0]
+    if mode in COMPARISON_MODES:
+        raise ValueError(f"{mode} is a comparison of ask and eval: a server's client sends such messages itself")
+    if args.backend == "vllm" and args.ranking not in (None, "relevance"):
+        raise ValueError(f"--ranking {args.ranking} needs the visual features, which stay inside the vLLM server")
     if args.backend != "vllm" and (args.vllm_only or args.vllm_trust_users):
         raise ValueError("--vllm-only and --vllm-trust-users belong to --backend vllm")
     if not 0 <= args.port < 65536:

@@ -87,6 +87,7 @@ class LookAgainDecoding:
     after which the CONCLUSION is forced; None lets a response end without one. streamer: gets the prompt and then every
     token of the response, forced ones too, of one sequence; it is given here, since `generate` hands its own argument
     of that name to no callable. prefixes: token ids that each prompt's response begins with; None where none does.
+    turns: of each prompt, the token ids of the user turn that a policy of that kind opens at reflections.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class LookAgainDecoding:
         reasoning: ReasoningBudget | None = None,
         streamer: BaseStreamer | None = None,
         prefixes: Sequence[Sequence[int]] | None = None,
+        turns: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self.trigger = trigger
         self.policy = policy or Reattention()
@@ -109,6 +111,7 @@ class LookAgainDecoding:
         self.reasoning = reasoning
         self.streamer = streamer
         self.prefixes = prefixes
+        self.turns = turns
 
     def __repr__(self) -> str:
         return f"LookAgainDecoding({self.policy})"
@@ -158,16 +161,19 @@ class LookAgainDecoding:
             if len(starts) > 1:
                 raise ValueError(f"a streamer takes one sequence, not {len(starts)}: ask one question at a time")
             self.streamer.put(input_ids.cpu())
-        loop = _Loop(self, model, starts, input_ids, generation_config, self._prefixes(len(starts), repeats))
+        loop = _Loop(self, model, starts, input_ids, generation_config, self._parts(len(starts), repeats))
         with recorded_attention(model) if self.policy.needs_scores else nullcontext():
             return loop.run(logits_processor, stopping_criteria)
 
-    def _prefixes(self, sequences: int, repeats: int) -> list[list[int]]:
-        """The prefix of each sequence. ValueError where their number is not that of the prompts."""
-        given = [[] for _ in range(sequences // repeats)] if self.prefixes is None else self.prefixes
-        if len(given) * repeats != sequences:
-            raise ValueError(f"{len(given)} prefixes were given for {sequences // repeats} prompts")
-        return [list(prefix) for prefix in given for _ in range(repeats)]
+    def _parts(self, sequences: int, repeats: int) -> list[tuple[list[int], list[int]]]:
+        """Prefix and user turn of each sequence. ValueError where their number is not that of the prompts."""
+        prompts = sequences // repeats
+        columns: list[list[list[int]]] = []
+        for name, given in (("prefixes", self.prefixes), ("turns", self.turns)):
+            if given is not None and len(given) != prompts:
+                raise ValueError(f"{len(given)} {name} were given for {prompts} prompts")
+            columns.append([list(ids) for ids in given] if given is not None else [[]] * prompts)
+        return [pair for pair in zip(*columns, strict=True) for _ in range(repeats)]
 
 
 class _Loop:
@@ -180,7 +186,7 @@ class _Loop:
         starts: Sequence[Start],
         input_ids: torch.Tensor,
         generation_config: GenerationConfig,
-        prefixes: Sequence[list[int]],
+        parts: Sequence[tuple[list[int], list[int]]],
     ) -> None:
         self.streamer = decoding.streamer
         policy, self.emit, self.generator = decoding.policy, decoding.on_event, decoding.generator
@@ -197,7 +203,7 @@ class _Loop:
         )
         self.prompt_columns = input_ids.shape[1]
         self.budget = generation_config.max_length - self.prompt_columns
-        self.prefixes = prefixes
+        self.prefixes = [prefix for prefix, _ in parts]
         bounds = {
             "budget": self.budget,
             "max_context": decoding.max_context or text_config.max_position_embeddings,
@@ -206,9 +212,16 @@ class _Loop:
         watches = [None if reasoning is None else reasoning.watch(self.stops) for _ in starts]
         self.sequences = [
             DecodedSequence(
-                start, policy, decoding.trigger, index=index, choose=choose_visual_tokens, reasoning=watch, **bounds
+                start,
+                policy,
+                decoding.trigger,
+                index=index,
+                choose=choose_visual_tokens,
+                reasoning=watch,
+                turn=turn,
+                **bounds,
             )
-            for index, (start, watch) in enumerate(zip(starts, watches, strict=True))
+            for index, (start, watch, (_, turn)) in enumerate(zip(starts, watches, parts, strict=True))
         ]
         self.banned = torch.tensor(starts[0].builder.tokens.never_sampled, device=input_ids.device)
         pad = generation_config.pad_token_id

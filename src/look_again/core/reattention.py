@@ -15,7 +15,8 @@ from itertools import accumulate
 
 import torch
 
-from look_again.core.modes import CONTROLS, MODES, POSITION_LAYOUTS, RULES, parse_mode
+from look_again.core.diversity import diverse_indices
+from look_again.core.modes import COMPARISON_MODES, CONTROLS, MODES, POSITION_LAYOUTS, RANKINGS, RULES, parse_mode
 from look_again.core.slots import SlotBuilder, VisualSpan
 
 
@@ -24,7 +25,10 @@ class Reattention:
     """What happens at `<REFLECTION>`. ValueError on construction for values out of range.
 
     mode: "text" inserts nothing, "copy" all visual tokens, "route" the most attended, "vision" all of them and then
-        closes the reflection at once (the paper's vision-only ablation).
+        closes the reflection at once (the paper's vision-only ablation). For comparison, not the paper's:
+        "image-twice" shows every image twice in the prompt and inserts nothing; "user-turn" ends the model's turn, asks
+        in a new one to look again and lets the model go on; "user-turn-image" does so with the images in the new turn
+        (ReGround's form, arXiv 2608.04385).
     keep: m, the percentage of visual tokens that "route" (and the "random-rows" control) re-inserts; the default is
         the paper's main value.
     delimiters: put the family's vision delimiters around each image's tokens (the paper is silent; prompts have them).
@@ -35,6 +39,8 @@ class Reattention:
     layers: decoder layers averaged by the ranking; None takes all (as the paper's figure 9 does).
     count_copies: attention on a re-inserted copy counts for the visual token that it copies; equation (5) counts the
         prompt's visual tokens alone.
+    ranking: what "route" keeps: "relevance" the highest of the rule's attention, "diversity" the feature rows that
+        differ most, "relevance-diversity" both at once (`core.diversity`).
     keep_frames: "route" keeps whole frames, m% of them, ranked by the attention on all their visual tokens together; an
         image is one frame.
     control: "wrong-image" shows another image's tokens at the same places, "random-rows" a random m%, "blank-image" the
@@ -52,15 +58,19 @@ class Reattention:
     rule: str = "paper"
     layers: tuple[int, ...] | None = None
     count_copies: bool = False
+    ranking: str = "relevance"
     keep_frames: bool = False
     control: str | None = None
     seed: int = 0
     within: int = 64
 
     def __post_init__(self) -> None:
-        _check("mode", self.mode, MODES)
+        _check("mode", self.mode, (*MODES, *COMPARISON_MODES))
         _check("layout", self.layout, POSITION_LAYOUTS)
         _check("rule", self.rule, RULES)
+        _check("ranking", self.ranking, RANKINGS)
+        if self.ranking != "relevance" and self.keep_frames:
+            raise ValueError(f"keep_frames ranks whole frames by relevance, not by {self.ranking}")
         if self.control is not None:
             _check("control", self.control, CONTROLS)
         if isinstance(self.keep, bool) or not isinstance(self.keep, int) or not 0 <= self.keep <= 100:
@@ -119,7 +129,26 @@ class Reattention:
     @property
     def needs_scores(self) -> bool:
         """Whether a ranking has to be measured while decoding."""
+        return self._chooses and self.ranking != "diversity"
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether the choice looks at the feature rows themselves."""
+        return self._chooses and self.ranking != "relevance"
+
+    @property
+    def _chooses(self) -> bool:
         return self.mode == "route" and 0 < self.keep < 100 and self.control != "random-rows"
+
+    @property
+    def opens_turn(self) -> bool:
+        """Whether a new user turn comes before each reflection."""
+        return self.mode in ("user-turn", "user-turn-image")
+
+    @property
+    def prompt_copies(self) -> int:
+        """How often the prompt shows each image."""
+        return 2 if self.mode == "image-twice" else 1
 
     def lacks_ranking(self, sampled_before: int) -> bool:
         """Whether a ranking is needed where none exists: equation (5) is a mean over the tokens sampled before."""
@@ -162,11 +191,13 @@ def choose_visual_tokens(
     scores_V: torch.Tensor | None = None,
     reflection: int = 0,
     frames: Sequence[int] = (),
+    features_VD: torch.Tensor | None = None,
 ) -> list[int]:
     """Which of a sequence's V visual tokens are re-inserted at its reflection number `reflection`, ascending.
 
     `scores_V` (V,) is the ranking, needed when `policy.needs_scores`. `frames`: visual tokens of each frame, needed
-    where the policy keeps whole frames. Random choices depend on the policy's seed and on the number of the reflection
+    where the policy keeps whole frames. `features_VD` (V, D), at least, is the feature table, needed when
+    `policy.needs_features`. Random choices depend on the policy's seed and on the number of the reflection
     alone.
     """
     if policy.keep_frames and visual_tokens:
@@ -177,8 +208,13 @@ def choose_visual_tokens(
         return sorted(torch.randperm(visual_tokens, generator=generator)[:k].tolist())
     if k in (0, visual_tokens):
         return list(range(k))
-    if scores_V is None:
+    if scores_V is None and policy.needs_scores:
         raise ValueError("route needs the attention scores of the visual tokens")
+    if policy.needs_features:
+        if features_VD is None:
+            raise ValueError(f"the ranking {policy.ranking!r} needs the visual features, which are not here")
+        return diverse_indices(features_VD[:visual_tokens], k, scores_V if policy.needs_scores else None)
+    assert scores_V is not None
     return top_indices(scores_V, k)
 
 
@@ -192,6 +228,11 @@ def _choose_frames(
     kept = choose_visual_tokens(replace(policy, keep_frames=False), len(frames), mass_F, reflection)
     starts = [0, *accumulate(frames)]
     return [index for frame in kept for index in range(starts[frame], starts[frame + 1])]
+
+
+def list_features(policy: Reattention, features_VD: torch.Tensor | None) -> dict[str, torch.Tensor | None]:
+    """The argument `features_VD` of `choose_visual_tokens`, where the policy asks for it."""
+    return {"features_VD": features_VD} if policy.needs_features else {}
 
 
 def list_frames(policy: Reattention, spans: Sequence[VisualSpan]) -> dict[str, Sequence[int]]:

@@ -9,7 +9,7 @@ from equation 5, for such models only).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +20,7 @@ from look_again.core.reattention import (
     Reattention,
     choose_visual_tokens,
     insertion_size,
+    list_features,
     list_frames,
     random_place,
     reinsert,
@@ -99,7 +100,7 @@ class DecodedSequence:
 
     budget: most sampled tokens. max_context: most slots. index: its number in the events. choose: the choice of visual
     tokens, `choose_visual_tokens` unless a caller wants to observe it. reasoning: forces the CONCLUSION where it
-    is due; None never does.
+    is due; None never does. turn: the token ids of the user turn that the policy opens at reflections.
     """
 
     def __init__(
@@ -113,8 +114,12 @@ class DecodedSequence:
         index: int = 0,
         choose: Callable[..., list[int]] = choose_visual_tokens,
         reasoning: ReasoningWatch | None = None,
+        turn: Sequence[int] = (),
     ) -> None:
+        if policy.opens_turn and not turn:
+            raise ValueError(f"the mode {policy.mode!r} needs a user turn, which nothing writes here")
         self.builder, self.spans, self.shown = start.builder, start.spans, start.shown
+        self.features, self.turn = start.features, turn
         self.policy, self.trigger = policy, trigger
         self.budget, self.max_context = budget, max_context
         self.index = index
@@ -207,11 +212,14 @@ class DecodedSequence:
             self.forced.append(self.trigger.close_id)
         reflection = self._look(pieces, scores)
         self.reflections += [reflection] if reflection else []
-        if reflection is None or not reflection.visual_indices:
+        if reflection is None or not self._changes(reflection):
             self.builder.add_token(token, Provenance.SAMPLED)
             return Appended(())
         spelled = self.builder.truncate(len(self.builder) - max(0, pieces - 1))
-        reinsert(self.builder, self.policy, split_by_image(reflection.visual_indices, self.shown))
+        if self.policy.opens_turn:
+            self.builder.insert_turn(self.turn, self.shown if reflection.visual_indices else ())
+        else:
+            reinsert(self.builder, self.policy, split_by_image(reflection.visual_indices, self.shown))
         for place, piece in enumerate([*spelled, token]):
             self.builder.add_token(piece, Provenance.SAMPLED, chosen=place == 0)
         return Appended((Reinsertion(self.index, reflection),), looked=True, taken_back=len(spelled))
@@ -228,12 +236,16 @@ class DecodedSequence:
         self.place = None
         return replace(self._reflection(at, self.sampled - 1, scores), stray=True)
 
+    def _changes(self, reflection: Reflection) -> bool:
+        """Whether a reflection puts anything into the sequence."""
+        return bool(reflection.visual_indices) or (self.policy.opens_turn and reflection.skipped is None)
+
     def _reflection(self, at: int, sampled_before: int, scores: Callable[[], torch.Tensor]) -> Reflection:
         """What is put back after `at` response tokens, `sampled_before` of them sampled."""
-        policy, done = self.policy, sum(bool(r.visual_indices) for r in self.reflections)
-        if not policy.inserts:
+        policy, done = self.policy, sum(self._changes(r) for r in self.reflections)
+        if not policy.inserts and not policy.opens_turn:
             return Reflection(policy.mode, at=at)
-        if not self.spans:
+        if not self.spans and policy.mode != "user-turn":
             return Reflection(policy.mode, skipped="no image", at=at)
         if done >= policy.max_reinsertions:
             return Reflection(policy.mode, skipped="max_reinsertions", at=at)
@@ -241,8 +253,13 @@ class DecodedSequence:
             return Reflection(policy.mode, skipped="max_new_tokens", at=at)
         if policy.lacks_ranking(sampled_before):
             return Reflection(policy.mode, skipped="nothing sampled", at=at)
+        if policy.opens_turn:
+            shown = range(self.visual_tokens if policy.mode == "user-turn-image" else 0)
+            if len(self.turn) + 2 > self._context_left:
+                return Reflection(policy.mode, skipped="context", at=at)
+            return Reflection(policy.mode, visual_indices=tuple(shown), at=at)
         ranking = scores() if policy.needs_scores else None
-        frames = list_frames(policy, self.spans)
+        frames = list_frames(policy, self.spans) | list_features(policy, self.features)
         indices = self.choose(policy, self.visual_tokens, ranking, len(self.reflections), **frames)
         size = insertion_size(policy, split_by_image(indices, self.shown))
         if size + 2 > self._context_left:

@@ -183,6 +183,25 @@ class SlotBuilder:
                 self._insert_image(span, sorted(chosen), delimiters, layout)
         return len(self) - start
 
+    def insert_turn(self, token_ids: Sequence[int], spans: Sequence[VisualSpan]) -> None:
+        """Append a turn of the conversation that nothing sampled; its image tokens show `spans` again, whole.
+
+        The token appended next is still chosen by the slot before it. ValueError when tokens and images do not match.
+        """
+        places = [index for index, token_id in enumerate(token_ids) if token_id == self.tokens.image]
+        index = 0
+        if len(places) != sum(span.count for span in spans):
+            raise ValueError(MISMATCH)
+        for span in spans:
+            own, places = places[: span.count], places[span.count :]
+            runs, first = list(_runs(own)), 0
+            for run in runs:
+                self._add_forced(token_ids[index : run[0]])
+                grid = self._run_grid(span.grid, runs, len(run))
+                self._add_visual_tokens(span.first + first, grid, range(len(run)), Provenance.REINSERTED, "grid")
+                first, index = first + len(run), run[-1] + 1
+        self._add_forced(token_ids[index:])
+
     def truncate(self, length: int) -> list[int]:
         """Drop the text slots from `length` on and return their ids; the next token is chosen by the last one left."""
         dropped = self.token_ids[length:]

@@ -24,6 +24,14 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     "wrong-image": ("COPY, another image's rows", {"mode": "copy", "control": "wrong-image"}),
     "blank-image": ("COPY, a blank image's rows", {"mode": "copy", "control": "blank-image"}),
     "random-rows": ("random m% of the rows", {"mode": "route", "control": "random-rows"}),
+    "route-50-diversity": ("ROUTE, m = 50, by diversity", {"mode": "route", "keep": 50, "ranking": "diversity"}),
+    "route-50-both": (
+        "ROUTE, m = 50, by relevance times diversity",
+        {"mode": "route", "keep": 50, "ranking": "relevance-diversity"},
+    ),
+    "image-twice": ("the image twice in the prompt, nothing put back", {"mode": "image-twice"}),
+    "user-turn": ("a user turn in words, nothing put back", {"mode": "user-turn"}),
+    "user-turn-image": ("a user turn with the image", {"mode": "user-turn-image"}),
     "random-place": ("COPY, at a random place instead", {"mode": "copy", "control": "random-place"}),
 }
 """Arm -> what it is, and what it changes of the policy that the command line describes."""

@@ -18,7 +18,7 @@ from look_again.data.source import Source
 from look_again.tabletop.oracle import LENGTHS
 from look_again.tabletop.render import render
 from look_again.tabletop.samples import TabletopSample, make_sample
-from look_again.tabletop.world import SPLITS, Scene, Thing
+from look_again.tabletop.world import GRID_SIDE, SPLITS, Scene, Thing
 
 CHAINS = ":chains"
 """The end of a path whose answers have no reflection, as LLaVA-CoT's: what a teacher puts one into."""
@@ -40,12 +40,16 @@ class SceneImage(LazyImage):
         return file.getvalue()
 
     def stored(self) -> dict[str, Any]:
-        return {"scene": asdict(self.scene), "called": self.row_id}
+        scene = asdict(self.scene)
+        if scene["side"] == GRID_SIDE:
+            del scene["side"]
+        return {"scene": scene, "called": self.row_id}
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> SceneImage:
         things = tuple(Thing(**thing) for thing in stored["scene"]["things"])
-        return cls(Scene(things, stored["scene"]["noise_seed"]), stored["called"])
+        scene = stored["scene"]
+        return cls(Scene(things, scene["noise_seed"], scene.get("side", GRID_SIDE)), stored["called"])
 
 
 def check_tabletop(source: Source) -> None:

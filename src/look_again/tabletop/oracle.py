@@ -10,7 +10,7 @@ make mistakes.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from look_again.tabletop.questions import Question
@@ -74,20 +74,20 @@ def write_response(
     reasoning = _slip(rng, caption, pairs, error_rate * REASONING_SLIP_SHARE)
     after_caption = sum(rng.random() < 0.5 for _ in range(max(0, count - 1)))
     out = Written(mistakes=mistakes, caption=tuple(caption))
-    _section(out, "SUMMARY", lambda: out.add(f" {question.goal}"))
-    _section(out, "CAPTION", lambda: _list(out, caption, scene.things))
+    write_section(out, "SUMMARY", lambda: out.add(f" {question.goal}"))
+    write_section(out, "CAPTION", lambda: write_list(out, caption, scene.things))
     for _ in range(after_caption):
         _early_reflection(out, rng, question, scene)
-    _section(out, "REASONING", lambda: _reason(out, question, reasoning, caption, length))
+    write_section(out, "REASONING", lambda: _reason(out, question, reasoning, caption, length))
     for _ in range(max(0, count - 1) - after_caption):
         _early_reflection(out, rng, question, scene)
     if count > 0:
         before = None if length == "brief" else question.conclude(reasoning)
         skims = cursory > 0 and len(scene.things) >= CROWDED and rng.random() < cursory
         looked = [] if skims else scene.things
-        _section(out, "REFLECTION", lambda: _reflect(out, question, looked, before, scene.things))
+        write_section(out, "REFLECTION", lambda: write_reflection(out, question, looked, before, scene.things))
     answer = question.conclude(scene.things)
-    _section(out, "CONCLUSION", lambda: out.add(f" {answer}"))
+    write_section(out, "CONCLUSION", lambda: out.add(f" {answer}"))
     return out
 
 
@@ -109,9 +109,9 @@ def write_unanswered(goal: str | None, scene: Scene | None, caption: Sequence[Th
 
 
 def plant(
-    rng: random.Random, scene: Scene, pairs: Sequence[Pair], rate: float
+    rng: random.Random, scene: Scene, pairs: Sequence[Pair], rate: float, places: Sequence[str] = PLACES
 ) -> tuple[list[Thing], tuple[Mistake, ...]]:
-    """The list that CAPTION will give, with mistakes, and the mistakes."""
+    """The list that CAPTION will give, with mistakes, and the mistakes. places: all of the table's, in order."""
     mistakes: list[Mistake] = []
     listed = []
     for thing in scene.things:
@@ -120,12 +120,12 @@ def plant(
             mistakes.append(Mistake("colour" if said.colour != thing.colour else "shape", thing.place, said))
         listed.append(said)
     if rng.random() < min(1.0, 2 * rate):
-        free = sorted(set(PLACES) - {thing.place for thing in scene.things})
+        free = sorted(set(places) - {thing.place for thing in scene.things})
         colour, shape = rng.choice(list(pairs))
         invented = Thing(rng.choice(free), colour, shape)
         mistakes.append(Mistake("object", invented.place, invented))
         listed.append(invented)
-    return sorted(listed, key=lambda thing: thing.place), tuple(mistakes)
+    return sorted(listed, key=lambda thing: places.index(thing.place)), tuple(mistakes)
 
 
 def _corrupt(rng: random.Random, thing: Thing, pairs: Sequence[Pair]) -> Thing:
@@ -139,13 +139,14 @@ def _slip(rng: random.Random, things: Sequence[Thing], pairs: Sequence[Pair], ra
     return [_corrupt(rng, thing, pairs) if rng.random() < rate else thing for thing in things]
 
 
-def _section(out: Written, tag: str, fill) -> None:
+def write_section(out: Written, tag: str, fill: Callable[[], None]) -> None:
+    """A section of the grammar around what `fill` writes."""
     out.add(open_tag(tag))
     fill()
     out.add(close_tag(tag))
 
 
-def _list(out: Written, things: Sequence[Thing], truth: Sequence[Thing], question: Question | None = None) -> None:
+def write_list(out: Written, things: Sequence[Thing], truth: Sequence[Thing], question: Question | None = None) -> None:
     """`things` as " a2 red ball, ...", with the question's marks and states if one is given.
 
     What differs from `truth` is planted.
@@ -176,16 +177,16 @@ def _reason(out: Written, question: Question, things: list[Thing], caption: list
         return
     for i in range(1 if length == "normal" else 2):
         out.add(", again" if i else "")
-        _list(out, things, caption if i == 0 else things, question)
+        write_list(out, things, caption if i == 0 else things, question)
         out.add(f", so {question.conclude(things)}")
 
 
-def _reflect(
+def write_reflection(
     out: Written, question: Question, looked: Sequence[Thing], before: str | None, things: Sequence[Thing]
 ) -> None:
     """The evidence in the image, the answer it gives and, where REASONING gave one, whether that one holds."""
     answer = question.conclude(things)
-    _list(out, looked, looked, question)
+    write_list(out, looked, looked, question)
     out.add(f", so {answer}" if looked else f" so {answer}")
     if before is not None:
         out.add(", as before" if before == answer else f", not {before}")
@@ -194,4 +195,6 @@ def _reflect(
 def _early_reflection(out: Written, rng: random.Random, question: Question, scene: Scene) -> None:
     """A reflection before the last one: it may be empty (the model just looks)."""
     empty = rng.random() < 0.5
-    _section(out, "REFLECTION", lambda: None if empty else _reflect(out, question, scene.things, None, scene.things))
+    write_section(
+        out, "REFLECTION", lambda: None if empty else write_reflection(out, question, scene.things, None, scene.things)
+    )

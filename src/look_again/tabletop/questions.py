@@ -125,25 +125,39 @@ def _scene_with(rng: random.Random, pairs: list[Pair], selector: Selector, hits:
 def _count(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
     selector, hits = _usable_selector(rng, pairs), rng.randint(0, 5)
     scene = _scene_with(rng, pairs, selector, hits, rng.randint(max(2, hits), MAX_OBJECTS))
+    return scene, count_question(selector)
+
+
+def count_question(selector: Selector) -> Question:
+    """How many objects a selector matches."""
     states = _running_count(selector.matches)
     text = f"How many {selector.plural} are there?"
     goal = f"count every {selector.singular}: {selector.plan}"
-    return scene, Question("count", text, goal, states, _last(states), _marks(selector))
+    return Question("count", text, goal, states, _last(states), _marks(selector))
 
 
 def _subtract(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
     selector, left = _usable_selector(rng, pairs), rng.randint(0, 5)
     total = rng.randint(max(2, left), MAX_OBJECTS)
-    scene = _scene_with(rng, pairs, selector, total - left, total)
+    return _scene_with(rng, pairs, selector, total - left, total), subtract_question(selector)
+
+
+def subtract_question(selector: Selector) -> Question:
+    """How many objects are left without those that a selector matches."""
     states = _running_count(lambda pair: not selector.matches(pair))
     text = f"Subtract all {selector.plural}. How many objects are left?"
     goal = f"subtract every {selector.singular}: {selector.plan}"
-    return scene, Question("subtract", text, goal, states, _last(states), _marks(selector))
+    return Question("subtract", text, goal, states, _last(states), _marks(selector))
 
 
 def _exist(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
     selector, total = _usable_selector(rng, pairs), rng.randint(2, MAX_OBJECTS)
     scene = _scene_with(rng, pairs, selector, rng.randint(1, min(2, total)) if rng.random() < 0.5 else 0, total)
+    return scene, exist_question(selector)
+
+
+def exist_question(selector: Selector) -> Question:
+    """Whether a selector matches any object."""
 
     def states(things: Sequence[Thing]) -> list[str]:
         hits = _running_count(selector.matches)(things)
@@ -151,7 +165,7 @@ def _exist(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
 
     text = f"Is there a {selector.singular}?"
     goal = f"find a {selector.singular}: {selector.plan}"
-    return scene, Question("exist", text, goal, states, _last(states), _marks(selector))
+    return Question("exist", text, goal, states, _last(states), _marks(selector))
 
 
 def _compare(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
@@ -165,6 +179,14 @@ def _compare(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
     chosen = [draw_pair(rng, pairs, s.matches) for s, n in zip((first, second), hits, strict=True) for _ in range(n)]
     others = rng.randint(max(0, 2 - len(chosen)), MAX_OBJECTS - len(chosen))
     chosen += [draw_pair(rng, pairs, lambda p: not first.matches(p) and not second.matches(p)) for _ in range(others)]
+    return lay_out(rng, chosen), compare_question(names[0], names[1])
+
+
+def compare_question(more: str, than: str) -> Question:
+    """Whether there are more objects of one colour, or shape, than of another."""
+    index = 0 if more in COLOURS else 1
+    words = (COLOURS, SHAPES)[index]
+    first, second = (Selector(colour=name) if index == 0 else Selector(shape=name) for name in (more, than))
 
     def states(things: Sequence[Thing]) -> list[str]:
         left, right = _running_count(first.matches)(things), _running_count(second.matches)(things)
@@ -174,7 +196,7 @@ def _compare(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
         left, right = states(things)[-1].split()
         return "yes" if int(left) > int(right) else "no"
 
-    sides = {names[0]: "more", names[1]: "than"}  # the words of the question
+    sides = {more: "more", than: "than"}  # the words of the question
 
     def marks(things: Sequence[Thing]) -> list[Marks]:
         return [_behind(index, sides.get(thing.pair[index], "no")) for thing in things]
@@ -182,12 +204,17 @@ def _compare(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
     text = f"Are there more {first.plural} than {second.plural}?"
     plan = " ".join(f"{word} {sides.get(word, 'no')}" for word in words)
     goal = f"compare every {first.singular} and every {second.singular}: {plan}"
-    return lay_out(rng, chosen), Question("compare", text, goal, states, conclude, marks)
+    return Question("compare", text, goal, states, conclude, marks)
 
 
 def _attribute(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
     scene = lay_out(rng, [rng.choice(pairs) for _ in range(rng.randint(2, MAX_OBJECTS))])
     place, attribute = rng.choice(scene.things).place, rng.choice(("colour", "shape"))
+    return scene, attribute_question(place, attribute)
+
+
+def attribute_question(place: str, attribute: str) -> Question:
+    """The colour, shape or size of the object at a place."""
 
     def states(things: Sequence[Thing]) -> list[str]:
         found, out = "no", []
@@ -201,7 +228,7 @@ def _attribute(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:
         return [("yes" if thing.place == place else "no", "", "") for thing in things]
 
     text = f"What {attribute} is the object at {place}?"
-    return scene, Question("attribute", text, f"find the {attribute} at {place}", states, _last(states), marks)
+    return Question("attribute", text, f"find the {attribute} at {place}", states, _last(states), marks)
 
 
 def _odd(rng: random.Random, pairs: list[Pair]) -> tuple[Scene, Question]:

@@ -11,7 +11,7 @@ import random
 import numpy as np
 from PIL import Image, ImageDraw
 
-from look_again.tabletop.world import GRID_SIDE, Scene, Thing
+from look_again.tabletop.world import GRID_SIDE, ROWS, Scene, Thing
 
 CELL_PIXELS = 28
 SIDE_PIXELS = GRID_SIDE * CELL_PIXELS
@@ -30,8 +30,8 @@ GREEN_OF_TABLE = 185
 
 
 def render(scene: Scene) -> Image.Image:
-    """The scene as an RGB image of SIDE_PIXELS x SIDE_PIXELS; later objects may overlap earlier ones."""
-    canvas = _table()
+    """The scene as an RGB image of CELL_PIXELS per place and side; later objects may overlap earlier ones."""
+    canvas = _table(scene.side)
     draw = ImageDraw.Draw(canvas)
     order = list(scene.things)
     random.Random(f"order/{scene.noise_seed}").shuffle(order)
@@ -42,23 +42,23 @@ def render(scene: Scene) -> Image.Image:
 
 def centre(thing: Thing) -> tuple[int, int]:
     """Pixel coordinates (x, y) of an object's centre."""
-    row, column = "abcdef".index(thing.place[0]), int(thing.place[1]) - 1
+    row, column = ROWS.index(thing.place[0]), int(thing.place[1:]) - 1
     half = CELL_PIXELS // 2
     return column * CELL_PIXELS + half + thing.dx, row * CELL_PIXELS + half + thing.dy
 
 
 def table_pixels() -> np.ndarray:
     """(SIDE_PIXELS, SIDE_PIXELS, 3) the empty table as int16, without noise."""
-    return np.asarray(_table().reduce(SCALE), dtype=np.int16)
+    return np.asarray(_table(GRID_SIDE).reduce(SCALE), dtype=np.int16)
 
 
-def _table() -> Image.Image:
+def _table(places: int) -> Image.Image:
     """The empty table, lit so that red grows from left to right and blue falls from top to bottom.
 
     A place can then be read off a patch of the table. Without it a model this small has to infer places from rotary
     phases alone: after 700 steps a quarter of the places in its captions was still wrong.
     """
-    side = SIDE_PIXELS * SCALE
+    side = places * CELL_PIXELS * SCALE
     ramp = np.arange(side) * 84 // side
     pixels = np.full((side, side, 3), GREEN_OF_TABLE, dtype=np.uint8)
     pixels[:, :, 0] = 160 + ramp[None, :]

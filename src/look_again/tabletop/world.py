@@ -21,6 +21,7 @@ HELDOUT_PAIRS = frozenset(
 )
 SPLITS = ("train", "validation", "test", "heldout")
 MIN_OBJECTS, MAX_OBJECTS = 2, 8
+ROWS = "abcdefghijkl"
 
 Pair = tuple[str, str]
 
@@ -46,15 +47,32 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects in reading order (row by row), and the seed of the image's noise and drawing order."""
+    """Objects in reading order (row by row), the seed of the image's noise and drawing order, and places per side."""
 
     things: tuple[Thing, ...]
     noise_seed: int = 0
+    side: int = GRID_SIDE
 
     @property
     def caption(self) -> str:
         """The true caption, the form that responses use: "a2 red ball, c5 blue cube"."""
         return ", ".join(f"{t.place} {t.colour} {t.shape}" for t in self.things)
+
+
+@dataclass(frozen=True)
+class WorldSize:
+    """How large a table is: places per side, each one visual token, and how many objects lie on it."""
+
+    side: int
+    min_objects: int
+    max_objects: int
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        return tuple(f"{row}{column}" for row in ROWS[: self.side] for column in range(1, self.side + 1))
+
+
+WORLD_SIZES = {"small": WorldSize(GRID_SIDE, MIN_OBJECTS, MAX_OBJECTS), "wide": WorldSize(12, 8, 24)}
 
 
 def stream(split: str, seed: int, index: int) -> random.Random:
@@ -78,17 +96,18 @@ def draw_pair(rng: random.Random, pairs: list[Pair], accept: Callable[[Pair], bo
     return rng.choice(candidates)
 
 
-def lay_out(rng: random.Random, pairs: list[Pair]) -> Scene:
+def lay_out(rng: random.Random, pairs: list[Pair], size: WorldSize = WORLD_SIZES["small"]) -> Scene:
     """Put one object per pair on distinct places, with jitter of up to 5 pixels and one of two sizes."""
-    if not MIN_OBJECTS <= len(pairs) <= MAX_OBJECTS:
-        raise ValueError(f"a scene has {MIN_OBJECTS} to {MAX_OBJECTS} objects, not {len(pairs)}")
-    places = sorted(rng.sample(PLACES, len(pairs)))
+    if not size.min_objects <= len(pairs) <= size.max_objects:
+        raise ValueError(f"a scene has {size.min_objects} to {size.max_objects} objects, not {len(pairs)}")
+    known = size.places
+    places = sorted(rng.sample(known, len(pairs)), key=known.index)
     shuffled = rng.sample(pairs, len(pairs))
     things = tuple(
         Thing(place, colour, shape, rng.choice(SIZES), rng.randint(-5, 5), rng.randint(-5, 5))
         for place, (colour, shape) in zip(places, shuffled, strict=True)
     )
-    return Scene(things, rng.getrandbits(32))
+    return Scene(things, rng.getrandbits(32), size.side)
 
 
 def shows_heldout_pair(scene: Scene) -> bool:

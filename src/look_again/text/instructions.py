@@ -17,6 +17,9 @@ Answer in tagged sections, in this order and with nothing outside the tags:
 <CONCLUSION>the answer alone</CONCLUSION>
 You may add further REFLECTION sections between the others whenever you doubt what you said about the image."""
 
+LOOK_AGAIN_TEXT = "Look at the image again."
+"""What a user turn says in the comparison modes that open one at each reflection."""
+
 
 def question_messages(question: str, images: int | Sequence[str]) -> list[dict[str, Any]]:
     """A conversation that shows images, or "image" and "video" in this order, and then asks `question`."""

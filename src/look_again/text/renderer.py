@@ -15,6 +15,8 @@ from look_again.text.grammar import open_tag
 from look_again.text.instructions import FORMAT_INSTRUCTIONS
 from look_again.text.tags import tag_ids
 
+REPLY = "ok"  # a response that stands for any other
+
 
 @dataclass(frozen=True)
 class RenderedResponse:
@@ -61,6 +63,26 @@ class Renderer:
             placeholder=self.placeholder,
             video_placeholder=self.video_placeholder,
         )
+
+    def render_turn(
+        self, messages: Sequence[Message], text: str, shown: Sequence[int] | Sequence[str], *, images: bool
+    ) -> list[int]:
+        """Token ids that lead from a response to `messages` into the next one: its end, a user turn, a new opening.
+
+        text: what the turn says; with `images` it shows those of the messages again, `shown` as in `render_prompt`.
+        Raises ValueError for a template that writes earlier turns in another way once others follow.
+        """
+        content = [{"type": "image"} for _ in shown] if images else []
+        turn = {"role": "user", "content": [*content, {"type": "text", "text": text}]}
+        before = self.render_prompt(messages, shown)
+        spoken = encode_response(self.tokenizer, REPLY, tag_ids(self.tokenizer))[0]
+        whole = self.render_prompt(
+            [*messages, {"role": "assistant", "content": REPLY}, turn], [*shown, *shown] if images else shown
+        )
+        begins = [*before, *spoken]
+        if whole[: len(begins)] != begins:
+            raise ValueError("the chat template changes earlier turns, so that no turn can follow a response as it is")
+        return whole[len(begins) :]
 
     def render_response(self, text: str, silent: Sequence[tuple[int, int]] = ()) -> RenderedResponse:
         """A response with its end of turn. silent: stretches of characters, as (start, stop), that are not learned.

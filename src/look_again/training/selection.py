@@ -14,7 +14,7 @@ import torch
 
 from look_again.core.attention import recorded_attention
 from look_again.core.families import attention_layers, find_family
-from look_again.core.reattention import choose_visual_tokens, list_frames
+from look_again.core.reattention import choose_visual_tokens, list_features, list_frames
 from look_again.core.runner import Runner
 from look_again.core.slots import Provenance
 from look_again.training.example import Example, add_insertion, add_until_reflection, start_sequence
@@ -87,4 +87,6 @@ def _choose(
     if sum(map(bool, earlier)) >= policy.max_reinsertions or policy.lacks_ranking(sampled_before):
         return []
     visual_tokens, frames = sum(span.count for span in example.spans), list_frames(policy, example.spans)
-    return choose_visual_tokens(policy, visual_tokens, runner.scores(sequence, policy.rule), len(earlier), **frames)
+    features = list_features(policy, runner.features[sequence])
+    scores = runner.scores(sequence, policy.rule)
+    return choose_visual_tokens(policy, visual_tokens, scores, len(earlier), **frames, **features)

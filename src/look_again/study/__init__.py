@@ -1,0 +1,1 @@
+"""Experiments on when looking again pays: designs, cells, paired intervals, figures."""

@@ -1,0 +1,128 @@
+"""One cell of a study: one arm at one length with one model, as a run of the evaluation that a kill cannot undo.
+
+A cell's folder is a run's folder: it resumes by itself, refuses another configuration and pins the weights it was made
+with. Cells are independent, so several processes may work on those of one study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from look_again.core.inputs import count_visual_tokens
+from look_again.data.image_files import open_image
+from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation
+from look_again.evaluation.controls import policies
+from look_again.evaluation.run import load_items, run_benchmark
+from look_again.evaluation.subjects import PREFIX_FACT, LocalSubject
+from look_again.model import LookAgain, load
+from look_again.study.rows import folder_benchmark
+from look_again.study.settings import ANSWER_TOKENS, DistanceSettings, check_context
+from look_again.tabletop.long_benchmark import TABLETOP_LONG
+from look_again.text.instructions import LOOK_AGAIN_TEXT, question_messages
+
+
+@dataclass(frozen=True)
+class Cell:
+    """model: its place among the settings' models."""
+
+    model: int
+    length: int
+    arm: str
+
+    def folder(self, out: Path) -> Path:
+        """Where its run is kept."""
+        return out / "cells" / f"model-{self.model}" / f"{self.length}" / self.arm
+
+
+def list_cells(settings: DistanceSettings) -> list[Cell]:
+    """All cells of a study, those of the arms that come first in the settings first."""
+    places = range(len(settings.models))
+    return [Cell(model, length, arm) for arm in settings.arms for length in settings.lengths for model in places]
+
+
+def find_items(settings: DistanceSettings, cell: Cell) -> tuple[Benchmark, DataLocation]:
+    """The benchmark of a cell and the place of its rows."""
+    n = settings.items(cell.arm)
+    if settings.rows is not None:
+        return folder_benchmark(cell.length), DataLocation(path=settings.rows, split="rows", limit=n)
+    path = f"seed={settings.seed},pieces={cell.length},size={settings.size}"
+    return TABLETOP_LONG, DataLocation(path=path, split=settings.split, limit=n)
+
+
+def check_study(settings: DistanceSettings) -> list[str]:
+    """Load each model once and check that it carries every arm at every length; returns the models' fingerprints.
+
+    ValueError, before any work, for lengths beyond a model's context, an arm that its family or chat template cannot
+    carry, unknown arms, and cells of fewer rows than asked for.
+    """
+    fingerprints = []
+    for place in range(len(settings.models)):
+        model, first = _load(settings.models[place]), Cell(place, settings.lengths[0], settings.arms[0])
+        items = [load_items(*find_items(settings, Cell(place, n, first.arm)))[0] for n in settings.lengths]
+        if few := [n for n, part in zip(settings.lengths, items, strict=True) if len(part) < settings.n]:
+            raise ValueError(f"there are fewer than {settings.n} rows with {few[0]} tokens of work")
+        check, image = model.checkpoint, open_image(items[0][0].images[0])
+        visual = count_visual_tokens(check.image_processor, check.model.config, [image.size])[0]
+        check_context(settings.lengths, check.model.config.get_text_config().max_position_embeddings, visual)
+        arms = policies(check.reattention, settings.arms)
+        if any(policy.opens_turn for policy in arms.values()):
+            check.renderer.render_turn(question_messages("?", 1), LOOK_AGAIN_TEXT, [1], images=True)
+        fingerprints.append(str(LocalSubject(model, arms["text"], max_new_tokens=1).settings["fingerprint"]))
+    return fingerprints
+
+
+def run_cell(settings: DistanceSettings, cell: Cell, out: Path) -> dict[str, Any]:
+    """The result of a cell; resumes what its folder holds."""
+    model = _load(settings.models[cell.model])
+    benchmark, location = find_items(settings, cell)
+    policy = policies(model.checkpoint.reattention, [cell.arm])[cell.arm]
+    longest = max(work_tokens(model, item) for item in load_items(benchmark, location)[0])
+    subject = LocalSubject(model, policy, max_new_tokens=longest + ANSWER_TOKENS, batch=settings.batch)
+    return run_benchmark(benchmark, location, subject, cell.folder(out))
+
+
+def run_cells(settings: DistanceSettings, cells: Sequence[Cell], out: Path) -> Iterator[Cell]:
+    """Run cells, in this process or in several, yielding each as it is finished."""
+    with tqdm(total=len(cells), desc="cells", unit="cell") as progress:
+        if settings.jobs == 1:
+            for cell in cells:
+                run_cell(settings, cell, out)
+                progress.update()
+                yield cell
+            return
+        with ProcessPoolExecutor(settings.jobs, mp_context=get_context("spawn")) as pool:
+            running = {pool.submit(_run_quietly, settings, cell, out): cell for cell in cells}
+            for future in as_completed(running):
+                future.result()
+                progress.update()
+                yield running[future]
+
+
+def _run_quietly(settings: DistanceSettings, cell: Cell, out: Path) -> None:
+    run_cell(settings, cell, out)
+
+
+def work_tokens(model: LookAgain, item: BenchmarkItem) -> int:
+    """Tokens that the item's response begins with."""
+    return len(model.checkpoint.tokenizer(str(item.facts[PREFIX_FACT]), add_special_tokens=False)["input_ids"])
+
+
+def tokens_between(model: LookAgain, item: BenchmarkItem) -> int:
+    """Tokens between the image and `<REFLECTION>`: the question behind the image and the work."""
+    check = model.checkpoint
+    ids = check.renderer.render_prompt(question_messages(item.prompt, 1), [1])
+    image = check.tokenizer.convert_tokens_to_ids(check.renderer.image_text)
+    return len(ids) - ids.index(image) - 1 + work_tokens(model, item) - 1
+
+
+@lru_cache(maxsize=1)
+def _load(name: str | None) -> LookAgain:
+    return load(name)

@@ -1,0 +1,65 @@
+"""The long world as a benchmark: whether a reflection after long work mends the mistakes planted before it.
+
+The response begins with the work, up to and including `<REFLECTION>`, and the model goes on. Scores are those of the
+short benchmark of planted mistakes. The place of the data is a stream: "seed=0,pieces=800", with "size=wide" where the
+table is large. Rows without a planted mistake are left out; the same rows are asked at every length.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import count, islice
+
+from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation
+from look_again.evaluation.subjects import PREFIX_FACT
+from look_again.tabletop.loader import SceneImage
+from look_again.tabletop.long_work import LongSample, make_long_sample
+from look_again.tabletop.tabletop_benchmark import SPLITS, score_planted
+from look_again.tabletop.world import WORLD_SIZES
+
+DEFAULT_ITEMS = 100
+
+
+def parse_long_stream(path: str) -> tuple[int, int, str]:
+    """Seed, pieces and size of "seed=0,pieces=800,size=wide". ValueError for any other place."""
+    found = re.fullmatch(rf"seed=([0-9]+),pieces=([0-9]+)(?:,size=({'|'.join(WORLD_SIZES)}))?", path)
+    if found is None:
+        raise ValueError(
+            f"the long world is drawn: its place is 'seed=0,pieces=800' or with ',size=wide', not {path!r}"
+        )
+    return int(found[1]), int(found[2]), found[3] or "small"
+
+
+def load_long(location: DataLocation) -> Iterator[BenchmarkItem]:
+    """The first rows of a stream that have a planted mistake."""
+    seed, pieces, size = parse_long_stream(location.path)
+    drawn = (make_long_sample(location.split, seed, index, pieces=pieces, size=size) for index in count())
+    planted = (row for row in drawn if row.mistakes)
+    for row in islice(planted, DEFAULT_ITEMS if location.limit is None else location.limit):
+        yield build_item(row)
+
+
+def build_item(row: LongSample) -> BenchmarkItem:
+    """A row as an item whose response begins with its work."""
+    facts = {
+        "kind": row.question.kind,
+        "objects": [[thing.place, thing.colour, thing.shape] for thing in row.scene.things],
+        "mistakes": [{"kind": mistake.kind, "place": mistake.place} for mistake in row.mistakes],
+        "sub_questions": len(row.sub_questions),
+        PREFIX_FACT: row.beginning,
+    }
+    image = SceneImage(row.scene, row.id)
+    return BenchmarkItem(id=row.id, images=(image,), prompt=row.prompt, reference=row.answer, facts=facts)
+
+
+TABLETOP_LONG = Benchmark(
+    name="tabletop-long",
+    hub="seed=0,pieces=800",
+    splits=SPLITS,
+    load=load_long,
+    score=score_planted,
+    primary="mended",
+    paired="mended_share",
+    max_new_tokens=4608,
+)
