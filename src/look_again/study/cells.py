@@ -1,12 +1,13 @@
-"""One cell of a study: one arm at one length with one model, as a run of the evaluation that a kill cannot undo.
+"""The cells of a study: one arm at one length with one model over a block of rows, as runs of the evaluation.
 
 A cell's folder is a run's folder: it resumes by itself, refuses another configuration and pins the weights it was made
-with. Cells are independent, so several processes may work on those of one study.
+with. Cells are independent, so several processes may work on those of one study, and a study with more rows keeps the
+blocks that it has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,36 +25,44 @@ from look_again.evaluation.run import load_items, run_benchmark
 from look_again.evaluation.subjects import PREFIX_FACT, LocalSubject
 from look_again.model import LookAgain, load
 from look_again.study.rows import folder_benchmark
-from look_again.study.settings import ANSWER_TOKENS, DistanceSettings, check_context
+from look_again.study.settings import ANSWER_TOKENS, BLOCK, DistanceSettings, check_context
 from look_again.tabletop.long_benchmark import TABLETOP_LONG
 from look_again.text.instructions import LOOK_AGAIN_TEXT, question_messages
 
 
 @dataclass(frozen=True)
 class Cell:
-    """model: its place among the settings' models."""
+    """model: its place among the settings' models. start, stop: its rows, by number."""
 
     model: int
     length: int
     arm: str
+    start: int
+    stop: int
 
     def folder(self, out: Path) -> Path:
         """Where its run is kept."""
-        return out / "cells" / f"model-{self.model}" / f"{self.length}" / self.arm
+        return out / "cells" / f"model-{self.model}" / f"{self.length}" / self.arm / f"rows-{self.start}-{self.stop}"
 
 
 def list_cells(settings: DistanceSettings) -> list[Cell]:
-    """All cells of a study, those of the arms that come first in the settings first."""
-    places = range(len(settings.models))
-    return [Cell(model, length, arm) for arm in settings.arms for length in settings.lengths for model in places]
+    """All cells of a study, the first block of every arm and length first."""
+    return [
+        Cell(model, length, arm, start, min(start + BLOCK, settings.items(arm)))
+        for start in range(0, settings.n, BLOCK)
+        for arm in settings.arms
+        if start < settings.items(arm)
+        for length in settings.lengths
+        for model in range(len(settings.models))
+    ]
 
 
 def find_items(settings: DistanceSettings, cell: Cell) -> tuple[Benchmark, DataLocation]:
     """The benchmark of a cell and the place of its rows."""
-    n = settings.items(cell.arm)
+    n = cell.stop - cell.start
     if settings.rows is not None:
-        return folder_benchmark(cell.length), DataLocation(path=settings.rows, split="rows", limit=n)
-    path = f"seed={settings.seed},pieces={cell.length},size={settings.size}"
+        return folder_benchmark(cell.length, cell.start), DataLocation(path=settings.rows, split="rows", limit=n)
+    path = f"seed={settings.seed},pieces={cell.length},size={settings.size},from={cell.start}"
     return TABLETOP_LONG, DataLocation(path=path, split=settings.split, limit=n)
 
 
@@ -65,8 +74,8 @@ def check_study(settings: DistanceSettings) -> list[str]:
     """
     fingerprints = []
     for place in range(len(settings.models)):
-        model, first = _load(settings.models[place]), Cell(place, settings.lengths[0], settings.arms[0])
-        items = [load_items(*find_items(settings, Cell(place, n, first.arm)))[0] for n in settings.lengths]
+        model = load_once(settings.models[place])
+        items = [find_rows(settings, length) for length in settings.lengths]
         if few := [n for n, part in zip(settings.lengths, items, strict=True) if len(part) < settings.n]:
             raise ValueError(f"there are fewer than {settings.n} rows with {few[0]} tokens of work")
         check, image = model.checkpoint, open_image(items[0][0].images[0])
@@ -79,9 +88,14 @@ def check_study(settings: DistanceSettings) -> list[str]:
     return fingerprints
 
 
+def find_rows(settings: DistanceSettings, length: int) -> list[BenchmarkItem]:
+    """All rows of a study at one length."""
+    return load_items(*find_items(settings, Cell(0, length, settings.arms[0], 0, settings.n)))[0]
+
+
 def run_cell(settings: DistanceSettings, cell: Cell, out: Path) -> dict[str, Any]:
     """The result of a cell; resumes what its folder holds."""
-    model = _load(settings.models[cell.model])
+    model = load_once(settings.models[cell.model])
     benchmark, location = find_items(settings, cell)
     policy = policies(model.checkpoint.reattention, [cell.arm])[cell.arm]
     longest = max(work_tokens(model, item) for item in load_items(benchmark, location)[0])
@@ -89,21 +103,19 @@ def run_cell(settings: DistanceSettings, cell: Cell, out: Path) -> dict[str, Any
     return run_benchmark(benchmark, location, subject, cell.folder(out))
 
 
-def run_cells(settings: DistanceSettings, cells: Sequence[Cell], out: Path) -> Iterator[Cell]:
-    """Run cells, in this process or in several, yielding each as it is finished."""
+def run_cells(settings: DistanceSettings, cells: Sequence[Cell], out: Path) -> None:
+    """Run the cells that are not finished, in this process or in several."""
     with tqdm(total=len(cells), desc="cells", unit="cell") as progress:
         if settings.jobs == 1:
             for cell in cells:
                 run_cell(settings, cell, out)
                 progress.update()
-                yield cell
             return
         with ProcessPoolExecutor(settings.jobs, mp_context=get_context("spawn")) as pool:
-            running = {pool.submit(_run_quietly, settings, cell, out): cell for cell in cells}
+            running = [pool.submit(_run_quietly, settings, cell, out) for cell in cells]
             for future in as_completed(running):
                 future.result()
                 progress.update()
-                yield running[future]
 
 
 def _run_quietly(settings: DistanceSettings, cell: Cell, out: Path) -> None:
@@ -124,5 +136,5 @@ def tokens_between(model: LookAgain, item: BenchmarkItem) -> int:
 
 
 @lru_cache(maxsize=1)
-def _load(name: str | None) -> LookAgain:
+def load_once(name: str | None) -> LookAgain:
     return load(name)

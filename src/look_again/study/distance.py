@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from look_again.evaluation.run import load_items, versions
+from look_again.evaluation.run import versions
 from look_again.evaluation.run_folder import RESULT, differing, write_json
-from look_again.study.cells import Cell, _load, check_study, find_items, list_cells, run_cells, tokens_between
+from look_again.study.cells import Cell, check_study, find_rows, list_cells, load_once, run_cells, tokens_between
 from look_again.study.paired import Points, share_difference, share_interval
 from look_again.study.settings import PRIMARY_LENGTH, DistanceSettings
 
@@ -24,24 +24,26 @@ Results = Mapping[Cell, Mapping[str, Any]]
 
 
 def run_distance(settings: DistanceSettings, out: Path) -> dict[str, Any]:
-    """Run or resume the study in `out`; returns what `result.json` holds. ValueError as `check_study`, and for a folder
-    of another study.
+    """Run or resume the study in `out`; returns what `result.json` holds.
+
+    ValueError as `check_study`, and for a folder of another study.
     """
-    config = json.loads(json.dumps({"study": "distance"} | _lasting(settings)))
+    config = json.loads(json.dumps({"study": "distance"} | _lasting(settings, ("n", "n_other"))))
     path = out / STUDY
     if path.exists() and (changed := differing(json.loads(path.read_text(encoding="utf-8")), config)):
         raise ValueError(f"{out} holds another study ({'; '.join(changed)}); take another folder or remove it")
     fingerprints = check_study(settings)
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, config)
-    for _ in run_cells(settings, list_cells(settings), out):
-        write_json(out / RESULT, assemble(settings, fingerprints, out))
-    return assemble(settings, fingerprints, out)
+    run_cells(settings, list_cells(settings), out)
+    result = assemble(settings, fingerprints, out)
+    write_json(out / RESULT, result)
+    return result
 
 
-def _lasting(settings: DistanceSettings) -> dict[str, Any]:
-    """The settings that answers depend on."""
-    return {name: value for name, value in asdict(settings).items() if name not in ("jobs", "quick")}
+def _lasting(settings: DistanceSettings, beside: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings that answers depend on, without those of `beside`."""
+    return {name: value for name, value in asdict(settings).items() if name not in ("jobs", "quick", *beside)}
 
 
 def assemble(settings: DistanceSettings, fingerprints: Sequence[str], out: Path) -> dict[str, Any]:
@@ -80,60 +82,64 @@ def assemble(settings: DistanceSettings, fingerprints: Sequence[str], out: Path)
     }
 
 
-def _points(results: Results, cells: Sequence[Cell], score: str, n: int | None = None) -> list[Points]:
-    """One Points per model: mended of planted mistakes, or right answers."""
-    made = []
-    for cell in cells:
-        items = results[cell]["items"][:n]
-        if score == "mended":
-            facts = [item["score_facts"] for item in items]
-            made.append(Points([f["mended"] for f in facts], [f["mistakes"] for f in facts]))
-        else:
-            made.append(Points([item["strict"] or 0.0 for item in items], [1] * len(items)))
+def _items(settings: DistanceSettings, results: Results, arm: str, length: int) -> list[list[Mapping[str, Any]]]:
+    """Per model, the items of an arm in the order of the rows, of the blocks that all models have finished."""
+    made: list[list[Mapping[str, Any]]] = [[] for _ in settings.models]
+    blocks = [cell for cell in list_cells(settings) if (cell.arm, cell.length, cell.model) == (arm, length, 0)]
+    for block in blocks:
+        cells = [replace(block, model=model) for model in range(len(settings.models))]
+        if not all(cell in results for cell in cells):
+            break
+        for items, cell in zip(made, cells, strict=True):
+            items += results[cell]["items"]
     return made
 
 
-def _cells_of(settings: DistanceSettings, results: Results, arm: str, length: int) -> list[Cell] | None:
-    cells = [Cell(model, length, arm) for model in range(len(settings.models))]
-    return cells if all(cell in results for cell in cells) else None
+def _points(models: Sequence[Sequence[Mapping[str, Any]]], score: str, n: int | None = None) -> list[Points]:
+    """One Points per model: mended of planted mistakes, or right answers; of the first n rows."""
+    made = []
+    for items in models:
+        if score == "mended":
+            facts = [item["score_facts"] for item in items[:n]]
+            made.append(Points([f["mended"] for f in facts], [f["mistakes"] for f in facts]))
+        else:
+            made.append(Points([item["strict"] or 0.0 for item in items[:n]], [1] * len(items[:n])))
+    return made
 
 
 def _cell(settings: DistanceSettings, results: Results, arm: str, length: int) -> list[dict[str, Any]]:
-    cells = _cells_of(settings, results, arm, length)
-    if cells is None:
+    models = _items(settings, results, arm, length)
+    if not models[0]:
         return []
-    row: dict[str, Any] = {"arm": arm, "length": length, "n": settings.items(arm)}
+    row: dict[str, Any] = {"arm": arm, "length": length, "n": len(models[0])}
     for score in ("mended", "answers") if settings.rows is None else ("answers",):
-        points = _points(results, cells, score)
+        points = _points(models, score)
         row[score] = sum(part.share for part in points) / len(points)
         row[f"{score}_interval"] = share_interval(points)
-    runs = [results[cell] for cell in cells]
-    row["seconds"] = sum(run["timing"]["answering_s"] for run in runs)
-    row["cut_off"] = sum(run["counts"]["cut_off"] for run in runs)
-    row["errors"] = sum(run["counts"]["errors"] for run in runs)
+    row["cut_off"] = sum(item["finish_reason"] in ("length", "context") for items in models for item in items)
+    row["errors"] = sum(item["error"] is not None for items in models for item in items)
     return [row]
 
 
 def _differences(
     settings: DistanceSettings, results: Results, base: str, arm: str, length: int, scores: Sequence[str]
 ) -> list[dict[str, Any]]:
-    ours, theirs = _cells_of(settings, results, arm, length), _cells_of(settings, results, base, length)
-    if ours is None or theirs is None:
+    ours, theirs = _items(settings, results, arm, length), _items(settings, results, base, length)
+    n = min(len(ours[0]), len(theirs[0]))
+    if n == 0:
         return []
-    n = min(settings.items(arm), settings.items(base))
     rows = []
     for score in scores:
-        gap = share_difference(_points(results, theirs, score, n), _points(results, ours, score, n))
+        gap = share_difference(_points(theirs, score, n), _points(ours, score, n))
         rows.append({"base_arm": base, "arm": arm, "length": length, "score": score} | asdict(gap))
     return rows
 
 
 def _distances(settings: DistanceSettings) -> list[dict[str, float]]:
     """Measured tokens between the image and the reflection, by the first model's tokenizer."""
-    model, rows = _load(settings.models[0]), []
+    model, rows = load_once(settings.models[0]), []
     for length in settings.lengths:
-        items = load_items(*find_items(settings, Cell(0, length, settings.arms[0])))[0]
-        measured = [tokens_between(model, item) for item in items]
+        measured = [tokens_between(model, item) for item in find_rows(settings, length)]
         rows.append(
             {"length": length, "mean": sum(measured) / len(measured), "least": min(measured), "most": max(measured)}
         )

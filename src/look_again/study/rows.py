@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ from look_again.text.grammar import open_tag
 KEYS = ("id", "image", "question", "answer", "beginnings")
 
 
-def folder_benchmark(length: int) -> Benchmark:
-    """The rows of a folder at one length of work."""
+def folder_benchmark(length: int, first: int = 0) -> Benchmark:
+    """The rows of a folder at one length of work, from number `first` on."""
     return Benchmark(
         name=f"rows-{length}",
         hub="",
         splits=("rows",),
-        load=partial(_load, length=length),
+        load=partial(_load, length=length, first=first),
         score=score_free,
         primary="accuracy",
         paired="strict",
@@ -53,10 +52,10 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _load(location: DataLocation, length: int) -> Iterator[BenchmarkItem]:
+def _load(location: DataLocation, length: int, first: int) -> Iterator[BenchmarkItem]:
     folder = Path(location.path)
-    usable = (row for row in read_rows(folder) if str(length) in row["beginnings"])
-    for row in islice(usable, location.limit):
+    usable = [row for row in read_rows(folder) if str(length) in row["beginnings"]]
+    for row in usable[first : None if location.limit is None else first + location.limit]:
         yield BenchmarkItem(
             id=str(row["id"]),
             images=(folder / row["image"],),

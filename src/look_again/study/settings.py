@@ -16,6 +16,7 @@ OTHER_ARMS = (
     "route-50-both",
 )
 MIN_ITEMS = 10
+BLOCK = 50  # rows of a cell's run; a study with more rows goes on from the blocks that there are
 ANSWER_TOKENS = 160  # for the reflection and the conclusion
 PRIMARY_LENGTH = 800
 

@@ -1,8 +1,9 @@
 """The long world as a benchmark: whether a reflection after long work mends the mistakes planted before it.
 
 The response begins with the work, up to and including `<REFLECTION>`, and the model goes on. Scores are those of the
-short benchmark of planted mistakes. The place of the data is a stream: "seed=0,pieces=800", with "size=wide" where the
-table is large. Rows without a planted mistake are left out; the same rows are asked at every length.
+short benchmark of planted mistakes. The place of the data is a stream: "seed=0,pieces=800", with ",size=wide" where the
+table is large and ",from=50" where the first 50 rows are passed over. Rows without a planted mistake are left out; the
+same rows are asked at every length.
 """
 
 from __future__ import annotations
@@ -21,22 +22,23 @@ from look_again.tabletop.world import WORLD_SIZES
 DEFAULT_ITEMS = 100
 
 
-def parse_long_stream(path: str) -> tuple[int, int, str]:
-    """Seed, pieces and size of "seed=0,pieces=800,size=wide". ValueError for any other place."""
-    found = re.fullmatch(rf"seed=([0-9]+),pieces=([0-9]+)(?:,size=({'|'.join(WORLD_SIZES)}))?", path)
+def parse_long_stream(path: str) -> tuple[int, int, str, int]:
+    """Seed, pieces, size and first row of "seed=0,pieces=800,size=wide,from=50". ValueError for any other place."""
+    pattern = rf"seed=([0-9]+),pieces=([0-9]+)(?:,size=({'|'.join(WORLD_SIZES)}))?(?:,from=([0-9]+))?"
+    found = re.fullmatch(pattern, path)
     if found is None:
         raise ValueError(
             f"the long world is drawn: its place is 'seed=0,pieces=800' or with ',size=wide', not {path!r}"
         )
-    return int(found[1]), int(found[2]), found[3] or "small"
+    return int(found[1]), int(found[2]), found[3] or "small", int(found[4] or 0)
 
 
 def load_long(location: DataLocation) -> Iterator[BenchmarkItem]:
-    """The first rows of a stream that have a planted mistake."""
-    seed, pieces, size = parse_long_stream(location.path)
+    """The rows of a stream that have a planted mistake, from its first on."""
+    seed, pieces, size, first = parse_long_stream(location.path)
     drawn = (make_long_sample(location.split, seed, index, pieces=pieces, size=size) for index in count())
     planted = (row for row in drawn if row.mistakes)
-    for row in islice(planted, DEFAULT_ITEMS if location.limit is None else location.limit):
+    for row in islice(planted, first, first + (DEFAULT_ITEMS if location.limit is None else location.limit)):
         yield build_item(row)
 
 

@@ -100,11 +100,11 @@ def write_unanswered(goal: str | None, scene: Scene | None, caption: Sequence[Th
     out = Written(caption=tuple(caption))
     things = scene.things if scene else ()
     seen = out.add if scene is None else None
-    _section(out, "SUMMARY", lambda: out.add(f" {goal or NO_QUESTION}"))
-    _section(out, "CAPTION", lambda: seen(f" {NO_IMAGE}") if seen else _list(out, caption, things))
-    _section(out, "REASONING", lambda: out.add(" look at each object"))
-    _section(out, "REFLECTION", lambda: seen(f" {NO_IMAGE}") if seen else _list(out, things, things))
-    _section(out, "CONCLUSION", lambda: out.add(f" {answer}"))
+    write_section(out, "SUMMARY", lambda: out.add(f" {goal or NO_QUESTION}"))
+    write_section(out, "CAPTION", lambda: seen(f" {NO_IMAGE}") if seen else write_list(out, caption, things))
+    write_section(out, "REASONING", lambda: out.add(" look at each object"))
+    write_section(out, "REFLECTION", lambda: seen(f" {NO_IMAGE}") if seen else write_list(out, things, things))
+    write_section(out, "CONCLUSION", lambda: out.add(f" {answer}"))
     return out
 
 

@@ -1,0 +1,97 @@
+"""The study of distance, end to end on the shipped model, and its refusals."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from look_again.commands.main import main
+from look_again.study.settings import DistanceSettings, check_context, quick_settings
+from look_again.tabletop.long_work import make_long_sample
+from look_again.tabletop.render import render
+
+SMALL = ["--lengths", "100", "--arms", "text,copy", "--n", "10", "--n-other", "10", "--batch", "10"]
+
+
+def test_a_study_of_one_length_resumes_and_refuses_another_studys_folder(tmp_path, capsys):
+    out = tmp_path / "study"
+    assert main(["study", "distance", "--out", str(out), *SMALL, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result == json.loads((out / "result.json").read_text())
+    assert result["complete"]
+    assert [(cell["arm"], cell["n"]) for cell in result["cells"]] == [("text", 10), ("copy", 10)]
+    assert all(cell["mended_interval"][0] <= cell["mended"] <= cell["mended_interval"][1] for cell in result["cells"])
+    assert {(gap["base_arm"], gap["arm"], gap["score"]) for gap in result["differences"]} == {
+        (base, arm, score) for base, arm in (("text", "copy"), ("copy", "text")) for score in ("mended", "answers")
+    }
+    assert 100 < result["distance"][0]["mean"] < 150
+    assert (out / "figure.svg").read_text().startswith("<svg")
+    assert "| copy | 10 |" in (out / "table.md").read_text()
+    (out / "cells" / "model-0" / "100" / "copy" / "rows-0-10" / "result.json").unlink()  # as a kill leaves it
+    assert main(["study", "distance", "--out", str(out), *SMALL, "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert [cell["mended"] for cell in again["cells"]] == [cell["mended"] for cell in result["cells"]]
+    assert main(["study", "distance", "--out", str(out), *SMALL, "--seed", "1"]) == 2
+    assert "holds another study (seed was 0, now 1" in capsys.readouterr().err
+
+
+def test_rows_of_ones_own_are_scored_by_their_answers(tmp_path, capsys):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    lines = []
+    for index in range(10):
+        row = make_long_sample("test", 1, index, pieces=120)
+        render(row.scene).save(folder / f"{index}.png")
+        line = {"id": row.id, "image": f"{index}.png", "question": row.prompt, "answer": row.answer}
+        lines.append(json.dumps(line | {"beginnings": {"120": row.beginning}}))
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    options = ["--lengths", "120", *SMALL[2:], "--rows", str(folder), "--json"]
+    assert main(["study", "distance", "--out", str(tmp_path / "out"), *options]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert all(0.5 < cell["answers"] <= 1 and "mended" not in cell for cell in result["cells"])
+    (folder / "rows.jsonl").write_text(lines[0].replace("<REFLECTION>", "") + "\n")
+    assert main(["study", "distance", "--out", str(tmp_path / "other"), *options]) == 2
+    assert "line 1: the beginning '120' does not end in <REFLECTION>" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--n", "9"], "--n is 9: a cell has at least 10 rows"),
+        (["--lengths", "100,5000"], "100 to 4000 tokens of work, not [100, 5000]"),
+        (["--lengths", "4000"], "4000 tokens of work do not fit: the model's context is 4096"),
+        (["--lengths", "far"], "--lengths are numbers with commas between them, not 'far'"),
+        (["--arms", "text,copy,tex"], "unknown arm 'tex'"),
+        (["--arms", "copy"], "a study compares with text and copy"),
+        (["--split", "train"], "no split 'train'"),
+        (["--jobs", "0"], "--batch and --jobs are at least 1"),
+    ],
+)
+def test_what_cannot_be_run_is_said_before_any_work(tmp_path, capsys, options, error):
+    assert main(["study", "distance", "--out", str(tmp_path / "out"), *SMALL, *options]) == 2
+    assert error in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_context_has_room_for_two_images_a_question_and_an_answer():
+    check_context([3700], 4096, 36)
+    with pytest.raises(ValueError, match="which leaves 3736"):
+        check_context([3737], 4096, 36)
+
+
+def test_other_arms_take_fewer_rows():
+    settings = DistanceSettings(n=300, n_other=100)
+    assert [settings.items(arm) for arm in ("text", "route-50", "user-turn")] == [300, 300, 100]
+
+
+@pytest.mark.slow
+def test_the_quick_study_shows_that_copy_mends_more_than_text_at_800_tokens(tmp_path, capsys):
+    """The claim in minutes: beyond the trained lengths, text-only reflections no longer see and COPY does."""
+    assert main(["study", "distance", "--out", str(tmp_path), "--quick", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["complete"]
+    assert result["quick"]
+    assert result["ratios"]["copy_minus_text_at_800_interval"][0] > 0
+    assert quick_settings().n == 20
+    assert any("--quick" in limit for limit in result["cannot_tell"])
