@@ -52,13 +52,13 @@ def test_rows_of_ones_own_are_scored_by_their_answers(tmp_path, capsys):
     assert all(0.5 < cell["answers"] <= 1 and "mended" not in cell for cell in result["cells"])
     (folder / "rows.jsonl").write_text(lines[0].replace("<REFLECTION>", "") + "\n")
     assert main(["study", "distance", "--out", str(tmp_path / "other"), *options]) == 2
-    assert "line 1: the beginning '120' does not end in <REFLECTION>" in capsys.readouterr().err
+    assert "line 1: the beginning of 120 tokens does not end in <REFLECTION>" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        (["--n", "9"], "--n is 9: a cell has at least 10 rows"),
+        (["--n", "9"], "--n is 9: a cell needs at least 10 rows"),
         (["--lengths", "100,5000"], "100 to 4000 tokens of work, not [100, 5000]"),
         (["--lengths", "4000"], "4000 tokens of work do not fit: the model's context is 4096"),
         (["--lengths", "far"], "--lengths are numbers with commas between them, not 'far'"),
