@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any
 
 import torch
 
@@ -230,12 +231,12 @@ def _choose_frames(
     return [index for frame in kept for index in range(starts[frame], starts[frame + 1])]
 
 
-def list_features(policy: Reattention, features_VD: torch.Tensor | None) -> dict[str, torch.Tensor | None]:
+def list_features(policy: Reattention, features_VD: torch.Tensor | None) -> dict[str, Any]:
     """The argument `features_VD` of `choose_visual_tokens`, where the policy asks for it."""
     return {"features_VD": features_VD} if policy.needs_features else {}
 
 
-def list_frames(policy: Reattention, spans: Sequence[VisualSpan]) -> dict[str, Sequence[int]]:
+def list_frames(policy: Reattention, spans: Sequence[VisualSpan]) -> dict[str, Any]:
     """The argument `frames` of `choose_visual_tokens`, where the policy asks for it."""
     return {"frames": [tokens for span in spans for tokens in span.frames]} if policy.keep_frames else {}
 

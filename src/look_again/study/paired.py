@@ -111,7 +111,9 @@ def _resampled(seeds: Sequence[Points], seed: int) -> list[np.ndarray]:
     return counts
 
 
-def _ratio(counts: Sequence[np.ndarray], got: Sequence[Sequence[float]], seeds: Sequence[Points]) -> np.ndarray:
+def _ratio(
+    counts: Sequence[np.ndarray], got: Sequence[Sequence[float] | np.ndarray], seeds: Sequence[Points]
+) -> np.ndarray:
     top = sum(own @ np.asarray(points, dtype=float) for own, points in zip(counts, got, strict=True))
     bottom = sum(own @ np.asarray(points.possible, dtype=float) for own, points in zip(counts, seeds, strict=True))
     return np.asarray(top) / np.asarray(bottom)

@@ -8,14 +8,15 @@ many tokens, up to and including `<REFLECTION>`. Scored are the answers.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation
+from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation, Judge, ModelReply, Scores
+from look_again.evaluation.benchmarks.choices import accuracies
 from look_again.evaluation.subjects import PREFIX_FACT
-from look_again.tabletop.tabletop_benchmark import score_free
+from look_again.tabletop.tabletop_benchmark import answer_score
 from look_again.text.grammar import open_tag
 
 KEYS = ("id", "image", "question", "answer", "beginnings")
@@ -28,7 +29,7 @@ def folder_benchmark(length: int, first: int = 0) -> Benchmark:
         hub="",
         splits=("rows",),
         load=partial(_load, length=length, first=first),
-        score=score_free,
+        score=_score_answers,
         primary="accuracy",
         paired="strict",
     )
@@ -52,6 +53,11 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _score_answers(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: Judge | None = None) -> Scores:
+    scores = [answer_score(item, reply) for item, reply in zip(items, replies, strict=True)]
+    return Scores(items=scores, metrics=accuracies(scores))
+
+
 def _load(location: DataLocation, length: int, first: int) -> Iterator[BenchmarkItem]:
     folder = Path(location.path)
     usable = [row for row in read_rows(folder) if str(length) in row["beginnings"]]
@@ -61,5 +67,5 @@ def _load(location: DataLocation, length: int, first: int) -> Iterator[Benchmark
             images=(folder / row["image"],),
             prompt=row["question"],
             reference=str(row["answer"]),
-            facts={PREFIX_FACT: row["beginnings"][str(length)], "objects": []},
+            facts={PREFIX_FACT: row["beginnings"][str(length)]},
         )

@@ -85,7 +85,7 @@ def planted_prefix(row: TabletopSample) -> str:
 
 def score_free(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: Judge | None = None) -> Scores:
     """Exact answers, and what CAPTION and the last REFLECTION list: hallucinated and recalled shares of objects."""
-    scores = [_answer_score(item, reply, _listed(item, reply)) for item, reply in zip(items, replies, strict=True)]
+    scores = [answer_score(item, reply, _listed(item, reply)) for item, reply in zip(items, replies, strict=True)]
     parsed = [parse(reply.text) for reply in replies]
     quality: dict[str, float | int | None] = {}
     for tag in ("CAPTION", "REFLECTION"):
@@ -111,7 +111,7 @@ def score_planted(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply],
     for item, reply in zip(items, replies, strict=True):
         mended = _mended(item, _section(reply, "REFLECTION"))
         facts = {"mistakes": len(mended), "mended": sum(mended), "mended_share": sum(mended) / len(mended)}
-        scores.append(_answer_score(item, reply, facts))
+        scores.append(answer_score(item, reply, facts))
     total = sum(int(s.facts["mistakes"]) for s in scores)
     done = sum(int(s.facts["mended"]) for s in scores)
     return Scores(
@@ -127,7 +127,7 @@ def score_planted(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply],
     )
 
 
-def _answer_score(item: BenchmarkItem, reply: ModelReply, facts: Mapping[str, JSON] | None = None) -> ItemScore:
+def answer_score(item: BenchmarkItem, reply: ModelReply, facts: Mapping[str, JSON] | None = None) -> ItemScore:
     """Official and strict agree: nothing for a response in the format whose CONCLUSION is missing."""
     tagged = any(tag in reply.text for tag in TAG_TOKENS)
     answer = "" if tagged and reply.conclusion is None else reply.final
