@@ -12,4 +12,4 @@ class MissingExtraError(ValueError):
 def require(package: str, *, extra: str) -> None:
     """Raise MissingExtraError unless `package` can be imported."""
     if importlib.util.find_spec(package) is None:
-        raise MissingExtraError(f"this needs {package}: pip install 'look-again-vlm[{extra}]'")
+        raise MissingExtraError(f"this needs {package}: pip install 'look-again-vlm[{extra}]', in a clone '.[{extra}]'")

@@ -98,7 +98,7 @@ def _settings(theme: Theme) -> dict[str, Any]:
         "font.size": 10.5,
         "axes.titlesize": 11.5,
         "axes.titlelocation": "left",
-        "axes.titleweight": "semibold",
+        "axes.titleweight": "bold",
         "axes.titlepad": 9,
         "axes.labelsize": 10,
         "axes.spines.top": False,

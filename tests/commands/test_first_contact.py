@@ -8,6 +8,9 @@ import pytest
 from PIL import Image
 
 from look_again.commands.main import main
+from look_again.extras import MissingExtraError, require
+from look_again.pipeline.review.decisions import ReviewError, shown_item
+from look_again.pipeline.review.session import _parse_seen
 from look_again.tabletop.people.foreign_images import draw_foreign
 from look_again.tabletop.people.tabletop_scope import TABLETOP_SCOPE, shows_table
 from look_again.tabletop.render import render
@@ -75,3 +78,22 @@ def test_questions_shown_to_newcomers_are_answered_without_a_note(capsys):
         answer = json.loads(capsys.readouterr().out)
         assert answer["notes"] == []
         assert answer["well_formed"], question
+
+
+def test_the_demonstration_ends_in_words_and_a_next_step(tmp_path, capsys):
+    """Figures without a reading ("16 of 20 flagged"), and nowhere to go from there."""
+    assert main(["data", "demo", "--rows", "4", "--oracle", "--out", str(tmp_path / "demo")]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "In words: of 4 answers of the model" in out
+    assert "Rows to train on (docs/training.md): " in out
+
+
+def test_a_missing_extra_names_what_works_in_a_clone():
+    with pytest.raises(MissingExtraError, match=r"pip install 'look-again-vlm\[ui\]', in a clone '\.\[ui\]'"):
+        require("no_such_package", extra="ui")
+
+
+def test_after_the_last_row_no_number_is_shown():
+    """A row of number 4611686018427387904, which nobody has, was not under review."""
+    with pytest.raises(ReviewError, match=r"^no row is shown: there is nothing to decide$"):
+        shown_item(None, *_parse_seen(""))  # type: ignore[arg-type]

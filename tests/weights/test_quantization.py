@@ -113,7 +113,9 @@ def test_a_missing_library_is_named_with_its_extra(
     hide(monkeypatch, package)
     assert main(["ask", "What?", "--quantization", name]) == 2
     error = capsys.readouterr().err
-    assert error == f"look-again: this needs {package}: pip install 'look-again-vlm[quantize]'\n"
+    assert (
+        error == f"look-again: this needs {package}: pip install 'look-again-vlm[quantize]', in a clone '.[quantize]'\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -107,10 +107,12 @@ def _colours(figure: Any, axes: Any, top: float, result: Mapping[str, Any], them
 
     scale = ScalarMappable(Normalize(0, top), theme.heat)
     label = (
-        f"attention on a place, times an even share; less than one is not drawn\n"
+        "attention on a place, times an even share (below one not drawn)\n"
         f"(mean over tokens and heads, {_layer_name(result)})"
     )
-    figure.colorbar(scale, ax=axes, label=label, alpha=MAP_OPACITY, shrink=0.8, pad=0.01)
+    bar = figure.colorbar(scale, ax=axes, label=label, alpha=MAP_OPACITY, shrink=0.8, pad=0.01)
+    if top > 1:
+        bar.ax.set_ylim(1, top)
 
 
 def scale_end(panels: Sequence[Mapping[str, Any]], sinks: Mapping[str, Any]) -> float:

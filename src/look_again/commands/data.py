@@ -230,6 +230,8 @@ def _demo(args: argparse.Namespace) -> int:
         from look_again.pipeline.show import show_demo
 
         show_demo(made)
+        print(f"Rows to train on (docs/training.md): {args.out}/cold-start/build and {args.out}/distilled/build")
+        print("With models and rows of your own: docs/data.md; look at rows yourself: look-again data review")
     return 0
 
 

@@ -47,6 +47,19 @@ def show_demo(summary: Mapping[str, Any], console: Console | None = None) -> Non
             _panel(console, part["panel"])
             for label, share in part["wrong"].items():
                 console.print(f"wrong answers, {label}: {share['wrong']} of {share['of']} ({_number(share['share'])})")
+            _reading(console, part)
+
+
+def _reading(console: Console, part: Mapping[str, Any]) -> None:
+    """What the figures of the distilled flow say, in words."""
+    wrong, panel = part["wrong"], part["panel"]
+    before, after = wrong["distilled"], wrong["built"]
+    console.print(
+        f"\nIn words: of {before['of']} answers of the model {before['wrong']} were wrong. The judges flagged "
+        f"{panel['flagged'] if panel else 0}, right ones among them, and a writer wrote them anew; people "
+        f"rejected what was still wrong. In the {after['of']} built rows {after['wrong']} are wrong.",
+        highlight=False,
+    )
 
 
 def _stages(console: Console, stages: Mapping[str, Mapping[str, Any]]) -> None:

@@ -30,6 +30,9 @@ _LAST_STANDING = (
 )
 
 
+AFTER_THE_LAST = 2**62  # the number of a row that comes after all
+
+
 class ReviewError(ValueError):
     """A decision that cannot be taken: the message says why."""
 
@@ -86,6 +89,8 @@ def build_outcome(item: WorkItem, decision: Decision | None) -> Outcome:
 
 def shown_item(ledger: Ledger, n: int, sample: int) -> WorkItem:
     """An item under review, with the response to look at. ReviewError when it is not among the reviewed ones."""
+    if n == AFTER_THE_LAST:
+        raise ReviewError("no row is shown: there is nothing to decide")
     rows = ledger.read(
         "SELECT rows.content, r.output, r.input FROM results r JOIN rows USING (n) "
         "WHERE r.stage = ? AND r.n = ? AND r.sample = ?",

@@ -18,6 +18,7 @@ from look_again.pipeline.engine import PipelineStage, StageReport, open_chat_cli
 from look_again.pipeline.ledger.items import WAITING, StageKey, WorkItem, result_ops
 from look_again.pipeline.ledger.ledger import Ledger, LedgerError
 from look_again.pipeline.review.decisions import (
+    AFTER_THE_LAST,
     NAME,
     Decision,
     ReviewError,
@@ -290,7 +291,7 @@ def load_view(ledger: Ledger, item: WorkItem) -> ItemView:
 def _parse_seen(seen: str) -> tuple[int, int]:
     """Row and sample; after the last row for "" (nothing was seen). ReviewError for anything else."""
     if not seen:
-        return 2**62, 0
+        return AFTER_THE_LAST, 0
     n, _, rest = seen.partition("/")
     sample, separator, _ = rest.partition("/")
     if not (separator and n.isdecimal() and sample.isdecimal()):
