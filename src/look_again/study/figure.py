@@ -6,8 +6,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from look_again.evaluation.plots import STYLE
 from look_again.extras import require
+from look_again.style import styled
 
 LINES = {  # arm -> label, colour, line
     "copy": ("COPY", "#1f5fa8", "-"),
@@ -27,13 +27,10 @@ LINES = {  # arm -> label, colour, line
 def distance_figure(result: Mapping[str, Any], score: str = "mended") -> str:
     """An SVG of a study's cells; arms in the order of LINES."""
     require("matplotlib", extra="eval")
-    import matplotlib
     from matplotlib.figure import Figure
 
     between = {row["length"]: row["mean"] for row in result["distance"]}
-    with matplotlib.rc_context():
-        settings: Any = matplotlib.rcParams
-        settings.update(STYLE)
+    with styled():
         figure = Figure(figsize=(8, 4.4), layout="constrained")
         axes = figure.add_subplot()
         drawn = [arm for arm in LINES if any(cell["arm"] == arm for cell in result["cells"])]

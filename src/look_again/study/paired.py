@@ -36,7 +36,7 @@ class Points:
 
 @dataclass(frozen=True, kw_only=True)
 class ShareDifference:
-    """other - base of two shares. n: items per seed. interval: None of fewer than 10 items.
+    """other - base of two shares. n: items per seed. interval: None where fewer than 10 items differ.
 
     detectable: the smallest true difference that so many items, as different from one another as these, show at 5% in
     four studies of five; None where no two items differ.
@@ -65,7 +65,7 @@ def share_difference(base: Sequence[Points], other: Sequence[Points], *, seed: i
         raise ValueError("paired arms are over the same items and seeds")
     gaps = [np.subtract(b.got, a.got) for a, b in zip(base, other, strict=True)]
     interval = None
-    if min(map(len, gaps)) >= MIN_VALUES:
+    if sum(map(np.count_nonzero, gaps)) >= MIN_VALUES:
         interval = _quantiles(_ratio(_resampled(base, seed), gaps, base))
     shares = [sum(points.share for points in arm) / len(arm) for arm in (base, other)]
     return ShareDifference(
