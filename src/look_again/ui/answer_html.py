@@ -219,9 +219,9 @@ def _reinsertion_html(reflection: Reflection, transcript: Transcript, shown: Ans
 
 
 def _veil(kept: Sequence[int], grid: Grid | None = None) -> str:
-    """An SVG over an image that dims the patches that were not put back; all clear without a grid."""
+    """An SVG over an image that dims the patches that were not put back; all clear without a grid over the image."""
     frames, rows, columns = grid or (0, 1, 1)
-    seen = set(kept)
+    seen = set(kept) if rows * columns > 1 else range(frames)
     dimmed = [place for place in range(frames * rows * columns) if place not in seen]
     path = "".join(f"M{column} {row}h{count}v1h-{count}z" for row, column, count in find_row_runs(dimmed, columns))
     return f'<svg class="la-veil" viewBox="0 0 {columns} {rows}" preserveAspectRatio="none"><path d="{path}"/></svg>'

@@ -54,6 +54,8 @@ def measure(checkpoint: Checkpoint, job: Job, decoded: DecodedAnswer) -> Attenti
     """Read the sequence of an answer to a job about one image. ValueError for a job without an image."""
     if len(job.images) != 1:
         raise ValueError("there is no image that the answer could have looked at")
+    if checkpoint.family.layout is not None:
+        raise ValueError(f"{checkpoint.family.model_type} cuts images into tiles or lines: no one grid lies over them")
     config = checkpoint.model.config
     images, slots = process_images(checkpoint.image_processor, config, job.images), decoded.slots()
     features = _features(checkpoint.model, images)

@@ -8,7 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from look_again.core.families import Grid
+from look_again.core.families import Grid, find_family
+from look_again.core.inputs import process_images
 from look_again.core.reattention import Reattention
 from look_again.images import ImageError, load_image
 from look_again.model import MAX_QUESTION_CHARACTERS, Sampling
@@ -95,9 +96,15 @@ def read_keep(value: float | None) -> int:
     return _whole("keep", value, 0, 100)
 
 
-def compute_grid(processor: Any, image: Image.Image | None) -> Grid | None:
-    """The grid of an image's visual tokens, as the checkpoint's image processor cuts it; takes no model."""
+def compute_grid(processor: Any, image: Image.Image | None, config: Any = None) -> Grid | None:
+    """The grid of an image's visual tokens, as the checkpoint's image processor cuts it; takes no model.
+
+    config: of the model, for families that cut images into tiles or lines. They have no one grid over the image: theirs
+    is the number of visual tokens, each a frame of its own.
+    """
     if image is None:
         return None
+    if config is not None and find_family(config).layout is not None:
+        return process_images(processor, config, [image]).visual_token_counts[0], 1, 1
     frames, rows, columns = (int(n) for n in processor(images=[image], return_tensors="pt")["image_grid_thw"][0])
     return frames, rows // processor.merge_size, columns // processor.merge_size

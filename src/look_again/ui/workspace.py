@@ -70,7 +70,9 @@ class Workspace:
             fields.tokens,
             runs.conversation,
         )
-        grid = await asyncio.to_thread(compute_grid, self.backend.checkpoint.image_processor, question.image)
+        processor = self.backend.checkpoint.image_processor
+        config = None if hasattr(processor, "merge_size") else self.backend.model_config
+        grid = await asyncio.to_thread(compute_grid, processor, question.image, config)
         key = ""
         if question.image is not None:
             key = self.images.put((await asyncio.to_thread(shown_png, question.image), question.image.size))
