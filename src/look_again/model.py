@@ -242,14 +242,9 @@ class LookAgain:
 
     def _answers(self, output: LookAgainOutput, prompts: Sequence[_Encoded], seconds: float) -> list[Answer]:
         check = self.checkpoint
-        decoded = zip(
-            [parse(decode_text(check.tokenizer, ids)) for ids in output.responses],
-            output.slots,
-            output.reflections,
-            output.finish_reasons,
-            prompts,
-            strict=True,
-        )  # type: ignore[arg-type]
+        parsed_answers = [parse(decode_text(check.tokenizer, ids)) for ids in output.responses or ()]
+        slots, reflections, reasons = output.slots or (), output.reflections or (), output.finish_reasons or ()
+        decoded = zip(parsed_answers, slots, reflections, reasons, prompts, strict=True)
         return [
             Answer(
                 parsed=parsed,
