@@ -18,7 +18,7 @@ from look_again.web.section_cards import escape
 
 TITLE = "LookAgain"
 STOP = "Stop"
-EMPTY = """<div class="la-empty"><h2>See what it looked at</h2>
+EMPTY = """<div class="la-empty"><h2>See what it looked at</h2>{scope}
 <p>Ask about a picture. When the model writes a <b class="la-reflection-word">REFLECTION</b>, visual tokens of the
 picture are put back in front of it: none (Text), all (COPY), or the most attended (ROUTE).</p>
 <p>Once an answer is there, point at any word, or scrub through them: the heat over the picture is the attention that
@@ -87,9 +87,18 @@ def _lay_out(workspace: Workspace) -> PageComponents:
         with gr.Column(elem_id="la-ask-side", min_width=280, scale=0):
             asking = _lay_out_question()
         with gr.Column(elem_id="la-answer-side", min_width=280, scale=1):
-            empty = gr.HTML(EMPTY, elem_id="la-empty", apply_default_css=False)
+            empty = gr.HTML(_empty(workspace.scope), elem_id="la-empty", apply_default_css=False)
             answers, keep = _lay_out_answers(workspace.backend.checkpoint.reattention.keep)
     return PageComponents(**asking, keep=keep, empty=empty, answers=answers)
+
+
+def _empty(scope: Any) -> str:
+    """What stands where answers will: what this is, and what a model of a small world can be asked."""
+    if scope is None:
+        return EMPTY.format(scope="")
+    questions = "".join(f"<li>{escape(question)}</li>" for question in scope.questions)
+    about = scope.about[0].upper() + scope.about[1:]
+    return EMPTY.format(scope=f"<p>{escape(about)}. It can be asked, for example:</p><ul>{questions}</ul>")
 
 
 def _lay_out_question() -> dict[str, Any]:

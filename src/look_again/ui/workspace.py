@@ -57,6 +57,11 @@ class Workspace:
     def model_name(self) -> str:
         return self.backend.checkpoint.name
 
+    @property
+    def scope(self) -> Any:
+        """The small world that is all the model knows; None for a model of anything."""
+        return getattr(self.backend.checkpoint, "scope", None)
+
     async def begin(self, window: str, fields: FormFields) -> list[str]:
         """Take a question; the modes that it is asked in. ValueError that says what is wrong with it."""
         runs = self._runs(window)
