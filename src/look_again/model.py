@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -307,7 +307,7 @@ class _Encoded:
     pixels: ImageInputs
     control: ImageInputs
     prefix_ids: list[int]
-    turn_ids: list[int]
+    turn_ids: list[int] = field(default_factory=list)
     notes: tuple[str, ...] = ()
 
 
