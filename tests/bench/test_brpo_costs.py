@@ -20,6 +20,9 @@ def test_the_command_reports_every_figure(capsys):
     assert rates["rewards_per_second"] == pytest.approx(3 * rates["answers_per_second"])
     assert rates["mathematics_per_second"] < rates["rewards_per_second"]
     assert sum(result["share_of_step"].values()) == pytest.approx(1)
+    assert result["ratios"]["refill_over_batch"] > 0
+    assert rates["sampled_answers_per_second"] > 0
+    assert 0 < result["rollout_tokens"]["shortest"] <= result["rollout_tokens"]["longest"] <= 320
     assert list(result["share_of_step"]) == ["generation", "scoring", "loss"]
 
 

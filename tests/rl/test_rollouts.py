@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from look_again.core.families import find_family
 from look_again.core.reattention import Reattention
 from look_again.data.sample import Sample
+from look_again.rl.refill import RefilledSampling, draw_tokens, split_generator
 from look_again.rl.rollouts import sample_groups
 from look_again.tabletop.loader import build_sample
 from look_again.tabletop.samples import make_sample
+from look_again.text.grammar import open_tag
 from look_again.text.tags import tag_ids
 from look_again.training.batches import collate
 from look_again.training.example import Example
@@ -39,6 +43,50 @@ def test_groups_are_in_order_and_reproducible(model, codec, rows, policy):
     assert [r.completion_ids for r in first] == [r.completion_ids for r in again]
     assert len({tuple(r.completion_ids) for r in first[:3]}) > 1
     assert all(len(r.completion_ids) == 12 or r.finished for r in first)
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.mode)
+@pytest.mark.parametrize("places", [1, 2, 5])
+def test_answers_are_the_same_however_many_are_decoded_at_once(model, codec, rows, policy, places, monkeypatch):
+    """Would catch an answer that gets another's cache, draws or visual tokens as it takes a place, and more answers at
+    once than there are places. Some end early, and some look again.
+    """
+    widths, open_id = [], codec.tag_ids[open_tag("REFLECTION")]
+    monkeypatch.setattr("look_again.rl.refill.list_stop_ids", lambda ids: frozenset(range(40, 70)))
+    append = RefilledSampling._append
+
+    def watched(self, answers, logits):
+        widths.append(len(self.running))
+        logits[:, open_id] += 4  # or hardly any would look again
+        append(self, answers, logits)
+
+    monkeypatch.setattr(RefilledSampling, "_append", watched)
+    options = {"group": 3, "max_new_tokens": 24}
+    together = sample_groups(model, codec, rows, policy, **options, generator=torch.Generator().manual_seed(5))
+    assert max(widths) > 5
+    widths.clear()
+    refilled = sample_groups(
+        model, codec, rows, policy, **options, generator=torch.Generator().manual_seed(5), places=places
+    )
+    assert max(widths) == places
+    assert [r.example for r in refilled] == [r.example for r in together]
+    assert [r.finished for r in refilled] == [r.finished for r in together]
+    assert len({len(r.completion_ids) for r in together}) > 2
+    assert any(open_id in r.completion_ids[:-1] for r in together)
+
+
+def test_draws_follow_the_distribution_and_never_what_cannot_be():
+    """Would catch an inverted comparison: tokens of probability 0 at the ends, and neighbours of the right ones."""
+    logits = torch.tensor([[float("-inf"), 0.0, float("-inf"), math.log(3.0), float("-inf")]]).repeat(4000, 1)
+    generators = split_generator(torch.Generator().manual_seed(0), 4000)
+    tokens = torch.tensor(draw_tokens(logits, generators))
+    assert set(tokens.tolist()) == {1, 3}
+    assert float((tokens == 3).double().mean()) == pytest.approx(0.75, abs=0.03)
+
+
+def test_no_place_is_refused(model, trigger):
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        RefilledSampling(model, trigger, Reattention(), places=0, max_new_tokens=4, temperature=1.0)
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.mode)

@@ -19,6 +19,7 @@ import torch
 
 from look_again.bench.decode_costs import describe_machine
 from look_again.bench.measure import Call, describe_spread, timed
+from look_again.bench.rollout_costs import RolloutBench, measure_rollouts
 from look_again.bench.settings import BrpoSettings
 from look_again.data.source import Source
 from look_again.loading import default_checkpoint
@@ -30,6 +31,9 @@ from look_again.text.grammar import TAGS, close_tag, open_tag
 from look_again.text.tags import tag_ids
 
 TARGET = 20_000.0  # answers per second, with all three rewards
+REFILL_TARGET = 0.8
+WAVES = 2  # times the questions of a step, in the timing of rollouts
+TOKENS = 320  # of an answer at most
 REWARDS = 3  # of an answer: format, accuracy, balance
 LENGTHS = {"SUMMARY": 40, "CAPTION": 60, "REASONING": 80, "REFLECTION": 100, "CONCLUSION": 10}  # tokens
 WORDS = "the red ball lies beside two blue cubes and one green cone near a small box on this table".split()  # noqa: SIM905
@@ -91,8 +95,10 @@ def rewards_per_second(settings: BrpoSettings) -> dict[str, list[float]]:
     return samples
 
 
-def step_shares(settings: BrpoSettings) -> dict[str, float]:
-    """Share of a step in generation, scoring and loss: medians over steps of a run of the shipped model, less one."""
+def measure_run(settings: BrpoSettings) -> tuple[dict[str, float], dict[str, Any]]:
+    """Share of a step in generation, scoring and loss (medians over steps of a run of the shipped model, less one), and
+    `measure_rollouts` of the same model.
+    """
     from look_again.rl.brpo import SECONDS, Run
 
     with tempfile.TemporaryDirectory() as folder:
@@ -102,38 +108,51 @@ def step_shares(settings: BrpoSettings) -> dict[str, float]:
                 base=str(default_checkpoint()),
                 data=(Source(loader="tabletop", path="3:100"),),
                 steps=settings.steps + 1,
-                sampling=RolloutOptions(questions=settings.questions, group=settings.group, max_new_tokens=320),
+                sampling=RolloutOptions(questions=settings.questions, group=settings.group, max_new_tokens=TOKENS),
                 objective=ObjectiveOptions(micro_batch=settings.questions * settings.group),
                 seed=settings.seed,
             )
         )
+        samples = run.samples[: WAVES * settings.questions]
+        bench = RolloutBench(run.inner.model, run.codec, samples, settings.group, TOKENS, settings.seed)
+        rollouts = measure_rollouts(bench)
         logs = [run.step(step) for step in range(settings.steps + 1)][1:]
     seconds = {name.removeprefix("seconds_"): statistics.median(log[name] for log in logs) for name in SECONDS}
-    return {name: value / sum(seconds.values()) for name, value in seconds.items()}
+    return {name: value / sum(seconds.values()) for name, value in seconds.items()}, rollouts
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure: {"rates", "spread", "share_of_step", "settings"}."""
+    """Measure: {"ratios", "rates", "spread", "share_of_step", "rollout_tokens", "settings"}."""
     settings = BrpoSettings(**{name: getattr(args, name) for name in BrpoSettings.__dataclass_fields__})
     samples = rewards_per_second(settings)
     rates = {name: statistics.median(values) for name, values in samples.items()}
+    shares, rollouts = measure_run(settings)
+    refill = {"refill_over_batch": rollouts["samples"]}
+    rates["answers_per_second"] = rates["rewards_per_second"] / REWARDS
+    rates["sampled_answers_per_second"] = rollouts["sampled_answers_per_second"]
     return {
-        "rates": rates | {"answers_per_second": rates["rewards_per_second"] / REWARDS},
-        "spread": {name: describe_spread(values) for name, values in samples.items()},
-        "share_of_step": step_shares(settings),
+        "ratios": {name: statistics.median(values) for name, values in refill.items()},
+        "rates": rates,
+        "spread": {name: describe_spread(values) for name, values in (samples | refill).items()},
+        "share_of_step": shares,
+        "rollout_tokens": rollouts["tokens"],
         "settings": {**vars(settings), **describe_machine(torch.device("cpu"))},
     }
 
 
 def table(result: dict[str, Any]) -> str:
     """A result for people."""
-    rates, share = result["rates"], result["share_of_step"]
+    rates, share, refill = result["rates"], result["share_of_step"], result["ratios"]["refill_over_batch"]
+    tokens = ", ".join(f"{name} {value:.0f}" for name, value in result["rollout_tokens"].items())
     missed = "" if rates["answers_per_second"] >= TARGET else "  MISSED"
     return "\n".join(
         [
             f"rewards per second and core     {rates['rewards_per_second']:10,.0f}",
             f"answers, with all three rewards {rates['answers_per_second']:10,.0f}   target {TARGET:,.0f}{missed}",
             f"with free-form mathematics      {rates['mathematics_per_second']:10,.0f}",
+            f"sampled answers per second      {rates['sampled_answers_per_second']:10,.2f}   of {tokens} tokens",
+            f"refilled over waiting           {refill:10.3f}   target {REFILL_TARGET:.2f}"
+            + ("" if refill <= REFILL_TARGET else "  MISSED"),
             "share of a step: " + ", ".join(f"{name} {value:.1%}" for name, value in share.items()),
             "",
             ", ".join(f"{name} {value}" for name, value in result["settings"].items()),

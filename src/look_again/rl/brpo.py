@@ -175,6 +175,7 @@ class Run:
                 max_new_tokens=options.max_new_tokens,
                 temperature=options.temperature,
                 generator=generator,
+                places=options.at_once,
             )
 
         with torch.no_grad(), kept_whole(self.module):

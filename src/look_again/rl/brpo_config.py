@@ -43,6 +43,9 @@ class RolloutOptions:
     """Of sampling; paper: 1.0."""
     max_new_tokens: int = 1024
     """Most tokens of an answer; paper: 1,024."""
+    at_once: int | None = None
+    """Answers that are decoded at once, with rollouts: decoding; as one ends the next takes its place. None for all of
+    the step. The answers are the same. Paper gives none."""
     reattention: str = "text"
     """What happens at reflections, in rollouts and loss; the paper's BRPO reflects in text."""
     keep: int = 50
@@ -62,7 +65,7 @@ class RolloutOptions:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}: the format alone takes {LEAST_TOKENS}")
         require_choice("reattention", self.reattention, TRAINED_MODES)
         require_choice("rollouts", self.rollouts, ROLLOUTS)
-        require_positive(self, "questions", "temperature")
+        require_positive(self, "questions", "temperature", "at_once")
         if (self.rollouts == "vllm") != (self.vllm_url is not None):
             raise ValueError("vllm_url goes with rollouts: vllm, and it with vllm_url")
         if self.rollouts == "vllm" and self.reattention != "text":

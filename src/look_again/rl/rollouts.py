@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 
-from look_again.core.generate import LookAgainDecoding
 from look_again.core.inputs import left_padded, stack_pixels
+from look_again.core.prefill import encode_with_control, start_batch
 from look_again.core.reattention import Reattention
+from look_again.core.sequence import DecodedSequence
 from look_again.core.slots import Provenance
 from look_again.core.trigger import Trigger
 from look_again.data.sample import Sample
+from look_again.rl.refill import RefilledSampling, split_generator
 from look_again.text.chat import decode_text
 from look_again.training.batches import Codec, Item
 from look_again.training.example import Example
@@ -52,38 +54,39 @@ def sample_groups(
     max_new_tokens: int,
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
+    places: int | None = None,
 ) -> list[Rollout]:
     """G answers to each question, those of one question next to each other; (Q * G).
 
     Sampled from the whole distribution at `temperature`, whatever the checkpoint asks for, so that they are exact.
+    places: answers at once, None for all; as one ends the next takes its place. An answer depends on `generator` and
+    its number alone, not on what is decoded beside it.
     """
     items = [codec.item(sample, policy) for sample in samples]
     prompts = [item.example.prompt_ids for item in items]
-    inputs: dict[str, Any] = left_padded(prompts, codec.tokenizer, model.device)
-    inputs |= stack_pixels([item.images for item in items])
-    decoding = LookAgainDecoding(Trigger.of(codec.tokenizer), policy, generator=generator)
+    inputs = left_padded([prompt for prompt in prompts for _ in range(group)], codec.tokenizer, model.device)
+    pixels = stack_pixels([item.images for item in items])
+    sampling = RefilledSampling(
+        model,
+        Trigger.of(codec.tokenizer),
+        policy,
+        places=places or len(samples) * group,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+    )
     with evaluating(model):
-        output = model.generate(
-            **inputs,
-            custom_generate=decoding,
-            do_sample=True,
-            temperature=temperature,
-            top_k=0,
-            top_p=1.0,
-            repetition_penalty=1.0,  # a checkpoint's own would be missing from the loss
-            num_return_sequences=group,
-            max_new_tokens=max_new_tokens,
-            return_dict_in_generate=True,
-        )
-    return [_rollout(codec, samples[i // group], items[i // group], output, i) for i in range(len(samples) * group)]
+        images, others = encode_with_control(model, policy, pixels)
+        starts = start_batch(model, inputs["input_ids"], inputs["attention_mask"], images, others, group)
+        sequences = sampling.sample(starts, split_generator(generator, len(starts)))
+    return [_rollout(codec, samples[i // group], items[i // group], one) for i, one in enumerate(sequences)]
 
 
-def _rollout(codec: Codec, sample: Sample, item: Item, output: Any, index: int) -> Rollout:
-    slots, prompt = output.slots[index], item.example
+def _rollout(codec: Codec, sample: Sample, item: Item, sequence: DecodedSequence) -> Rollout:
+    slots, prompt = sequence.builder.build(), item.example
     ids = slots.token_ids[slots.provenance == Provenance.SAMPLED].tolist()
-    chosen = [list(reflection.visual_indices) for reflection in output.reflections[index]]
+    chosen = [list(reflection.visual_indices) for reflection in sequence.reflections]
     example = Example(prompt.prompt_ids, ids, prompt.grids, prompt.policy, [False] * len(ids), chosen)
-    finished = output.finish_reasons[index] == "stop"
+    finished = sequence.finish_reason == "stop"
     return Rollout(
         sample,
         Item(item.images, example),
