@@ -47,10 +47,14 @@ class RolloutBench:
         return sample_groups(self.model, self.codec, self.samples, COPY, generator=generator, **options)
 
     def batched(self, rollouts: list[Rollout]) -> list[list[int]]:
-        """The same answers, question by question, each batch waiting for its longest; their token ids."""
-        answers: list[list[int]] = []
-        for start in range(0, len(rollouts), self.group):
-            answers += self._batch(rollouts[start : start + self.group])
+        """The same answers in batches of `group` that wait for their longest; their token ids, in order.
+
+        A batch has answers to every question, as a step of BRPO has.
+        """
+        answers: list[list[int]] = [[] for _ in rollouts]
+        batches = -(-len(rollouts) // self.group)
+        for first in range(batches):
+            answers[first::batches] = self._batch(rollouts[first::batches])
         return answers
 
     @torch.no_grad()

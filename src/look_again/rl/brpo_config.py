@@ -44,8 +44,8 @@ class RolloutOptions:
     max_new_tokens: int = 1024
     """Most tokens of an answer; paper: 1,024."""
     at_once: int | None = None
-    """Answers that are decoded at once, with rollouts: decoding; as one ends the next takes its place. None for all of
-    the step. The answers are the same. Paper gives none."""
+    """Answers that are decoded at once, with rollouts: decoding; as one ends the next takes its place. The answers are
+    the same for any number. None decodes all of a step in one batch, which waits for its longest. Paper gives none."""
     reattention: str = "text"
     """What happens at reflections, in rollouts and loss; the paper's BRPO reflects in text."""
     keep: int = 50

@@ -99,8 +99,9 @@ class RefilledSampling:
         return sequences
 
     def _sequence(self, start: Start) -> DecodedSequence:
-        bounds = {"budget": self.max_new_tokens, "max_context": self.max_context}
-        return DecodedSequence(start, self.policy, self.trigger, **bounds)
+        return DecodedSequence(
+            start, self.policy, self.trigger, budget=self.max_new_tokens, max_context=self.max_context
+        )
 
     def _join(self, start: Start, sequence: DecodedSequence, generator: torch.Generator) -> None:
         """Prefill an answer's prompt and sample its first token."""
