@@ -39,7 +39,7 @@ VLLM = (
     "--api-key --api-server-count --block-size --data-parallel-size --enable-prompt-tokens-details --enable-scale-out "
     "--gpu-memory-utilization "
     "--limit-mm-per-prompt --logprobs-mode --max-model-len --max-num-batched-tokens --max-num-seqs "
-    "--mm-processor-kwargs --tensor-parallel-size"
+    "--mm-processor-kwargs --structured-outputs-config --tensor-parallel-size"
 )
 OF_OTHER_PROGRAMS = {*VLLM.split(), "--include_path", "--tasks", "--offset", "--limit", "--machine_rank"}
 """Options in running text that are not this project's."""

@@ -109,7 +109,7 @@ class LogProbs:
 def read_log_probs(chunk: Mapping[str, Any]) -> Iterator[LogProbs | None]:
     """Log-probabilities of the tokens that a chunk of the token endpoint brings, None once there are no more.
 
-    The endpoint names tokens "token_id:N". Raises VllmError where it does otherwise.
+    Raises VllmError for an entry that names no token.
     """
     for choice in chunk.get("choices") or []:
         for entry in (choice.get("logprobs") or {}).get("content") or []:
@@ -120,10 +120,10 @@ def read_log_probs(chunk: Mapping[str, Any]) -> Iterator[LogProbs | None]:
 
 
 def _parse_token_id(entry: Mapping[str, Any]) -> int:
-    name, _, number = str(entry.get("token")).partition(":")
-    if name != "token_id" or not number.isdecimal():
+    number = entry.get("token_id")
+    if not isinstance(number, int):
         raise VllmError(f"malformed answer of vLLM: {str(entry)[:200]} names no token; this speaks to vLLM 0.32")
-    return int(number)
+    return number
 
 
 def read_cached_tokens(chunk: Mapping[str, Any], known: int | None) -> int | None:

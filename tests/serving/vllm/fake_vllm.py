@@ -111,7 +111,7 @@ class FakeVllm:
             done = stopped or place + 1 == min(len(tokens), asked["max_tokens"])
             choice = {"token_ids": [token], "finish_reason": ("stop" if stopped else "length") if done else None}
             if "logprobs" in asked:
-                scored = {"token": f"token_id:{token}", "logprob": scores[place] if scores else self.log_prob(token)}
+                scored = {"token_id": token, "logprob": scores[place] if scores else self.log_prob(token), "rank": 1}
                 choice["logprobs"] = {"content": [{**scored, "top_logprobs": [scored] * asked["logprobs"]}]}
             choice |= self.probe_choice if probe else {}
             yield {"choices": [choice], **({"prompt_token_ids": ids} if place == 0 else {})}

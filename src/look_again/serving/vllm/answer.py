@@ -23,6 +23,7 @@ from look_again.clients.vllm_answers import (
     LostServerError,
     ServerBusyError,
     ServerRefusalError,
+    VllmError,
     is_unfinished,
     read_cached_tokens,
     read_log_probs,
@@ -123,6 +124,8 @@ class VllmAnswer:
             except (LostServerError, ServerRefusalError, ServerBusyError) as error:
                 if self.sequence.finish_reason is None:  # else only the accounts of a whole answer are missing
                     await self._recover(server, request, error, self.sequence.sampled == sampled)
+            except VllmError as error:  # an answer that cannot be read, however often it is asked for
+                raise BackendError(str(error)) from error
         yield self._build_ended(self.sequence.finish_reason)
 
     def _choose(self) -> UpstreamServer:
