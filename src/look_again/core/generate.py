@@ -204,25 +204,9 @@ class _Loop:
         self.prompt_columns = input_ids.shape[1]
         self.budget = generation_config.max_length - self.prompt_columns
         self.prefixes = [prefix for prefix, _ in parts]
-        bounds = {
-            "budget": self.budget,
-            "max_context": decoding.max_context or text_config.max_position_embeddings,
-        }
-        reasoning, self.stops = decoding.reasoning, list_stop_ids(generation_config.eos_token_id)
-        watches = [None if reasoning is None else reasoning.watch(self.stops) for _ in starts]
-        self.sequences = [
-            DecodedSequence(
-                start,
-                policy,
-                decoding.trigger,
-                index=index,
-                choose=choose_visual_tokens,
-                reasoning=watch,
-                turn=turn,
-                **bounds,
-            )
-            for index, (start, watch, (_, turn)) in enumerate(zip(starts, watches, parts, strict=True))
-        ]
+        self.stops = list_stop_ids(generation_config.eos_token_id)
+        max_context = decoding.max_context or text_config.max_position_embeddings
+        self.sequences = self._begin_sequences(decoding, starts, [turn for _, turn in parts], max_context)
         self.banned = torch.tensor(starts[0].builder.tokens.never_sampled, device=input_ids.device)
         pad = generation_config.pad_token_id
         self.pad_id = pad if pad is not None else self.runner.pad_id
@@ -231,6 +215,25 @@ class _Loop:
         self.input_ids = input_ids
         self.scores: list[torch.Tensor] = []
         self.logits: list[torch.Tensor] = []
+
+    def _begin_sequences(
+        self, decoding: LookAgainDecoding, starts: Sequence[Start], turns: Sequence[list[int]], max_context: int
+    ) -> list[DecodedSequence]:
+        reasoning = decoding.reasoning
+        return [
+            DecodedSequence(
+                start,
+                decoding.policy,
+                decoding.trigger,
+                index=index,
+                choose=choose_visual_tokens,
+                reasoning=None if reasoning is None else reasoning.watch(self.stops),
+                turn=turn,
+                budget=self.budget,
+                max_context=max_context,
+            )
+            for index, (start, turn) in enumerate(zip(starts, turns, strict=True))
+        ]
 
     def run(self, processors: LogitsProcessorList, criteria: StoppingCriteriaList) -> torch.Tensor | LookAgainOutput:
         criteria = StoppingCriteriaList(c for c in criteria if not isinstance(c, MaxLengthCriteria))
