@@ -19,13 +19,13 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer, TextStreame
 import look_again
 from look_again.commands.common import build_reattention
 from look_again.commands.main import build_parser, main
-from look_again.core.checkpoint_record import OLD_SIDE_FILE, SIDE_FILE, CheckpointRecord, read_record
 from look_again.core.reattention import Reattention
 from look_again.loading import GUESSED, default_checkpoint, load_checkpoint
 from look_again.tabletop.tiny import build_image_processor, build_model
 from look_again.training.export import write_checkpoint
 from look_again.training.sft import stage_export
 from look_again.training.sft_config import SftConfig, build_stage
+from look_again.weights.checkpoint_record import OLD_SIDE_FILE, SIDE_FILE, CheckpointRecord, read_record
 from tests.tiny_model import TINIER
 
 TABLE = Path(__file__).parents[1] / "examples" / "table.png"

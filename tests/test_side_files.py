@@ -11,9 +11,9 @@ import pytest
 from transformers import GenerationMixin
 
 from look_again.commands.main import main
-from look_again.core.checkpoint_record import OLD_SIDE_FILE, SIDE_FILE, read_record
 from look_again.hub import generate
 from look_again.loading import default_checkpoint
+from look_again.weights.checkpoint_record import OLD_SIDE_FILE, SIDE_FILE, read_record
 
 
 @pytest.mark.parametrize("name", [SIDE_FILE, OLD_SIDE_FILE])

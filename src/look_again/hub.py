@@ -11,11 +11,11 @@ from typing import Any
 from transformers import GenerationMixin
 from transformers.generation.streamers import BaseStreamer
 
-from look_again.core.checkpoint_record import build_policy, read_generation_entry
 from look_again.core.generate import LookAgainDecoding
 from look_again.core.reattention import Reattention
 from look_again.core.trigger import Trigger
 from look_again.text.grammar import close_tag, open_tag
+from look_again.weights.checkpoint_record import build_policy, read_generation_entry
 
 
 def generate(

@@ -19,8 +19,6 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from look_again.core.checkpoint_record import SIDE_FILE, CheckpointRecord, find_file, read_record
-from look_again.core.checkpoint_scope import Scope, find_scope
 from look_again.core.families import Family, find_family
 from look_again.core.reattention import Reattention
 from look_again.extras import MissingExtraError
@@ -30,6 +28,8 @@ from look_again.text.renderer import Renderer
 from look_again.text.tags import has_tags, prepare, prepare_model
 from look_again.weights import LoadError, LoadOptions
 from look_again.weights.adapters import Adapter, check_base, is_adapter, put_adapter_on, read_adapter
+from look_again.weights.checkpoint_record import SIDE_FILE, CheckpointRecord, find_file, read_record
+from look_again.weights.checkpoint_scope import Scope, find_scope
 from look_again.weights.devices import placement_kwargs, resolve_device, resolve_dtype
 from look_again.weights.offloading import keep_rows_in_memory
 from look_again.weights.quantization import build_quantization_config, check_in_memory, check_library, find_method

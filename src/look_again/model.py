@@ -15,8 +15,8 @@ from PIL import Image
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from look_again.answers import Answer
-from look_again.core.devices import input_device
 from look_again.core.generate import Event, LookAgainDecoding, LookAgainOutput
+from look_again.core.input_device import input_device
 from look_again.core.inputs import ImageInputs, left_padded, list_kinds, process_images, stack_pixels
 from look_again.core.reasoning_budget import ReasoningBudget, ReasoningWatch
 from look_again.core.reattention import Reattention

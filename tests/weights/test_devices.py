@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import look_again
-from look_again.core.devices import input_device
+from look_again.core.input_device import input_device
 from look_again.evaluation.fingerprint import fingerprint
 from look_again.loading import load_checkpoint
 from look_again.model import LookAgain

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from look_again.answers import Answer
-from look_again.core.devices import input_device
 from look_again.core.families import VisionTokens
+from look_again.core.input_device import input_device
 from look_again.core.inputs import process_images
 from look_again.core.reattention import Reattention
 from look_again.core.runner import encode_images

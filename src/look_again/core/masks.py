@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from look_again.core.devices import input_device
 from look_again.core.families import find_family, layer_kinds
+from look_again.core.input_device import input_device
 
 
 class MaskBuilder:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from look_again.core.devices import input_device
 from look_again.core.families import Family, Grid, VisionTokens, find_family
+from look_again.core.input_device import input_device
 from look_again.core.inputs import PIXEL_NAMES, blank_pixels
 from look_again.core.reattention import Reattention
 from look_again.core.runner import encode_images

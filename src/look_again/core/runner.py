@@ -19,8 +19,8 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from look_again.core.attention import AttentionCall, AttentionRecorder
-from look_again.core.devices import input_device
 from look_again.core.families import find_family
+from look_again.core.input_device import input_device
 from look_again.core.masks import MaskBuilder
 from look_again.core.recurrent_cache import build_cache
 from look_again.core.slots import Provenance, SlotBuilder

@@ -22,7 +22,7 @@ from lmms_eval.models.registry_v2 import ModelManifest
 from loguru import logger
 from tqdm import tqdm
 
-from look_again.core.devices import input_device
+from look_again.core.input_device import input_device
 from look_again.core.reattention import Reattention
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem
 from look_again.evaluation.subjects import LocalSubject, Output

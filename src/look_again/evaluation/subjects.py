@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from look_again.answers import Answer
-from look_again.core.devices import input_device
+from look_again.core.input_device import input_device
 from look_again.core.reattention import Reattention
 from look_again.data.image_files import ImageSource, open_image, open_shown
 from look_again.evaluation.benchmark import JSON, BenchmarkItem, ModelReply

@@ -16,7 +16,12 @@ from typing import Any
 import torch
 
 from look_again import __version__
-from look_again.core.checkpoint_record import (
+from look_again.core.reattention import Reattention
+from look_again.loading import Checkpoint, resolve_sources
+from look_again.model import DEFAULT_NEW_TOKENS
+from look_again.processing import bound_pixels
+from look_again.text.tags import tag_ids
+from look_again.weights.checkpoint_record import (
     FORMAT,
     SIDE_FILE,
     CheckpointRecord,
@@ -24,11 +29,6 @@ from look_again.core.checkpoint_record import (
     policy_fields,
     read_generation_entry,
 )
-from look_again.core.reattention import Reattention
-from look_again.loading import Checkpoint, resolve_sources
-from look_again.model import DEFAULT_NEW_TOKENS
-from look_again.processing import bound_pixels
-from look_again.text.tags import tag_ids
 
 GENERATE = '"""Decoding with visual re-attention; needs look-again-vlm."""\n\nfrom look_again.hub import generate\n'
 

@@ -18,8 +18,8 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 
-from look_again.core.checkpoint_record import find_file
 from look_again.extras import require
+from look_again.weights.checkpoint_record import find_file
 from look_again.weights.options import LoadError
 
 CONFIG_FILE = "adapter_config.json"

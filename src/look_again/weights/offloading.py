@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from look_again.core.devices import input_device
+from look_again.core.input_device import input_device
 
 
 def is_offloaded(module: nn.Module) -> bool:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from look_again.clients.vllm_answers import ServerRefusalError, read_tokens
 from look_again.clients.vllm_requests import GENERATE, GenerateRequest, build_body, mention_images
-from look_again.core.devices import input_device
+from look_again.core.input_device import input_device
 from look_again.core.reattention import Reattention
 from look_again.core.trigger import Trigger
 from look_again.loading import Checkpoint

@@ -12,8 +12,6 @@ from PIL import Image
 from transformers import AutoConfig, GenerationConfig
 
 from look_again.clients.vllm_requests import SentImage, scale_images
-from look_again.core.checkpoint_record import read_record
-from look_again.core.checkpoint_scope import find_scope
 from look_again.core.families import VisionTokens, find_family
 from look_again.core.prefill import Start
 from look_again.core.reattention import Reattention
@@ -33,6 +31,8 @@ from look_again.serving.backend import Job
 from look_again.serving.prompt import EncodedPrompt
 from look_again.text.tags import prepare_tokenizer
 from look_again.weights import LoadOptions
+from look_again.weights.checkpoint_record import read_record
+from look_again.weights.checkpoint_scope import find_scope
 
 
 @dataclass(frozen=True)
