@@ -50,7 +50,9 @@ def copy(tmp_path: Path) -> Callable[..., str]:
 
 def test_the_shipped_checkpoint_says_everything() -> None:
     record = read_record(str(default_checkpoint()))
-    assert record == CheckpointRecord(trained=True, reattention=Reattention(), format=1, version="0.1.0")
+    assert record == CheckpointRecord(
+        trained=True, reattention=Reattention(), format=1, version="0.1.0", scope="tabletop"
+    )
 
 
 def test_the_api_follows_the_record_and_is_overridden(copy: Callable[..., str]) -> None:
