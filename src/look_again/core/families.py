@@ -259,6 +259,7 @@ FAMILIES = {
             1,
             "<|image|>",
             layout=layouts.COUNTED_TOKENS,
+            since="5.24",  # tried; on 5.19 its processor asks for torchvision
             image_blocks=("sliding_attention",),
             vision=("vision_tower", "embed_vision"),
         ),
