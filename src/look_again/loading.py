@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from look_again.core.families import Family, find_family
 from look_again.core.reattention import Reattention
 from look_again.extras import MissingExtraError
+from look_again.images.video import Video
 from look_again.processing import bound_pixels, load_pil_processor
 from look_again.text.grammar import TAG_TOKENS, Response
 from look_again.text.renderer import Renderer
@@ -90,7 +91,8 @@ class Checkpoint:
 
     def notes_on_images(self, images: Iterable[Any]) -> tuple[str, ...]:
         """What a user should be told of the images of a question: those that are none of the checkpoint's scope."""
-        notes = [self.scope.note_on_image(image) for image in images] if self.scope else []
+        pictures = [image for image in images if not isinstance(image, Video)]
+        notes = [self.scope.note_on_image(image) for image in pictures] if self.scope else []
         return tuple(dict.fromkeys(note for note in notes if note))
 
     def notes_on_answer(self, response: Response) -> tuple[str, ...]:

@@ -109,6 +109,8 @@ CASES: Mapping[str, Case] = {
     "tabletop": Case(None, 2, arguments=("--n", "2", "--no-planted"), metrics=("accuracy",)),
     "tabletop-planted": Case(None, 2, arguments=("--n", "2"), metrics=("mended",)),
     "tabletop-clips": Case(None, 2, arguments=("--n", "2"), metrics=("moves_named",)),
+    "tabletop-phrased": Case(None, 2, arguments=("--n", "2")),
+    "tabletop-long": Case(None, 2, arguments=("--n", "2", "--path", "seed=0,pieces=100"), metrics=("mended",)),
     "mmmu": Case(mmmu, 2, 1, ("accuracy", "strict_accuracy", "guessed")),
     "mmmu-pro": Case(test_mmmu_pro.published, 2),
     "mmmu-pro-vision": Case(test_mmmu_pro.published, 1),

@@ -74,7 +74,7 @@ def test_a_benchmark_of_which_nothing_was_asked_has_no_official_score(name: str,
     if case.write is not None:
         case.write(tmp_path / "data")
     split = case.arguments[1] if "--split" in case.arguments else found.splits[0]
-    location = DataLocation(path=str(tmp_path / "data") if case.write else "seed=0", split=split, limit=4)
+    location = DataLocation(path=str(tmp_path / "data") if case.write else found.hub, split=split, limit=4)
     items = [item for item in found.load(location) if isinstance(item, BenchmarkItem)]
 
     def scores(outputs: list[Output]) -> Scores:

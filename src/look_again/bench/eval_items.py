@@ -24,6 +24,8 @@ FILLER = "the a in front of near beside on with large small red wooden standing 
 FOUR = ["red", "a blue ball", "green", "none of them"]
 TEN = [f"item {number}" for number in range(10)]
 
+ORACLE = ("tabletop", "tabletop-planted")  # whose replies are the oracle's; others of Tabletop get the right answer
+
 Asked = tuple[Any, dict[str, Any], Sequence[str]]
 """Reference, facts and conclusions to take turns."""
 
@@ -86,9 +88,12 @@ def made(name: str, n: int, seed: int = 0) -> tuple[list[BenchmarkItem], list[Mo
     """n items of a benchmark (fewer of "tabletop-planted") and a reply to each. ValueError for an unknown name."""
     if name not in BENCHMARKS:
         benchmark(name)
-    if name.startswith("tabletop"):
-        return _tabletop(name, n)
     rng = random.Random(seed)
+    if name in ORACLE:
+        return _tabletop(name, n)
+    if name.startswith("tabletop"):
+        items = _load_stream(name, n)
+        return items, [_reply(str(item.reference), rng) for item in items]
     if name == "chair":
         return captioned(n, rng)
     asked = [ASKED[name](at) for at in range(n)]
@@ -128,11 +133,15 @@ def _reply(conclusion: str, rng: random.Random) -> ModelReply:
     return ModelReply("".join(f"{open_tag(tag)}{contents[tag]}{close_tag(tag)}" for tag in TAGS), conclusion)
 
 
+def _load_stream(name: str, n: int) -> list[BenchmarkItem]:
+    found = benchmark(name)
+    items = found.load(DataLocation(path=found.hub, split="test", limit=n))
+    return [item for item in items if isinstance(item, BenchmarkItem)]
+
+
 def _tabletop(name: str, n: int) -> tuple[list[BenchmarkItem], list[ModelReply]]:
     """Rows of the stream, answered as its oracle answers them."""
-    found = benchmark(name).load(DataLocation(path="seed=0", split="test", limit=n))
-    items = [item for item in found if isinstance(item, BenchmarkItem)]
-    replies = []
+    items, replies = _load_stream(name, n), []
     for item in items:
         row = make_sample("test", 0, int(item.id.rpartition("-")[2]), reflections=1, error_rate=PLANTED_RATE)
         replies.append(ModelReply(row.written.text, parse(row.written.text).conclusion))

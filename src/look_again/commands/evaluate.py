@@ -91,7 +91,7 @@ def _names(args: argparse.Namespace) -> list[str]:
 def _place(args: argparse.Namespace, benchmark: Any) -> Any:
     from look_again.evaluation.benchmark import DataLocation
 
-    default = f"seed={args.seed}" if benchmark.name.startswith("tabletop") else benchmark.hub
+    default = benchmark.hub.replace("seed=0", f"seed={args.seed}", 1)  # of what is drawn
     split = args.split or benchmark.splits[0]
     return DataLocation(path=args.path or default, split=split, images=args.images, limit=args.limit)
 
