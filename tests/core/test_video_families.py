@@ -29,7 +29,9 @@ from tests.tiny_families import END, IMAGE, START, TINY_FAMILIES, VIDEO, TinyFam
 
 FLOOR, FACTOR = 1e-5, 20.0
 REFLECT_AT = (3, 9), (6,)
-VIDEO_FAMILIES = [name for name in TINY_FAMILIES if name in FAMILIES and FAMILIES[name].video is not None]
+VIDEO_FAMILIES = [
+    name for name in TINY_FAMILIES if name in FAMILIES and FAMILIES[name].video is not None and FAMILIES[name].is_served
+]
 CLIPS = {"a": (2, 4, 6), "b": (3, 4, 4)}  # grids of patches; seconds from one frame of the grid to the next:
 SECONDS = {"a": 1.0, "b": 0.33}
 COPY = Reattention(mode="copy")
