@@ -67,14 +67,36 @@ async def read_lines(parts: AsyncIterable[bytes]) -> AsyncIterator[str]:
 
 
 def _parse_chunk(data: str) -> dict[str, Any]:
-    """One event of a stream. Raises ServerRefusalError for one that holds an error."""
-    chunk = json.loads(data)
+    """One event of a stream. Raises ServerRefusalError for an error, VllmError for an event without the form."""
+    try:
+        chunk = json.loads(data)
+    except (ValueError, RecursionError):
+        raise _malformed(data) from None
     if not isinstance(chunk, dict):
-        raise LostServerError(f"malformed answer: {data[:200]}")
+        raise _malformed(data)
     if error := chunk.get("error"):
         details = error if isinstance(error, dict) else {"message": error}
-        raise ServerRefusalError(int(details.get("code") or 500), str(details.get("message"))[:500])
+        code = details.get("code")
+        raise ServerRefusalError(code if type(code) is int else 500, str(details.get("message"))[:500])
+    if not _has_form(chunk):
+        raise _malformed(data)
     return chunk
+
+
+def _malformed(data: str) -> VllmError:
+    return VllmError(f"malformed answer of vLLM: {data[:200]}; this speaks to vLLM 0.32")
+
+
+def _has_form(chunk: Mapping[str, Any]) -> bool:
+    """Whether the readers below can read it."""
+    try:
+        tokens = read_tokens(chunk)
+        list(zip(tokens, read_log_probs(chunk), strict=False))
+        cached = read_cached_tokens(chunk, None)
+        is_unfinished(chunk)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+    return all(type(number) is int for number in (*tokens, cached or 0))
 
 
 def _build_refusal(response: httpx.Response, text: str) -> Exception:

@@ -30,7 +30,8 @@ class FakeVllm:
     tokens after a prompt, as the weights there give them. max_images: in a prompt.
 
     die_after: tokens of an answer after which the connection breaks, once; silent_after: after which nothing comes.
-    error_after: tokens before an error event. no_usage: breaks the connection instead of saying what was cached.
+    error_after: tokens before an error event. odd_after: tokens before an event of another
+    shape, `odd`. no_usage: breaks the connection instead of saying what was cached.
     broken: refuses connections. endpoint: whether it has the token endpoint.
     """
 
@@ -40,6 +41,8 @@ class FakeVllm:
     die_after: int | None = None
     silent_after: int | None = None
     error_after: int | None = None
+    odd_after: int | None = None
+    odd: Any = None
     no_usage: bool = False
     broken: bool = False
     endpoint: bool = True
@@ -107,6 +110,8 @@ class FakeVllm:
                     self.error_after = None
                     yield {"error": {"code": 500, "message": "engine dead"}}
                     return
+                if place == self.odd_after:
+                    yield self.odd
             stopped = token in asked["stop_token_ids"]
             done = stopped or place + 1 == min(len(tokens), asked["max_tokens"])
             choice = {"token_ids": [token], "finish_reason": ("stop" if stopped else "length") if done else None}

@@ -90,6 +90,45 @@ def test_clients_are_not_told_where_the_servers_are(light, fault, said):
     assert "inner" not in str(raised.value)
 
 
+ODD = {
+    "no JSON": "{",
+    "brackets without end": "[" * 100_000,
+    "a list": "[]",
+    "a number": "7",
+    "choices that are a number": {"choices": 3},
+    "a choice that is a text": {"choices": ["no"]},
+    "tokens that are a text": {"choices": [{"token_ids": "no"}]},
+    "a token that is a text": {"choices": [{"token_ids": ["no"]}]},
+    "a token that is half a number": {"choices": [{"token_ids": [1.5]}]},
+    "log-probabilities that are a list": {"choices": [{"token_ids": [300], "logprobs": [1]}]},
+    "a log-probability that is missing": {"choices": [{"token_ids": [300], "logprobs": {"content": [{}]}}]},
+    "accounts that are a text": {"choices": [], "usage": "no"},
+    "a count that is a text": {"choices": [], "usage": {"prompt_tokens_details": {"cached_tokens": "no"}}},
+}
+
+
+@pytest.mark.parametrize("after", [0, 2])
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_an_answer_that_cannot_be_read_is_the_engines_fault(light, odd, after):
+    """Would catch a 400 that blames the caller, or a 500 without a word, for what vLLM wrote."""
+    fake = FakeVllm(ANSWER, odd_after=after, odd=odd)
+
+    async def go():
+        backend = VllmBackend(urls=["http://inner.example"], transport=transport(**{"inner.example": fake}), **light)
+        await backend.start()
+        app = create_app(Service(backend, Defaults(name="m", policy=Reattention(mode="copy"))))
+        body = {"model": "m", "messages": [{"role": "user", "content": "What?"}]}
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            answer = await client.post("/v1/chat/completions", json=body)
+        await backend.close()
+        return answer
+
+    answer = asyncio.run(asyncio.wait_for(go(), 10))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "engine_error"), answer.text
+    assert "malformed answer of vLLM" in answer.json()["error"]["message"]
+    assert "inner" not in answer.text
+
+
 def test_health_names_no_address(light):
     """Would catch what anybody may read without a key: where the servers are."""
     fakes = transport(**{"inner.example": FakeVllm(ANSWER), "other.example": FakeVllm(ANSWER, broken=True)})
