@@ -18,6 +18,7 @@ from look_again.answers import Answer
 from look_again.core.generate import Event, LookAgainDecoding, LookAgainOutput
 from look_again.core.input_device import input_device
 from look_again.core.inputs import ImageInputs, left_padded, list_kinds, process_images, stack_pixels
+from look_again.core.prefix_cache import PrefixCache
 from look_again.core.reasoning_budget import ReasoningBudget, ReasoningWatch
 from look_again.core.reattention import Reattention
 from look_again.core.trigger import Trigger
@@ -116,6 +117,7 @@ class LookAgain:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.trigger = Trigger.of(checkpoint.tokenizer, spelled=not checkpoint.trained)
+        self.prefix_cache: PrefixCache | None = None  # for answers that begin with given text, again and again
         self._lock = threading.Lock()  # one generate at a time: it sets the model's attention implementation
 
     def __repr__(self) -> str:
@@ -227,6 +229,7 @@ class LookAgain:
             reasoning=sampling.bound_reasoning(self.checkpoint.tokenizer),
             prefixes=[prompt.prefix_ids for prompt in prompts],
             turns=[prompt.turn_ids for prompt in prompts],
+            prefix_cache=self.prefix_cache,
         )
         _check_prefixes([len(prompt.prefix_ids) for prompt in prompts], sampling)
         inputs = self._batch(prompts)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from look_again.core.generate import End, LookAgainDecoding, Token
+from look_again.core.prefix_cache import PrefixCache
 from look_again.core.reattention import Reattention
 from look_again.core.runner import Runner
 from look_again.core.trigger import Trigger
@@ -110,3 +111,57 @@ def test_a_prefix_for_another_number_of_prompts_is_refused(model, tokenizer):
     prompts, trigger = _prompts(tokenizer)[:2], Trigger.of(tokenizer)
     with pytest.raises(ValueError, match="1 prefixes were given for 2 prompts"):
         decode(model, tokenizer, prompts, decoding=LookAgainDecoding(trigger, prefixes=[[30]]))
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Reattention(mode="text"),
+        Reattention(mode="copy"),
+        Reattention(mode="route", keep=40),
+        Reattention(mode="route", keep=40, count_copies=True),
+        Reattention(mode="route", keep=40, rule="relative"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("first", [Reattention(mode="text"), Reattention(mode="route", keep=40)], ids=str)
+def test_what_a_prefix_cache_holds_changes_no_answer(model, tokenizer, first, policy):
+    """Longer work was read before under another policy: the same answers, slots and logits as from nothing.
+
+    Would catch states of another row, a ranking without the slots that were taken over, and slots behind an insertion.
+    """
+    prompts, trigger, cache = _prompts(tokenizer), Trigger.of(tokenizer), PrefixCache(rows=3)
+    tag = trigger.open_id
+    longer = [[30, 31, 32, 33, 34, 35, tag, 36], [40, 41, 42, 43, tag], [50, 51, 52, 53, 54, 55]]
+    decode(model, tokenizer, prompts, decoding=LookAgainDecoding(trigger, first, prefixes=longer, prefix_cache=cache))
+    assert len(cache) == 3
+    shorter = [[30, 31, 32, 44, tag], [40, 41, tag], [50, 51, 60]]
+    made = [
+        decode(
+            model,
+            tokenizer,
+            prompts,
+            decoding=LookAgainDecoding(trigger, policy, prefixes=shorter, prefix_cache=held),
+            output_logits=True,
+        )
+        for held in (cache, None)
+    ]
+    assert made[0].responses == made[1].responses
+    assert made[0].reflections == made[1].reflections
+    assert torch.allclose(made[0].logits[0], made[1].logits[0], atol=1e-4)
+    for ours, theirs in zip(made[0].slots, made[1].slots, strict=True):
+        assert torch.equal(ours.positions, theirs.positions)
+
+
+def test_a_prefix_cache_knows_rows_by_their_images_and_forgets_the_oldest(model, tokenizer):
+    """The same words over another image are another row."""
+    trigger, cache = Trigger.of(tokenizer), PrefixCache(rows=1)
+    for seed in (1, 2):
+        prompts = [make_prompt(tokenizer, "one", [SMALL], seed)]
+        decoding = LookAgainDecoding(trigger, Reattention(), prefixes=[[30, 31, 32]], prefix_cache=cache)
+        alone = LookAgainDecoding(trigger, Reattention(), prefixes=[[30, 31, 32]])
+        first, again = (decode(model, tokenizer, prompts, decoding=one) for one in (decoding, alone))
+        assert first.responses == again.responses
+        assert len(cache) == 1
+    with pytest.raises(ValueError, match="at least 1 row, not 0"):
+        PrefixCache(rows=0)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from look_again.commands.main import main
-from look_again.study.settings import DistanceSettings, check_context, quick_settings
+from look_again.study.settings import StudySettings, check_context
 from look_again.tabletop.long_work import make_long_sample
 from look_again.tabletop.render import render
 
@@ -81,17 +81,5 @@ def test_the_context_has_room_for_two_images_a_question_and_an_answer():
 
 
 def test_other_arms_take_fewer_rows():
-    settings = DistanceSettings(n=300, n_other=100)
+    settings = StudySettings(n=300, n_other=100)
     assert [settings.items(arm) for arm in ("text", "route-50", "user-turn")] == [300, 300, 100]
-
-
-@pytest.mark.slow
-def test_the_quick_study_shows_that_copy_mends_more_than_text_at_800_tokens(tmp_path, capsys):
-    """The claim in minutes: beyond the trained lengths, text-only reflections no longer see and COPY does."""
-    assert main(["study", "distance", "--out", str(tmp_path), "--quick", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["complete"]
-    assert result["quick"]
-    assert result["ratios"]["copy_minus_text_at_800_interval"][0] > 0
-    assert quick_settings().n == 20
-    assert any("--quick" in limit for limit in result["cannot_tell"])

@@ -6,11 +6,12 @@ import hashlib
 
 import pytest
 
-from look_again.evaluation.benchmark import DataLocation
+from look_again.evaluation.benchmark import DataLocation, ModelReply
 from look_again.evaluation.subjects import PREFIX_FACT
 from look_again.loading import load_checkpoint
 from look_again.tabletop.loader import SceneImage
 from look_again.tabletop.long_benchmark import TABLETOP_LONG, load_long
+from look_again.tabletop.long_studies import TABLETOP_SWAP, TABLETOP_UNWRITTEN
 from look_again.tabletop.long_work import LongSample, count_pieces, make_long_sample
 from look_again.tabletop.render import render
 from look_again.tabletop.seeing import LISTED
@@ -85,6 +86,54 @@ def test_an_unwritten_attribute_is_stated_by_no_token_before_the_reflection(size
     for row in rows:
         assert not {"small", "large"} & set(row.beginning.replace(",", " ").split())
         assert row.written.text.endswith(f"so {row.answer}</REFLECTION><CONCLUSION> {row.answer}</CONCLUSION>")
+
+
+SWAPPED_BY_HAND = (
+    "<SUMMARY> find a red object: red yes green no blue no yellow no purple no black no</SUMMARY>"
+    "<CAPTION> a2 red ring, b2 blue cone, c3 green ball, f6 blue star</CAPTION>"
+    "<REASONING> count every green object: red no green yes blue no yellow no purple no black no, a2 red no ring 0, "
+    "b2 blue no cone 0, c3 green yes ball 1, f6 blue no star 1, so 1, again a2 red yes ring yes, b2 blue no cone yes, "
+    "c3 green no ball yes, f6 blue no star yes, so yes</REASONING>"
+    "<REFLECTION> a2 black no ring no, b2 blue no cone no, c3 green no ball no, f6 blue no star no, so no, not yes"
+    "</REFLECTION><CONCLUSION> no</CONCLUSION>"
+)
+"""The ring at a2 is black in the image and red in the list, so that the list has a red object and the image none."""
+
+
+def test_a_swapped_row_by_hand():
+    row = make_long_sample("validation", 4, 2, pieces=110, kind="swap")
+    assert row.prompt == "Is there a red object? Think at length."
+    assert row.written.text == SWAPPED_BY_HAND
+    assert [(m.kind, m.place) for m in row.mistakes] == [("colour", "a2")]
+    assert (row.answer, row.described) == ("no", "yes")
+
+
+@pytest.mark.parametrize("size", ["small", "wide"])
+def test_of_a_swapped_row_one_attribute_differs_and_decides_the_answer(size):
+    for index in range(20):
+        row = make_long_sample("test", 6, index, pieces=200, size=size, kind="swap")
+        pairs = zip(row.scene.things, row.written.caption, strict=True)
+        changed = [(true, said) for true, said in pairs if true != said]
+        assert len(changed) == len(row.mistakes) == 1
+        assert sum(a != b for a, b in zip(changed[0][0].pair, changed[0][1].pair, strict=True)) == 1
+        assert row.answer != row.described
+        work = row.written.text[: row.written.text.index("</REASONING>")]
+        assert work.endswith(f"so {row.described}")
+
+
+def test_an_answer_follows_the_picture_what_was_described_or_neither():
+    items = list(TABLETOP_SWAP.load(DataLocation(path="seed=3,pieces=100", split="test", limit=3)))
+    said = [items[0].reference, str(items[1].facts["answer_of_text"]), "nothing of the kind"]
+    scores = TABLETOP_SWAP.score(items, [ModelReply(f"<CONCLUSION> {s}</CONCLUSION>", s) for s in said], None)
+    assert [score.facts["follows"] for score in scores.items] == ["picture", "described", "neither"]
+    assert scores.metrics == {"picture": 1 / 3, "described": 1 / 3, "neither": 1 / 3}
+
+
+def test_rows_of_an_unwritten_attribute_need_no_mistake():
+    items = list(TABLETOP_UNWRITTEN.load(DataLocation(path="seed=3,pieces=100", split="test", limit=100)))
+    assert any(not item.facts["mistakes"] for item in items)
+    scores = TABLETOP_UNWRITTEN.score(items, [ModelReply("small", "small")] * 100, None)
+    assert sum(score.strict for score in scores.items) == sum(item.reference == "small" for item in items)
 
 
 def test_wide_tables_are_twelve_by_twelve_with_eight_to_twenty_four_objects():

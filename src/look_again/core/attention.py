@@ -107,6 +107,7 @@ class AttentionRecorder:
         self._slots: list[list[tuple[int, int]]] = []  # (column, slot) per sequence
         self._column = 0
         self._wanted: list[tuple[int, torch.Tensor, torch.Tensor]] | None = None
+        self._slot_masses: list[torch.Tensor] | None = None  # per sequence (N, V), where they are kept
         self.layers = list(layers)
         for slots in visual_slots:
             self.add_sequence(slots, self.layers, count_copies=count_copies)
@@ -135,6 +136,8 @@ class AttentionRecorder:
         swap_remove(self.totals, sequence)
         swap_remove(self.counts, sequence)
         swap_remove(self._slots, sequence)
+        if self._slot_masses is not None:
+            swap_remove(self._slot_masses, sequence)
         self.layers = sorted(set().union(*self.sequence_layers))
 
     def add_copies(self, sequence: int, slots: Sequence[int], visual_indices: Sequence[int]) -> None:
@@ -150,6 +153,25 @@ class AttentionRecorder:
             (self.visual_indices, [v for _, v in copies]),
         ):
             column[sequence] = torch.cat([column[sequence], column[sequence].new_tensor(values)])
+
+    def keep_slots(self) -> None:
+        """Keep what each slot of a chunk adds, so that another sequence that begins alike can take it over."""
+        self._slot_masses = [total.new_zeros((0, len(total))) for total in self.totals]
+
+    def slot_masses(self, sequence: int, slots: int) -> torch.Tensor | None:
+        """(N, V) what each of a sequence's first `slots` slots added; None where that was not kept."""
+        if self._slot_masses is None:
+            return None
+        return _lengthened(self._slot_masses[sequence], slots)[:slots].clone()
+
+    def take_over(self, sequence: int, mass_NV: torch.Tensor, sampled: Sequence[int]) -> None:
+        """Begin a sequence with what its slots added to another one; `sampled` are those that count."""
+        assert self._slot_masses is not None, "the slots' masses are not kept"
+        kept = torch.zeros_like(mass_NV)
+        kept[list(sampled)] = mass_NV[list(sampled)]
+        self._slot_masses[sequence] = kept
+        self.totals[sequence] += kept.sum(0)
+        self.counts[sequence] += len(sampled)
 
     def watch_step(self, sequences: Sequence[int]) -> None:
         """The next pass feeds one token to every sequence; observe the queries of `sequences` (sampled tokens)."""
@@ -201,8 +223,16 @@ class AttentionRecorder:
         for i, (sequence, indices, slots) in enumerate(self._wanted or ()):
             if len(indices) and layer in self.sequence_layers[sequence]:
                 query, visual = query_BHnD[i, :, indices.to(query_BHnD.device)], self.visual_slots[sequence]
-                self._add(sequence, attention_mass(query, key_BKSD[i], slots, visual, *call))
+                mass_nV = attention_weights(query, key_BKSD[i], slots, visual, *call).mean(0)
+                self._add(sequence, mass_nV.sum(0))
+                self._keep_slots(sequence, slots, mass_nV)
                 self.counts[sequence] += len(indices) if layer == self.sequence_layers[sequence][0] else 0
+
+    def _keep_slots(self, sequence: int, slots: torch.Tensor, mass_nV: torch.Tensor) -> None:
+        if self._slot_masses is None or mass_nV.shape[1] != len(self.totals[sequence]):  # copies that count
+            return
+        kept = self._slot_masses[sequence] = _lengthened(self._slot_masses[sequence], int(slots.max()) + 1)
+        kept.index_add_(0, slots.to(kept.device), mass_nV.to(kept.device) / len(self.sequence_layers[sequence]))
 
     def _add_step(self, layer: int, query_BHnD: torch.Tensor, key_BKSD: torch.Tensor, call: AttentionCall) -> None:
         """Add what a step's queries look at, where the cache does not hold the keys that they are compared with."""
@@ -253,6 +283,10 @@ class AttentionRecorder:
         total.index_add_(
             0, self.visual_indices[sequence], mass_V.to(total.device) / len(self.sequence_layers[sequence])
         )
+
+
+def _lengthened(mass_NV: torch.Tensor, slots: int) -> torch.Tensor:
+    return torch.nn.functional.pad(mass_NV, (0, 0, 0, max(0, slots - len(mass_NV))))
 
 
 class _AsKernel:

@@ -19,6 +19,8 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 T = TypeVar("T")
+States = list[tuple[torch.Tensor, torch.Tensor] | None]
+"""By layer, the keys and values of a sequence, (H, S, D) each; None of a layer that keeps none."""
 
 
 @dataclass
@@ -76,6 +78,16 @@ class RaggedLayer(CacheLayerMixin):
         if self.keys is not None and self.values is not None:
             self.keys[target, :, :slots] = self.keys[source, :, :slots]
             self.values[target, :, :slots] = self.values[source, :, :slots]
+
+    def write(self, sequence: int, states: tuple[torch.Tensor, torch.Tensor], slots: int, room: int) -> None:
+        """Put the first `slots` slots of known states at a sequence's beginning, with room for `room` slots."""
+        if not self.is_initialized:
+            self.lazy_initialization(*(part[None] for part in states))
+        self._reserve(room, self.cache.num_sequences)
+        assert self.keys is not None
+        assert self.values is not None
+        self.keys[sequence, :, :slots] = states[0][:, :slots]
+        self.values[sequence, :, :slots] = states[1][:, :slots]
 
     def trim(self, sequences: int, slots: int) -> None:
         """Give memory back where the buffer is more than twice as large as what is used of it."""
@@ -195,6 +207,22 @@ class RaggedCache(Cache):
         self.num_sequences = last
         for layer in self._ragged:
             layer.trim(last, max(self.lengths, default=0))
+
+    def read_sequence(self, sequence: int, slots: int) -> States:
+        """A copy of the first `slots` slots of a sequence."""
+        return [
+            None
+            if layer.keys is None or layer.values is None
+            else (layer.keys[sequence, :, :slots].clone(), layer.values[sequence, :, :slots].clone())
+            for layer in self._ragged
+        ]
+
+    def write_sequence(self, sequence: int, states: States, slots: int, room: int) -> None:
+        """Begin an empty sequence with the first `slots` slots of known states, with room for `room` slots."""
+        for layer, known in zip(self._ragged, states, strict=True):
+            if known is not None:
+                layer.write(sequence, known, slots, room)
+        self.advance(sequence, slots)
 
     @property
     def _first_keys(self) -> torch.Tensor | None:

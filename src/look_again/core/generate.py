@@ -23,9 +23,11 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
 
 from look_again.core.attention import recorded_attention
+from look_again.core.cache import swap_remove
 from look_again.core.families import attention_layers
 from look_again.core.interleaving import VIDEO_NAMES, interleave_videos
 from look_again.core.prefill import Start, encode_with_control, list_prompts, start_batch
+from look_again.core.prefix_cache import PrefixCache
 from look_again.core.reasoning_budget import ReasoningBudget, list_stop_ids
 from look_again.core.reattention import Reattention, choose_visual_tokens
 from look_again.core.runner import CACHE_KEYWORDS, Runner
@@ -88,6 +90,7 @@ class LookAgainDecoding:
     token of the response, forced ones too, of one sequence; it is given here, since `generate` hands its own argument
     of that name to no callable. prefixes: token ids that each prompt's response begins with; None where none does.
     turns: of each prompt, the token ids of the user turn that a policy of that kind opens at reflections.
+    prefix_cache: beginnings that were read before, of prompts with such prefixes.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class LookAgainDecoding:
         streamer: BaseStreamer | None = None,
         prefixes: Sequence[Sequence[int]] | None = None,
         turns: Sequence[Sequence[int]] | None = None,
+        prefix_cache: PrefixCache | None = None,
     ) -> None:
         self.trigger = trigger
         self.policy = policy or Reattention()
@@ -112,6 +116,7 @@ class LookAgainDecoding:
         self.streamer = streamer
         self.prefixes = prefixes
         self.turns = turns
+        self.prefix_cache = prefix_cache
 
     def __repr__(self) -> str:
         return f"LookAgainDecoding({self.policy})"
@@ -201,12 +206,14 @@ class _Loop:
             score_prompt=policy.rule == "relative",
             count_copies=policy.count_copies,
         )
+        self.prefix_cache = decoding.prefix_cache
         self.prompt_columns = input_ids.shape[1]
         self.budget = generation_config.max_length - self.prompt_columns
         self.prefixes = [prefix for prefix, _ in parts]
         self.stops = list_stop_ids(generation_config.eos_token_id)
         max_context = decoding.max_context or text_config.max_position_embeddings
         self.sequences = self._begin_sequences(decoding, starts, [turn for _, turn in parts], max_context)
+        self.running = list(range(len(starts)))  # the sequences by their numbers in the runner
         self.banned = torch.tensor(starts[0].builder.tokens.never_sampled, device=input_ids.device)
         pad = generation_config.pad_token_id
         self.pad_id = pad if pad is not None else self.runner.pad_id
@@ -257,13 +264,24 @@ class _Loop:
         if not any(self.prefixes):
             return self.runner.prefill()
         held = [self._force(index, 0, ranked=False) for index in range(len(self.sequences))]
-        logits = self.runner.prefill().clone()
+        logits = self._prefill()
         for index, start in enumerate(held):
             self._force(index, start, ranked=True)
             if self.runner.cache.lengths[index] < len(self.sequences[index].builder):
                 logits[index] = self.runner.chunk(index)[0]
         self._write_prefixes()
         self._finish(criteria)
+        return logits
+
+    def _prefill(self) -> torch.Tensor:
+        """Read what every sequence holds, but for what the prefix cache knows; logits (B, W)."""
+        if self.prefix_cache is None:
+            return self.runner.prefill().clone()
+        if self.prefix_cache.fill(self.runner):
+            logits = torch.cat([self.runner.chunk(index) for index in range(len(self.sequences))])
+        else:
+            logits = self.runner.prefill().clone()
+        self.prefix_cache.keep(self.runner)
         return logits
 
     def _force(self, index: int, start: int, *, ranked: bool) -> int:
@@ -330,19 +348,24 @@ class _Loop:
         for index, (sequence, token) in enumerate(zip(self.sequences, tokens, strict=True)):
             if sequence.finish_reason is not None:
                 continue
-            appended = sequence.append(token, partial(self.runner.scores, index, sequence.policy.rule))
-            self.runner.cache.advance(index, -appended.taken_back)
+            place = self.running.index(index)
+            appended = sequence.append(token, partial(self.runner.scores, place, sequence.policy.rule))
+            self.runner.cache.advance(place, -appended.taken_back)
             (chunked if appended.looked else stepped).append(index)
             for event in appended.events:
                 self.emit(event)
         return chunked, stepped
 
     def _advance(self, stepped: list[int], chunked: list[int], logits: torch.Tensor) -> torch.Tensor:
-        """Feed what was appended; logits of the next token, (B, W)."""
+        """Feed what was appended; logits of the next token, (B, W). Finished sequences leave first."""
+        for index in [index for index in self.running if self.sequences[index].finish_reason is not None]:
+            self.runner.remove_sequence(self.running.index(index))
+            swap_remove(self.running, self.running.index(index))
         if stepped:
-            logits = self.runner.step(stepped)
-        for sequence in chunked:
-            logits[sequence] = self.runner.chunk(sequence)[0]
+            made = self.runner.step([self.running.index(index) for index in stepped])
+            logits[self.running] = made.to(logits.dtype)
+        for index in chunked:
+            logits[index] = self.runner.chunk(self.running.index(index))[0]
         return logits
 
     def _write_column(self, tokens: list[int]) -> None:

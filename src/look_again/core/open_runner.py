@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from look_again.core.attention import AttentionRecorder
-from look_again.core.cache import swap_remove
 from look_again.core.runner import Runner
 from look_again.core.slots import SlotBuilder
 
@@ -49,13 +48,3 @@ class OpenRunner(Runner):
         self.recorder.add_sequence(slots, layers, count_copies=count_copies)
         self.prompt_recorder.add_sequence(slots, layers if score_prompt else ())
         return self.cache.add_sequence()
-
-    def remove_sequence(self, sequence: int) -> None:
-        """Let a sequence go, its features and its part of the cache with it."""
-        assert self.recorder is not None
-        assert self.prompt_recorder is not None
-        swap_remove(self.builders, sequence)
-        swap_remove(self.features, sequence)
-        self.recorder.remove_sequence(sequence)
-        self.prompt_recorder.remove_sequence(sequence)
-        self.cache.remove_sequence(sequence)

@@ -19,6 +19,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from look_again.core.attention import AttentionCall, AttentionRecorder
+from look_again.core.cache import swap_remove
 from look_again.core.families import find_family
 from look_again.core.input_device import input_device
 from look_again.core.masks import MaskBuilder
@@ -192,6 +193,15 @@ class Runner:
         )
         self.cache.advance(sequence, len(slots))
         return self._logits(hidden[:, -1])
+
+    def remove_sequence(self, sequence: int) -> None:
+        """Let a sequence go, its features and its part of the cache with it; the last one takes its number."""
+        swap_remove(self.builders, sequence)
+        swap_remove(self.features, sequence)
+        for recorder in (self.recorder, self.prompt_recorder):
+            if recorder is not None:
+                recorder.remove_sequence(sequence)
+        self.cache.remove_sequence(sequence)
 
     def scores(self, sequence: int, rule: str = "paper") -> torch.Tensor:
         """The ranking of V visual tokens so far, (V,): equation (5), or relative to the prompt's own attention."""

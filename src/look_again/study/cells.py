@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,19 @@ from typing import Any
 from tqdm import tqdm
 
 from look_again.core.inputs import count_visual_tokens
+from look_again.core.prefix_cache import PrefixCache
+from look_again.core.reattention import Reattention
 from look_again.data.image_files import open_image
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation
-from look_again.evaluation.controls import policies
 from look_again.evaluation.run import load_items, run_benchmark
 from look_again.evaluation.subjects import PREFIX_FACT, LocalSubject
-from look_again.model import LookAgain, load
+from look_again.model import LookAgain
+from look_again.study.arm_models import build_policy, load_arm, load_once, mask_checkpoint
+from look_again.study.designs import ANSWER_TOKENS
 from look_again.study.rows import folder_benchmark
-from look_again.study.settings import ANSWER_TOKENS, BLOCK, DistanceSettings, check_context
-from look_again.tabletop.long_benchmark import TABLETOP_LONG
+from look_again.study.settings import BLOCK, StudySettings, check_context, split_arm
+from look_again.tabletop.long_studies import LONG_BENCHMARKS
+from look_again.tabletop.world import WORLD_SIZES
 from look_again.text.instructions import LOOK_AGAIN_TEXT, question_messages
 
 
@@ -45,65 +50,94 @@ class Cell:
         return out / "cells" / f"model-{self.model}" / f"{self.length}" / self.arm / f"rows-{self.start}-{self.stop}"
 
 
-def list_cells(settings: DistanceSettings) -> list[Cell]:
-    """All cells of a study, the first block of every arm and length first."""
+def list_cells(settings: StudySettings) -> list[Cell]:
+    """All cells of a study, block by block of every arm and length.
+
+    Within a block what others begin with comes first: the longest work, and arms that measure attention.
+    """
     return [
         Cell(model, length, arm, start, min(start + BLOCK, settings.items(arm)))
         for start in range(0, settings.n, BLOCK)
-        for arm in settings.arms
-        if start < settings.items(arm)
-        for length in settings.lengths
         for model in range(len(settings.models))
+        for arm in sorted(settings.arms, key=_reading_order)
+        if start < settings.items(arm)
+        for length in sorted(settings.lengths, reverse=True)
     ]
 
 
-def find_items(settings: DistanceSettings, cell: Cell) -> tuple[Benchmark, DataLocation]:
+def _reading_order(arm: str) -> tuple[str, int]:
+    """Mask by mask arms that rank by attention first, and last those whose prompts are their own."""
+    policy = build_policy(Reattention(), arm)
+    return split_arm(arm)[1], 2 if policy.prompt_copies > 1 else 1 - policy.needs_scores
+
+
+def find_items(settings: StudySettings, cell: Cell) -> tuple[Benchmark, DataLocation]:
     """The benchmark of a cell and the place of its rows."""
     n = cell.stop - cell.start
     if settings.rows is not None:
-        return folder_benchmark(cell.length, cell.start), DataLocation(path=settings.rows, split="rows", limit=n)
+        benchmark = folder_benchmark(cell.length, cell.start, swapped=settings.design.kind == "swap")
+        return benchmark, DataLocation(path=settings.rows, split="rows", limit=n)
     path = f"seed={settings.seed},pieces={cell.length},size={settings.size},from={cell.start}"
-    return TABLETOP_LONG, DataLocation(path=path, split=settings.split, limit=n)
+    return LONG_BENCHMARKS[settings.design.kind], DataLocation(path=path, split=settings.split, limit=n)
 
 
-def check_study(settings: DistanceSettings) -> list[str]:
+def check_study(settings: StudySettings, out: Path) -> list[str]:
     """Load each model once and check that it carries every arm at every length; returns the models' fingerprints.
 
-    ValueError, before any work, for lengths beyond a model's context, an arm that its family or chat template cannot
-    carry, unknown arms, and cells of fewer rows than asked for.
+    ValueError, before any work, for lengths beyond a model's context, images that a model sees too coarsely, an arm
+    that its family or chat template cannot carry, unknown arms, and cells of fewer rows than asked for.
     """
+    for arm in settings.arms:
+        build_policy(Reattention(), arm)
+    items = [find_rows(settings, length) for length in settings.lengths]
+    if few := [n for n, part in zip(settings.lengths, items, strict=True) if len(part) < settings.n]:
+        raise ValueError(f"there are fewer than {settings.n} rows with {few[0]} tokens of work")
     fingerprints = []
     for place in range(len(settings.models)):
         model = load_once(settings.models[place])
-        items = [find_rows(settings, length) for length in settings.lengths]
-        if few := [n for n, part in zip(settings.lengths, items, strict=True) if len(part) < settings.n]:
-            raise ValueError(f"there are fewer than {settings.n} rows with {few[0]} tokens of work")
-        check, image = model.checkpoint, open_image(items[0][0].images[0])
-        visual = count_visual_tokens(check.image_processor, check.model.config, [image.size])[0]
-        check_context(settings.lengths, check.model.config.get_text_config().max_position_embeddings, visual)
-        arms = policies(check.reattention, settings.arms)
-        if any(policy.opens_turn for policy in arms.values()):
-            check.renderer.render_turn(question_messages("?", 1), LOOK_AGAIN_TEXT, [1], images=True)
-        fingerprints.append(str(LocalSubject(model, arms["text"], max_new_tokens=1).settings["fingerprint"]))
+        check_model(settings, model, items[0][0])
+        policy = build_policy(model.checkpoint.reattention, "text")
+        fingerprints.append(str(LocalSubject(model, policy, max_new_tokens=1).settings["fingerprint"]))
+    for mask in sorted({split_arm(arm)[1] for arm in settings.arms} - {""}):
+        for place in range(len(settings.models)):
+            mask_checkpoint(settings, place, mask, out)
     return fingerprints
 
 
-def find_rows(settings: DistanceSettings, length: int) -> list[BenchmarkItem]:
+def check_model(settings: StudySettings, model: LookAgain, item: BenchmarkItem) -> None:
+    """ValueError, as `check_study`, for what one model does not carry, its image being that of `item`."""
+    check, image = model.checkpoint, open_image(item.images[0])
+    visual = count_visual_tokens(check.image_processor, check.model.config, [image.size])[0]
+    check_context(settings.lengths, check.model.config.get_text_config().max_position_embeddings, visual)
+    places = WORLD_SIZES[settings.size].side ** 2 if settings.rows is None else 0
+    if visual < places:
+        raise ValueError(
+            f"a {settings.size} table has {places} places, and this model sees it as {visual} visual tokens: take a "
+            "model whose images may be larger"
+        )
+    arms = [build_policy(check.reattention, arm) for arm in settings.arms]
+    if any(policy.opens_turn for policy in arms):
+        check.renderer.render_turn(question_messages("?", 1), LOOK_AGAIN_TEXT, [1], images=True)
+
+
+@lru_cache(maxsize=8)
+def find_rows(settings: StudySettings, length: int) -> list[BenchmarkItem]:
     """All rows of a study at one length."""
     return load_items(*find_items(settings, Cell(0, length, settings.arms[0], 0, settings.n)))[0]
 
 
-def run_cell(settings: DistanceSettings, cell: Cell, out: Path) -> dict[str, Any]:
+def run_cell(settings: StudySettings, cell: Cell, out: Path) -> dict[str, Any]:
     """The result of a cell; resumes what its folder holds."""
-    model = load_once(settings.models[cell.model])
+    model = load_arm(settings, cell.model, cell.arm, out)
+    model.prefix_cache = model.prefix_cache or PrefixCache(BLOCK)
     benchmark, location = find_items(settings, cell)
-    policy = policies(model.checkpoint.reattention, [cell.arm])[cell.arm]
+    policy = build_policy(model.checkpoint.reattention, cell.arm)
     longest = max(work_tokens(model, item) for item in load_items(benchmark, location)[0])
     subject = LocalSubject(model, policy, max_new_tokens=longest + ANSWER_TOKENS, batch=settings.batch)
     return run_benchmark(benchmark, location, subject, cell.folder(out))
 
 
-def run_cells(settings: DistanceSettings, cells: Sequence[Cell], out: Path) -> None:
+def run_cells(settings: StudySettings, cells: Sequence[Cell], out: Path) -> None:
     """Run the cells that are not finished, in this process or in several."""
     with tqdm(total=len(cells), desc="cells", unit="cell") as progress:
         if settings.jobs == 1:
@@ -111,15 +145,18 @@ def run_cells(settings: DistanceSettings, cells: Sequence[Cell], out: Path) -> N
                 run_cell(settings, cell, out)
                 progress.update()
             return
+        blocks = groupby(cells, key=lambda cell: (cell.start, cell.model))
         with ProcessPoolExecutor(settings.jobs, mp_context=get_context("spawn")) as pool:
-            running = [pool.submit(_run_quietly, settings, cell, out) for cell in cells]
+            running = [pool.submit(_run_block, settings, list(block), out) for _, block in blocks]
             for future in as_completed(running):
-                future.result()
-                progress.update()
+                progress.update(future.result())
 
 
-def _run_quietly(settings: DistanceSettings, cell: Cell, out: Path) -> None:
-    run_cell(settings, cell, out)
+def _run_block(settings: StudySettings, cells: Sequence[Cell], out: Path) -> int:
+    """Run cells that begin alike in one process; returns their number."""
+    for cell in cells:
+        run_cell(settings, cell, out)
+    return len(cells)
 
 
 def work_tokens(model: LookAgain, item: BenchmarkItem) -> int:
@@ -133,8 +170,3 @@ def tokens_between(model: LookAgain, item: BenchmarkItem) -> int:
     ids = check.renderer.render_prompt(question_messages(item.prompt, 1), [1])
     image = check.tokenizer.convert_tokens_to_ids(check.renderer.image_text)
     return len(ids) - ids.index(image) - 1 + work_tokens(model, item) - 1
-
-
-@lru_cache(maxsize=1)
-def load_once(name: str | None) -> LookAgain:
-    return load(name)

@@ -2,7 +2,8 @@
 
 `rows.jsonl` has one row per line: {"id", "image" (a path in the folder), "question", "answer", "beginnings":
 {"100": "...<REFLECTION>", "800": "..."}}. A beginning is what the response starts with: work of about that
-many tokens, up to and including `<REFLECTION>`. Scored are the answers.
+many tokens, up to and including `<REFLECTION>`. Scored are the answers. For the study of swap a row has
+"answer_of_text" too: the answer that follows from what its beginnings describe.
 """
 
 from __future__ import annotations
@@ -13,37 +14,36 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation, Judge, ModelReply, Scores
-from look_again.evaluation.benchmarks.choices import accuracies
+from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation
 from look_again.evaluation.subjects import PREFIX_FACT
-from look_again.tabletop.tabletop_benchmark import answer_score
+from look_again.tabletop.long_studies import DESCRIBED, score_answers, score_followed
 from look_again.text.grammar import open_tag
 
 KEYS = ("id", "image", "question", "answer", "beginnings")
 
 
-def folder_benchmark(length: int, first: int = 0) -> Benchmark:
-    """The rows of a folder at one length of work, from number `first` on."""
+def folder_benchmark(length: int, first: int = 0, *, swapped: bool = False) -> Benchmark:
+    """The rows of a folder at one length of work, from number `first` on. swapped: for the study of swap."""
     return Benchmark(
         name=f"rows-{length}",
         hub="",
         splits=("rows",),
-        load=partial(_load, length=length, first=first),
-        score=_score_answers,
-        primary="accuracy",
+        load=partial(_load, length=length, first=first, keys=(*KEYS, DESCRIBED) if swapped else KEYS),
+        score=score_followed if swapped else score_answers,
+        primary="picture" if swapped else "accuracy",
         paired="strict",
     )
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
+def read_rows(folder: Path, keys: Sequence[str] = KEYS) -> list[dict[str, Any]]:
     """The rows of a folder. ValueError, naming the line, for one without the keys or with a beginning that does not
     end in `<REFLECTION>`.
     """
     path, rows = folder / "rows.jsonl", []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         row = json.loads(line)
-        if missing := [key for key in KEYS if key not in row]:
-            raise ValueError(f"{path}, line {number}: no {missing[0]!r}; a row has {', '.join(KEYS)}")
+        if missing := [key for key in keys if key not in row]:
+            raise ValueError(f"{path}, line {number}: no {missing[0]!r}; a row has {', '.join(keys)}")
         for length, text in row["beginnings"].items():
             if not text.endswith(open_tag("REFLECTION")):
                 raise ValueError(
@@ -53,19 +53,15 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _score_answers(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: Judge | None = None) -> Scores:
-    scores = [answer_score(item, reply) for item, reply in zip(items, replies, strict=True)]
-    return Scores(items=scores, metrics=accuracies(scores))
-
-
-def _load(location: DataLocation, length: int, first: int) -> Iterator[BenchmarkItem]:
+def _load(location: DataLocation, length: int, first: int, keys: Sequence[str]) -> Iterator[BenchmarkItem]:
     folder = Path(location.path)
-    usable = [row for row in read_rows(folder) if str(length) in row["beginnings"]]
+    usable = [row for row in read_rows(folder, keys) if str(length) in row["beginnings"]]
     for row in usable[first : None if location.limit is None else first + location.limit]:
         yield BenchmarkItem(
             id=str(row["id"]),
             images=(folder / row["image"],),
             prompt=row["question"],
             reference=str(row["answer"]),
-            facts={PREFIX_FACT: row["beginnings"][str(length)]},
+            facts={PREFIX_FACT: row["beginnings"][str(length)]}
+            | ({DESCRIBED: row[DESCRIBED]} if DESCRIBED in keys else {}),
         )

@@ -1,37 +1,38 @@
-"""What a study runs: its arms, lengths and numbers of rows, checked before any work. Imports nothing heavy."""
+"""What a study runs: its design, arms, lengths and numbers of rows, checked before any work. Imports nothing heavy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-MAIN_ARMS = ("text", "copy", "wrong-image", "route-50")
-OTHER_ARMS = (
-    "image-twice",
-    "user-turn",
-    "user-turn-image",
-    "blank-image",
-    "random-rows",
-    "route-50-diversity",
-    "route-50-both",
-)
+from look_again.study.designs import ANSWER_TOKENS, DESIGNS, MAIN_ARMS, MASKS, Design
+
 MIN_ITEMS = 10
 BLOCK = 50  # rows of a cell's run; a study with more rows goes on from the blocks that there are
-ANSWER_TOKENS = 160  # for the reflection and the conclusion
 PRIMARY_LENGTH = 800
+WINDOW = 128
+BASES = ("text", "copy")
+
+
+def split_arm(arm: str) -> tuple[str, str]:
+    """Policy and mask of an arm; no mask is ""."""
+    policy, _, mask = arm.partition("@")
+    return policy, mask
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistanceSettings:
-    """One study of distance. ValueError, before any work, for what cannot be run.
+class StudySettings:
+    """One study. ValueError, before any work, for what cannot be run.
 
-    lengths: tokens of work before the reflection. arms: of `evaluation.controls`. n: rows of MAIN_ARMS; n_other: of all
-    others, the first of the same rows. models: checkpoints, one per training seed of one recipe; None is the shipped
-    model. rows: a folder of rows instead of the long world. size, split, seed: of the long world's stream.
+    study: its design. lengths: tokens of work before the reflection. arms: see `designs`. n: rows of MAIN_ARMS;
+    n_other: of all others, the first of the same rows. models: checkpoints, one per training seed of one recipe; None
+    is the shipped model. rows: a folder of rows instead of the long world. size, split, seed: of the long world's
+    stream. window: slots that a layer of the study of windows sees.
     """
 
-    lengths: tuple[int, ...] = (100, 400, 800, 1600, 2400)
-    arms: tuple[str, ...] = (*MAIN_ARMS, *OTHER_ARMS)
+    study: str = "distance"
+    lengths: tuple[int, ...] = DESIGNS["distance"].lengths
+    arms: tuple[str, ...] = DESIGNS["distance"].arms
     n: int = 300
     n_other: int = 100
     models: tuple[str | None, ...] = (None,)
@@ -39,13 +40,15 @@ class DistanceSettings:
     size: str = "small"
     split: str = "test"
     seed: int = 0
-    batch: int = 20
+    batch: int = 25
     jobs: int = 1
+    window: int = WINDOW
     quick: bool = field(default=False)
 
     def __post_init__(self) -> None:
-        if "text" not in self.arms or "copy" not in self.arms:
-            raise ValueError("a study compares with text and copy: name both among the arms")
+        if self.study not in DESIGNS:
+            raise ValueError(f"unknown study {self.study!r}; known: {', '.join(DESIGNS)}")
+        self._check_arms()
         for name, n in (("n", self.n), ("n-other", self.n_other)):
             if n < MIN_ITEMS:
                 raise ValueError(
@@ -55,18 +58,60 @@ class DistanceSettings:
             raise ValueError(f"--lengths are different numbers of tokens, not {list(self.lengths)}")
         if self.rows is None and not all(100 <= length <= 4000 for length in self.lengths):
             raise ValueError(f"the long world has 100 to 4000 tokens of work, not {list(self.lengths)}")
+        if self.rows is not None and self.design.row_scores is None:
+            raise ValueError(f"the study of {self.study!r} draws its rows: leave out --rows")
         if min(self.batch, self.jobs) < 1:
             raise ValueError("--batch and --jobs are at least 1")
+        if self.window < 1:
+            raise ValueError(f"--window is at least 1 slot, not {self.window}")
+
+    def _check_arms(self) -> None:
+        masks = {split_arm(arm)[1] for arm in self.arms}
+        if wrong := sorted(masks - {"", *MASKS}):
+            raise ValueError(f"unknown mask {wrong[0]!r}; known: {', '.join(MASKS)}")
+        if (masks == {""}) == (self.study == "window"):
+            known = "an arm of windows names its mask (text@local)" if masks == {""} else "masks belong to 'window'"
+            raise ValueError(f"the study of {self.study!r} has no such arms: {known}")
+        if len(set(self.arms)) < len(self.arms):
+            raise ValueError(f"arms are named once each, not {list(self.arms)}")
+        for mask in masks:
+            if not {base + ("@" + mask if mask else "") for base in BASES} <= set(self.arms):
+                raise ValueError("a study compares with text and copy: name both among the arms, of each mask")
+
+    @property
+    def design(self) -> Design:
+        """The experiment."""
+        return DESIGNS[self.study]
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The scores of an item that are reported."""
+        return self.design.scores if self.rows is None else self.design.row_scores or ()
 
     def items(self, arm: str) -> int:
         """Rows of a cell of this arm."""
-        return self.n if arm in MAIN_ARMS else min(self.n, self.n_other)
+        return self.n if split_arm(arm)[0] in MAIN_ARMS else min(self.n, self.n_other)
 
 
-def quick_settings(**given: object) -> DistanceSettings:
-    """A study that ends in minutes on two cores; its intervals are wide."""
-    small = {"lengths": (100, 400, 800), "arms": ("text", "copy", "wrong-image"), "n": 20, "n_other": 20}
-    return DistanceSettings(**(given | small), quick=True)  # type: ignore[arg-type]
+def build_settings(study: str, *, quick: bool = False, **given: object) -> StudySettings:
+    """The settings of a study; where nothing is given, its design's own.
+
+    quick: a study that ends in minutes on two cores, whose intervals are wide; it has lengths, arms and numbers of its
+    own. ValueError as `StudySettings`.
+    """
+    if study not in DESIGNS:
+        raise ValueError(f"unknown study {study!r}; known: {', '.join(DESIGNS)}")
+    design = DESIGNS[study]
+    own: dict[str, object] = {"lengths": design.lengths, "arms": design.arms}
+    if quick:
+        own = {"lengths": design.quick_lengths, "arms": design.quick_arms, "n": 20, "n_other": 20}
+        return StudySettings(study=study, quick=True, **(given | own))  # type: ignore[arg-type]
+    return StudySettings(study=study, **(own | given))  # type: ignore[arg-type]
+
+
+def quick_settings(**given: object) -> StudySettings:
+    """A quick study of distance."""
+    return build_settings("distance", quick=True, **given)
 
 
 def check_context(lengths: Sequence[int], context: int, visual_tokens: int) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from look_again.study.settings import split_arm
 
-def distance_table(result: Mapping[str, Any]) -> str:
+
+def study_table(result: Mapping[str, Any]) -> str:
     """Shares of every arm by distance, then paired differences from text-only with their intervals, then power."""
     lengths = [row["length"] for row in result["distance"]]
     between = {row["length"]: round(row["mean"]) for row in result["distance"]}
-    scores = [score for score in ("mended", "answers") if any(score in cell for cell in result["cells"])]
+    scores = result["scores"]
     lines = []
     for score in scores:
         lines += [
@@ -28,7 +30,7 @@ def distance_table(result: Mapping[str, Any]) -> str:
             gaps = {
                 gap["length"]: gap
                 for gap in result["differences"]
-                if (gap["base_arm"], gap["arm"], gap["score"]) == ("text", arm, score)
+                if (split_arm(gap["base_arm"])[0], gap["arm"], gap["score"]) == ("text", arm, score)
             }
             if gaps:
                 count = next(iter(gaps.values()))["n"]

@@ -33,12 +33,12 @@ def parse_long_stream(path: str) -> tuple[int, int, str, int]:
     return int(found[1]), int(found[2]), found[3] or "small", int(found[4] or 0)
 
 
-def load_long(location: DataLocation) -> Iterator[BenchmarkItem]:
-    """The rows of a stream that have a planted mistake, from its first on."""
+def load_long(location: DataLocation, kind: str = "listed") -> Iterator[BenchmarkItem]:
+    """The rows of a stream, from its first on: of listed ones those that have a planted mistake."""
     seed, pieces, size, first = parse_long_stream(location.path)
-    drawn = (make_long_sample(location.split, seed, index, pieces=pieces, size=size) for index in count())
-    planted = (row for row in drawn if row.mistakes)
-    for row in islice(planted, first, first + (DEFAULT_ITEMS if location.limit is None else location.limit)):
+    drawn = (make_long_sample(location.split, seed, index, pieces=pieces, size=size, kind=kind) for index in count())
+    wanted = (row for row in drawn if row.mistakes or kind != "listed")
+    for row in islice(wanted, first, first + (DEFAULT_ITEMS if location.limit is None else location.limit)):
         yield build_item(row)
 
 
@@ -49,6 +49,7 @@ def build_item(row: LongSample) -> BenchmarkItem:
         "objects": [[thing.place, thing.colour, thing.shape] for thing in row.scene.things],
         "mistakes": [{"kind": mistake.kind, "place": mistake.place} for mistake in row.mistakes],
         "sub_questions": len(row.sub_questions),
+        **({"answer_of_text": row.described} if row.kind == "swap" else {}),
         PREFIX_FACT: row.beginning,
     }
     image = SceneImage(row.scene, row.id)

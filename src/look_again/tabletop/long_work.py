@@ -7,7 +7,8 @@ question's own pass can only come last. Longer work begins with the work of ever
 compared on the same rows.
 
 A question of the kind "unwritten" asks for what no list states (the size of an object): no token before the reflection
-holds its answer, and REASONING has no pass for it.
+holds its answer, and REASONING has no pass for it. In a row of the kind "swap" one object's colour or shape differs
+between the image and the list, nothing else does, and the question's answer hangs on it: the image was exchanged.
 
 Lengths are counted in pieces (a word, a place, a number, a mark or a tag), which are the tokens of the tiny model's
 tokenizer; another tokenizer takes more.
@@ -18,7 +19,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from look_again.tabletop.oracle import (
     REQUESTS,
@@ -55,7 +56,7 @@ from look_again.tabletop.world import (
 from look_again.text.grammar import open_tag
 
 MIN_PIECES, MAX_PIECES = 100, 4000
-LONG_KINDS = ("listed", "unwritten")
+LONG_KINDS = ("listed", "unwritten", "swap")
 PIECE = re.compile(r"</?[A-Z]+>| ?[A-Za-z]+[0-9]?| ?[0-9]| ?[^\sA-Za-z0-9]+|\s+")
 REFLECTION = open_tag("REFLECTION")
 
@@ -74,6 +75,12 @@ class LongSample:
     answer: str
     written: Written
     sub_questions: tuple[Question, ...]
+    kind: str = "listed"
+
+    @property
+    def described(self) -> str:
+        """The answer that follows from the list."""
+        return self.question.conclude(self.written.caption)
 
     @property
     def beginning(self) -> str:
@@ -113,15 +120,19 @@ def make_long_sample(
     rng, pairs = stream(split, seed, index), allowed_pairs(split)
     while True:
         scene, question = _draw(rng, pairs, index, size, kind)
-        if split != "heldout" or shows_heldout_pair(scene):
+        if (split != "heldout" or shows_heldout_pair(scene)) and (kind != "swap" or _swaps(scene, question, pairs)):
             break
-    caption, mistakes = plant(rng, scene, pairs, error_rate, WORLD_SIZES[size].places)
+    if kind == "swap":
+        said = rng.choice(_swaps(scene, question, pairs))
+        caption, mistakes = describe_otherwise(scene, said)
+    else:
+        caption, mistakes = plant(rng, scene, pairs, error_rate, WORLD_SIZES[size].places)
     name = f"tabletop-long-{size}-{kind}-{split}-{seed}-{index}"
     plan = _plan(random.Random(f"{name}/plan"), caption, scene, question, kind, pieces)
     written = _write(scene, question, caption, plan, kind)
     written.mistakes, written.caption = mistakes, tuple(caption)
     prompt = f"{question.text} {REQUESTS['long']}"
-    return LongSample(name, scene, question, prompt, question.conclude(scene.things), written, tuple(plan))
+    return LongSample(name, scene, question, prompt, question.conclude(scene.things), written, tuple(plan), kind)
 
 
 def _check(pieces: int, size: str, kind: str) -> None:
@@ -133,7 +144,7 @@ def _check(pieces: int, size: str, kind: str) -> None:
 
 
 def _draw(rng: random.Random, pairs: list[Pair], index: int, size: str, kind: str) -> tuple[Scene, Question]:
-    if size == "small" and kind == "listed":
+    if size == "small" and kind in ("listed", "swap"):
         return sample_question(rng, KINDS[index % len(KINDS)], pairs)
     world = WORLD_SIZES[size]
     count = rng.randint(world.min_objects, world.max_objects)
@@ -141,6 +152,25 @@ def _draw(rng: random.Random, pairs: list[Pair], index: int, size: str, kind: st
     if kind == "unwritten":
         return scene, attribute_question(rng.choice(scene.things).place, "size")
     return scene, _any_question(rng, scene.things)
+
+
+def _swaps(scene: Scene, question: Question, pairs: Sequence[Pair]) -> list[Thing]:
+    """The objects with one attribute changed, in a fixed order, that change the question's answer."""
+    true, found = question.conclude(scene.things), []
+    for thing in scene.things:
+        for colour, shape in pairs:
+            said = replace(thing, colour=colour, shape=shape)
+            if (colour == thing.colour) != (shape == thing.shape):
+                listed = [said if one is thing else one for one in scene.things]
+                found += [said] if question.conclude(listed) != true else []
+    return found
+
+
+def describe_otherwise(scene: Scene, said: Thing) -> tuple[list[Thing], tuple[Mistake, ...]]:
+    """A list that says `said` of its place and is true elsewhere, and that one mistake."""
+    listed = [said if thing.place == said.place else thing for thing in scene.things]
+    true = next(thing for thing in scene.things if thing.place == said.place)
+    return listed, (Mistake("colour" if said.colour != true.colour else "shape", said.place, said),)
 
 
 def _any_question(rng: random.Random, things: Sequence[Thing]) -> Question:
@@ -181,8 +211,8 @@ def _write(scene: Scene, question: Question, caption: Sequence[Thing], plan: Seq
     write_section(out, "SUMMARY", lambda: out.add(f" {question.goal}"))
     write_section(out, "CAPTION", lambda: write_list(out, caption, scene.things))
     write_section(out, "REASONING", lambda: _reason(out, question, caption, plan, kind))
-    before = question.conclude(caption) if kind == "listed" else None
-    seen = [thing for thing in scene.things if kind == "listed" or f"at {thing.place}?" in question.text]
+    before = None if kind == "unwritten" else question.conclude(caption)
+    seen = [thing for thing in scene.things if kind != "unwritten" or f"at {thing.place}?" in question.text]
     write_section(out, "REFLECTION", lambda: write_reflection(out, question, seen, before, scene.things))
     write_section(out, "CONCLUSION", lambda: out.add(f" {question.conclude(scene.things)}"))
     return out
@@ -192,7 +222,7 @@ def _reason(out: Written, question: Question, caption: Sequence[Thing], plan: Se
     for place, sub_question in enumerate(plan):
         out.add(", again" if place else "")
         _work_through(out, sub_question, caption)
-    if kind == "listed":
+    if kind != "unwritten":
         out.add(", again" if plan else "")
         write_list(out, caption, caption, question)
         out.add(f", so {question.conclude(caption)}")

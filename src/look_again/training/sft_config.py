@@ -35,6 +35,7 @@ TASKS = {
     "goals": "look_again.tabletop.people.phrased_tasks:GoalsTask",
     "phrased": "look_again.tabletop.people.phrased_tasks:PhrasedTask",
     "clips": "look_again.tabletop.clips.clip_samples:ClipsTask",
+    "long": "look_again.tabletop.long_training:LongTask",
     "rows": "look_again.training.sft_task:SamplesTask",
 }
 TASK_OPTIONS = {
@@ -45,6 +46,7 @@ TASK_OPTIONS = {
     "goals": "look_again.tabletop.sft_options:PhrasedOptions",
     "phrased": "look_again.tabletop.sft_options:PhrasedOptions",
     "clips": "look_again.tabletop.clips.clip_options:ClipOptions",
+    "long": "look_again.tabletop.long_training:LongOptions",
     "rows": "look_again.training.sft_config:NoOptions",
 }
 TINY = "look_again.tabletop.tiny:TinyConfig"  # the shapes of a model that is grown from nothing
@@ -195,7 +197,8 @@ class Stage:
     task: str
     """"vision" (what lies at each visual token, by a linear head), "captions" (Tabletop's responses up to CAPTION,
     without mistakes), "answers" (Tabletop's whole responses), "phrased" (the same to questions as people ask them),
-    "goals" (of those the SUMMARY) or "rows" (the samples of `data`: the paper's SFT)."""
+    "goals" (of those the SUMMARY), "long" (answers after long work) or "rows" (the samples of `data`: the paper's
+    SFT)."""
     options: Any = group(NoOptions, task_options)
     """The task's own keys."""
     selection: SampleSelection = group(SampleSelection)

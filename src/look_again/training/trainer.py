@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from look_again.training.datasets import SampleDataset
 from look_again.training.module import SECTIONS, Reattending
 
 
@@ -49,7 +48,7 @@ class ReattentionTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Batches in the same order for any number of processes, and after any number of restarts."""
         dataset, size = cast(Any, self.train_dataset), self.args.train_batch_size
-        lengths = dataset.grouped_lengths if isinstance(dataset, SampleDataset) else None
+        lengths = getattr(dataset, "grouped_lengths", None)
         group = size * self.args.gradient_accumulation_steps * self.args.world_size
         loader = DataLoader(
             dataset,

@@ -1,7 +1,7 @@
-"""The study of distance: what a reflection mends, by the number of tokens between the image and it.
+"""A study end to end: its rows, every arm on the same items, and what comes of them.
 
-Every arm reads the same rows at every length. Reported are the share of planted mistakes that the reflection mends (of
-a folder of rows: right answers), exact answers, and paired differences from text-only and COPY with 95% intervals.
+Reported are shares of every arm by length (of planted mistakes that are mended, of right answers, of what answers
+follow) and paired differences from text-only and COPY with 95% intervals.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from typing import Any
 
 from look_again.evaluation.run import versions
 from look_again.evaluation.run_folder import RESULT, differing, write_json
-from look_again.study.cells import Cell, check_study, find_rows, list_cells, load_once, run_cells, tokens_between
+from look_again.study.arm_models import load_once
+from look_again.study.cells import Cell, check_study, find_rows, list_cells, run_cells, tokens_between
 from look_again.study.paired import Points, share_difference, share_interval
-from look_again.study.settings import PRIMARY_LENGTH, DistanceSettings
+from look_again.study.settings import BASES, PRIMARY_LENGTH, StudySettings, split_arm
 
 STUDY = "study.json"
-BASES = ("text", "copy")
+GROWING = ("n", "n_other", "arms", "lengths")  # what a later run of a study may have more of: cells stand alone
 Results = Mapping[Cell, Mapping[str, Any]]
 
 
-def run_distance(settings: DistanceSettings, out: Path) -> dict[str, Any]:
+def run_study(settings: StudySettings, out: Path) -> dict[str, Any]:
     """Run or resume the study in `out`; returns what `result.json` holds.
 
     ValueError as `check_study`, and for a folder of another study.
     """
-    config = json.loads(json.dumps({"study": "distance"} | _lasting(settings, ("n", "n_other"))))
+    config = json.loads(json.dumps(_lasting(settings, GROWING)))
     path = out / STUDY
     if path.exists() and (changed := differing(json.loads(path.read_text(encoding="utf-8")), config)):
         raise ValueError(f"{out} holds another study ({'; '.join(changed)}); take another folder or remove it")
-    fingerprints = check_study(settings)
+    fingerprints = check_study(settings, out)
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, config)
     run_cells(settings, list_cells(settings), out)
@@ -41,17 +42,16 @@ def run_distance(settings: DistanceSettings, out: Path) -> dict[str, Any]:
     return result
 
 
-def _lasting(settings: DistanceSettings, beside: Sequence[str] = ()) -> dict[str, Any]:
+def _lasting(settings: StudySettings, beside: Sequence[str] = ()) -> dict[str, Any]:
     """The settings that answers depend on, without those of `beside`."""
     return {name: value for name, value in asdict(settings).items() if name not in ("jobs", "quick", *beside)}
 
 
-def assemble(settings: DistanceSettings, fingerprints: Sequence[str], out: Path) -> dict[str, Any]:
+def assemble(settings: StudySettings, fingerprints: Sequence[str], out: Path) -> dict[str, Any]:
     """The JSON of a study from the cells that are finished."""
     cells = list_cells(settings)
     found = {cell: path for cell in cells if (path := cell.folder(out) / RESULT).exists()}
     results = {cell: json.loads(path.read_text(encoding="utf-8")) for cell, path in found.items()}
-    scores = ("mended", "answers") if settings.rows is None else ("answers",)
     rows = [
         row for arm in settings.arms for length in settings.lengths for row in _cell(settings, results, arm, length)
     ]
@@ -60,11 +60,13 @@ def assemble(settings: DistanceSettings, fingerprints: Sequence[str], out: Path)
         for base in BASES
         for arm in settings.arms
         for length in settings.lengths
-        if arm != base
-        for row in _differences(settings, results, base, arm, length, scores)
+        if split_arm(arm)[0] != base
+        for row in _differences(settings, results, base, arm, length)
     ]
     return {
-        "study": "distance",
+        "study": settings.study,
+        "title": settings.design.title,
+        "scores": list(settings.scores),
         "complete": len(results) == len(cells),
         "quick": settings.quick,
         "settings": _lasting(settings),
@@ -82,7 +84,7 @@ def assemble(settings: DistanceSettings, fingerprints: Sequence[str], out: Path)
     }
 
 
-def _items(settings: DistanceSettings, results: Results, arm: str, length: int) -> list[list[Mapping[str, Any]]]:
+def _items(settings: StudySettings, results: Results, arm: str, length: int) -> list[list[Mapping[str, Any]]]:
     """Per model, the items of an arm in the order of the rows, of the blocks that all models have finished."""
     made: list[list[Mapping[str, Any]]] = [[] for _ in settings.models]
     blocks = [cell for cell in list_cells(settings) if (cell.arm, cell.length, cell.model) == (arm, length, 0)]
@@ -96,23 +98,25 @@ def _items(settings: DistanceSettings, results: Results, arm: str, length: int) 
 
 
 def _points(models: Sequence[Sequence[Mapping[str, Any]]], score: str, n: int | None = None) -> list[Points]:
-    """One Points per model: mended of planted mistakes, or right answers; of the first n rows."""
+    """One Points per model, of the first n rows: mended of planted mistakes, or answers that are right or follow."""
     made = []
     for items in models:
+        facts = [item["score_facts"] for item in items[:n]]
         if score == "mended":
-            facts = [item["score_facts"] for item in items[:n]]
             made.append(Points([f["mended"] for f in facts], [f["mistakes"] for f in facts]))
+        elif score == "answers":
+            made.append(Points([item["strict"] or 0.0 for item in items[:n]], [1] * len(facts)))
         else:
-            made.append(Points([item["strict"] or 0.0 for item in items[:n]], [1] * len(items[:n])))
+            made.append(Points([float(f["follows"] == score) for f in facts], [1] * len(facts)))
     return made
 
 
-def _cell(settings: DistanceSettings, results: Results, arm: str, length: int) -> list[dict[str, Any]]:
+def _cell(settings: StudySettings, results: Results, arm: str, length: int) -> list[dict[str, Any]]:
     models = _items(settings, results, arm, length)
     if not models[0]:
         return []
     row: dict[str, Any] = {"arm": arm, "length": length, "n": len(models[0])}
-    for score in ("mended", "answers") if settings.rows is None else ("answers",):
+    for score in settings.scores:
         points = _points(models, score)
         row[score] = sum(part.share for part in points) / len(points)
         row[f"{score}_interval"] = share_interval(points)
@@ -121,21 +125,20 @@ def _cell(settings: DistanceSettings, results: Results, arm: str, length: int) -
     return [row]
 
 
-def _differences(
-    settings: DistanceSettings, results: Results, base: str, arm: str, length: int, scores: Sequence[str]
-) -> list[dict[str, Any]]:
+def _differences(settings: StudySettings, results: Results, base: str, arm: str, length: int) -> list[dict[str, Any]]:
+    base += arm.removeprefix(split_arm(arm)[0])  # under the same mask
     ours, theirs = _items(settings, results, arm, length), _items(settings, results, base, length)
     n = min(len(ours[0]), len(theirs[0]))
     if n == 0:
         return []
     rows = []
-    for score in scores:
+    for score in settings.scores:
         gap = share_difference(_points(theirs, score, n), _points(ours, score, n))
         rows.append({"base_arm": base, "arm": arm, "length": length, "score": score} | asdict(gap))
     return rows
 
 
-def _distances(settings: DistanceSettings) -> list[dict[str, float]]:
+def _distances(settings: StudySettings) -> list[dict[str, float]]:
     """Measured tokens between the image and the reflection, by the first model's tokenizer."""
     model, rows = load_once(settings.models[0]), []
     for length in settings.lengths:
@@ -150,8 +153,10 @@ def _ratios(gaps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """COPY less text-only at the primary length (of both scores), with its interval."""
     found: dict[str, Any] = {}
     for gap in gaps:
-        if (gap["base_arm"], gap["arm"], gap["length"]) == ("text", "copy", PRIMARY_LENGTH):
-            name = f"copy_minus_text_at_{PRIMARY_LENGTH}" + ("" if gap["score"] == "mended" else f"_{gap['score']}")
+        (base, mask), (arm, _) = split_arm(gap["base_arm"]), split_arm(gap["arm"])
+        if (base, arm, gap["length"]) == ("text", "copy", PRIMARY_LENGTH):
+            ends = ([] if gap["score"] == "mended" else [gap["score"]]) + ([mask] if mask else [])
+            name = "_".join([f"copy_minus_text_at_{PRIMARY_LENGTH}", *ends])
             found |= {name: gap["difference"], f"{name}_interval": gap["interval"]}
     return found
 
@@ -160,7 +165,7 @@ def power_statement(gaps: Sequence[Mapping[str, Any]]) -> str:
     """What differences the cells that were run can find, in words."""
     sizes: dict[int, list[float]] = {}
     for gap in gaps:
-        if gap["base_arm"] == "text" and gap["detectable"] is not None:
+        if split_arm(gap["base_arm"])[0] == "text" and gap["detectable"] is not None:
             sizes.setdefault(gap["n"], []).append(gap["detectable"])
     parts = [
         f"{n} rows find a true difference from text-only of {min(found):.2f} to {max(found):.2f}"
@@ -169,12 +174,15 @@ def power_statement(gaps: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(parts) + " (at 5%, four studies in five, by how these rows differ)" if parts else ""
 
 
-def _limits(settings: DistanceSettings) -> list[str]:
+def _limits(settings: StudySettings) -> list[str]:
     told = []
     if len(settings.models) == 1:
         told.append("one trained model: the intervals are over rows, and say nothing about other trainings")
     if settings.quick:
-        told.append(f"--quick: {settings.n} rows per cell show large differences alone, and no work beyond 800 tokens")
+        told.append(
+            f"--quick: {settings.n} rows per cell show large differences alone, in some of the arms, and no work "
+            "beyond 800 tokens"
+        )
     if settings.rows is None:
         told.append("a drawn world and a tiny model: nothing here says how large the effect is on photographs")
-    return told
+    return [*told, *settings.design.limits]
