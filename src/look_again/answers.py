@@ -8,7 +8,7 @@ from typing import Any
 
 from look_again.core.generate import Reflection
 from look_again.core.slots import Provenance, Slots
-from look_again.text.grammar import Response
+from look_again.text.grammar import Response, shorten
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Answer:
 
     def __repr__(self) -> str:
         tokens = self.tokens
-        said = "no CONCLUSION" if self.answer is None else repr(self.answer)
+        said = "no CONCLUSION" if self.answer is None else shorten(self.answer)
         return (
             f"Answer({said}, {tokens['sampled']} tokens sampled, {tokens['reinserted']} visual tokens re-inserted, "
             f"{self.finish_reason}, {self.model})"

@@ -28,7 +28,7 @@ from look_again.images.video_file import VideoSource, load_video
 from look_again.loading import Checkpoint, load_checkpoint
 from look_again.streaming import Finished, LookedAgain, StreamItem, TextDelta, TextStream
 from look_again.text.chat import decode_text
-from look_again.text.grammar import parse
+from look_again.text.grammar import parse, shorten
 from look_again.text.instructions import LOOK_AGAIN_TEXT, question_messages
 from look_again.weights import LoadOptions
 
@@ -51,6 +51,11 @@ class Request:
     question: str
     control_images: Sequence[FileSource] = ()
     prefix: str = ""
+
+    def __repr__(self) -> str:
+        begun = f", begun with {shorten(self.prefix)}" if self.prefix else ""
+        controls = f", {len(self.control_images)} control images" if self.control_images else ""
+        return f"Request({shorten(self.question)}, {len(self.images)} images{controls}{begun})"
 
 
 @dataclass(frozen=True, kw_only=True)

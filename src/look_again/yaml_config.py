@@ -140,3 +140,8 @@ def _named(where: str, item: Any) -> str:
     """Where an entry of a list stands, with its name if it has one."""
     name = item.get("name") if isinstance(item, Mapping) else None
     return where if name is None else f"{where} {name!r}"
+
+
+def dump_yaml(config: Any) -> str:
+    """A configuration as YAML that `build` reads as the same."""
+    return str(yaml.safe_dump(as_keys(config), sort_keys=False, allow_unicode=True))

@@ -1,4 +1,4 @@
-"""What the tests of the pages share: one Chromium, windows in it, and servers of the review page."""
+"""What the tests of the pages share: one Chromium, windows in it, and servers of both pages."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from look_again.commands.main import main
+from tests.browser.asking import Asker, write_endless_checkpoint
 from tests.browser.reviewing import RECIPE, ReviewServer
-from tests.browser.windows import Window, chromium
+from tests.browser.windows import Server, Window, chromium
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +43,30 @@ def window(browser: Browser) -> Iterator[Callable[..., Any]]:
     for one in windows:
         one.context.close()
     assert faults == []
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The page of the shipped model."""
+    started = Server(tmp_path_factory.mktemp("ui") / "ui.log", "ui", "--device", "cpu")
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The page of a model that never ends by itself and says of no small world that it knows that alone."""
+    folder = tmp_path_factory.mktemp("endless")
+    checkpoint = write_endless_checkpoint(folder / "checkpoint")
+    started = Server(folder / "ui.log", "ui", "--device", "cpu", "--model", str(checkpoint))
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def asker(window: Callable[..., Any], server: Server) -> Callable[..., Asker]:
+    """Opens windows of the shipped model's page, or of another address."""
+    return lambda url=server.url, **options: window(url, kind=Asker, **options)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from look_again.pipeline.ledger.ledger import Ledger
 from look_again.pipeline.review.decisions import list_decisions
 from look_again.text.grammar import parse
 from tests.browser.reviewing import ROWS, Reviewer
-from tests.browser.windows import PATIENCE_S
+from tests.browser.windows import LAPTOP, PATIENCE_S, PHONE
 from tests.pipeline.review.review_runs import prepare, rows_of
 
 WELL_FORMED = (
@@ -233,3 +233,19 @@ def test_a_password_decides_who_one_is(review, reviewer):
             assert ann.page.locator("[data-turn]").count() == 0
     ann.row()
     assert ann.page.locator(".la-who").inner_text() == "ann"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [LAPTOP, PHONE])
+def test_there_are_no_barriers(review, reviewer, scheme, size):
+    """By axe-core: the choice of a name, a row, and its editor."""
+    server = review()
+    ann = reviewer(server.url, size=size, scheme=scheme)
+    ann.see("Who is reviewing?")
+    assert ann.barriers() == []
+    ann = reviewer(server.of("ann"), size=size, scheme=scheme)
+    ann.row()
+    assert ann.barriers() == []
+    ann.press("e")
+    ann.page.wait_for_selector("#la-editor textarea")
+    assert ann.barriers() == []

@@ -6,71 +6,26 @@ With LOOK_AGAIN_FIGURES=docs/figures the pictures of the documentation are made 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Browser, expect
 
-from tests.browser.windows import PATIENCE_S, PHONE, Server, Window, chromium
+from tests.browser.asking import Asker
+from tests.browser.windows import PATIENCE_S, PHONE, Server, chromium
 
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=2</script>${window.hit=3}{{constructor}} How many?'
 GROWTH = """mode => {
   window.grown = [];
   new MutationObserver(() => {
     const count = document.querySelectorAll(`#la-${mode} [data-t]`).length;
-    if (count && window.grown.at(-1) !== count) window.grown.push(count);
+    if (!count) window.grown = [];  // another answer's turn
+    else if (window.grown.at(-1) !== count) window.grown.push(count);
   }).observe(document.body, {subtree: true, childList: true, characterData: true});
 }"""
 INK = """canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data
   .reduce((sum, value, place) => sum + (place % 4 === 3 && value > 0 ? 1 : 0), 0)"""
-
-
-class Asker(Window):
-    """Somebody who asks."""
-
-    def choose(self, scene: int) -> None:
-        self.page.wait_for_selector(".la-scene")
-        self.page.locator(".la-scene").nth(scene).click()
-        expect(self.page.locator("#la-question textarea")).not_to_have_value("", timeout=PATIENCE_S * 1000)
-        self.page.wait_for_selector("#la-picture img")
-
-    def ask(self, scene: int | None = None, *, modes: str = "Text COPY ROUTE") -> None:
-        """Ask, and wait until all is answered and measured."""
-        if scene is not None:
-            self.choose(scene)
-        for name in ("Text", "COPY", "ROUTE"):
-            self.page.get_by_label(name, exact=True).set_checked(name in modes.split())
-        self.page.click("#la-ask")
-        for mode in modes.lower().split():
-            self.measured(mode)
-
-    def part(self, mode: str, name: str) -> Locator:
-        return self.page.locator(f"#la-{mode} {name}")
-
-    def measured(self, mode: str) -> None:
-        self.page.wait_for_selector(f"#la-{mode} .la-done.la-hot .la-scrub:not([hidden])")
-
-    def reading(self, mode: str) -> str:
-        return self.part(mode, ".la-reading").inner_text()
-
-    def key(self, mode: str) -> str:
-        return self.part(mode, ".la-answer").get_attribute("data-key") or ""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    started = Server(tmp_path_factory.mktemp("ui") / "ui.log", "ui", "--device", "cpu")
-    yield started
-    started.close()
-
-
-@pytest.fixture
-def asker(window: Callable[..., Any], server: Server) -> Callable[..., Asker]:
-    return partial(window, server.url, kind=Asker)
 
 
 def test_an_answer_streams_and_shows_what_it_looked_at(asker):
@@ -168,19 +123,18 @@ def test_dragging_routes_slider_asks_again(asker):
     assert ann.key("route") != keys[1]
 
 
-def test_stop_ends_the_generation(asker):
-    """So hot that it rambles on."""
-    ann = asker()
+def test_stop_ends_the_generation(endless, asker):
+    """Of a model that never ends by itself, so that nothing else can have ended the answer."""
+    ann = asker(endless.url)
     ann.choose(0)
     ann.page.click("#la-more button")
-    for label, value in (("number input for Temperature (0: greedy)", "2"), ("Tokens at most", "3000")):
-        ann.page.get_by_label(label, exact=True).fill(value)
-        ann.page.keyboard.press("Tab")
+    ann.page.get_by_label("Tokens at most", exact=True).fill("3000")
+    ann.page.keyboard.press("Tab")
     ann.page.click("#la-ask")
     ann.page.wait_for_selector("#la-copy [data-t]")
     expect(ann.page.locator("#la-stop")).to_be_enabled(timeout=PATIENCE_S * 1000)
     ann.page.click("#la-stop")
-    ann.page.wait_for_selector("#la-copy .la-stopped, #la-copy .la-done")
+    ann.page.wait_for_selector("#la-copy .la-stopped")
     count = ann.part("copy", "[data-t]").count()
     expect(ann.page.locator("#la-stop")).to_be_disabled(timeout=PATIENCE_S * 1000)
     ann.page.wait_for_timeout(1500)
@@ -192,10 +146,12 @@ def test_stop_ends_the_generation(asker):
 
 def test_bad_pictures_and_questions_are_explained(asker, tmp_path: Path):
     ann = asker()
-    ann.page.wait_for_selector(".la-scene")
+    ann.rest()
+    ann.page.fill("#la-question textarea", "")
     ann.page.click("#la-ask")
     ann.see("The question is empty: write one, or choose an example.")
     (tmp_path / "a.png").write_bytes(b"this is no picture")
+    ann.take_away_the_picture()
     ann.page.locator("#la-picture input[type=file]").set_input_files(tmp_path / "a.png")
     ann.page.fill("#la-question textarea", "What is this?")
     ann.page.wait_for_timeout(2000)
@@ -207,9 +163,7 @@ def test_bad_pictures_and_questions_are_explained(asker, tmp_path: Path):
 def test_an_uploaded_picture_of_any_shape(asker, tmp_path: Path):
     Image.new("RGB", (600, 200), "navy").save(tmp_path / "wide.jpg")
     ann = asker()
-    ann.page.wait_for_selector(".la-scene")
-    ann.page.locator("#la-picture input[type=file]").set_input_files(tmp_path / "wide.jpg")
-    ann.page.wait_for_selector("#la-picture img")
+    ann.upload(tmp_path / "wide.jpg")
     ann.page.fill("#la-question textarea", "How many balls are there? Answer briefly.")
     ann.ask(modes="ROUTE")
     box = ann.part("route", ".la-picture").bounding_box()
@@ -223,7 +177,7 @@ def test_a_webcam_can_be_asked_about(browser: Browser, server: Server):
     try:
         ann = Asker(other, server.url)
         ann.context.grant_permissions(["camera"])
-        ann.page.wait_for_selector(".la-scene")
+        ann.take_away_the_picture()
         ann.page.get_by_label("Capture from camera").click()
         ann.page.locator("#la-picture").get_by_title("grant webcam access").click()
         ann.page.locator("#la-picture").get_by_label("capture photo").click()
@@ -261,7 +215,7 @@ def test_code_is_copied(asker):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_laptop_shows_all_modes_beside_each_other(asker, scheme):
     ann = asker(scheme=scheme)
-    ann.page.wait_for_selector(".la-scene")
+    ann.rest()
     assert ann.faint() == []
     ann.ask(5)
     ann.page.mouse.move(5, 5)

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
@@ -125,6 +126,15 @@ class Window:
     def faint(self) -> list[str]:
         """Texts on the page that are hard to read, with their contrast."""
         return list(self.page.evaluate(FAINT, LEAST_CONTRAST))
+
+    def barriers(self) -> list[str]:
+        """What axe-core finds serious or critical on the page as it stands."""
+        found = Axe().run(self.page).response["violations"]
+        return [
+            f"{rule['id']} ({rule['impact']}): {rule['help']}: {[node['target'] for node in rule['nodes']]}"
+            for rule in found
+            if rule["impact"] in ("serious", "critical")
+        ]
 
     def figure(self, name: str) -> None:
         """A picture of the window for the documentation, into the folder that $LOOK_AGAIN_FIGURES names."""

@@ -10,9 +10,10 @@ import pytest
 from look_again.commands.main import main
 from look_again.data.loaders import load_samples
 from look_again.data.source import Source
+from look_again.pipeline.ledger.ledger import Ledger
 from look_again.pipeline.run_config import load_run_config
 from look_again.tabletop.demo import DemoConfig, adds_up, demo
-from look_again.yaml_config import ConfigError
+from look_again.yaml_config import ConfigError, dump_yaml
 
 pytest.importorskip("pyarrow")
 RECIPE = """
@@ -181,6 +182,21 @@ def test_one_bound_of_pixels_for_all_who_see_the_images(recipe):
 def test_no_run_no_status(recipe, tmp_path, capsys):
     assert main(["data", "status", "--config", recipe(), "--run", str(tmp_path / "nowhere")]) == 2
     assert "holds no run" in capsys.readouterr().err
+
+
+def test_a_run_without_a_named_configuration(tmp_path, capsys):
+    with Ledger(tmp_path / "run"):
+        pass
+    assert main(["data", "status", "--run", str(tmp_path / "run")]) == 2
+    assert "holds no run.yaml: name the run's configuration with --config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("oracle", [False, True])
+def test_the_demonstration_writes_its_configurations(tmp_path, oracle):
+    config = DemoConfig(rows=3, oracle=oracle, faults=0.1, threshold=3)
+    for made in (config.cold_start(), config.distilled()):
+        (tmp_path / "run.yaml").write_text(dump_yaml(made))
+        assert load_run_config(tmp_path / "run.yaml") == made
 
 
 def test_the_demonstration_adds_up(tmp_path):

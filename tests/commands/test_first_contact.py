@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -86,6 +88,21 @@ def test_the_demonstration_ends_in_words_and_a_next_step(tmp_path, capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert "In words: of 4 answers of the model" in out
     assert "Rows to train on (docs/training.md): " in out
+    assert "data status --run " in out
+    (command,) = re.findall(r"look-again (data status --run \S+)", out)
+    assert main(command.split()) == 0  # as printed: it asked for a file that nobody had written
+    assert "distil" in capsys.readouterr().out
+
+
+def test_the_demonstration_names_a_missing_package_before_it_works(tmp_path, monkeypatch, capsys):
+    """Two stages had run before "this needs pyarrow"."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "pyarrow" else find(name, *rest)
+    )
+    assert main(["data", "demo", "--rows", "4", "--oracle", "--out", str(tmp_path / "demo")]) == 2
+    assert "this needs pyarrow: pip install 'look-again-vlm[data]'" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
 
 
 def test_a_missing_extra_names_what_works_in_a_clone():

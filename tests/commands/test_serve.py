@@ -4,13 +4,17 @@ client."""
 from __future__ import annotations
 
 import argparse
+import base64
+import json
 import os
-import re
+import shlex
+import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from look_again.commands import serve
@@ -77,11 +81,29 @@ def test_every_option_and_its_default_is_documented():
         assert f"`--{flag.replace('_', '-')}` | {default}" in text
 
 
-def test_the_first_line_can_be_pasted():
-    line = serve._first_line("http://127.0.0.1:1", "a-model", keys=True)
-    body = re.search(r"-d '(.*)'", line)[1]
-    assert '"model": "a-model"' in body
+def test_the_first_line_can_be_pasted_and_shows_a_picture(tmp_path, monkeypatch):
+    """The command said "Hello" without a picture to a model that answers questions about pictures."""
+    shutil.copy(REPOSITORY / serve.SAMPLE, tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    with running(FakeBackend()) as server:
+        line = serve._first_line(server.base, "fake", keys=False, question="What's on it?")
+        body, post = line.split("try: ")[1].split(" | curl ")
+        sent = subprocess.run(["sh", "-c", body], capture_output=True, text=True, check=True, timeout=60).stdout
+        url, *options = shlex.split(post)
+        assert options == ["-H", "Content-Type: application/json", "--data-binary", "@-"]
+        answer = httpx.post(url, content=sent, headers={"Content-Type": "application/json"}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    image, text = json.loads(sent)["messages"][0]["content"]
+    assert base64.b64decode(image["image_url"]["url"].split(",")[1]) == (tmp_path / "picture.png").read_bytes()
+    assert text["text"] == "What's on it?"
+
+
+def test_the_first_line_names_what_is_there(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    line = serve._first_line("http://127.0.0.1:1", "a-model", keys=True, question="How many?")
+    assert f"base64 < {serve.SAMPLE} |" in line
     assert "Authorization: Bearer KEY" in line
+    assert "\n" not in line
 
 
 def test_the_example_client_runs_as_it_is():

@@ -9,7 +9,7 @@ from look_again.analysis.token_sections import section_names, sections_of_tokens
 from look_again.core.generate import Token
 from look_again.serving.backend import Started
 from look_again.text.grammar import parse
-from look_again.ui.answer_html import AnswerDisplay, answer_html, progress
+from look_again.ui.answer_html import AnswerDisplay, answer_html, conclude, conclusions_html, progress
 from tests.ui.ui_answers import ANSWER, GRID, TOKENIZER, build_events, build_transcript, encode
 
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=2</script>${window.hit=3}{{constructor}}'
@@ -114,3 +114,26 @@ def test_progress_in_words():
     assert progress(build_transcript([])) == "waiting for its turn"
     assert progress(build_transcript(build_events(ANSWER)[:3])) == "2 tokens"
     assert "put back" in progress(build_transcript(build_events(ANSWER)))
+
+
+def test_the_conclusion_stands_beside_the_modes_name():
+    """It was found below everything else."""
+    html = html_of(ANSWER)
+    head = html[html.index("<header") : html.index("</header>")]
+    assert ">ROUTE<" in head
+    assert ">1</p>" in head
+    running = build_transcript(build_events(ANSWER)[:4])
+    assert conclude(running) == "…"
+    assert conclude(build_transcript(build_events("<SUMMARY> a"))) == "no conclusion"
+
+
+def test_conclusions_of_all_modes_are_links_to_their_answers():
+    hostile = ANSWER.replace("<CONCLUSION> 1", f"<CONCLUSION> {HOSTILE}")
+    shown = [
+        build_transcript(build_events(text, mode=mode), mode) for text, mode in ((ANSWER, "copy"), (hostile, "route"))
+    ]
+    html = conclusions_html(shown)
+    assert re.findall(r'href="#la-column-(\w+)"', html) == ["copy", "route"]
+    assert "<script" not in html
+    assert "<img" not in html
+    assert conclusions_html([]) == ""

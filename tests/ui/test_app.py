@@ -100,12 +100,13 @@ def test_no_field_makes_the_server_fetch_a_file():
 
 @needs_gradio
 def test_the_picture_field_keeps_its_own_way_to_read_uploads():
-    """Gradio makes a skipped field anew, without it: other scenes may not touch the picture."""
+    """Gradio makes a skipped field anew, without it: only what fills picture and question may touch the picture."""
     config = make_page(build_played_workspace()).config
     (field,) = (part["id"] for part in config["components"] if part["props"].get("elem_id") == "la-picture")
     (scenes,) = (part["id"] for part in config["components"] if part["props"].get("elem_id") == "la-examples")
     changing = [listener["outputs"] for listener in config["dependencies"] if field in listener["outputs"]]
-    assert len(changing) == 1
+    (question,) = (part["id"] for part in config["components"] if part["props"].get("elem_id") == "la-question")
+    assert changing == [[field, question]] * 2  # a chosen scene, and the first one
     assert scenes not in changing[0]
 
 

@@ -10,27 +10,18 @@ from PIL import Image
 
 import look_again.ui.workspace as workspace_module
 from look_again.serving.backend import RefusedError
+from look_again.tabletop.people.tabletop_scope import TABLETOP_SCOPE
 from look_again.ui.attention_maps import AttentionMaps
+from look_again.ui.examples import load_example
 from look_again.ui.kept_answers import KeptAnswer, LruCache, shown_png, trim_maps
 from look_again.ui.workspace import FormFields, Workspace
-from tests.ui.ui_answers import build_played_workspace
+from tests.ui.ui_answers import build_events, build_played_workspace
 
 
 @pytest.fixture
 def image(tmp_path):
     Image.new("RGB", (168, 168), "white").save(tmp_path / "a.png")
     return str(tmp_path / "a.png")
-
-
-@pytest.fixture
-def measured(monkeypatch):
-    """Measuring stands still; the numbers are all the same."""
-
-    def measure(checkpoint, job, decoded):
-        tokens = torch.full((2, len(decoded.ids), 36), 0.01)
-        return AttentionMaps(tokens[:, 0], tokens, tokens.sum(-1), 0 * tokens.sum(-1), (6, 6))
-
-    monkeypatch.setattr(workspace_module, "measure", measure)
 
 
 def fields(image: str | None, modes=("text", "copy", "route"), keep: object = 50) -> FormFields:
@@ -68,6 +59,25 @@ def test_without_a_picture_nothing_is_kept():
     found = asyncio.run(asked(build_played_workspace(), "w", fields(None)))
     assert all("data-key" not in html for html in found.values())
     assert all("nothing to look at again" in html for html in found.values())
+
+
+def test_the_page_says_what_an_answer_is_worth(tmp_path):
+    """A photo is none of the tiny model's scenes: before, its page showed a guess and said nothing."""
+    Image.new("RGB", (168, 168), "white").save(tmp_path / "photo.png")
+    load_example("0/0")[0].save(tmp_path / "scene.png")
+    workspace = build_played_workspace(scope=TABLETOP_SCOPE)
+    photo = asyncio.run(asked(workspace, "w", fields(str(tmp_path / "photo.png"), ["copy"])))
+    scene = asyncio.run(asked(workspace, "v", fields(str(tmp_path / "scene.png"), ["copy"])))
+    assert "note: this image is none of Tabletop&#x27;s drawn scenes" in photo["copy"]
+    assert "note:" not in scene["copy"]
+
+
+def test_an_answer_without_a_conclusion_says_what_can_be_asked():
+    workspace = build_played_workspace(scope=TABLETOP_SCOPE)
+    workspace.backend.script = lambda job: build_events("<SUMMARY> a a a", mode=job.policy.mode)
+    found = asyncio.run(asked(workspace, "w", fields(None, ["copy"])))
+    assert "Questions that it knows: How many red objects are there?" in found["copy"]
+    assert "no conclusion" in found["copy"]
 
 
 def test_windows_do_not_see_each_other(image):

@@ -12,9 +12,8 @@ from transformers import Qwen2VLImageProcessorPil
 
 from look_again.core.families import FAMILIES, Grid, VisionTokens
 from look_again.core.generate import Reflection, Reinsertion, Token
-from look_again.core.reattention import Reattention
 from look_again.core.slots import SlotBuilder
-from look_again.loading import default_checkpoint, load_tokenizer
+from look_again.loading import Checkpoint, default_checkpoint, load_tokenizer
 from look_again.serving.backend import BackendEvent, Ended, Job, Started
 from look_again.text.chat import encode_response
 from look_again.text.tags import tag_ids
@@ -90,10 +89,11 @@ class MeasuredBackend(PlayedBackend):
     """Also lends its checkpoint, without a model. borrows: how often."""
 
     borrows = 0
+    scope: Any = None
 
     @property
     def checkpoint(self) -> Any:
-        return SimpleNamespace(name="played", tokenizer=TOKENIZER, image_processor=PROCESSOR, reattention=Reattention())
+        return Checkpoint("played", None, TOKENIZER, PROCESSOR, FAMILIES["qwen2_5_vl"], True, scope=self.scope)
 
     async def borrow(self, work: Callable[[Any], Any]) -> Any:
         self.borrows += 1
@@ -101,5 +101,7 @@ class MeasuredBackend(PlayedBackend):
         return work(self.checkpoint)
 
 
-def build_played_workspace(name: str = "transformers") -> Workspace:
-    return Workspace(MeasuredBackend(lambda job: build_events(ANSWER, mode=job.policy.mode), name=name))  # type: ignore[arg-type]
+def build_played_workspace(name: str = "transformers", scope: Any = None) -> Workspace:
+    backend = MeasuredBackend(lambda job: build_events(ANSWER, mode=job.policy.mode), name=name)
+    backend.scope = scope
+    return Workspace(backend)  # type: ignore[arg-type]

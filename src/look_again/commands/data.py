@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made.add_argument("--out", type=Path, metavar="DIR", help="folder to write (RUN/build)")
     made.add_argument("--push", metavar="NAME", help="then upload it as this data set of the hub")
     made.add_argument("--public", action="store_true", help="of what is uploaded; it is private otherwise")
-    _run_arguments(actions.add_parser("status", help="progress, spend, rates, agreement, flags"))
+    progress = actions.add_parser("status", help="progress, spend, rates, agreement, flags")
+    _run_arguments(progress, config_needed=False)
     shared = actions.add_parser("overlap", help="rows shared with evaluation sets")
     for name in ("rows", "evaluation"):
         shared.add_argument(
@@ -47,8 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _demo_arguments(actions.add_parser("demo", help="the whole engine on Tabletop, offline"))
 
 
-def _run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the run's configuration (YAML)")
+def _run_arguments(parser: argparse.ArgumentParser, config_needed: bool = True) -> None:
+    where = "" if config_needed else "; without it RUN/run.yaml, as data demo writes"
+    parser.add_argument(
+        "--config", type=Path, required=config_needed, metavar="FILE", help=f"the run's configuration (YAML){where}"
+    )
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -171,11 +175,14 @@ def _build(args: argparse.Namespace) -> int:
 
 def _status(args: argparse.Namespace) -> int:
     from look_again.pipeline.ledger.ledger import Ledger
-    from look_again.pipeline.run_config import load_run_config
+    from look_again.pipeline.run_config import CONFIG_FILE, load_run_config
     from look_again.pipeline.status import status
 
+    config = args.config or args.run / CONFIG_FILE
+    if args.config is None and args.run.is_dir() and not config.is_file():
+        raise ValueError(f"{args.run} holds no {CONFIG_FILE}: name the run's configuration with --config")
     with Ledger(args.run, create=False) as ledger:
-        found = status(ledger, load_run_config(args.config).stages(ledger))
+        found = status(ledger, load_run_config(config).stages(ledger))
     if args.json:
         _print_json(found)
     else:
@@ -231,7 +238,9 @@ def _demo(args: argparse.Namespace) -> int:
 
         show_demo(made)
         print(f"Rows to train on (docs/training.md): {args.out}/cold-start/build and {args.out}/distilled/build")
-        print("With models and rows of your own: docs/data.md; look at rows yourself: look-again data review")
+        print(f"How a flow went, in tables: look-again data status --run {args.out}/distilled")
+        print(f"Look at rows yourself: look-again data review {args.out}/distilled")
+        print("With models and rows of your own: docs/data.md")
     return 0
 
 

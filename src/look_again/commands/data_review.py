@@ -41,12 +41,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _review(args: argparse.Namespace) -> int:
+    from look_again.extras import require
     from look_again.pipeline.ledger.ledger import Ledger
     from look_again.pipeline.review.decisions import NAME
     from look_again.pipeline.review.reviewers import build_review_access
     from look_again.pipeline.review.session import ReviewSession, take_over
     from look_again.pipeline.run_config import load_run_config
 
+    if not args.no_page:
+        require("gradio", extra="ui")
     config = load_run_config(args.config) if args.config else None
     sharing = args.share_of or (config and config.reviewers) or ([args.reviewer] if args.reviewer else ["reviewer"])
     if args.reviewer and args.reviewer not in sharing:

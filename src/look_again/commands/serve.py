@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from look_again.extras import require
 from look_again.serving.http.limits import Limits
 
 DEFAULT = Limits()
+SAMPLE = "examples/table.png"  # of a clone
+QUESTION = "What is in this picture?"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,7 +152,7 @@ async def _serve(args: argparse.Namespace, limits: Limits, access: Any, listenin
     await backend.start()
     url = format_url(listening)
     app = create_app(Service(backend, defaults, limits, fetcher), access)
-    line = _first_line(url, name, access.closed)
+    line = _first_line(url, name, access.closed, scope.questions[0] if scope else QUESTION)
     await build_server(app, limits, lambda: print(line, flush=True)).serve(sockets=[listening])
 
 
@@ -174,12 +178,16 @@ def _backend(args: argparse.Namespace) -> Any:
     return VllmBackend(checkpoint, args.vllm_url, served, trust_users=args.vllm_trust_users, api_key=key)
 
 
-def _first_line(url: str, name: str, keys: bool) -> str:
-    """Where it is, and a command to try it with."""
+def _first_line(url: str, name: str, keys: bool, question: str) -> str:
+    """Where it is, and a command to try it with about a picture; its body goes through a pipe, so that any fits."""
     header = "-H 'Authorization: Bearer KEY' " if keys else ""
-    body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
-    try_it = f"curl {url}/v1/chat/completions {header}-H 'Content-Type: application/json' -d '{body}'"
-    return f"{url}/v1 serves {name}; try: {try_it}"
+    picture = SAMPLE if Path(SAMPLE).is_file() else "picture.png"
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,@"}}
+    content = [image, {"type": "text", "text": question}]
+    before, after = json.dumps({"model": name, "messages": [{"role": "user", "content": content}]}).split("@")
+    body = f"(printf %s {shlex.quote(before)}; base64 < {picture} | tr -d '\\n'; printf %s {shlex.quote(after)})"
+    post = f"curl {url}/v1/chat/completions {header}-H 'Content-Type: application/json' --data-binary @-"
+    return f"{url}/v1 serves {name}; try: {body} | {post}"
 
 
 def _say(text: str) -> None:

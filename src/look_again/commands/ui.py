@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
 
     access = read_access(args.host, args.password_file)
     check_backend(args)
-    backend = _backend(args)
-    app = make_app(Workspace(backend, args.model), access, args.port)
-    asyncio.run(serve(app, backend, args.host, args.port))
+    workspace = Workspace(_backend(args), args.model)
+    app = make_app(workspace, access, args.port)
+    asyncio.run(serve(app, workspace, args.host, args.port))
     return 0
 
 

@@ -24,6 +24,10 @@ class Trigger:
         self._tokenizer = tokenizer
         self._decode_cached = lru_cache(maxsize=65536)(self._decode)
 
+    def __repr__(self) -> str:
+        spelled = ", also spelled" if self._tokenizer is not None else ""
+        return f"Trigger(<REFLECTION> {self.open_id}, </REFLECTION> {self.close_id}{spelled})"
+
     @classmethod
     def of(cls, tokenizer: Any, *, spelled: bool = False) -> Trigger:
         """The trigger of a prepared tokenizer. Raises MissingTagsError when it lacks the tags."""

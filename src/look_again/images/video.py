@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -32,7 +32,7 @@ class Video:
     ValueError for no frames, frames of different sizes, times that do not match, and a rate that is not above 0.
     """
 
-    frames: tuple[Image.Image, ...] = field(repr=False)
+    frames: tuple[Image.Image, ...]
     times: tuple[float, ...]
     fps: float
 
@@ -42,6 +42,11 @@ class Video:
         if len({frame.size for frame in self.frames}) > 1:
             raise ValueError("the frames of a video have one size")
         check_rate(self.fps)
+
+    def __repr__(self) -> str:
+        width, height = self.size
+        count = f"{len(self.frames)} frame{'' if len(self.frames) == 1 else 's'}"
+        return f"Video({count} of {width} x {height} pixels, {self.times[0]:.1f} to {self.times[-1]:.1f} s)"
 
     @property
     def size(self) -> tuple[int, int]:

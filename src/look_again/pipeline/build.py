@@ -71,6 +71,12 @@ class Statistics:
         return {**counted, "characters": means}
 
 
+def check_build(config: BuildConfig) -> None:
+    """MissingExtraError where a table is asked for and pyarrow is not there; before anything else is done."""
+    if config.table != "none":
+        require("pyarrow", extra="data")
+
+
 def build(
     ledger: Ledger,
     last: StageKey,
@@ -87,8 +93,7 @@ def build(
     pyarrow where a table is asked for; what was built there before stays then.
     """
     config = config or BuildConfig()
-    if config.table != "none":
-        require("pyarrow", extra="data")
+    check_build(config)
     statistics = Statistics()
     try:
         with BuildFolder(out) as folder:

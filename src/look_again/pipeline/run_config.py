@@ -26,6 +26,7 @@ FLOWS = {
     "distilled": (distil.NAME, verify.NAME, rewrite.NAME, decisions.NAME),
 }
 ON_OVERLAP = ("refuse", "drop", "keep")
+CONFIG_FILE = "run.yaml"  # in a run's folder, where nobody names another file
 
 
 @dataclass(frozen=True, kw_only=True)

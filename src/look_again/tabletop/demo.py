@@ -14,14 +14,14 @@ from typing import Any
 
 from look_again.clients.openai import Endpoint
 from look_again.data.sample import Sample
-from look_again.pipeline.build import BuildConfig
+from look_again.pipeline.build import BuildConfig, check_build
 from look_again.pipeline.engine import StageReport
 from look_again.pipeline.intake import add_rows
 from look_again.pipeline.ledger.items import WorkItem, results
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.pipeline.pipeline_run import build_run, run
 from look_again.pipeline.review import decisions
-from look_again.pipeline.run_config import RunConfig
+from look_again.pipeline.run_config import CONFIG_FILE, RunConfig
 from look_again.pipeline.stages import rewrite
 from look_again.pipeline.stages.distil import Distillation
 from look_again.pipeline.stages.verify import JudgePanel
@@ -32,6 +32,7 @@ from look_again.tabletop.loader import build_sample
 from look_again.tabletop.samples import make_sample
 from look_again.tabletop.seeing import listed
 from look_again.text.grammar import parse
+from look_again.yaml_config import dump_yaml
 
 COLD_START, DISTILLED = "cold-start", "distilled"
 REVIEWERS = tuple(f"stand-in-{i}" for i in range(1, 5))
@@ -92,11 +93,18 @@ class DemoConfig:
 
 
 def demo(config: DemoConfig, out: Path, *, progress: bool = False) -> dict[str, Any]:
-    """Run both flows under `out`, each in a ledger of its own, and build; the summary. Started again, it goes on."""
+    """Run both flows under `out`, each in a ledger of its own, and build; the summary. Started again, it goes on.
+
+    Each flow's folder gets its configuration, as `look-again data status` reads it. MissingExtraError before anything
+    is made.
+    """
     summaries: dict[str, Any] = {"rows": config.rows}
     flows = ((config.cold_start(), _cold_rows), (config.distilled(), _plain_rows))
+    for run_config, _ in flows:
+        check_build(run_config.build)
     for run_config, rows in flows:
         with Ledger(out / run_config.flow) as ledger:
+            (ledger.folder / CONFIG_FILE).write_text(dump_yaml(run_config), encoding="utf-8")
             if ledger.fact("rows") is None:
                 add_rows(ledger, rows(config), "tabletop")
                 ledger.set_fact("rows", str(config.rows))

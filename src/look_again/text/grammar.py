@@ -76,6 +76,12 @@ class Problem(NamedTuple):
     at: int
 
 
+def shorten(text: str | None, most: int = 60) -> str:
+    """The repr of a text where an object is printed, its end left out beyond so many characters."""
+    shown = repr(text)
+    return shown if len(shown) <= most else f"{shown[: most - 2]} …"
+
+
 @dataclass(frozen=True)
 class Response:
     """A parsed response: closed top-level sections in order of appearance, problems in order of position.
@@ -88,6 +94,12 @@ class Response:
     sections: tuple[Section, ...]
     problems: tuple[Problem, ...]
     unclosed: Section | None = None
+
+    def __repr__(self) -> str:
+        kinds = list(dict.fromkeys(problem.kind for problem in self.problems))
+        wrong = f", problems: {', '.join(kinds)}" if kinds else ""
+        sections = f"{len(self.sections)} section{'' if len(self.sections) == 1 else 's'}"
+        return f"Response({sections}, conclusion {shorten(self.conclusion)}{wrong})"
 
     @property
     def well_formed(self) -> bool:

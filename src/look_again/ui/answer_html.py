@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from look_again.core.families import Grid
 from look_again.core.generate import Reflection
-from look_again.text.grammar import StreamEvent, StreamParser, close_tag, open_tag
+from look_again.text.grammar import StreamEvent, StreamParser, close_tag, open_tag, parse
 from look_again.ui.transcript import Transcript, count_kept, find_row_runs
 from look_again.web.section_cards import escape, section_html, section_name
 
@@ -26,13 +26,14 @@ ABOUT = {
 @dataclass(frozen=True)
 class AnswerDisplay:
     """What goes with a transcript. image: its address, "" without one. size: its width and height. code: HTML of the
-    snippets. alone: no other mode is compared with it.
+    snippets. alone: no other mode is compared with it. notes: said under the answer.
     """
 
     image: str = ""
     size: tuple[int, int] = (1, 1)
     code: str = ""
     alone: bool = False
+    notes: Sequence[str] = ()
 
 
 def answer_html(transcript: Transcript, shown: AnswerDisplay) -> str:
@@ -43,18 +44,37 @@ def answer_html(transcript: Transcript, shown: AnswerDisplay) -> str:
     return (
         f'<article class="la-answer la-{transcript.status}{alone}" data-mode="{mode}"{key}>{head_html(transcript)}'
         f'<div class="la-body">{viewer_html(transcript, shown)}<div class="la-response" aria-live="off">'
-        f"{response_html(transcript, shown)}{end_html(transcript)}{shown.code}</div></div></article>"
+        f"{response_html(transcript, shown)}{end_html(transcript, shown.notes)}{shown.code}</div></div></article>"
     )
 
 
 def head_html(transcript: Transcript) -> str:
-    """Mode, and how far it is."""
-    mode = transcript.policy.mode
+    """Mode and conclusion, which stay in view, and how far it is."""
+    mode, conclusion = transcript.policy.mode, conclude(transcript)
     return (
         f'<header class="la-answer-head"><h3>{NAMES[mode]}</h3>'
-        f'<span class="la-progress" role="status">{escape(progress(transcript))}</span>'
-        f'<span class="la-about">{ABOUT[mode]}</span></header>'
+        f'<p class="la-verdict" title="{escape(conclusion)}"><span class="la-hidden">concludes: </span>'
+        f"{escape(conclusion)}</p></header>"
+        f'<p class="la-progress">{escape(progress(transcript))}</p><p class="la-about">{ABOUT[mode]}</p>'
     )
+
+
+def conclude(transcript: Transcript) -> str:
+    """What an answer concludes: "..." until it does, "no conclusion" where it ended without one."""
+    conclusion = " ".join((parse(transcript.texts.text).conclusion or "").split())
+    return conclusion or ("…" if transcript.running else "no conclusion")
+
+
+def conclusions_html(transcripts: Sequence[Transcript]) -> str:
+    """The conclusions of several answers beside each other, each a link to its answer; "" without any."""
+    if not transcripts:
+        return ""
+    links = "".join(
+        f'<a href="#la-column-{transcript.policy.mode}" data-mode="{transcript.policy.mode}">'
+        f"<b>{NAMES[transcript.policy.mode]}</b> <span>{escape(conclude(transcript))}</span></a>"
+        for transcript in transcripts
+    )
+    return f'<nav class="la-verdicts" aria-label="conclusions">{links}</nav>'
 
 
 def progress(transcript: Transcript) -> str:
@@ -81,9 +101,9 @@ def viewer_html(transcript: Transcript, shown: AnswerDisplay) -> str:
         )
     _, rows, columns = transcript.grid or (1, 1, 1)
     scrub = (
-        '<div class="la-scrub" hidden><canvas class="la-timeline"></canvas>'
+        '<div class="la-scrub" hidden><canvas class="la-timeline" aria-hidden="true"></canvas>'
         '<input type="range" class="la-range" min="0" value="0" step="1" aria-label="token"></div>'
-        '<p class="la-reading" aria-live="polite"></p>'
+        '<p class="la-reading"></p>'
         '<div class="la-tools" hidden><label>layers <select class="la-layer"><option value="mean">mean of all</option>'
         '</select></label><span class="la-sinks"></span></div>'
     )
@@ -92,7 +112,7 @@ def viewer_html(transcript: Transcript, shown: AnswerDisplay) -> str:
         f'<div class="la-viewer" data-rows="{rows}" data-columns="{columns}"><div class="la-stage">'
         f'<div class="la-picture" style="aspect-ratio:{width}/{height};--la-ratio:{width / height:.4f}">'
         f'<img src="{escape(shown.image)}" alt="the picture that was asked about" draggable="false">'
-        f'<canvas class="la-heat"></canvas>{_veil(())}</div></div>'
+        f'<canvas class="la-heat" aria-hidden="true"></canvas>{_veil(())}</div></div>'
         f"{scrub if transcript.key else ''}</div>"
     )
 
@@ -104,13 +124,14 @@ def response_html(transcript: Transcript, shown: AnswerDisplay) -> str:
     return "".join(_pieces(transcript, shown))
 
 
-def end_html(transcript: Transcript) -> str:
-    """What has to be said about the end."""
+def end_html(transcript: Transcript, notes: Sequence[str] = ()) -> str:
+    """What has to be said about the end, and the notes on a finished answer."""
     if transcript.status == "failed":
         return f'<p class="la-refused" role="alert">✗ {escape(transcript.message)}</p>'
     reason = transcript.ended.reason if transcript.ended else ""
     note = {"length": "cut off: the number of tokens is used up", "context": "cut off: the context is full"}.get(reason)
-    return f'<p class="la-note">{note}</p>' if note else ""
+    said = [*([note] if note else []), *(f"note: {text}" for text in notes)]
+    return "".join(f'<p class="la-note">{escape(text)}</p>' for text in said)
 
 
 @dataclass
@@ -212,7 +233,7 @@ def _reinsertion_html(reflection: Reflection, transcript: Transcript, shown: Ans
     strip = ", in a strip" if transcript.policy.layout == "strip" else ""
     image = f'<img src="{escape(shown.image)}" alt="" draggable="false">' if shown.image else ""
     return (
-        f'<button type="button" class="la-look" title="show which" data-at="{reflection.at}">'
+        f'<button type="button" class="la-look" title="show which" aria-pressed="false" data-at="{reflection.at}">'
         f'<span class="la-mask">{image}{_veil(reflection.visual_indices, grid)}</span><span><b>⟲ looks again</b> '
         f"{kept} of {of} visual tokens put back{strip}</span></button>"
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from look_again.extras import require
-from look_again.serving.backend import Backend, BackendError, RefusedError
+from look_again.serving.backend import BackendError, RefusedError
 from look_again.ui.page import make_page
 from look_again.ui.question import MAX_BYTES
 from look_again.ui.workspace import Workspace
@@ -76,16 +76,19 @@ def make_app(workspace: Workspace, access: Access, port: int = 7861) -> Any:
     return PageGuard(page, access, ROUTES)
 
 
-async def serve(app: Any, backend: Backend, host: str, port: int) -> None:
+async def serve(app: Any, workspace: Workspace, host: str, port: int) -> None:
     """Serve until interrupted; the backend runs meanwhile. BackendError where it cannot start."""
     import uvicorn  # comes with gradio
 
+    backend = workspace.backend
     await backend.start()
+    workspace.start_opening()
     try:
         config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
         print(f"http://{host}:{port} shows {backend.checkpoint.name}; Ctrl-C ends it", flush=True)
         await uvicorn.Server(config).serve()
     finally:
+        await workspace.opening.close()
         await backend.close()
 
 

@@ -12,23 +12,31 @@ from typing import Any
 from look_again.extras import require
 from look_again.ui.answer_html import NAMES
 from look_again.ui.examples import examples_html, load_example, next_set, read_click
+from look_again.ui.opening import FIRST
 from look_again.ui.question import MODES, MOST_TOKENS, read_modes
 from look_again.ui.workspace import FormFields, Workspace
 from look_again.web.section_cards import escape
 
 TITLE = "LookAgain"
 STOP = "Stop"
-EMPTY = """<div class="la-empty"><h2>See what it looked at</h2>{scope}
-<p>Ask about a picture. When the model writes a <b class="la-reflection-word">REFLECTION</b>, visual tokens of the
-picture are put back in front of it: none (Text), all (COPY), or the most attended (ROUTE).</p>
-<p>Once an answer is there, point at any word, or scrub through them: the heat over the picture is the attention that
-this very token paid to each patch.</p></div>"""
+WHAT = (
+    "This model answers questions about a picture and looks at the picture again before it concludes; here you see "
+    "what each of its words looked at."
+)
+INTRO = '<div class="la-intro{wide}">{scope}<p>{now}</p></div>'
+READY = "Choose a scene or a picture of your own, ask about it, and press Ask."
+COMING = "Its answers to the question in the form are on the way."
+SHOWN = (
+    "Here are its answers to the question in the form, three ways. Point at a word, or move along the bars, to see "
+    "what it looked at."
+)
 TOGGLE = '<button type="button" class="la-theme" aria-label="light or dark" title="light or dark">◐</button>'
+LIVE = '<p class="la-live la-hidden" role="status" aria-live="polite"></p>'
 
 
 @dataclass
 class PageComponents:
-    """The page's components; `answers` by mode."""
+    """The page's components; `answers` by mode. intro: what is said beside them before anything was asked."""
 
     image: Any
     scenes: Any
@@ -41,8 +49,9 @@ class PageComponents:
     seed: Any
     tokens: Any
     message: Any
-    empty: Any
+    intro: Any
     answers: dict[str, Any]
+    conclusions: Any
 
     @property
     def fields(self) -> list[Any]:
@@ -52,7 +61,7 @@ class PageComponents:
     @property
     def shown(self) -> list[Any]:
         """What an answer may change."""
-        return [self.stop, self.message, self.empty, *self.answers.values()]
+        return [self.stop, self.message, self.intro, *self.answers.values(), self.conclusions]
 
     def busy(self, running: bool) -> dict[Any, Any]:
         import gradio as gr
@@ -78,8 +87,8 @@ def _lay_out(workspace: Workspace) -> PageComponents:
     import gradio as gr
 
     gr.HTML(
-        f'<div class="la-top"><h1>Look<b>Again</b></h1><span class="la-model">{escape(workspace.model_name)} · '
-        f"{escape(workspace.backend.name)}</span>{TOGGLE}</div>",
+        f'<div class="la-top"><h1>Look<b>Again</b></h1><p class="la-what">{WHAT}</p><span class="la-model">'
+        f"{escape(workspace.model_name)} · {escape(workspace.backend.name)}</span>{TOGGLE}{LIVE}</div>",
         elem_id="la-top",
         apply_default_css=False,
     )
@@ -87,18 +96,20 @@ def _lay_out(workspace: Workspace) -> PageComponents:
         with gr.Column(elem_id="la-ask-side", min_width=280, scale=0):
             asking = _lay_out_question()
         with gr.Column(elem_id="la-answer-side", min_width=280, scale=1):
-            empty = gr.HTML(_empty(workspace.scope), elem_id="la-empty", apply_default_css=False)
+            first = COMING if workspace.scope else READY
+            intro = gr.HTML(_intro(workspace.scope, first), elem_id="la-intro", apply_default_css=False)
             answers, keep = _lay_out_answers(workspace.backend.checkpoint.reattention.keep)
-    return PageComponents(**asking, keep=keep, empty=empty, answers=answers)
+    conclusions = gr.HTML(elem_id="la-conclusions", apply_default_css=False)
+    return PageComponents(**asking, keep=keep, intro=intro, answers=answers, conclusions=conclusions)
 
 
-def _empty(scope: Any) -> str:
-    """What stands where answers will: what this is, and what a model of a small world can be asked."""
-    if scope is None:
-        return EMPTY.format(scope="")
-    questions = "".join(f"<li>{escape(question)}</li>" for question in scope.questions)
-    about = scope.about[0].upper() + scope.about[1:]
-    return EMPTY.format(scope=f"<p>{escape(about)}. It can be asked, for example:</p><ul>{questions}</ul>")
+def _intro(scope: Any, now: str) -> str:
+    """What is said before anything was asked: what the model knows. now: what to do."""
+    about = ""
+    if scope is not None:
+        questions = "; ".join(f"<i>{escape(question)}</i>" for question in scope.questions)
+        about = f"<p>{escape(scope.about[0].upper() + scope.about[1:])}. It can be asked, for example: {questions}</p>"
+    return INTRO.format(scope=about, now=escape(now), wide="" if now is READY else " la-wide")
 
 
 def _lay_out_question() -> dict[str, Any]:
@@ -157,6 +168,7 @@ def _lay_out_answers(percent: int) -> tuple[dict[str, Any], Any]:
     import gradio as gr
 
     answers, keep = {}, None
+    gr.HTML('<h2 class="la-hidden">Answers</h2>', elem_id="la-answers-title", apply_default_css=False)
     with gr.Row(elem_id="la-answers", equal_height=False):
         for mode in MODES:
             with gr.Column(elem_id=f"la-column-{mode}", min_width=270):
@@ -201,7 +213,24 @@ def _connect(blocks: Any, components: PageComponents, workspace: Workspace) -> N
     components.stop.click(stop, None, [components.stop], queue=False, **quiet)
     components.scenes.click(choose, None, [components.image, components.question], **quiet)
     components.scenes.select(others, None, [components.scenes], **quiet)
+    blocks.load(lambda: load_example(FIRST), None, [components.image, components.question], **quiet)
+    blocks.load(_arriving(components, workspace), None, components.shown, **streaming)
     blocks.unload(left)
+
+
+def _arriving(components: PageComponents, workspace: Workspace) -> Callable[..., Any]:
+    """What a window shows unasked, once that is there."""
+    import gradio as gr
+
+    async def arrive(request: gr.Request) -> dict[Any, Any]:
+        window = _window(request)
+        answers = await workspace.arrive(window)
+        html = {components.answers[mode]: html for mode, html in answers.items()}
+        if answers or not workspace.has_question(window):
+            html[components.intro] = _intro(workspace.scope, SHOWN if answers else READY)
+        return html | {components.conclusions: workspace.conclusions(window)}
+
+    return arrive
 
 
 def _asking(components: PageComponents, workspace: Workspace) -> tuple[Callable[..., Any], ...]:
@@ -211,7 +240,8 @@ def _asking(components: PageComponents, workspace: Workspace) -> tuple[Callable[
     async def follow(request: gr.Request, modes: Sequence[str], fields: FormFields) -> AsyncIterator[dict[Any, Any]]:
         yield components.busy(True)
         async for changed in workspace.answers(_window(request), modes, fields):
-            yield {components.answers[mode]: html for mode, html in changed.items()}
+            html = {components.answers[mode]: html for mode, html in changed.items()}
+            yield html | {components.conclusions: workspace.conclusions(_window(request))}
         yield components.busy(workspace.running(_window(request)))
 
     async def ask(request: gr.Request, *values: Any) -> AsyncIterator[dict[Any, Any]]:
@@ -221,7 +251,7 @@ def _asking(components: PageComponents, workspace: Workspace) -> tuple[Callable[
         except ValueError as error:
             yield components.refused(error)
             return
-        yield {components.message: "", components.empty: ""} | {
+        yield {components.message: "", components.intro: "", components.conclusions: ""} | {
             components.answers[mode]: "" for mode in MODES if mode not in modes
         }
         async for update in follow(request, modes, fields):
@@ -233,7 +263,8 @@ def _asking(components: PageComponents, workspace: Workspace) -> tuple[Callable[
         if not workspace.has_question(_window(request)) or not fields.modes:
             return
         shown, missing = workspace.compare(_window(request), read_modes(fields.modes))
-        yield {components.answers[mode]: html for mode, html in shown.items()}
+        html = {components.answers[mode]: html for mode, html in shown.items()}
+        yield html | {components.conclusions: workspace.conclusions(_window(request))}
         if missing:
             async for update in follow(request, missing, fields):
                 yield update

@@ -10,6 +10,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from look_again.core.families import Grid
 from look_again.core.reattention import Reattention
@@ -31,6 +32,7 @@ class Runs:
         self.question: UserQuestion | None = None
         self.grid: Grid | None = None
         self.image = ""  # its key among the page's images
+        self.notes: Sequence[str] = ()  # what is said of it beside every answer
         self.modes: Sequence[str] = ()  # that are compared now
         self.transcripts: dict[str, Transcript] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -65,8 +67,15 @@ class Runs:
     def begin(self, question: UserQuestion, grid: Grid | None, image: str, modes: Sequence[str]) -> None:
         """Another question: its answers take the place of the earlier one's."""
         self.stop()
-        self.question, self.grid, self.image, self.modes = question, grid, image, modes
+        self.question, self.grid, self.image, self.modes, self.notes = question, grid, image, modes, ()
         self.transcripts, self._tasks = {}, {}
+
+    def adopt(self, other: Runs) -> None:
+        """Take over the finished answers to another window's question, as if they had been asked here."""
+        assert other.question is not None
+        own = replace(other.question, conversation=self.conversation)
+        self.begin(own, other.grid, other.image, list(other.modes))
+        self.notes, self.transcripts = other.notes, dict(other.transcripts)
 
     def stop(self, modes: Mapping[str, object] | Sequence[str] | None = None) -> None:
         """Stop the answers of some modes, None for all; what came so far stays."""

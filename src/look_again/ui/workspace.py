@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from look_again.core.reattention import Reattention
 from look_again.serving.admission import Admission
-from look_again.serving.backend import Backend
-from look_again.ui.answer_html import AnswerDisplay, answer_html
+from look_again.serving.backend import Backend, RefusedError
+from look_again.text.grammar import parse
+from look_again.ui.answer_html import AnswerDisplay, answer_html, conclusions_html
 from look_again.ui.attention_maps import measure, payload
 from look_again.ui.kept_answers import KeptAnswer, LruCache, shown_png, trim_maps
-from look_again.ui.question import MODES, compute_grid, read_keep, read_modes, read_question
+from look_again.ui.opening import Opening
+from look_again.ui.question import MODES, UserQuestion, compute_grid, read_keep, read_modes, read_question
 from look_again.ui.runs import Runs
 from look_again.ui.snippets import code_html
 from look_again.ui.transcript import Transcript, build_policy
@@ -51,6 +54,7 @@ class Workspace:
         )
         self.kept: LruCache[KeptAnswer] = LruCache(ANSWERS, ANSWER_BYTES, lambda kept: kept.size_bytes)
         self.admission = Admission(*ADMITTED, noun="answers")
+        self.opening = Opening(self._answer_opening)
         self._windows: OrderedDict[str, Runs] = OrderedDict()
 
     @property
@@ -75,25 +79,67 @@ class Workspace:
             fields.tokens,
             runs.conversation,
         )
-        processor = self.backend.checkpoint.image_processor
+        await self._take(runs, question, modes)
+        return modes
+
+    async def _take(self, runs: Runs, question: UserQuestion, modes: Sequence[str]) -> None:
+        """Make a question that of a window."""
+        checkpoint = self.backend.checkpoint
+        processor = checkpoint.image_processor
         config = None if hasattr(processor, "merge_size") else self.backend.model_config
         grid = await asyncio.to_thread(compute_grid, processor, question.image, config)
-        key = ""
+        key, images = "", [] if question.image is None else [question.image]
         if question.image is not None:
             key = self.images.put((await asyncio.to_thread(shown_png, question.image), question.image.size))
+        notes = await asyncio.to_thread(checkpoint.notes_on_images, images)
         runs.begin(question, grid, key, modes)
+        runs.notes = notes
         self._make_room()
-        return modes
+
+    def start_opening(self) -> None:
+        """Answer the page's first example in the background, where that costs little (see ui.opening)."""
+        if self.scope is not None:
+            self.opening.start()
+
+    async def arrive(self, window: str) -> dict[str, str]:
+        """HTML of the opening's answers by mode, for a window that has asked nothing; empty without any."""
+        opened, runs = await self.opening.wait(), self._runs(window)
+        if opened is None or opened.question is None or runs.question is not None:
+            return {}
+        if self.images.get(opened.image) is None and opened.question.image is not None:
+            opened.image = self.images.put((shown_png(opened.question.image), opened.question.image.size))
+        for transcript in opened.transcripts.values():
+            transcript.key = transcript.key if self.kept.get(transcript.key) else ""
+        runs.adopt(opened)
+        return {mode: self._html(runs, mode) for mode in runs.modes}
+
+    async def _answer_opening(self, question: UserQuestion) -> Runs:
+        """Answer in all modes and measure, so that arriving costs nothing."""
+        runs = Runs(self.backend, self.admission)
+        await self._take(runs, question, MODES)
+        async for _ in runs.ask(self._policies(MODES, self.backend.checkpoint.reattention.keep)):
+            pass
+        for transcript in runs.transcripts.values():
+            transcript.key = self._keep(runs, transcript)
+            with suppress(RefusedError):  # a backend without a model
+                await self.attention_maps(transcript.key, None)
+        return runs
 
     async def answers(self, window: str, modes: Sequence[str], fields: FormFields) -> AsyncIterator[dict[str, str]]:
         """Ask the window's question in these modes; HTML of the answers that have news."""
         runs = self._runs(window)
-        layout, trained = LAYOUTS.get(self.backend.name), self.backend.checkpoint.reattention
-        policies: dict[str, Reattention] = {
-            mode: build_policy(mode, read_keep(fields.keep), layout, trained) for mode in modes
-        }
-        async for changed in runs.ask(policies):
+        async for changed in runs.ask(self._policies(modes, read_keep(fields.keep))):
             yield {mode: self._html(runs, mode) for mode in changed if mode in runs.modes}
+
+    def _policies(self, modes: Sequence[str], keep: int) -> dict[str, Reattention]:
+        layout, trained = LAYOUTS.get(self.backend.name), self.backend.checkpoint.reattention
+        return {mode: build_policy(mode, keep, layout, trained) for mode in modes}
+
+    def conclusions(self, window: str) -> str:
+        """HTML of what the answers that are compared conclude, "" without any."""
+        runs = self._runs(window)
+        there = [runs.transcripts[mode] for mode in runs.modes if mode in runs.transcripts]
+        return conclusions_html(there)
 
     def compare(self, window: str, modes: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         """Compare these modes from now on: HTML of all modes, "" for those left out, and the modes still to be asked.
@@ -166,6 +212,11 @@ class Workspace:
         image = self.images.get(runs.image) if runs.image else None
         code = "" if transcript.running else code_html(runs.question, transcript.policy, self.model)
         address = f"images/{runs.image}" if image else ""
-        return answer_html(
-            transcript, AnswerDisplay(address, image[1] if image else (1, 1), code, len(runs.modes) == 1)
-        )
+        size, alone = image[1] if image else (1, 1), len(runs.modes) == 1
+        return answer_html(transcript, AnswerDisplay(address, size, code, alone, self._notes(runs, transcript)))
+
+    def _notes(self, runs: Runs, transcript: Transcript) -> Sequence[str]:
+        """What has to be said of a finished answer: its image is none that the model knows, or it answers nothing."""
+        if transcript.status != "done" or runs.notes:
+            return runs.notes
+        return self.backend.checkpoint.notes_on_answer(parse(transcript.texts.text))

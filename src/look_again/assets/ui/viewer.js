@@ -7,6 +7,24 @@
   const find = (article, name) => article.querySelector(".la-" + name);
   const percent = (share) => (100 * share).toFixed(share < 0.0995 ? 1 : 0) + "%";
 
+  // To whoever listens to the page instead of looking at it.
+  function announce(text) {
+    const line = document.querySelector(".la-live");
+    if (line && text) line.textContent = text;
+  }
+
+  // An answer that has just ended.
+  const spoken = new Map();  // mode -> the last end of it that was announced
+  function announceEnd(article) {
+    const ended = ["done", "stopped", "failed"].find((status) => article.classList.contains("la-" + status));
+    const mode = article.dataset.mode, before = spoken.get(mode);
+    spoken.set(mode, ended ? article.dataset.key || ended : "");
+    if (!ended || before === spoken.get(mode)) return;
+    ends.push([article.querySelector("h3").textContent, find(article, "verdict").textContent].join(" "));
+    setTimeout(() => announce(ends.splice(0).join(". ")), 300);  // answers that end together are said together
+  }
+  const ends = [];
+
   function state(article) {
     const key = article.dataset.key || "";
     let own = answers.get(article);
@@ -66,11 +84,13 @@
   function show(article, what) {
     const own = answers.get(article), data = own && own.layers[own.layer];
     article.querySelectorAll(".la-on").forEach((one) => one.classList.remove("la-on"));
+    article.querySelectorAll(".la-look[aria-pressed]").forEach((one) => one.setAttribute("aria-pressed", "false"));
     mask(article, what && what.look);
     if (!data || !what || what.look) {
       heat(article, null);
       if (what && what.look) {
         what.look.classList.add("la-on");
+        what.look.setAttribute("aria-pressed", "true");
         say(article, what.look.innerText.trim().replace(/\s+/g, " "));
       }
       return;
@@ -106,6 +126,14 @@
     strong.textContent = title;
     line.classList.remove("la-wrong");
     line.replaceChildren(strong, `${percent(total)} of its attention is on the picture${peak}`);
+    find(article, "range").setAttribute("aria-valuetext", `${title}: ${percent(total)} on the picture${where(data, row)}`);
+  }
+
+  // The strongest patch of a map in words.
+  function where(data, row) {
+    const [rows, columns] = data.grid, own = data.bytes.subarray(row * rows * columns, (row + 1) * rows * columns);
+    const place = own.indexOf(Math.max(...own));
+    return `, most at row ${Math.floor(place / columns) + 1} of ${rows}, column ${(place % columns) + 1} of ${columns}`;
   }
 
   function mask(article, look) {
@@ -220,6 +248,8 @@
     if (!target.closest) return;
     if (target.closest(".la-theme")) return void document.body.classList.toggle("dark");
     if (target.closest(".la-copy")) return copy(target.closest(".la-copy"));
+    const link = target.closest(".la-verdicts a");
+    if (link) return void (event.preventDefault(), document.querySelector(link.hash).scrollIntoView({ block: "start" }));
     const article = target.closest(".la-answer");
     if (!article) return;
     const look = target.closest(".la-look[data-at]"), span = target.closest("[data-t]"), card = target.closest("h4");
@@ -231,6 +261,7 @@
     else return;
     if (!own.pinned || !own.pinned.look) own.before = own.pinned;
     show(article, own.pinned);
+    announce(find(article, "reading").innerText);
   }
 
   function tokenAt(article, event) {
@@ -267,7 +298,7 @@
   }
 
   function watch() {
-    document.querySelectorAll(".la-answer").forEach(state);
+    document.querySelectorAll(".la-answer").forEach((article) => (state(article), announceEnd(article)));
   }
 
   function redraw(article) {
