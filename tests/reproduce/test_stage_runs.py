@@ -9,26 +9,30 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from look_again.commands.main import main
 from look_again.reproduce.made import Prepared, followers, prepare
-from look_again.reproduce.plan import PlanError, load_plan
+from look_again.reproduce.plan import PlanError, StageCost, load_plan
 from look_again.reproduce.plan_checks import check_disk, check_endpoints
 from look_again.reproduce.progress import StageProgress
 from look_again.reproduce.run_report import without_times
-from look_again.reproduce.stage_runs import StageError, run_stages, selected
+from look_again.reproduce.stage_process import StageError
+from look_again.reproduce.stage_runs import run_stages, selected
 
 
 def stages_of(plan_file: Path, run: Path) -> dict[str, Prepared]:
     return prepare(load_plan(plan_file), plan_file.parent, run)
 
 
-def run_all(stages: dict[str, Prepared], start: str | None = None, only: tuple[str, ...] = ()) -> list[str]:
+def run_all(
+    stages: dict[str, Prepared], start: str | None = None, only: tuple[str, ...] = (), jobs: int = 1
+) -> list[str]:
     todo = selected(stages, start, only)
-    return run_stages(todo, stages, StageProgress([one.stage for one in todo], shown=False))
+    return run_stages(todo, stages, StageProgress(todo, jobs=jobs, shown=False), jobs)
 
 
 def test_what_is_there_is_not_made_again(plan_file: Path, tmp_path: Path) -> None:
@@ -83,12 +87,16 @@ def test_a_command_that_does_not_make_what_it_should_has_failed(plan_file: Path,
 
 
 def test_a_disk_too_small_and_an_endpoint_that_does_not_answer(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="GB free: choose another --out"):
-        check_disk(1e12, tmp_path / "not" / "yet")
     recipe = {"endpoints": [{"name": "t", "base_url": "http://127.0.0.1:9/v1", "model": "m"}]}
     stage = load_plan_stage(tmp_path)
-    with pytest.raises(PlanError, match=r"stage 'only' asks http://127\.0\.0\.1:9/v1, which does not answer"):
-        check_endpoints({"only": Prepared(stage, "k", tmp_path, recipe, ())})
+    plan, lines = tmp_path / "one.yaml", {"only": 4}
+    large = replace(stage, cost=StageCost(disk_mb=1e12))
+    with pytest.raises(PlanError, match=r"one\.yaml:4: stage 'only' leaves about .* GB free: choose another --out"):
+        check_disk([Prepared(large, "k", tmp_path, None, ())], tmp_path / "not" / "yet", plan, lines)
+    with pytest.raises(
+        PlanError, match=r"one\.yaml:4: stage 'only' asks http://127\.0\.0\.1:9/v1, which does not answer"
+    ):
+        check_endpoints([Prepared(stage, "k", tmp_path, recipe, ())], plan, lines)
 
 
 def load_plan_stage(folder: Path):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="the plan's small run, of minutes")
     parser.add_argument("--from", dest="start", metavar="STAGE", help="leave out the stages before this one")
     parser.add_argument("--only", action="append", default=[], metavar="STAGE", help="run this stage alone; repeatable")
+    parser.add_argument("--jobs", type=int, metavar="N", help="stages at once (default: the plan's)")
     parser.add_argument("--dry-run", action="store_true", help="print stages, time, disk and price, and stop")
     parser.add_argument("--json", action="store_true", help="print the dry run or the report as JSON")
 
@@ -23,40 +27,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from look_again.reproduce.made import prepare
     from look_again.reproduce.plan import load_plan, read_lines
-    from look_again.reproduce.plan_checks import check_disk, check_endpoints, check_recipes, estimate
+    from look_again.reproduce.plan_checks import check_commands, check_disk, check_endpoints, check_recipes, estimate
+    from look_again.reproduce.stage_runs import selected
 
     plan = load_plan(args.plan, quick=args.quick)
     if args.out is None and not args.dry_run:
         raise ValueError("--out RUN is needed: the folder that the run is kept in")
     out = args.out or Path("runs") / args.plan.stem
-    stages = prepare(plan, args.plan.parent, out)
-    check_recipes(stages, args.plan, read_lines(args.plan))
-    needed = estimate(stages)
+    jobs = plan.jobs if args.jobs is None else args.jobs
+    if jobs < 1:
+        raise ValueError(f"--jobs is {jobs}: at least one stage runs at a time")
+    stages, lines = prepare(plan, args.plan.parent, out), read_lines(args.plan)
+    check_commands(stages, args.plan, lines, complain)
+    check_recipes(stages, args.plan, lines)
     if args.dry_run:
-        return _print_dry_run(plan, stages, needed, args.json)
-    check_disk(needed.disk_mb, out)
-    check_endpoints(stages)
-    return _make(args, plan, stages)
+        return _print_dry_run(plan, stages, estimate(stages.values(), jobs), args.json)
+    todo = selected(stages, args.start, args.only)
+    check_disk(todo, out, args.plan, lines)
+    check_endpoints(todo, args.plan, lines)
+    return _make(args, plan, stages, todo, jobs)
 
 
-def _make(args: argparse.Namespace, plan: Any, stages: Any) -> int:
+def complain(arguments: Sequence[str]) -> str | None:
+    """What the parser says of a command's arguments; None where it takes them."""
+    from look_again.commands.main import COMMANDS, build_parser
+
+    if not arguments or arguments[0] not in COMMANDS:
+        return f"there is no such command; there are {', '.join(COMMANDS)}"
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said), redirect_stdout(io.StringIO()):
+            build_parser(arguments[0]).parse_args(list(arguments))
+    except SystemExit:
+        return said.getvalue().strip().rpartition("error: ")[2] or "it only prints help"
+    return None
+
+
+def _make(args: argparse.Namespace, plan: Any, stages: Any, todo: Any, jobs: int) -> int:
+    from look_again.reproduce.made import write_whole
     from look_again.reproduce.progress import StageProgress
     from look_again.reproduce.run_page import build_page
     from look_again.reproduce.run_report import build_report
-    from look_again.reproduce.stage_runs import run_stages, selected, write_state
+    from look_again.reproduce.stage_runs import run_stages, write_state
 
-    todo = selected(stages, args.start, args.only)
     write_state(args.out, args.plan, args.quick, stages)
-    progress = StageProgress([one.stage for one in todo], shown=not args.json)
+    progress = StageProgress(todo, jobs=jobs, shown=not args.json)
     try:
-        ran = run_stages(todo, stages, progress)
+        ran = run_stages(todo, stages, progress, jobs)
     finally:
         progress.close()
         report = build_report(plan, stages, quick=args.quick)
         folder = args.out / "report"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "index.html").write_text(build_page(report), encoding="utf-8")
-        (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_whole(folder / "index.html", build_page(report))
+        write_whole(folder / "report.json", json.dumps(report, indent=1) + "\n")
     if args.json:
         print(json.dumps(report))
     else:
@@ -78,8 +102,9 @@ def _print_dry_run(plan: Any, stages: Any, needed: Any, as_json: bool) -> int:
     for row in rows:
         state = "made" if row["made"] else f"{row['minutes']:g} min"
         print(f"  {row['step']} {row['stage']:<20} {state:>9}  {row['about']}")
+    at_once = "" if needed.jobs == 1 else f" with {needed.jobs} stages at once"
     print(
-        f"left: {needed.stages - needed.made} stages of {needed.stages}, {needed.minutes / 60:.1f} hours, "
+        f"left: {needed.stages - needed.made} stages of {needed.stages}, {needed.minutes / 60:.1f} hours{at_once}, "
         f"{needed.disk_mb / 1e3:.1f} GB, {needed.gpu_hours:g} GPU hours, "
         f"{needed.api_calls} paid requests for about {needed.money:g}"
     )

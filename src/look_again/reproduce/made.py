@@ -109,7 +109,7 @@ def write_recipe(prepared: Prepared, places: Mapping[str, str]) -> None:
     """The recipe as it is run, beside the log."""
     if prepared.recipe is not None:
         text = yaml.safe_dump(_filled(prepared.recipe, places), sort_keys=False, allow_unicode=True)
-        (prepared.folder / "recipe.yaml").write_text(text, encoding="utf-8")
+        write_whole(prepared.folder / "recipe.yaml", text)
 
 
 def _filled(value: Any, places: Mapping[str, str]) -> Any:
@@ -131,9 +131,14 @@ def write_record(prepared: Prepared, commands: list[list[str]], seconds: float) 
         "disk_mb": round(sum(f.stat().st_size for f in prepared.out.rglob("*") if f.is_file()) / 1e6, 1),
         "versions": versions(),
     }
-    part = prepared.folder / f"{RECORD}.part"
-    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    part.replace(prepared.folder / RECORD)
+    write_whole(prepared.folder / RECORD, json.dumps(record, indent=1) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: a reader, and the next start after a kill, never see a part of it."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def followers(stages: Mapping[str, Prepared], name: str) -> list[str]:

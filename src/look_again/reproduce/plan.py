@@ -138,6 +138,8 @@ class ReproductionPlan:
     stages: tuple[PlannedStage, ...]
     hardware: str = "2 CPU cores"
     """What the estimates are for."""
+    jobs: int = 1
+    """Stages that run at once where none needs another; each has its part of the processor's threads."""
     tables: tuple[TablePlan, ...] = ()
     """Of the report, in order."""
     figures: tuple[FigurePlan, ...] = ()
@@ -146,6 +148,11 @@ class ReproductionPlan:
     """`{STAGE}/path/to/result.json` of a run whose first answers the report shows."""
     quick: Mapping[str, Any] = field(default_factory=dict)
     """By stage, other keys for a run of minutes; `seeds: ` of all stages under the key `seeds`."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.jobs < 1:
+            raise ValueError(f"jobs is {self.jobs}: at least one stage runs at a time")
 
 
 def load_plan(path: str | Path, *, quick: bool = False) -> ReproductionPlan:
@@ -258,7 +265,7 @@ def check_plan(plan: ReproductionPlan, path: Path, lines: Mapping[str, int]) -> 
     """PlanError for names that occur twice, inputs that no earlier stage makes, recipes that cannot be read."""
     known: list[str] = []
     for stage in plan.stages:
-        where = f"{path}:{_line(stage.name, lines)}: stage {stage.name!r}"
+        where = locate_stage(stage.name, path, lines)
         if stage.name in known:
             raise PlanError(f"{where} is there twice")
         try:
@@ -297,8 +304,10 @@ def read_lines(path: Path) -> dict[str, int]:
     return {}
 
 
-def _line(name: str, lines: Mapping[str, int]) -> int:
-    return lines.get(name) or lines.get(name.rsplit("-", 1)[0], 1)
+def locate_stage(name: str, path: Path, lines: Mapping[str, int]) -> str:
+    """The beginning of a message about a stage: file, line and name."""
+    line = lines.get(name) or lines.get(name.rsplit("-", 1)[0], 1)
+    return f"{path}:{line}: stage {name!r}"
 
 
 def _with_line(message: str, path: Path, lines: Mapping[str, int]) -> str:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from look_again.reproduce.made import Prepared
-from look_again.reproduce.plan import PLACEHOLDER, PlanError
+from look_again.reproduce.plan import PLACEHOLDER, PlanError, locate_stage
+from look_again.reproduce.schedule import schedule_minutes
 from look_again.yaml_config import ConfigError, build
 
 DISK_MARGIN = 1.2  # free space needed per estimated megabyte
 PROBE_S = 10.0
+
+Complaint = Callable[[Sequence[str]], str | None]
 
 
 def check_recipes(stages: Mapping[str, Prepared], path: Path, lines: Mapping[str, int]) -> None:
@@ -25,7 +28,7 @@ def check_recipes(stages: Mapping[str, Prepared], path: Path, lines: Mapping[str
     bases = dict.fromkeys(base for one in stages.values() for base in _bases(one))
     origins = [base for base in bases if not PLACEHOLDER.search(base)]
     for name, prepared in stages.items():
-        where = f"{path}:{lines.get(name) or lines.get(name.rsplit('-', 1)[0], 1)}: stage {name!r}"
+        where = locate_stage(name, path, lines)
         for base in _bases(prepared):
             if not PLACEHOLDER.search(base) and base != origins[0]:
                 raise PlanError(f"{where} starts from {base}, another base than the plan's, {origins[0]}")
@@ -34,6 +37,18 @@ def check_recipes(stages: Mapping[str, Prepared], path: Path, lines: Mapping[str
                 _read(kind, prepared.recipe, prepared.stage.recipe or "")
             except (ConfigError, ValueError) as error:
                 raise PlanError(f"{where}: {error}") from error
+
+
+def check_commands(stages: Mapping[str, Prepared], path: Path, lines: Mapping[str, int], complain: Complaint) -> None:
+    """PlanError for a command of this program that its own parser refuses.
+
+    complain: what is wrong with the arguments behind `look-again`, None where nothing is.
+    """
+    for name, prepared in stages.items():
+        for line in prepared.stage.run:
+            program, *arguments = shlex.split(line)
+            if program == "look-again" and (wrong := complain(arguments)):
+                raise PlanError(f"{locate_stage(name, path, lines)} runs {line!r}: {wrong}")
 
 
 def _bases(prepared: Prepared) -> Iterator[str]:
@@ -69,20 +84,23 @@ def _read(kind: str, recipe: Any, where: str) -> None:
         build(RunConfig, recipe, where)
 
 
-def endpoint_urls(stages: Mapping[str, Prepared]) -> dict[str, str]:
+def endpoint_urls(todo: Iterable[Prepared]) -> dict[str, str]:
     """URL to the name of the first stage that asks there; Tabletop's endpoints are inside the process."""
     found: dict[str, str] = {}
-    for name, prepared in stages.items():
+    for prepared in todo:
         recipe = prepared.recipe if isinstance(prepared.recipe, Mapping) else {}
         for endpoint in recipe.get("endpoints") or ():
             if not str(endpoint.get("base_url", "tabletop:")).startswith("tabletop:"):
-                found.setdefault(endpoint["base_url"], name)
+                found.setdefault(endpoint["base_url"], prepared.stage.name)
     return found
 
 
-def check_endpoints(stages: Mapping[str, Prepared]) -> None:
-    """PlanError for an endpoint that does not answer. Any status is an answer: keys are the stage's own concern."""
-    urls = endpoint_urls(stages)
+def check_endpoints(todo: Iterable[Prepared], path: Path, lines: Mapping[str, int]) -> None:
+    """PlanError for an endpoint that does not answer. Any status is an answer: keys are the stage's own concern.
+
+    todo: the stages that will run; those that are made ask nobody.
+    """
+    urls = endpoint_urls(one for one in todo if one.record() is None)
     if not urls:
         return
     from look_again.extras import require
@@ -95,15 +113,20 @@ def check_endpoints(stages: Mapping[str, Prepared]) -> None:
             httpx.get(f"{url.rstrip('/')}/models", timeout=PROBE_S)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
-            raise PlanError(f"stage {name!r} asks {url}, which does not answer: {reason}") from error
+            where = locate_stage(name, path, lines)
+            raise PlanError(f"{where} asks {url}, which does not answer: {reason}") from error
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Sums over the stages that are not made. made: their number that is."""
+    """What is still to be spent on stages; stages: their number, made: of those that are there.
+
+    minutes: until the last stage ends, with `jobs` of them at once. The others are sums.
+    """
 
     stages: int
     made: int
+    jobs: int
     minutes: float
     disk_mb: float
     gpu_hours: float
@@ -111,22 +134,30 @@ class Estimate:
     money: float
 
 
-def estimate(stages: Mapping[str, Prepared]) -> Estimate:
-    """What is still to be spent."""
-    todo = [one.stage.cost for one in stages.values() if one.record() is None]
+def estimate(stages: Iterable[Prepared], jobs: int = 1) -> Estimate:
+    """The plan's estimates of the stages that are not made."""
+    every = list(stages)
+    todo = [one for one in every if one.record() is None]
     sums = {
-        key: sum(getattr(cost, key) for cost in todo)
-        for key in ("minutes", "disk_mb", "gpu_hours", "api_calls", "money")
+        key: sum(getattr(one.stage.cost, key) for one in todo) for key in ("disk_mb", "gpu_hours", "api_calls", "money")
     }
-    return Estimate(len(stages), len(stages) - len(todo), **sums)
+    minutes = schedule_minutes(todo, {one.stage.name: one.stage.cost.minutes for one in todo}, jobs)
+    return Estimate(len(every), len(every) - len(todo), jobs, minutes, **sums)
 
 
-def check_disk(needed_mb: float, run: Path) -> None:
-    """PlanError when the disk of `run` has less than the estimate and a margin."""
+def check_disk(todo: Iterable[Prepared], run: Path, path: Path, lines: Mapping[str, int]) -> None:
+    """PlanError when the disk of `run` has less than the estimate of what is not made, and a margin.
+
+    It names the stage that is to leave most.
+    """
+    costs = {one.stage.name: one.stage.cost.disk_mb for one in todo if one.record() is None}
+    needed_mb = sum(costs.values())
     folder = next(parent for parent in (run, *run.resolve().parents) if parent.exists())
     free_mb = shutil.disk_usage(folder).free / 1e6
     if needed_mb * DISK_MARGIN > free_mb:
+        largest = max(costs, key=lambda name: costs[name])
         raise PlanError(
-            f"the plan leaves about {needed_mb / 1e3:.1f} GB, and {DISK_MARGIN:g} times that is wanted; "
+            f"{locate_stage(largest, path, lines)} leaves about {costs[largest] / 1e3:.1f} GB, all stages together "
+            f"{needed_mb / 1e3:.1f} GB, and {DISK_MARGIN:g} times that is wanted; "
             f"the disk of {folder} has {free_mb / 1e3:.1f} GB free: choose another --out, or make room"
         )

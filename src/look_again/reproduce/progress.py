@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from look_again.reproduce.made import Prepared
 from look_again.reproduce.plan import PlannedStage
+from look_again.reproduce.schedule import schedule_minutes
 
 LEAST_MINUTES = 0.05  # of a stage without an estimate
 
@@ -18,40 +19,37 @@ def expected_minutes(stage: PlannedStage) -> float:
 
 
 class StageProgress:
-    """A bar over all stages. It counts the plan's minutes; the time left is theirs times this machine's pace."""
+    """A bar over all stages, in the plan's minutes; the time left is that of their schedule at this machine's pace."""
 
-    def __init__(self, stages: Sequence[PlannedStage], *, shown: bool = True) -> None:
-        self.left = {stage.name: expected_minutes(stage) for stage in stages}
-        self.total, self.count, self.done = sum(self.left.values()), len(stages), 0
+    def __init__(self, todo: Sequence[Prepared], *, jobs: int = 1, shown: bool = True) -> None:
+        self.left = {one.stage.name: one for one in todo}
+        self.total = sum(expected_minutes(one.stage) for one in todo)
+        self.count, self.jobs = len(todo), jobs
         self.estimated = self.took = 0.0  # minutes of the stages that ran
-        self.started: tuple[PlannedStage, float] | None = None
+        self.started: dict[str, float] = {}
         form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
         self.bar = tqdm(total=self.total, bar_format=form, disable=not shown, dynamic_ncols=True)
 
     def skip(self, stage: PlannedStage) -> None:
         """A stage that is there already."""
-        self._finish(stage)
+        del self.left[stage.name]
         self._show(f"{stage.name} (kept)")
 
-    @contextmanager
-    def running(self, stage: PlannedStage) -> Iterator[None]:
-        """While a stage runs; what it took corrects the estimate of the rest."""
-        self.started = (stage, time.monotonic())
-        self._show(stage.name)
-        yield
+    def begin(self, stage: PlannedStage) -> None:
+        """A stage starts."""
+        self.started[stage.name] = time.monotonic()
+        self.tick()
+
+    def end(self, stage: PlannedStage) -> None:
+        """A stage is made; what it took corrects the estimate of the rest."""
+        self.took += (time.monotonic() - self.started.pop(stage.name)) / 60
         self.estimated += expected_minutes(stage)
-        self.took += (time.monotonic() - self.started[1]) / 60
-        self.started = None
-        self._finish(stage)
+        del self.left[stage.name]
+        self.tick()
 
     def tick(self) -> None:
-        """Moves the bar within the stage that runs, never beyond its end."""
-        if self.started is None:
-            return
-        stage, since = self.started
-        spent = min((time.monotonic() - since) / 60 / self.pace, 0.95 * expected_minutes(stage))
-        self.bar.n = round(self.total - sum(self.left.values()) + spent, 3)
-        self._show(stage.name, spent)
+        """Moves the bar within the stages that run, never beyond their ends."""
+        self._show(", ".join(self.started))
 
     @property
     def pace(self) -> float:
@@ -61,12 +59,18 @@ class StageProgress:
     def close(self) -> None:
         self.bar.close()
 
-    def _finish(self, stage: PlannedStage) -> None:
-        self.left.pop(stage.name)
-        self.done += 1
-        self.bar.n = round(self.total - sum(self.left.values()), 3)
+    def _minutes_left(self) -> dict[str, float]:
+        """The plan's minutes of each stage that is not made, less what is spent on it."""
+        now, left = time.monotonic(), {}
+        for name, one in self.left.items():
+            expected = expected_minutes(one.stage)
+            spent = (now - self.started[name]) / 60 / self.pace if name in self.started else 0.0
+            left[name] = expected - min(spent, 0.95 * expected)
+        return left
 
-    def _show(self, name: str, spent: float = 0.0) -> None:
-        minutes = (sum(self.left.values()) - spent) * self.pace
-        self.bar.set_description_str(f"[{self.done}/{self.count}] {name}", refresh=False)
+    def _show(self, what: str) -> None:
+        left = self._minutes_left()
+        minutes = schedule_minutes(self.left.values(), left, self.jobs) * self.pace
+        self.bar.n = round(self.total - sum(left.values()), 3)
+        self.bar.set_description_str(f"[{self.count - len(self.left)}/{self.count}] {what}", refresh=False)
         self.bar.set_postfix_str(f"about {minutes:.0f} min left")

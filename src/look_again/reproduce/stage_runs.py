@@ -1,27 +1,18 @@
-"""Runs the stages of a plan, each as commands in processes of their own, and goes on where a killed run stopped."""
+"""Runs the stages of a plan, up to `jobs` at once, each as soon as what it needs is made."""
 
 from __future__ import annotations
 
 import json
-import shlex
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from look_again.reproduce.made import Prepared, place, write_recipe, write_record
-from look_again.reproduce.plan import fill
+from look_again.reproduce.made import Prepared, write_whole
 from look_again.reproduce.progress import StageProgress
+from look_again.reproduce.schedule import choose_ready
+from look_again.reproduce.stage_process import run_stage
 
-LOG_END = 15  # lines of a failed stage's log in the message
-SPENT = "seconds.txt"  # of earlier tries of a stage that was killed
 TICK_S = 0.5
-
-
-class StageError(RuntimeError):
-    """A stage's command ended with an error; the message has the end of its log."""
 
 
 def selected(stages: Mapping[str, Prepared], start: str | None, only: Sequence[str]) -> list[Prepared]:
@@ -48,84 +39,38 @@ def _matching(names: Sequence[str], asked: str) -> list[str]:
     return [name for name in names if name == asked or name.rpartition("-")[::2] == (asked, name.rpartition("-")[2])]
 
 
-def run_stages(todo: Sequence[Prepared], stages: Mapping[str, Prepared], progress: StageProgress) -> list[str]:
-    """Make what is not made; returns the names of the stages that ran. StageError at the first that fails."""
-    ran = []
-    for prepared in todo:
-        if prepared.record() is not None:
-            progress.skip(prepared.stage)
-            continue
-        with progress.running(prepared.stage):
-            run_stage(prepared, stages, progress)
-        ran.append(prepared.stage.name)
-    return ran
+def run_stages(
+    todo: Sequence[Prepared], stages: Mapping[str, Prepared], progress: StageProgress, jobs: int = 1
+) -> list[str]:
+    """Make what is not made, up to `jobs` stages at once; returns the names of the stages that ran.
 
-
-def run_stage(prepared: Prepared, stages: Mapping[str, Prepared], progress: StageProgress) -> None:
-    """Run one stage's commands to their end and write its record. StageError otherwise."""
-    prepared.out.mkdir(parents=True, exist_ok=True)
-    places = place(prepared, stages)
-    write_recipe(prepared, places)
-    commands = [argv(line, places) for line in prepared.stage.run]
-    with _spent(prepared.folder / SPENT) as seconds, prepared.log.open("ab") as log:
-        for command in commands:
-            log.write(f"$ {shlex.join(command)}\n".encode())
-            log.flush()
-            status = _wait(command, log, progress)
-            if status:
-                raise StageError(_failure(prepared, command, status))
-    if not (prepared.out / prepared.stage.makes).exists():
-        raise StageError(_failure(prepared, commands[-1], 0, f"it did not make {prepared.stage.makes}"))
-    write_record(prepared, commands, float(seconds.read_text()))
-
-
-def argv(line: str, places: Mapping[str, str]) -> list[str]:
-    """The command of a plan's line with this Python."""
-    program, *rest = (fill(word, places) for word in shlex.split(line))
-    return [sys.executable, *(["-m", "look_again"] if program == "look-again" else []), *rest]
-
-
-def _wait(command: list[str], log, progress: StageProgress) -> int:
-    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-    try:
-        while True:
-            try:
-                return process.wait(TICK_S)
-            except subprocess.TimeoutExpired:
+    StageError at the first that fails: what runs beside it is ended, and goes on at the next start.
+    """
+    waiting = [one for one in todo if one.record() is None]
+    for one in todo:
+        if one not in waiting:
+            progress.skip(one.stage)
+    unfinished = {one.stage.name for one in waiting}
+    names = [one.stage.name for one in waiting]
+    running: dict[Future[None], Prepared] = {}
+    stopping = False
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            while waiting or running:
+                while len(running) < jobs and (chosen := choose_ready(waiting, unfinished)):
+                    waiting.remove(chosen)
+                    progress.begin(chosen.stage)
+                    future = pool.submit(run_stage, chosen, stages, jobs=jobs, keep_on=lambda: not stopping)
+                    running[future] = chosen
+                for future in wait(running, TICK_S, FIRST_COMPLETED).done:
+                    ended = running.pop(future).stage
+                    future.result()
+                    progress.end(ended)
+                    unfinished.discard(ended.name)
                 progress.tick()
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
-
-
-@contextmanager
-def _spent(path: Path) -> Iterator[Path]:
-    """Adds the time spent inside to the seconds that `path` counts, over several starts."""
-    before, start = (float(path.read_text()) if path.exists() else 0.0), time.monotonic()
-    try:
-        yield path
-    finally:
-        path.write_text(f"{before + time.monotonic() - start:.1f}")
-
-
-def _failure(prepared: Prepared, command: list[str], status: int, reason: str = "") -> str:
-    end = prepared.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_END:]
-    what = reason or f"its command ended with status {status}"
-    return "\n".join(
-        [
-            f"stage {prepared.stage.name!r} failed: {what}",
-            f"  command: {shlex.join(command)}",
-            f"  the end of {prepared.log}:",
-            *(f"    {line}" for line in end),
-            "  what is made stays; the same command goes on from here",
-        ]
-    )
-
-
-def read_records(stages: Mapping[str, Prepared]) -> dict[str, dict]:
-    """The record of every stage that is done, by name."""
-    return {name: record for name, one in stages.items() if (record := one.record()) is not None}
+        finally:
+            stopping = True
+    return names
 
 
 def write_state(run: Path, plan_file: Path, quick: bool, stages: Mapping[str, Prepared]) -> None:
@@ -136,4 +81,4 @@ def write_state(run: Path, plan_file: Path, quick: bool, stages: Mapping[str, Pr
         "stages": {name: one.folder.name for name, one in stages.items()},
     }
     run.mkdir(parents=True, exist_ok=True)
-    (run / "stages.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+    write_whole(run / "stages.json", json.dumps(state, indent=1) + "\n")
