@@ -20,7 +20,8 @@ from look_again.reproduce.plan import PlanError, StageCost, load_plan
 from look_again.reproduce.plan_checks import check_disk, check_endpoints
 from look_again.reproduce.progress import StageProgress
 from look_again.reproduce.run_report import without_times
-from look_again.reproduce.stage_process import StageError
+from look_again.reproduce.schedule import schedule_minutes
+from look_again.reproduce.stage_process import StageError, divide_threads
 from look_again.reproduce.stage_runs import run_stages, selected
 
 
@@ -105,31 +106,116 @@ def load_plan_stage(folder: Path):
     return load_plan(path).stages[0]
 
 
-def test_a_run_killed_at_any_moment_ends_in_the_same_report(plan_file: Path, tmp_path: Path) -> None:
-    """Would catch a half-made stage taken for a whole one."""
+def start_command(plan_file: Path, run: Path) -> list[str]:
+    return [sys.executable, "-m", "look_again", "reproduce", "--plan", str(plan_file), "--out", str(run)]
+
+
+def start_run(plan_file: Path, run: Path) -> subprocess.Popen:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(start_command(plan_file, run), start_new_session=True, **quiet)
+
+
+def read_report(run: Path) -> dict:
+    return json.loads((run / "report" / "report.json").read_text())
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["with its commands", "the run alone"])
+def test_a_run_killed_at_any_moment_ends_in_the_same_report(plan_file: Path, tmp_path: Path, alone: bool) -> None:
+    """Would catch a half-made stage taken for a whole one, and a file that a kill left half written."""
     assert main(["reproduce", "--plan", str(plan_file), "--out", str(tmp_path / "calm"), "--json"]) == 0
-    command = [
-        sys.executable,
-        "-m",
-        "look_again",
-        "reproduce",
-        "--plan",
-        str(plan_file),
-        "--out",
-        str(tmp_path / "run"),
-    ]
     chance = random.Random(0)
-    for _ in range(4):
-        process = subprocess.Popen(
-            command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
-        )
-        time.sleep(chance.uniform(0.3, 3))
-        os.killpg(process.pid, signal.SIGKILL)
+    for _ in range(10):
+        process = start_run(plan_file, tmp_path / "run")
+        time.sleep(chance.uniform(0.2, 1.6))
+        os.kill(process.pid, signal.SIGKILL) if alone else os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert subprocess.run(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode == 0
-    calm, killed = (json.loads((tmp_path / run / "report" / "report.json").read_text()) for run in ("calm", "run"))
-    assert without_times(killed) == without_times(calm)
+    assert start_run(plan_file, tmp_path / "run").wait() == 0
+    killed = read_report(tmp_path / "run")
+    assert without_times(killed) == without_times(read_report(tmp_path / "calm"))
     assert all(stage["done"] for stage in killed["stages"])
+
+
+@pytest.mark.parametrize("left", ["", "12.5\n", "1"])
+def test_whatever_a_kill_left_beside_a_stage_is_gone_on_from(plan_file: Path, tmp_path: Path, left: str) -> None:
+    """Would catch a file that is read at the start and was not written whole."""
+    stages = stages_of(plan_file, tmp_path)
+    folder = stages["numbers"].folder
+    (folder / "out").mkdir(parents=True)
+    for name in ("stage.json", "stage.json.part", "seconds.txt.part", "recipe.yaml", "recipe.yaml.part", "lock"):
+        (folder / name).write_text(left)
+    assert run_all(stages) == ["numbers", "double-0", "double-1", "other"]
+
+
+def test_a_command_that_outlives_its_killed_run_is_waited_for(plan_file: Path, tmp_path: Path) -> None:
+    """Would catch two commands that write into one stage's folder at once."""
+    trace = tmp_path / "trace"
+    (plan_file.parent / "other.py").write_text(
+        f"import pathlib, sys, time\n"
+        f"with open({str(trace)!r}, 'a', buffering=1) as file:\n"
+        f"    file.write('begin\\n')\n"
+        f"    time.sleep(3)\n"
+        f"    file.write('end\\n')\n"
+        f"pathlib.Path(sys.argv[1]).write_text('x')\n"
+    )
+    process = start_run(plan_file, tmp_path / "run")
+    while not trace.exists():
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert run_all(stages_of(plan_file, tmp_path / "run")) == ["other"]
+    assert trace.read_text().split() == ["begin", "end", "begin", "end"]
+
+
+def test_stages_run_at_once_where_none_needs_another(plan_file: Path, tmp_path: Path) -> None:
+    """Each of two stages waits for the other's file, so that one after the other would never end."""
+    (plan_file.parent / "meet.py").write_text(
+        "import pathlib, sys, time\n"
+        "own, other, made = map(pathlib.Path, sys.argv[1:])\n"
+        "own.write_text('x')\n"
+        "end = time.monotonic() + 60\n"
+        "while not other.exists():\n"
+        "    time.sleep(0.05)\n"
+        "    assert time.monotonic() < end\n"
+        "made.write_text('x')\n"
+    )
+    command = f"python {plan_file.parent}/meet.py {tmp_path}/met-%s {tmp_path}/met-%s {{out}}/x"
+    stages = [
+        {"name": own, "step": 1, "about": "x", "run": [command % (own, other)], "makes": "x"}
+        for own, other in ("ab", "ba")
+    ]
+    plan = plan_file.parent / "pair.yaml"
+    plan.write_text(json.dumps({"name": "pair", "about": "a", "stages": stages}))
+    assert run_all(stages_of(plan, tmp_path / "run"), jobs=2) == ["a", "b"]
+
+
+def test_what_runs_beside_a_stage_that_fails_is_ended(plan_file: Path, tmp_path: Path) -> None:
+    (plan_file.parent / "number.py").write_text("int('no')")
+    (plan_file.parent / "other.py").write_text("import time\ntime.sleep(600)")
+    stages = stages_of(plan_file, tmp_path)
+    before = time.monotonic()
+    with pytest.raises(StageError, match="stage 'numbers' failed"):
+        run_all(stages, only=("numbers", "other"), jobs=2)
+    assert time.monotonic() - before < 60
+    assert stages["other"].record() is None
+
+
+def test_the_time_of_a_schedule(plan_file: Path, tmp_path: Path) -> None:
+    """numbers 2, then the two doubles of 3 each; other, 4, waits for nobody."""
+    todo = list(stages_of(plan_file, tmp_path).values())
+    minutes = {"numbers": 2.0, "double-0": 3.0, "double-1": 3.0, "other": 4.0}
+    assert schedule_minutes(todo, minutes, 1) == 12
+    assert schedule_minutes(todo, minutes, 2) == 7  # double-0 from 2 on, double-1 once other has ended, at 4
+    assert schedule_minutes(todo, minutes, 3) == 5
+    assert schedule_minutes([], {}, 2) == 0
+
+
+@pytest.mark.parametrize(("jobs", "asked", "threads"), [(1, None, None), (2, None, 4), (16, None, 1), (2, "3", 3)])
+def test_stages_at_once_divide_the_threads(monkeypatch, jobs: int, asked: str | None, threads: int | None) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert divide_threads(jobs).get("OMP_NUM_THREADS") == (None if threads is None else str(threads))
 
 
 def test_the_page_says_what_was_made_and_what_is_missing(plan_file: Path, tmp_path: Path) -> None:

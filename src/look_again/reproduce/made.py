@@ -13,7 +13,6 @@ from typing import Any
 
 import yaml
 
-from look_again.loading import default_checkpoint
 from look_again.reproduce.plan import PlannedStage, ReproductionPlan, fill, inputs, load_recipe
 
 KEY_LENGTH = 12
@@ -67,8 +66,8 @@ def prepare(plan: ReproductionPlan, plan_folder: Path, run: Path) -> dict[str, P
             "inputs": {name: made[name].key for name in needed},
             "versions": versions(),
         }
-        if "{shipped}" in f"{stage.run} {recipe}":
-            decided["shipped"] = digest_path(default_checkpoint())
+        if _uses_shipped(stage, recipe):
+            decided["shipped"] = digest_path(_find_shipped())
         key = hashlib.sha256(json.dumps(decided, sort_keys=True, default=str).encode()).hexdigest()[:KEY_LENGTH]
         made[stage.name] = Prepared(stage, key, run / "made" / f"{stage.name}-{key}", recipe, needed)
     return made
@@ -97,12 +96,20 @@ def digest_path(path: Path) -> str:
 
 def place(prepared: Prepared, stages: Mapping[str, Prepared]) -> dict[str, str]:
     """What the placeholders of a stage stand for."""
-    return {
-        "out": str(prepared.out),
-        "recipe": str(prepared.folder / "recipe.yaml"),
-        "shipped": str(default_checkpoint()),
-        **{name: str(stages[name].out) for name in prepared.inputs},
-    }
+    shipped = {"shipped": str(_find_shipped())} if _uses_shipped(prepared.stage, prepared.recipe) else {}
+    needed = {name: str(stages[name].out) for name in prepared.inputs}
+    return {"out": str(prepared.out), "recipe": str(prepared.folder / "recipe.yaml"), **shipped, **needed}
+
+
+def _uses_shipped(stage: PlannedStage, recipe: Any) -> bool:
+    return "{shipped}" in f"{stage.run} {recipe}"
+
+
+def _find_shipped() -> Path:
+    """The model of the package; imported late, as it takes seconds that a plan without it need not wait."""
+    from look_again.weights.sources import default_checkpoint
+
+    return default_checkpoint()
 
 
 def write_recipe(prepared: Prepared, places: Mapping[str, str]) -> None:
