@@ -1,6 +1,6 @@
-"""Writes docs/results/arms.md and tabletop-seeds/arms.json from the runs of recipes/tabletop/seeds.sh.
+"""Writes docs/results/arms.md and tabletop-seeds/arms.json from a run of recipes/box/brpo_arms.yaml.
 
-python docs/make_arms.py RUNS    (without RUNS: the table again, from the JSON that is there)
+python docs/make_arms.py RUN    (without RUN: the table again, from the JSON that is there)
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ ARMS = {
     "text": ("trained and answered text-only", "4"),
     "copy": ("trained and answered with COPY", "4"),
     "route": ("trained and answered with ROUTE, m = 50", "4"),
-    "untrained-copy": ("trained text-only, answered with COPY", "5"),
-    "untrained-route": ("trained text-only, answered with ROUTE, m = 50", "5"),
-    "route-25": ("trained with ROUTE, m = 50; answered with m = 25", "6"),
-    "route-75": ("trained with ROUTE, m = 50; answered with m = 75", "6"),
-    "route-100": ("trained with ROUTE, m = 50; answered with m = 100", "6"),
+    "untrained-copy": ("trained text-only, answered with COPY", "4"),
+    "untrained-route": ("trained text-only, answered with ROUTE, m = 50", "4"),
+    "route-25": ("trained with ROUTE, m = 50; answered with m = 25", "5"),
+    "route-75": ("trained with ROUTE, m = 50; answered with m = 75", "5"),
+    "route-100": ("trained with ROUTE, m = 50; answered with m = 100", "5"),
     "copy-wrong-image": ("the COPY arm, another image's rows", "control"),
     "text-wrong-image": ("the text-only arm, another image's rows by COPY", "control"),
 }
@@ -34,8 +34,9 @@ START = ("text", "copy", "route")
 Result = dict[str, Any]
 
 
-def read(runs: Path, arm: str, run: str) -> Result:
-    return json.loads((runs / f"eval-{arm}" / run / "tabletop" / "result.json").read_text())
+def read(run: Path, stage: str) -> Result:
+    folder = json.loads((run / "stages.json").read_text())["stages"][stage]
+    return json.loads((run / "made" / folder / "out" / "tabletop" / "result.json").read_text())
 
 
 def facts(result: Result) -> dict[str, Any]:
@@ -57,8 +58,8 @@ def mean_scores(results: list[Result]) -> list[float]:
     ]
 
 
-def summary(runs: Path) -> dict[str, Any]:
-    found = {arm: [read(runs, arm, f"seed-{seed}") for seed in SEEDS] for arm in ARMS}
+def summary(run: Path) -> dict[str, Any]:
+    found = {arm: [read(run, f"eval-{arm}-{seed}") for seed in SEEDS] for arm in ARMS}
     arms = {}
     for arm, results in found.items():
         for seed, base, result in zip(SEEDS, found[BASE], results, strict=True):
@@ -68,7 +69,7 @@ def summary(runs: Path) -> dict[str, Any]:
             "seeds": {seed: facts(result) for seed, result in zip(SEEDS, results, strict=True)},
             "against_text": None if arm == BASE else {"difference": pooled.difference, "interval": pooled.interval},
         }
-    start = {mode: facts(read(runs, mode, "start")) for mode in START}
+    start = {mode: facts(read(run, f"start-{mode}")) for mode in START}
     config = found[BASE][0]["config"]
     return {"items": config["items"], "versions": config["versions"], "start": start, "arms": arms}
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,86 @@ def test_a_changed_value_makes_exactly_what_follows_from_it_again(plan_file: Pat
     assert json.loads((after["double-0"].out / "result.json").read_text())["metrics"]["n"] == 8
     (plan_file.parent / "numbers.yaml").write_text("# a comment decides nothing\nvalue: 21\n")
     assert run_all(stages_of(plan_file, tmp_path)) == []  # the first folders are still there
+
+
+ALL = ["numbers", "double-0", "double-1", "other"]
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "again"),
+    [
+        ("numbers.yaml", "21", "4", ["numbers", "double-0", "double-1"]),
+        ("small.yaml", "recipe: numbers.yaml", "recipe: numbers.yaml\n    change: {value: 4}", ALL[:3]),
+        ("small.yaml", "seeds: [0, 1]", "seeds: [0, 2]", []),  # double-2 is new and is asked for below
+        ("small.yaml", "{out}/x.txt", "{out}/x.txt more", ["other"]),
+        ("small.yaml", "makes: x.txt", "makes: x.txt\n    reads: [other.py]", ["other"]),
+        ("small.yaml", "about: needs nothing", "about: says something else", []),
+        ("small.yaml", "says: nothing", "says: something", []),
+        ("small.yaml", "makes: x.txt", "makes: x.txt\n    cost: {minutes: 9}", []),
+        ("small.yaml", "quick:", "jobs: 2\nquick:", []),
+    ],
+)
+def test_what_a_change_makes_again(
+    plan_file: Path, tmp_path: Path, file: str, before: str, after: str, again: list[str]
+) -> None:
+    """Would catch a value that decides nothing, and one that decides too much."""
+    first = stages_of(plan_file, tmp_path)
+    changed = plan_file.parent / file
+    assert before in changed.read_text()
+    changed.write_text(changed.read_text().replace(before, after, 1))
+    second = stages_of(plan_file, tmp_path)
+    assert [name for name in second if name in first and second[name].key != first[name].key] == again
+
+
+def test_another_version_makes_everything_again(plan_file: Path, tmp_path: Path, monkeypatch) -> None:
+    first = stages_of(plan_file, tmp_path)
+    monkeypatch.setattr("look_again.reproduce.made.version", lambda package: "0.0.1")
+    second = stages_of(plan_file, tmp_path)
+    assert [name for name in second if second[name].key != first[name].key] == ALL
+
+
+def test_a_file_that_a_stage_reads_and_the_shipped_model_decide(plan_file: Path, tmp_path: Path, monkeypatch) -> None:
+    text = plan_file.read_text().replace("makes: x.txt", "makes: x.txt\n    reads: [other.py]")
+    plan_file.write_text(text.replace('{out}/n.txt"', '{out}/n.txt {shipped}"'))
+    model = tmp_path / "model"
+    model.mkdir()
+    monkeypatch.setattr("look_again.weights.sources.default_checkpoint", lambda: model)
+    keys = [{name: one.key for name, one in stages_of(plan_file, tmp_path).items()}]
+    for changed in (plan_file.parent / "other.py", model / "model.safetensors"):
+        changed.write_text("other bytes")
+        keys.append({name: one.key for name, one in stages_of(plan_file, tmp_path).items()})
+    moved = [[name for name in ALL if old[name] != new[name]] for old, new in pairwise(keys)]
+    assert moved == [["other"], ["numbers", "double-0", "double-1"]]
+
+
+def test_a_recipe_value_of_the_box_makes_exactly_its_followers_again(tmp_path: Path) -> None:
+    """Of the shipped pipeline: the base decides all but the cold-start rows and the picture, an SFT its own arm."""
+    path = Path(__file__).parents[2] / "recipes" / "box" / "tabletop.yaml"
+    plan = load_plan(path, quick=True)
+    first = prepare(plan, path.parent, tmp_path)
+    names = set(first)
+    arms = {name for name in names if name.startswith(("sft-", "eval-")) and not name.startswith("eval-base")}
+    late = {"dilution", "theorems", "heatmap"}
+    copies = {"sft-copy-0", "eval-copy-0", "eval-vision-0", "eval-wrong-image-0"} | late
+    for name, change, expected in (
+        ("base", {"stages.0.steps": 61}, names - {"cold-data", "picture"}),
+        (
+            "cold-data",
+            {"build.name": "Other rows"},
+            names - {"base", "picture", "eval-base", "eval-base-copy", "eval-base-route"},
+        ),
+        ("zero", {"beta": 0.05}, {"zero", "distilled", "curves"} | arms | late),
+        ("distilled", {"distil.max_new_tokens": 255}, {"distilled"} | (arms - {"eval-zero"}) | late),
+        ("sft-copy-0", {"seed": 7}, copies),
+        ("sft-text-0", {"stages.0.steps": 41}, {"sft-text-0", "eval-text-0"}),
+        ("picture", {}, set()),
+    ):
+        stages = tuple(
+            replace(stage, change={**stage.change, **change}) if stage.name == name else stage for stage in plan.stages
+        )
+        second = prepare(replace(plan, stages=stages), path.parent, tmp_path)
+        assert {one for one in names if second[one].key != first[one].key} == expected, name
+        assert not expected or expected == set(followers(first, name))
 
 
 def test_what_a_stage_made_is_made_again_when_it_is_gone(plan_file: Path, tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from look_again.rl.reward_curves import curves, main, smoothed
+from look_again.rl.reward_curves import curves, main, name_runs, smoothed
 
 
 def test_figures_of_some_steps_keep_their_steps():
@@ -38,3 +39,10 @@ def test_folders_without_a_log_are_named(tmp_path, text):
         (tmp_path / "log.jsonl").write_text(text)
     with pytest.raises(ValueError, match="log"):
         main([str(tmp_path), "--out", str(tmp_path / "x")])
+
+
+def test_runs_are_called_by_their_folders_or_as_they_are_told():
+    """Would catch runs in folders of one name that are drawn as a single one."""
+    assert name_runs(["runs/a", "seed 1=runs/b/out"]) == {"a": Path("runs/a"), "seed 1": Path("runs/b/out")}
+    with pytest.raises(ValueError, match="two runs are called 'out': say NAME=runs/b/out"):
+        name_runs(["runs/a/out", "runs/b/out"])

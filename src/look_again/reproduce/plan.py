@@ -146,8 +146,10 @@ class ReproductionPlan:
     """Of the report, in order."""
     answers: str | None = None
     """`{STAGE}/path/to/result.json` of a run whose first answers the report shows."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """What `{NAME}` stands for in the stages: numbers and texts that several of them share."""
     quick: Mapping[str, Any] = field(default_factory=dict)
-    """By stage, other keys for a run of minutes; `seeds: ` of all stages under the key `seeds`."""
+    """By stage, other keys for a run of minutes; the key `seeds` has those of all stages, `values` other values."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -162,6 +164,7 @@ def load_plan(path: str | Path, *, quick: bool = False) -> ReproductionPlan:
     lines = read_lines(path)
     if quick:
         raw = with_quick(raw, path)
+    raw = with_values(raw, path)
     try:
         plan = build(ReproductionPlan, raw, str(path))
     except PlanError:
@@ -179,7 +182,7 @@ def with_quick(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
     quick = dict(raw.get("quick") or {})
     stages = [dict(stage) for stage in raw.get("stages") or ()]
     names = [stage.get("name") for stage in stages]
-    if unknown := set(quick) - {*names, "seeds"}:
+    if unknown := set(quick) - {*names, "seeds", "values"}:
         raise PlanError(f"{path}: quick has {sorted(unknown)}, which no stage is called")
     for stage in stages:
         if "seeds" in quick and stage.get("seeds"):
@@ -188,7 +191,30 @@ def with_quick(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
         change = {**stage.get("change", {}), **own.pop("change", {})}
         cost = {**stage.get("cost", {}), **own.pop("cost", {})}
         stage |= own | ({"change": change} if change else {}) | ({"cost": cost} if cost else {})
-    return {**raw, "stages": stages}
+    values = {**(raw.get("values") or {}), **(quick.get("values") or {})}
+    return {**raw, "stages": stages} | ({"values": values} if values else {})
+
+
+def with_values(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The plan's keys with its values put into the stages; a text that is one placeholder alone becomes the value.
+
+    PlanError for a value that has the name of a stage, or of what stages have of their own.
+    """
+    values = dict(raw.get("values") or {})
+    names = {stage.get("name") for stage in raw.get("stages") or () if isinstance(stage, Mapping)}
+    if taken := sorted(set(values) & {*names, *OWN}):
+        raise PlanError(f"{path}: values has {taken}, which stands for something else in a stage")
+
+    def put(part: Any) -> Any:
+        if isinstance(part, str):
+            alone = PLACEHOLDER.fullmatch(part)
+            texts = {name: str(value) for name, value in values.items()}
+            return values[alone[1]] if alone and alone[1] in values else fill(part, texts)
+        if isinstance(part, Mapping):
+            return {key: put(value) for key, value in part.items()}
+        return [put(value) for value in part] if isinstance(part, list) else part
+
+    return {**raw, "stages": put(raw["stages"])} if values and "stages" in raw else dict(raw)
 
 
 def expand_seeds(stage: PlannedStage) -> Iterator[PlannedStage]:

@@ -38,6 +38,19 @@ def read_log(run: Path) -> list[dict[str, float]]:
     return lines
 
 
+def name_runs(texts: Sequence[str]) -> dict[str, Path]:
+    """Folders by the names that come before `=`, else by their own. ValueError for a name that two of them have."""
+    found: dict[str, Path] = {}
+    for text in texts:
+        given, named, folder = text.partition("=")
+        folder = folder if named else text
+        name = given if named else Path(folder).name
+        if name in found:
+            raise ValueError(f"two runs are called {name!r}: say NAME={folder} for one of them")
+        found[name] = Path(folder)
+    return found
+
+
 def curves(logs: Mapping[str, Log]) -> dict[str, dict[str, list[float]]]:
     """Per run and figure of its log, the values of all steps; `NAME_steps` where not every step has one."""
     figures: dict[str, dict[str, list[float]]] = {}
@@ -90,10 +103,10 @@ def _draw_run(axes: Any, index: int, run: str, name: str, values: Mapping[str, S
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Draw the curves of BRPO runs.")
-    parser.add_argument("runs", nargs="+", type=Path, help="output folders of runs")
+    parser.add_argument("runs", nargs="+", metavar="[NAME=]RUN", help="output folders of runs, with names to draw")
     parser.add_argument("--out", required=True, type=Path, metavar="PATH", help="writes PATH.json and PATH.png")
     args = parser.parse_args(arguments)
-    figures = curves({run.name: read_log(run) for run in args.runs})
+    figures = curves({name: read_log(run) for name, run in name_runs(args.runs).items()})
     args.out.parent.mkdir(parents=True, exist_ok=True)
     rounded = {run: {k: [round(v, 6) for v in values] for k, values in curve.items()} for run, curve in figures.items()}
     args.out.with_suffix(".json").write_text(json.dumps(rounded) + "\n", encoding="utf-8")
