@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -24,6 +21,7 @@ from look_again.reproduce.run_report import without_times
 from look_again.reproduce.schedule import schedule_minutes
 from look_again.reproduce.stage_process import StageError, divide_threads
 from look_again.reproduce.stage_runs import run_stages, selected
+from tests.reproduce.run_commands import kill_run, read_report, start_run
 
 
 def stages_of(plan_file: Path, run: Path) -> dict[str, Prepared]:
@@ -187,19 +185,6 @@ def load_plan_stage(folder: Path):
     return load_plan(path).stages[0]
 
 
-def start_command(plan_file: Path, run: Path) -> list[str]:
-    return [sys.executable, "-m", "look_again", "reproduce", "--plan", str(plan_file), "--out", str(run)]
-
-
-def start_run(plan_file: Path, run: Path) -> subprocess.Popen:
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen(start_command(plan_file, run), start_new_session=True, **quiet)
-
-
-def read_report(run: Path) -> dict:
-    return json.loads((run / "report" / "report.json").read_text())
-
-
 @pytest.mark.parametrize("alone", [False, True], ids=["with its commands", "the run alone"])
 def test_a_run_killed_at_any_moment_ends_in_the_same_report(plan_file: Path, tmp_path: Path, alone: bool) -> None:
     """Would catch a half-made stage taken for a whole one, and a file that a kill left half written."""
@@ -208,8 +193,7 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_report(plan_file: Path, tmp
     for _ in range(10):
         process = start_run(plan_file, tmp_path / "run")
         time.sleep(chance.uniform(0.2, 1.6))
-        os.kill(process.pid, signal.SIGKILL) if alone else os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill_run(process, alone=alone)
     assert start_run(plan_file, tmp_path / "run").wait() == 0
     killed = read_report(tmp_path / "run")
     assert without_times(killed) == without_times(read_report(tmp_path / "calm"))
@@ -241,8 +225,7 @@ def test_a_command_that_outlives_its_killed_run_is_waited_for(plan_file: Path, t
     process = start_run(plan_file, tmp_path / "run")
     while not trace.exists():
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_run(process, alone=True)
     assert run_all(stages_of(plan_file, tmp_path / "run")) == ["other"]
     assert trace.read_text().split() == ["begin", "end", "begin", "end"]
 

@@ -64,6 +64,7 @@ def complain(arguments: Sequence[str]) -> str | None:
 
 
 def _make(args: argparse.Namespace, plan: Any, stages: Any, todo: Any, jobs: int) -> int:
+    from look_again.reproduce.answer_pictures import load_pictures
     from look_again.reproduce.made import write_whole
     from look_again.reproduce.progress import StageProgress
     from look_again.reproduce.run_page import build_page
@@ -79,7 +80,8 @@ def _make(args: argparse.Namespace, plan: Any, stages: Any, todo: Any, jobs: int
         report = build_report(plan, stages, quick=args.quick)
         folder = args.out / "report"
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "index.html", build_page(report))
+        pictures = load_pictures(plan.answers, stages, {answer["id"] for answer in report["answers"]})
+        write_whole(folder / "index.html", build_page(report, pictures))
         write_whole(folder / "report.json", json.dumps(report, indent=1) + "\n")
     if args.json:
         print(json.dumps(report))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -19,6 +20,7 @@ STEPS = {
     6: "6 · Evaluation",
     7: "7 · Tables and figures",
 }
+SECTION = re.compile(r"&lt;/?[A-Z]+&gt;")  # tags of the response format, escaped
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2230; --soft: #5b6272; --paper: #fff; --card: #f4f5f8; --line: #d9dce3;
   --accent: #1c4fa1; --bad: #b00020 }
@@ -39,15 +41,22 @@ th:first-child, td:first-child { text-align: left; white-space: normal } td.pape
 caption { text-align: left; font-weight: 600; padding: .4rem 0 } figure { margin: 1.2rem 0 }
 img { max-width: 100%; background: #fff; border: 1px solid var(--line); border-radius: .4rem }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--card); border: 1px solid var(--line);
-  border-radius: .4rem; padding: .7rem; font-size: .83rem } details { margin: .4rem 0 } summary { cursor: pointer }
+  border-radius: .4rem; padding: .7rem; font-size: .83rem; margin: 0 }
+.answer { display: grid; grid-template-columns: minmax(7rem, 12rem) 1fr; gap: 1rem; align-items: start;
+  margin-bottom: 1.4rem } .answer pre:first-child { grid-column: 1 / -1 }
+@media (max-width: 40rem) { .answer { grid-template-columns: 1fr } }
+details { margin: .4rem 0 } summary { cursor: pointer }
 """
 
 
-def build_page(report: Mapping[str, Any]) -> str:
-    """The report of `build_report` as HTML; figures are read from where it says they are."""
+def build_page(report: Mapping[str, Any], pictures: Mapping[str, Sequence[str]] | None = None) -> str:
+    """The report of `build_report` as HTML; figures are read from where it says they are.
+
+    pictures: data URLs of the shown answers' images, by the answer's id.
+    """
     head = f"<h1>{escape(report['plan'])}</h1><p>{escape(report['about'])}</p>{_state(report)}"
     parts = [head, _pipeline(report["stages"]), *_tables(report["tables"]), *_figures(report["figures"])]
-    parts += [*_answers(report["answers"]), _commands(report["stages"]), _versions(report["versions"])]
+    parts += [*_answers(report["answers"], pictures or {}), _commands(report["stages"]), _versions(report["versions"])]
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{escape(report['plan'])}</title><style>{STYLE}</style><main>{''.join(parts)}</main></html>\n"
@@ -122,16 +131,31 @@ def _figures(figures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"<figure>{image}<figcaption><b>{title}.</b> {escape(figure['says'])}</figcaption></figure>"
 
 
-def _answers(answers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _answers(answers: Sequence[Mapping[str, Any]], pictures: Mapping[str, Sequence[str]]) -> Iterator[str]:
     if answers:
         yield "<h2>Answers</h2>"
     for answer in answers:
         verdict = "right" if answer["strict"] else "wrong"
-        looks = f"{answer['looks']} looks, {answer['tokens']['reinserted']} visual tokens put back"
+        shown = "".join(f'<img alt="the picture" src="{url}">' for url in pictures.get(answer["id"], ()))
+        text = SECTION.sub(r"<b>\g<0></b>", escape(answer["text"]))
         yield (
             f"<h3>{escape(answer['prompt'])}</h3><p class=soft>{verdict}; the reference is "
-            f"{escape(str(answer['reference']))}; {looks}</p><pre>{escape(answer['text'])}</pre>"
+            f"{escape(str(answer['reference']))}; {_saw(answer)}</p>"
+            f"<div class=answer>{shown}<pre>{text}</pre></div>"
         )
+
+
+def _saw(answer: Mapping[str, Any]) -> str:
+    """What the looks of an answer saw: how many visual tokens of the picture were put back, of how many."""
+    tokens, looks = answer["tokens"], answer["looks"]
+    if not looks:
+        return "it never looked again"
+    each = f"{tokens['reinserted'] / looks:g} of the picture's {tokens['visual']} visual tokens"
+    return (
+        f"it looked again once and saw {each}"
+        if looks == 1
+        else f"it looked again {looks} times and saw {each} each time"
+    )
 
 
 def _commands(stages: Sequence[Mapping[str, Any]]) -> str:

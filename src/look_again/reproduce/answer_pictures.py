@@ -1,0 +1,31 @@
+"""The pictures of the answers that a report shows, drawn or read again from where the benchmark has them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from look_again.reproduce.made import Prepared
+from look_again.reproduce.run_report import resolve
+
+
+def load_pictures(place: str | None, stages: Mapping[str, Prepared], ids: Collection[str]) -> dict[str, list[str]]:
+    """Data URLs of small copies, by the answer's id; nothing where the benchmark is not at hand any more."""
+    found = resolve(place, stages) if place else []
+    if not found or not ids:
+        return {}
+    from look_again.evaluation.benchmark import DataLocation
+    from look_again.evaluation.known_benchmarks import BENCHMARKS, benchmark
+    from look_again.evaluation.thumbnails import load_thumbnails
+
+    result = json.loads(found[0].read_text(encoding="utf-8"))
+    asked = result.get("config", {}).get("place")
+    if asked is None or result.get("benchmark") not in BENCHMARKS:
+        return {}
+    images = None if asked["images"] is None else Path(asked["images"])
+    location = DataLocation(asked["path"], asked["split"], images, asked["limit"])
+    try:
+        return load_thumbnails(benchmark(result["benchmark"]), location, ids)
+    except (OSError, ValueError, ImportError):
+        return {}
