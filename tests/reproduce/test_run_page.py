@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from look_again.reproduce.answer_pictures import load_pictures
+from look_again.reproduce.made import RECORD, Prepared
+from look_again.reproduce.plan import PlannedStage
 from look_again.reproduce.run_page import build_page
 
 REPORT = {"plan": "p", "about": "a", "quick": False, "versions": {}, "stages": [], "tables": [], "figures": []}
@@ -36,3 +43,20 @@ def test_an_answer_whose_picture_is_gone_is_shown_all_the_same() -> None:
     page = build_page(REPORT | {"answers": [answer(1, 36)]})
     assert "How many?" in page
     assert "<img" not in page
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "split", "shown"), [("tabletop", "test", 1), ("tabletop", "gone", 0), ("own", "test", 0)]
+)
+def test_a_picture_is_drawn_again_from_where_the_benchmark_has_it(
+    tmp_path: Path, benchmark: str, split: str, shown: int
+) -> None:
+    stage = PlannedStage(name="answers", step=6, about="x", run=("python x",), makes="result.json")
+    made = Prepared(stage, "k", tmp_path, None, ())
+    made.out.mkdir()
+    place = {"path": "seed=5,length=brief", "split": split, "images": None, "limit": 2}
+    (made.out / "result.json").write_text(json.dumps({"benchmark": benchmark, "config": {"place": place}}))
+    (tmp_path / RECORD).write_text("{}")
+    pictures = load_pictures("{answers}/result.json", {"answers": made}, {"tabletop-test-5-1"})
+    assert [len(urls) for urls in pictures.values()] == [1] * shown
+    assert all(url.startswith("data:image/jpeg;base64,") for urls in pictures.values() for url in urls)

@@ -24,7 +24,7 @@ def load_pictures(place: str | None, stages: Mapping[str, Prepared], ids: Collec
     if asked is None or result.get("benchmark") not in BENCHMARKS:
         return {}
     images = None if asked["images"] is None else Path(asked["images"])
-    location = DataLocation(asked["path"], asked["split"], images, asked["limit"])
+    location = DataLocation(path=asked["path"], split=asked["split"], images=images, limit=asked["limit"])
     try:
         return load_thumbnails(benchmark(result["benchmark"]), location, ids)
     except (OSError, ValueError, ImportError):

@@ -21,6 +21,7 @@ STEPS = {
     7: "7 · Tables and figures",
 }
 SECTION = re.compile(r"&lt;/?[A-Z]+&gt;")  # tags of the response format, escaped
+FEW = 5  # stages of a step that stand in a narrow card
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2230; --soft: #5b6272; --paper: #fff; --card: #f4f5f8; --line: #d9dce3;
   --accent: #1c4fa1; --bad: #b00020 }
@@ -35,10 +36,13 @@ p { max-width: 46rem } .soft { color: var(--soft) } .bad { color: var(--bad); fo
 .pipeline > li { list-style: none; background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
   padding: .8rem 1rem; border-top: .25rem solid var(--accent) }
 .pipeline ul { margin: .4rem 0 0; padding-left: 1.1rem; font-size: .9rem }
+.pipeline > .wide { grid-column: 1 / -1 } .wide ul { columns: 17rem; column-gap: 2rem }
+.wide li { break-inside: avoid }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .93rem; min-width: 24rem }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
-th:first-child, td:first-child { text-align: left; white-space: normal } td.paper { color: var(--soft) }
-caption { text-align: left; font-weight: 600; padding: .4rem 0 } figure { margin: 1.2rem 0 }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 7.5rem }
+td.paper { color: var(--soft) }
+.scroll + p { margin-bottom: 1.8rem } figure { margin: 1.2rem 0 }
 img { max-width: 100%; background: #fff; border: 1px solid var(--line); border-radius: .4rem }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--card); border: 1px solid var(--line);
   border-radius: .4rem; padding: .7rem; font-size: .83rem; margin: 0 }
@@ -79,7 +83,8 @@ def _pipeline(stages: Sequence[Mapping[str, Any]]) -> str:
     for step in sorted({stage["step"] for stage in stages}):
         own = [stage for stage in stages if stage["step"] == step]
         items = "".join(f"<li>{_stage(stage)}</li>" for stage in own)
-        cards.append(f"<li><h3>{STEPS[step]}</h3><ul>{items}</ul></li>")
+        wide = " class=wide" if len(own) > FEW else ""
+        cards.append(f"<li{wide}><h3>{STEPS[step]}</h3><ul>{items}</ul></li>")
     return f"<h2>The pipeline</h2><ol class=pipeline>{''.join(cards)}</ol>"
 
 
@@ -102,7 +107,7 @@ def _tables(tables: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         cells += "".join(f"<th class=paper>paper: {escape(name)}</th>" for name in papers)
         rows = "".join(_row(row, papers, bool(against)) for row in table["rows"])
         yield (
-            f"<div class=scroll><table><caption>{escape(table['title'])}</caption><tr>{cells}</tr>{rows}</table></div>"
+            f"<h3>{escape(table['title'])}</h3><div class=scroll><table><tr>{cells}</tr>{rows}</table></div>"
             f"<p>{escape(table['says'])}</p>"
         )
 
