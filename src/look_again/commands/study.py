@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from look_again.commands.common import print_json
+from look_again.extras import require
 from look_again.study.designs import DESIGNS, Design
 from look_again.study.settings import StudySettings, build_settings
 
@@ -42,6 +43,7 @@ def _add_options(parser: argparse.ArgumentParser, name: str, design: Design) -> 
 
 
 def run(args: argparse.Namespace) -> int:
+    require("matplotlib", extra="eval")  # of the figure, which comes after hours
     settings = _settings(args)
     from look_again.study.experiment import run_study
     from look_again.study.figure import study_figure
