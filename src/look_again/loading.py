@@ -19,6 +19,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from look_again.core.compiled.compiled_step import check_compiler, describe_obstacle
 from look_again.core.families import Family, find_family
 from look_again.core.reattention import Reattention
 from look_again.extras import MissingExtraError
@@ -68,6 +69,7 @@ class Checkpoint:
 
     trained: it writes the format unprompted. notes: what a user should be told. reattention: how it re-attended in
     training, which is followed where nobody asks for anything else. scope: the small world that is all it knows.
+    compiled: its decode steps run as a compiled graph.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     reattention: Reattention = field(default_factory=Reattention)
     scope: Scope | None = None
+    compiled: bool = False
 
     def __repr__(self) -> str:
         kind = "trained" if self.trained else "prompted"
@@ -149,10 +152,13 @@ def load_checkpoint(name: str | Path | None = None, options: LoadOptions | None 
 
     options: how, see `LoadOptions`; fields of it may be given by name as well.
     Raises LoadError, MissingExtraError for a library that the options need, or UnknownFamilyError for a family that is
-    not in the table. Without tags it gets them in memory, and `notes` says so.
+    not in the table, CompileError where a compiled step is asked for and nothing compiles. Without tags it gets them in
+    memory, and `notes` says so.
     """
     chosen = replace(options or LoadOptions(), **given)
-    resolve_device(chosen.device)  # told before anything is read
+    device = resolve_device(chosen.device)  # told before anything is read
+    if chosen.compile:
+        check_compiler(device)
     sources = resolve_sources(name, chosen.adapter)
     config = _load_config(sources.base)
     family, record = find_family(config), sources.record
@@ -165,6 +171,7 @@ def load_checkpoint(name: str | Path | None = None, options: LoadOptions | None 
     if sources.adapter is not None:
         model = put_adapter_on(model, sources.adapter, merge=_merges(model, chosen))
     shown = [str(part) for part in (name, chosen.adapter) if part is not None]
+    obstacle = describe_obstacle(model) if chosen.compile else None
     return Checkpoint(
         " + ".join(shown) or "tabletop-tiny",
         model.eval(),
@@ -172,9 +179,10 @@ def load_checkpoint(name: str | Path | None = None, options: LoadOptions | None 
         image_processor,
         family,
         trained=bool(record.trained) if chosen.trained is None else chosen.trained,
-        notes=(*notes, *record.notes),
+        notes=(*notes, *record.notes, *([obstacle] if obstacle else [])),
         reattention=record.reattention or Reattention(),
         scope=find_scope(record.scope),
+        compiled=chosen.compile and obstacle is None,
     )
 
 

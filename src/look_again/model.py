@@ -235,6 +235,7 @@ class LookAgain:
             prefixes=[prompt.prefix_ids for prompt in prompts],
             turns=[prompt.turn_ids for prompt in prompts],
             prefix_cache=self.prefix_cache,
+            compile=self.checkpoint.compiled,
         )
         _check_prefixes([len(prompt.prefix_ids) for prompt in prompts], sampling)
         inputs = self._batch(prompts)

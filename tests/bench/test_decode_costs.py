@@ -17,6 +17,7 @@ from look_again.bench.measure import describe_spread, measure_peak, paired_ratio
 from look_again.bench.options import add_decode_arguments
 from look_again.bench.settings import RATIOS as RATIO_NAMES
 from look_again.bench.settings import DecodeSettings
+from look_again.core.compiled import compiled_step
 from look_again.tabletop.tiny import TinyConfig
 
 CPU = torch.device("cpu")
@@ -196,11 +197,13 @@ def test_chunk_and_resubmission_compute_the_same_logits_every_time(bench: Bench)
         assert torch.allclose(arms.chunk(), expected, atol=1e-5)
 
 
-def test_the_command_reports_every_ratio_with_its_spread() -> None:
+def test_the_command_reports_every_ratio_with_its_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled_step, "BACKEND", "eager")  # graphs are traced and not compiled
     result = json.loads(json.dumps(run(parse("--tokens", "12", "--every", "6", "--pairs", "1", "--layers", "1"))))
     assert list(result["ratios"]) == list(result["spread"]) == list(RATIOS)
     assert all(math.isfinite(value) and value > 0 for value in result["ratios"].values())
     assert result["spread"]["copy_over_text"]["n"] == 1
+    assert result["recompilations"] == 0
     assert result["settings"]["layers"] == 1
     assert result["settings"]["visual_tokens"] == 36
     assert result["settings"]["reflections"] == 2

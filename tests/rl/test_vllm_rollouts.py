@@ -24,11 +24,12 @@ from look_again.core.reattention import Reattention
 from look_again.data.sample import Sample
 from look_again.rl.rollouts import sample_groups
 from look_again.rl.vllm_messages import MARKER, write_weights
-from look_again.rl.vllm_rollouts import VllmEngine, VllmServer, stop_ids
+from look_again.rl.vllm_rollouts import VllmEngine, VllmRollouts, VllmServer, stop_ids
 from look_again.tabletop.tiny import build_image_processor
 from look_again.training.batches import Codec
+from look_again.training.module import Reattending
 
-TEXT = Reattention(mode="text")
+TEXT, COPY = Reattention(mode="text"), Reattention(mode="copy")
 GROUP, LENGTH = 2, 6
 DEVELOPER = {
     "/is_sleeping": {"is_sleeping": False},
@@ -278,12 +279,116 @@ def test_proxies_of_the_environment_are_not_asked(fake, codec, rows, monkeypatch
     assert len(sample(fake, codec, rows[:1])) == GROUP
 
 
-@pytest.mark.parametrize("mode", ["copy", "route", "vision"])
-def test_a_policy_that_inserts_is_refused(fake, codec, rows, mode):
+@pytest.mark.parametrize("mode", ["route", "vision"])
+def test_a_policy_that_a_server_cannot_carry_out_is_refused(fake, codec, rows, mode):
     """Would catch answers without re-insertion that the loss pass reads with it."""
     with pytest.raises(ValueError, match=f"'{mode}' needs the decoding loop"):
         VllmServer(fake.url).sample_groups(codec, rows, Reattention(mode=mode), group=2, max_new_tokens=6)
     assert fake.asked == []
+
+
+@pytest.mark.parametrize(
+    "policy", [Reattention(mode="copy", layout="strip"), Reattention(control="blank-image")], ids=str
+)
+def test_copies_that_differ_from_the_prompts_images_are_refused(fake, codec, rows, policy):
+    with pytest.raises(ValueError, match="puts whole images back as it first showed them"):
+        VllmServer(fake.url).sample_groups(codec, rows, policy, group=2, max_new_tokens=6)
+    assert fake.asked == []
+
+
+class Replay:
+    """Goes on with a scripted answer to each prompt as vLLM would: up to a stop token, or as far as it may."""
+
+    def __init__(self, fake, codec, scripts):
+        tokens = codec.family.vision_tokens(codec.config)
+        self.fake, self.scripts, self.vision = fake, scripts, {tokens.image, tokens.start, tokens.end}
+        self.read = {}  # by prompt, the longest sequence with what was sampled behind it
+
+    def __call__(self, body):
+        ids, sampling = self.fake.expand(body), body["sampling_params"]
+        prompt, script = next((p, s) for p, s in self.scripts.items() if tuple(ids[: len(p)]) == p)
+        written = [token for token in ids[len(prompt) :] if token not in self.vision]
+        assert written == script[: len(written)]
+        rest = script[len(written) :][: sampling["max_tokens"]]
+        stop = next((i for i, token in enumerate(rest) if token in sampling["stop_token_ids"]), None)
+        rest = rest if stop is None else rest[: stop + 1]
+        self.read[prompt] = [*ids, *rest]
+        content = choice(0, rest, "length" if stop is None else "stop")
+        return {"prompt_token_ids": ids, "choices": [content]}
+
+
+@pytest.fixture
+def replay(fake, codec, rows):
+    """Answers with looks at their beginning, next to each other and at the very end."""
+    tag, end = codec.tag_ids["<REFLECTION>"], codec.tokenizer.eos_token_id
+    scripts = [[40, tag, 41, 42, tag, 43, end], [tag, 44, end], [tag, tag, 45, 46, 47, 48, 49, tag]]
+    prompts = [tuple(codec.item(row, COPY).example.prompt_ids) for row in rows]
+    fake.generate = Replay(fake, codec, dict(zip(prompts, scripts, strict=True)))
+    return fake.generate
+
+
+def test_answers_look_again_in_the_sequence_that_the_loss_reads(fake, model, codec, rows, replay):
+    """Would catch an image put back at another place than in the loss, a tag asked for twice, a lost token."""
+    found = VllmServer(fake.url, timeout=20).sample_groups(codec, rows, COPY, group=GROUP, max_new_tokens=8)
+    module = Reattending(model, codec.tag_ids).eval()
+    for rollout in found:
+        prompt = tuple(rollout.example.prompt_ids)
+        script = replay.scripts[prompt]
+        assert rollout.completion_ids == script
+        assert rollout.finished == (script[-1] == codec.tokenizer.eos_token_id)
+        assert len(rollout.log_probs) == len(script)
+        visual = prompt.count(codec.config.image_token_id)
+        looks = [list(range(visual))] * script.count(codec.tag_ids["<REFLECTION>"])
+        if not rollout.finished:
+            looks[-1] = []  # the last token that may be sampled: nothing would read the images
+        assert rollout.example.chosen == looks
+        images = dict(rollout.item.images.tensors)
+        features, _ = module.features([rollout.example], **images)
+        [slots] = module.sequences([rollout.example], features)
+        assert slots.token_ids.tolist() == replay.read[prompt]
+
+
+def test_requests_of_an_answer_draw_from_seeds_of_their_own(fake, codec, rows, replay):
+    VllmServer(fake.url, timeout=20).sample_groups(codec, rows, COPY, group=GROUP, max_new_tokens=8, seed=3)
+    seeds = [body["sampling_params"]["seed"] for body in requests(fake)]
+    assert len(set(seeds)) == len(seeds) == GROUP * (3 + 1 + 3)
+
+
+def test_an_engine_goes_on_with_all_answers_in_rounds(fake, codec, rows, replay):
+    """An engine answers one call at a time; the answers are the server's."""
+    served = VllmServer(fake.url, timeout=20).sample_groups(codec, rows, COPY, group=GROUP, max_new_tokens=8)
+    calls = []
+
+    class Engine(VllmServer):
+        complete = VllmRollouts.complete
+
+        def generate(self, questions):
+            calls.append(len(questions))
+            return super().generate(questions)
+
+    found = Engine(fake.url, timeout=20).sample_groups(codec, rows, COPY, group=GROUP, max_new_tokens=8)
+    assert [rollout.completion_ids for rollout in found] == [rollout.completion_ids for rollout in served]
+    assert calls == [6, 4, 4]
+
+
+def test_a_server_that_samples_past_a_tag_is_not_believed(fake, codec, rows, replay):
+    """What comes behind the tag was drawn without the images."""
+    scripted = replay.__call__
+
+    def careless(body):
+        tag = codec.tag_ids["<REFLECTION>"]
+        stops = [token for token in body["sampling_params"]["stop_token_ids"] if token != tag]
+        return scripted({**body, "sampling_params": {**body["sampling_params"], "stop_token_ids": stops}})
+
+    fake.generate = careless
+    with pytest.raises(VllmError, match=r"went on after a tag|ended an answer"):
+        VllmServer(fake.url, timeout=20).sample_groups(codec, rows[:1], COPY, group=2, max_new_tokens=8)
+
+
+def test_a_server_without_the_token_endpoint_is_named(fake, codec, rows):
+    fake.generate = lambda body: (404, b'{"detail":"Not Found"}')
+    with pytest.raises(VllmError, match=r"404 .*--enable-scale-out"):
+        VllmServer(fake.url, timeout=20).sample_groups(codec, rows, COPY, group=2, max_new_tokens=8)
 
 
 def broken(change):

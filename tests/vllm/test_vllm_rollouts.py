@@ -32,7 +32,7 @@ from look_again.training.batches import Codec, collate
 from look_again.training.module import Reattending
 from tests.vllm.vllm_server import vllm_server
 
-TEXT = Reattention(mode="text")
+TEXT, COPY = Reattention(mode="text"), Reattention(mode="copy")
 TOLERANCE = 1e-3  # of log-probabilities
 
 
@@ -127,6 +127,18 @@ def test_the_server_samples_from_what_the_loss_pass_computes(server, start, code
     assert all(len({tuple(r.completion_ids) for r in first[i : i + 4]}) > 1 for i in range(0, len(first), 4))
     other = server.sample_groups(codec, rows, TEXT, **ask, seed=2)
     assert [rollout.completion_ids for rollout in first] != [rollout.completion_ids for rollout in other]
+
+
+def test_answers_that_look_again_are_what_the_loss_pass_computes(server, start, codec):
+    """Would catch an image that the server puts back at other positions, or sees otherwise the second time."""
+    rows = [build_sample(make_sample("train", 3, i), "train") for i in range(14)]
+    found = server.sample_groups(codec, rows, COPY, group=4, max_new_tokens=320, seed=5)
+    looked = [rollout for rollout in found if any(rollout.example.chosen)]
+    looks = sum(bool(chosen) for rollout in looked for chosen in rollout.example.chosen)
+    largest = max(difference(start.model, codec, looked[i : i + 8], 1.0) for i in range(0, len(looked), 8))
+    print(f"{len(looked)} of {len(found)} answers looked again, {looks} times, within {largest:.1e}")
+    assert len(looked) >= 50
+    assert largest <= TOLERANCE
 
 
 @pytest.mark.parametrize("asleep", [False, True])

@@ -70,8 +70,8 @@ class Bench:
         if policy is None:
             types = (inputs["input_ids"] == self.subject.image_token).long()
             return partial(self.subject.model.generate, **common, mm_token_type_ids=types)
-        on_event = options.pop("on_event", None)
-        decoding = LookAgainDecoding(self.subject.trigger, policy, on_event=on_event)
+        own = {name: options.pop(name) for name in ("on_event", "compile") if name in options}
+        decoding = LookAgainDecoding(self.subject.trigger, policy, **own)
         return partial(self.subject.model.generate, **common, **options, custom_generate=decoding)
 
     def forced_at_once(self) -> Call:
@@ -135,6 +135,12 @@ class ReflectionArms:
         logits = self.runner.chunk(0)
         self.runner.cache.advance(0, self.prefilled - len(self.builder))
         return logits
+
+    @torch.no_grad()
+    def rotated(self) -> torch.Tensor:
+        """Logits (1, W) after the tag, the copies being cached keys that were rotated (`reuse="rotated"`)."""
+        self.runner.reuse_copies(0)
+        return self.chunk()
 
     @torch.no_grad()
     def resubmit(self) -> torch.Tensor:

@@ -11,7 +11,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -21,8 +21,11 @@ import transformers
 from look_again.bench.arms import COPY, TEXT, Bench, ReflectionArms, build_subject
 from look_again.bench.measure import copy_bandwidth, describe_spread, paired_ratios, peak_bytes
 from look_again.bench.settings import BATCH, DecodeSettings
+from look_again.core.compiled.compiled_step import count_graphs
 from look_again.core.generate import Token
 from look_again.core.reattention import Reattention
+
+LONG = 1000  # tokens of the answer during which graphs are counted
 
 
 def _policy_over_text(bench: Bench, policy: Reattention) -> list[float]:
@@ -54,9 +57,30 @@ def _chunk_over_resubmit(bench: Bench) -> list[float]:
     return bench.ratios(arms.chunk, arms.resubmit)
 
 
+def _rotated_over_chunk(bench: Bench) -> list[float]:
+    arms = ReflectionArms(bench.subject, bench.settings.triggers[0])
+    return bench.ratios(arms.rotated, arms.chunk)
+
+
 def _forced_over_batched_steps(bench: Bench) -> list[float]:
     silent: list[list[int]] = [[] for _ in range(BATCH)]
     return bench.ratios(bench.forced_at_once(), bench.arm(TEXT, silent))
+
+
+def _compiled_over(bench: Bench, baseline: Reattention | None, batch: int) -> list[float]:
+    silent: list[list[int]] = [[] for _ in range(batch)]
+    return bench.ratios(bench.arm(TEXT, silent, compile=True), bench.arm(baseline, silent))
+
+
+def recompilations(bench: Bench) -> int:
+    """Graphs that an answer of LONG tokens with three looks makes, beyond the one that its first answer made."""
+    triggers = [[LONG // 6, LONG // 2, LONG * 5 // 6]]
+    long = Bench(bench.subject, replace(bench.settings, tokens=LONG, every=LONG // 3))
+    bench.arm(COPY, [[]], compile=True)()
+    before = count_graphs()
+    output = long.arm(COPY, triggers, compile=True, return_dict_in_generate=True)()
+    assert sum(len(row) for row in output.reflections) == len(triggers[0]), "the answer did not look as planned"
+    return count_graphs() - before
 
 
 @dataclass(frozen=True)
@@ -103,6 +127,9 @@ RATIOS = {
     "chunk_over_resubmit": Ratio(
         _chunk_over_resubmit, None, "time of one reflection: chunk on the warm cache / everything and the image again"
     ),
+    "rotated_over_chunk": Ratio(
+        _rotated_over_chunk, None, "time of one reflection: cached keys rotated (--reuse rotated) / the chunk prefilled"
+    ),
     "forced_prefill_over_steps": Ratio(
         lambda bench: bench.ratios(bench.forced_at_once(), bench.forced_one_by_one()),
         0.05,
@@ -110,6 +137,15 @@ RATIOS = {
     ),
     "forced_prefill_over_steps_b8": Ratio(
         _forced_over_batched_steps, None, "the same against forcing them token by token in a batch of 8"
+    ),
+    "compiled_over_eager_b1": Ratio(
+        lambda bench: _compiled_over(bench, TEXT, 1), 0.6, "time without reflections: compiled step / eager step"
+    ),
+    "compiled_over_generate_b1": Ratio(
+        lambda bench: _compiled_over(bench, None, 1), 0.5, "the same: compiled step / generate"
+    ),
+    "compiled_over_eager_b8": Ratio(
+        lambda bench: _compiled_over(bench, TEXT, BATCH), 0.8, "for a batch of 8: compiled step / eager step"
     ),
 }
 """What the command measures, in the order of its table."""
@@ -129,7 +165,7 @@ def throughput(bench: Bench) -> dict[str, float]:
 
     bench.arm(TEXT, [[]], on_event=on_event)()
     bandwidth = copy_bandwidth(bench.device, megabytes=100 if bench.device.type == "cpu" else 2000)
-    read = _bytes_per_token(bench)
+    read = bytes_per_token(bench)
     return {
         "decode_tokens_per_s": (len(moments) - 1) / (moments[-1] - moments[0]),
         "bandwidth_limit_tokens_per_s": bandwidth / read,
@@ -138,25 +174,30 @@ def throughput(bench: Bench) -> dict[str, float]:
     }
 
 
-def _bytes_per_token(bench: Bench) -> float:
+def bytes_per_token(bench: Bench, batch: int = 1) -> float:
+    """Bytes that a step of so many sequences reads: the decoder's weights, the head, and each one's cache."""
     model, text = bench.subject.model, bench.subject.model.config.get_text_config()
     decoder, head = model.get_decoder(), model.get_output_embeddings().weight
     head_dim = text.hidden_size // text.num_attention_heads
     slots = len(bench.subject.prompts[0].token_ids) + bench.settings.tokens / 2
     cached = 2 * text.num_hidden_layers * text.num_key_value_heads * head_dim * slots
     weights = sum(p.numel() for p in decoder.parameters()) - model.get_input_embeddings().weight.numel()
-    return (weights + head.numel() + cached) * head.element_size()
+    return (weights + head.numel() + batch * cached) * head.element_size()
 
 
 def run(args: argparse.Namespace, report: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """Measure: {"ratios": {name: median}, "spread": {name: quartiles, extremes, n}, "throughput", "settings"}.
+    """Measure: {"ratios": {name: median}, "spread": {name: quartiles, extremes, n}, "throughput", "settings"}, and
+    "recompilations" with the ratios of the compiled step.
 
     `report` is told the name of each ratio as its measuring begins. ValueError for settings out of range.
     """
     settings = DecodeSettings(**{field.name: getattr(args, field.name) for field in fields(DecodeSettings)})
     bench = Bench(build_subject(settings), settings)
-    result = measure(bench, args.only or RATIOS, report)
-    return {**result, "throughput": throughput(bench), "settings": describe(bench)}
+    names = args.only or RATIOS
+    result = measure(bench, names, report)
+    compiled = any(name.startswith("compiled") for name in names)
+    counted = {"recompilations": recompilations(bench)} if compiled else {}
+    return {**result, **counted, "throughput": throughput(bench), "settings": describe(bench)}
 
 
 def measure(
@@ -214,6 +255,8 @@ def table(result: dict[str, Any]) -> str:
         target = "" if ratio.target is None else f"{ratio.target:.2f}"
         missed = "" if ratio.target is None or value <= ratio.target else "  MISSED"
         lines.append(f"{name:35}{value:8.3f}{quartiles:>16}{target:>8}  {ratio.meaning}{missed}")
+    if "recompilations" in result:
+        lines += ["", f"{result['recompilations']} graphs compiled during an answer of {LONG} tokens with three looks"]
     speed = result["throughput"]
     lines += [
         "",

@@ -24,8 +24,12 @@ RATIOS = (
     "route_peak_memory_over_text",
     "route_peak_memory_over_random_rows",
     "chunk_over_resubmit",
+    "rotated_over_chunk",
     "forced_prefill_over_steps",
     "forced_prefill_over_steps_b8",
+    "compiled_over_eager_b1",
+    "compiled_over_generate_b1",
+    "compiled_over_eager_b8",
 )
 """Ratios of `look-again bench decode`, in the order of its table."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from look_again.commands.common import (
+    add_compile_argument,
     add_model_arguments,
     add_reasoning_argument,
     add_reattention_arguments,
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fps", type=float, metavar="F", help="frames per second taken of a video (2)")
     parser.add_argument("--max-frames", type=int, metavar="N", help="frames of a video, evenly over all of it (64)")
     add_model_arguments(parser)
+    add_compile_argument(parser)
     add_reattention_arguments(parser)
     parser.add_argument("--max-new-tokens", type=int, default=1024, metavar="N", help="sampled tokens at most (1024)")
     add_reasoning_argument(parser)

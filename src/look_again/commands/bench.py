@@ -7,6 +7,17 @@ import importlib
 
 from look_again.bench import options
 from look_again.commands.common import print_json
+from look_again.extras import require
+
+EXTRAS: dict[str, dict[str, tuple[str, ...]]] = {
+    "decode": {},
+    "sft": {"train": ("accelerate", "trl")},
+    "brpo": {"train": ("accelerate", "trl", "httpx"), "eval": ("math_verify",)},
+    "data": {"data": ("openai",), "eval": ("math_verify",)},
+    "eval": {"eval": ("openai", "math_verify", "matplotlib")},
+    "serve": {"serve": ("fastapi", "llguidance", "uvicorn", "httpx", "msgpack", "prometheus_client")},
+}
+"""Packages that a part needs beyond the base install, by the extra that has them."""
 
 PARTS = {
     "decode": (options.add_decode_arguments, "the decoding loop: re-attention against text, loop against library"),
@@ -28,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    for extra, packages in EXTRAS[args.benchmark].items():
+        for package in packages:
+            require(package, extra=extra)
     part = importlib.import_module(f"look_again.bench.{args.benchmark}_costs")
     result = part.run(args)
     if args.json:

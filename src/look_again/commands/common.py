@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from look_again.core.modes import CONTROLS, POSITION_LAYOUTS, RANKINGS, RULES, parse_mode
+from look_again.core.modes import CONTROLS, POSITION_LAYOUTS, RANKINGS, REUSES, RULES, parse_mode
 from look_again.weights.options import (
     DEVICE_MAPS,
     QUANTIZATIONS,
@@ -96,6 +96,15 @@ def build_load_options(args: argparse.Namespace) -> LoadOptions:
         quantization=args.quantization,
         adapter=args.adapter,
         merge_adapter=False if args.no_merge else None,
+        compile=getattr(args, "compile", False),
+    )
+
+
+def add_compile_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="run decode steps as a compiled graph: the first answer waits for the compiler, later ones come faster",
     )
 
 
@@ -135,6 +144,11 @@ def add_reattention_arguments(parser: argparse.ArgumentParser) -> None:
         help="route: keep whole frames of videos, and whole images, ranked by the attention on all of each",
     )
     parser.add_argument("--layout", choices=POSITION_LAYOUTS, help="positions of re-inserted visual tokens (grid)")
+    parser.add_argument(
+        "--reuse",
+        choices=REUSES,
+        help="put cached visual keys back, rotated to their place, instead of prefilling copies",
+    )
     parser.add_argument("--no-delimiters", action="store_true", help="re-insert without vision delimiters")
     parser.add_argument("--max-reinsertions", type=int, metavar="N", help="per answer (16)")
 
@@ -171,6 +185,10 @@ def check_backend(args: argparse.Namespace) -> None:
     if (args.backend == "vllm") != bool(args.vllm_url):
         raise ValueError("--backend vllm and --vllm-url go together: give both, or neither")
     if args.vllm_url:
+        if getattr(args, "reuse", None):
+            raise ValueError("--reuse moves keys of the cache in this process, which a vLLM server has in its own")
+        if getattr(args, "compile", False):
+            raise ValueError("--compile is of decoding in this process: a vLLM server compiles its own graphs")
         from look_again.clients.vllm_requests import check_url
 
         for url in args.vllm_url:
@@ -216,6 +234,7 @@ def _asked_reattention(args: argparse.Namespace) -> dict[str, Any]:
         "layout": args.layout,
         "delimiters": False if args.no_delimiters else None,
         "max_reinsertions": args.max_reinsertions,
+        "reuse": args.reuse,
         "control": getattr(args, "control", None),
         "seed": getattr(args, "control_seed", None),
         "within": getattr(args, "within", None),

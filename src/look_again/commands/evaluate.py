@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from look_again.commands.common import (
+    add_compile_argument,
     add_control_argument,
     add_model_arguments,
     add_reasoning_argument,
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_reasoning_argument(parser)
     parser.add_argument("--no-planted", action="store_true", help="leave out Tabletop's run on planted mistakes")
     add_model_arguments(parser)
+    add_compile_argument(parser)
     add_reattention_arguments(parser)
     add_control_argument(parser)
     parser.add_argument("--controls", action="store_true", help="every arm and control, compared: RUN/ARM/NAME")

@@ -6,7 +6,12 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from look_again.commands.common import add_control_argument, add_model_arguments, add_reattention_arguments
+from look_again.commands.common import (
+    add_compile_argument,
+    add_control_argument,
+    add_model_arguments,
+    add_reattention_arguments,
+)
 
 if TYPE_CHECKING:
     from look_again.core.reattention import Reattention
@@ -52,7 +57,7 @@ def _check_local(args: argparse.Namespace, policy: Reattention) -> None:
 def changed_arguments(args: argparse.Namespace) -> list[str]:
     """The options on loading and re-attention that differ from their defaults, but for --model."""
     parser = argparse.ArgumentParser()
-    for add in (add_model_arguments, add_reattention_arguments, add_control_argument):
+    for add in (add_model_arguments, add_compile_argument, add_reattention_arguments, add_control_argument):
         add(parser)
     defaults = vars(parser.parse_args([]))
     return [_option(name) for name, value in defaults.items() if name != "model" and getattr(args, name) != value]

@@ -14,6 +14,7 @@ from typing import Any
 from look_again.commands.common import (
     VLLM_KEY_VARIABLE,
     add_backend_arguments,
+    add_compile_argument,
     add_model_arguments,
     add_reattention_arguments,
     build_load_options,
@@ -31,6 +32,7 @@ QUESTION = "What is in this picture?"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
+    add_compile_argument(parser)
     parser.add_argument("--served-name", metavar="NAME", help="what requests call the model (default: its own name)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8300, help="0 takes a free one (8300)")

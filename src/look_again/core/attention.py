@@ -104,6 +104,7 @@ class AttentionRecorder:
         self.totals: list[torch.Tensor] = []
         self.counts: list[int] = []
         self._waiting: dict[int, torch.Tensor] = {}  # by layer, (B, H, BLOCK_QUERIES, D)
+        self._shapes: dict[int, torch.Tensor] = {}  # by layer, queries without a slot, (H, 0, D)
         self._slots: list[list[tuple[int, int]]] = []  # (column, slot) per sequence
         self._column = 0
         self._wanted: list[tuple[int, torch.Tensor, torch.Tensor]] | None = None
@@ -175,14 +176,31 @@ class AttentionRecorder:
 
     def watch_step(self, sequences: Sequence[int]) -> None:
         """The next pass feeds one token to every sequence; observe the queries of `sequences` (sampled tokens)."""
+        self.open_step()
+        self.note_step(sequences)
+
+    def open_step(self) -> None:
+        """The next pass feeds one token to every sequence; `note_step` says whose queries count."""
         if self._column == BLOCK_QUERIES:
             for sequence in range(len(self._slots)):
                 self._flush(sequence)
             self._column = 0
+        self._wanted = None
+
+    def note_step(self, sequences: Sequence[int]) -> None:
+        """The queries of `sequences` count in the step that was opened; before the cache is advanced."""
         for sequence in sequences:
             if self.sequence_layers[sequence]:
                 self._slots[sequence].append((self._column, self.cache.lengths[sequence]))
-        self._wanted = None
+
+    @property
+    def column(self) -> int:
+        """The column of the query buffers that the current step writes."""
+        return self._column
+
+    def query_buffers(self, sequences: int) -> list[torch.Tensor]:
+        """By watched layer, where the queries of steps wait: (sequences, H, BLOCK_QUERIES, D)."""
+        return [self._make_room(layer, sequences, self._shapes[layer])[:sequences] for layer in self.layers]
 
     def watch_chunk(self, wanted: Sequence[tuple[int, Sequence[int]]]) -> None:
         """The next pass feeds several slots: observe queries `indices` (within the pass) of each (sequence, indices).
@@ -211,6 +229,7 @@ class AttentionRecorder:
         if layer not in self.layers:
             return
         call = self.calls[layer] = call or AttentionCall(self.scaling)
+        self._shapes[layer] = query_BHnD.new_empty((query_BHnD.shape[1], 0, query_BHnD.shape[3]))
         if self._wanted is not None:
             self._add_chunk(layer, query_BHnD, key_BKSD, call)
         elif self.cache.holds(layer, key_BKSD):
@@ -252,14 +271,18 @@ class AttentionRecorder:
         return self.totals[sequence] / max(1, self.counts[sequence])
 
     def _keep(self, layer: int, query_BHnD: torch.Tensor) -> None:
-        batch, heads, _, dim = query_BHnD.shape
+        batch = len(query_BHnD)
+        self._make_room(layer, batch, self._shapes[layer])[:batch, :, self._column] = query_BHnD[:, :, 0]
+
+    def _make_room(self, layer: int, batch: int, like_H0D: torch.Tensor) -> torch.Tensor:
+        heads, _, dim = like_H0D.shape
         waiting = self._waiting.get(layer)
         if waiting is None or len(waiting) < batch:
-            held, waiting = waiting, query_BHnD.new_zeros((batch, heads, BLOCK_QUERIES, dim))
+            held, waiting = waiting, like_H0D.new_zeros((batch, heads, BLOCK_QUERIES, dim))
             if held is not None:
                 waiting[: len(held)] = held
             self._waiting[layer] = waiting
-        waiting[:batch, :, self._column] = query_BHnD[:, :, 0]
+        return waiting
 
     def _flush(self, sequence: int) -> None:
         if not self._slots[sequence]:
@@ -309,6 +332,8 @@ def _wrapper(kernel_name: str) -> Any:
             scaling = kwargs.get("scaling")
             call = None if scaling is None else AttentionCall(scaling, getattr(module, "sliding_window", None))
             attention_recorder.observe(module.layer_idx, query, key, call)
+            if (own := getattr(attention_recorder, "attend", None)) is not None:
+                return own(module, query, key, value, attention_mask, **kwargs)
         if "flash" in kernel_name:
             view = views.get(id(module))
             if view is None or view._module is not module:

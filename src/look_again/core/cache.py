@@ -22,6 +22,8 @@ T = TypeVar("T")
 States = list[tuple[torch.Tensor, torch.Tensor] | None]
 """By layer, the keys and values of a sequence, (H, S, D) each; None of a layer that keeps none."""
 
+SMALLEST_BUCKET = 128  # slots
+
 
 @dataclass
 class Window:
@@ -59,7 +61,7 @@ class RaggedLayer(CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
         window = self.cache.window
         stop = window.longest + key_states.shape[2]
-        self._reserve(stop, self.cache.num_sequences)
+        self.reserve(stop, self.cache.num_sequences)
         assert self.keys is not None
         assert self.values is not None
         keys, values = self.keys[window.sequences], self.values[window.sequences]
@@ -83,7 +85,7 @@ class RaggedLayer(CacheLayerMixin):
         """Put the first `slots` slots of known states at a sequence's beginning, with room for `room` slots."""
         if not self.is_initialized:
             self.lazy_initialization(*(part[None] for part in states))
-        self._reserve(room, self.cache.num_sequences)
+        self.reserve(room, self.cache.num_sequences)
         assert self.keys is not None
         assert self.values is not None
         self.keys[sequence, :, :slots] = states[0][:, :slots]
@@ -93,18 +95,19 @@ class RaggedLayer(CacheLayerMixin):
         """Give memory back where the buffer is more than twice as large as what is used of it."""
         if self.keys is None or self.values is None:
             return
-        wanted = (round_up(sequences), slots + max(16, slots // 16))
+        wanted = (round_up(sequences), self.cache.capacity(slots))
         if self.keys.shape[0] * self.keys.shape[2] > 2 * wanted[0] * wanted[1]:
             self.keys = _resized(self.keys, *wanted)
             self.values = _resized(self.values, *wanted)
 
-    def _reserve(self, slots: int, sequences: int) -> None:
+    def reserve(self, slots: int, sequences: int) -> None:
+        """Have room for so many slots of so many sequences."""
         assert self.keys is not None
         assert self.values is not None
         held_sequences, _, held_slots, _ = self.keys.shape
         if slots <= held_slots and sequences <= held_sequences:
             return
-        capacity = held_slots if slots <= held_slots else slots + max(16, slots // 16)
+        capacity = held_slots if slots <= held_slots else self.cache.capacity(slots)
         held_sequences = held_sequences if sequences <= held_sequences else round_up(sequences)
         self.keys = _resized(self.keys, held_sequences, capacity)
         self.values = _resized(self.values, held_sequences, capacity)
@@ -120,6 +123,14 @@ class RaggedLayer(CacheLayerMixin):
 
     def get_max_cache_shape(self) -> int:
         return -1
+
+
+def round_to_bucket(slots: int) -> int:
+    """The capacity that holds so many slots where capacities go by buckets: multiples of 128, an eighth at most unused
+    from 1,024 on.
+    """
+    step = max(SMALLEST_BUCKET, (1 << max(0, slots - 1).bit_length()) // 16)
+    return -(-slots // step) * step
 
 
 def round_up(sequences: int) -> int:
@@ -147,13 +158,15 @@ class RaggedCache(Cache):
     """A cache for `batch_size` sequences over `num_layers` layers; `lengths[b]` slots of sequence b are in use.
 
     Before each forward pass choose its sequences with `select_all` or `select_one`; afterwards `advance` them by what
-    was fed. Batches whose sequences come and go start with none.
+    was fed. Batches whose sequences come and go start with none. bucketed: capacities go by buckets, and sequences by
+    powers of two, as a compiled step needs them.
     """
 
     recurrent = False  # whether some layers keep states, so that each sequence has to be prefilled alone
 
-    def __init__(self, num_layers: int, batch_size: int) -> None:
+    def __init__(self, num_layers: int, batch_size: int, *, bucketed: bool = False) -> None:
         self.num_sequences = batch_size
+        self.bucketed = bucketed
         self.lengths = [0] * batch_size
         self.window = Window(slice(0, batch_size), None, 0)
         self._ragged = [RaggedLayer(self) for _ in range(num_layers)]
@@ -223,6 +236,27 @@ class RaggedCache(Cache):
             if known is not None:
                 layer.write(sequence, known, slots, room)
         self.advance(sequence, slots)
+
+    def capacity(self, slots: int) -> int:
+        """The slots to allocate where so many are needed."""
+        return round_to_bucket(slots) if self.bucketed else slots + max(16, slots // 16)
+
+    def reserve_step(self) -> int:
+        """Make room for one more slot of every sequence; the sequences, in use or not, that there is room for."""
+        for layer in self._ragged:
+            layer.reserve(max(self.lengths) + 1, round_up(self.num_sequences))
+        return self.allocated_sequences
+
+    def reserve_slots(self, sequence: int, slots: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Make room for so many slots of a sequence; the buffers of every layer."""
+        for layer in self._ragged:
+            layer.reserve(max(slots, *self.lengths), self.num_sequences)
+        return self.buffers()
+
+    def buffers(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Keys and values of every layer, whole: (sequences, H, capacity, D) each."""
+        keys = [layer.keys for layer in self._ragged if layer.keys is not None]
+        return keys, [layer.values for layer in self._ragged if layer.values is not None]
 
     @property
     def _first_keys(self) -> torch.Tensor | None:

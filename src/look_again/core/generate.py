@@ -17,19 +17,27 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, MaxLengthCriteria, StoppingCriteriaList
+from transformers import (
+    EosTokenCriteria,
+    GenerationConfig,
+    LogitsProcessorList,
+    MaxLengthCriteria,
+    StoppingCriteriaList,
+)
 from transformers.generation import GenerationMode
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import ModelOutput
 
 from look_again.core.attention import recorded_attention
 from look_again.core.cache import swap_remove
+from look_again.core.compiled.compiled_step import is_carried
 from look_again.core.families import attention_layers
 from look_again.core.interleaving import VIDEO_NAMES, interleave_videos
 from look_again.core.prefill import Start, encode_with_control, list_prompts, start_batch
 from look_again.core.prefix_cache import PrefixCache
 from look_again.core.reasoning_budget import ReasoningBudget, list_stop_ids
 from look_again.core.reattention import Reattention, choose_visual_tokens
+from look_again.core.reuse.rotated_keys import check_rotates
 from look_again.core.runner import CACHE_KEYWORDS, Runner
 from look_again.core.sequence import DecodedSequence, End, Event, Reflection, Reinsertion, Token
 from look_again.core.slots import Slots
@@ -90,7 +98,8 @@ class LookAgainDecoding:
     token of the response, forced ones too, of one sequence; it is given here, since `generate` hands its own argument
     of that name to no callable. prefixes: token ids that each prompt's response begins with; None where none does.
     turns: of each prompt, the token ids of the user turn that a policy of that kind opens at reflections.
-    prefix_cache: beginnings that were read before, of prompts with such prefixes.
+    prefix_cache: beginnings that were read before, of prompts with such prefixes. compile: steps run as a compiled
+    graph; a model that it does not carry decodes eagerly, with a warning that says why.
     """
 
     def __init__(
@@ -106,6 +115,7 @@ class LookAgainDecoding:
         prefixes: Sequence[Sequence[int]] | None = None,
         turns: Sequence[Sequence[int]] | None = None,
         prefix_cache: PrefixCache | None = None,
+        compile: bool = False,
     ) -> None:
         self.trigger = trigger
         self.policy = policy or Reattention()
@@ -117,6 +127,7 @@ class LookAgainDecoding:
         self.prefixes = prefixes
         self.turns = turns
         self.prefix_cache = prefix_cache
+        self.compile = compile
 
     def __repr__(self) -> str:
         return f"LookAgainDecoding({self.policy})"
@@ -143,8 +154,11 @@ class LookAgainDecoding:
         control_grid_thw: torch.Tensor | None = None,
         **model_kwargs: Any,
     ) -> torch.Tensor | LookAgainOutput:
-        """Called by `generate`. ValueError for beams, assisted decoding, and images or videos that do not match."""
+        """Called by `generate`. ValueError for beams, assisted decoding, and images or videos that do not match;
+        CompileError where a compiled step is asked for and nothing compiles.
+        """
         _check_supported(generation_config, model_kwargs)
+        compiled = self.compile and is_carried(model)
         pixels = {  # generate hands these over only where they are named, and encodes the images itself where not
             "pixel_values": pixel_values,
             "image_grid_thw": image_grid_thw,
@@ -166,8 +180,9 @@ class LookAgainDecoding:
             if len(starts) > 1:
                 raise ValueError(f"a streamer takes one sequence, not {len(starts)}: ask one question at a time")
             self.streamer.put(input_ids.cpu())
-        loop = _Loop(self, model, starts, input_ids, generation_config, self._parts(len(starts), repeats))
-        with recorded_attention(model) if self.policy.needs_scores else nullcontext():
+        parts = self._parts(len(starts), repeats)
+        loop = _Loop(self, model, starts, input_ids, generation_config, parts, compiled=compiled)
+        with recorded_attention(model) if self.policy.needs_scores or compiled else nullcontext():
             return loop.run(logits_processor, stopping_criteria)
 
     def _parts(self, sequences: int, repeats: int) -> list[tuple[list[int], list[int]]]:
@@ -192,6 +207,8 @@ class _Loop:
         input_ids: torch.Tensor,
         generation_config: GenerationConfig,
         parts: Sequence[tuple[list[int], list[int]]],
+        *,
+        compiled: bool,
     ) -> None:
         self.streamer = decoding.streamer
         policy, self.emit, self.generator = decoding.policy, decoding.on_event, decoding.generator
@@ -205,8 +222,15 @@ class _Loop:
             score_layers=layers if policy.needs_scores else None,
             score_prompt=policy.rule == "relative",
             count_copies=policy.count_copies,
+            compile=compiled,
         )
         self.prefix_cache = decoding.prefix_cache
+        self.late = compiled and reads_late(self.runner.device)
+        self.ended: torch.Tensor | None = None  # (B,) the sequences that are finished, once there are any
+        self.ending: set[int] = set()  # tokens that end a sequence
+        self.reuses = policy.reuse is not None
+        if self.reuses:
+            check_rotates(model)
         self.prompt_columns = input_ids.shape[1]
         self.budget = generation_config.max_length - self.prompt_columns
         self.prefixes = [prefix for prefix, _ in parts]
@@ -243,18 +267,26 @@ class _Loop:
         ]
 
     def run(self, processors: LogitsProcessorList, criteria: StoppingCriteriaList) -> torch.Tensor | LookAgainOutput:
-        criteria = StoppingCriteriaList(c for c in criteria if not isinstance(c, MaxLengthCriteria))
+        self.ending = {int(token) for c in criteria if isinstance(c, EosTokenCriteria) for token in c.eos_token_id}
+        known = (MaxLengthCriteria, EosTokenCriteria)  # the budget, and tokens that the loop reads in any case
+        criteria = StoppingCriteriaList(c for c in criteria if not isinstance(c, known))
         if self.budget < 1:
             raise ValueError(f"max_length leaves no room for new tokens after a prompt of {self.prompt_columns}")
         logits = self._begin(criteria)
         while any(sequence.finish_reason is None for sequence in self.sequences):
-            tokens = self._pick(logits, processors)
-            chunked, stepped = self._append(tokens)
+            drawn = self._draw(logits, processors)
+            reading = Reading(drawn)
+            ahead = self._step_ahead(drawn)
+            read = reading.finish()
+            tokens = self._overrule(read)
+            chunked, stepped = self._append(tokens, drawn, read)
             self._finish(criteria)
             chunked = [sequence for sequence in chunked if self.sequences[sequence].finish_reason is None]
             stepped = [sequence for sequence in stepped if self.sequences[sequence].finish_reason is None]
+            if ahead is not None:
+                logits, stepped = self._accept(ahead, stepped, tokens, read), []
             if chunked or stepped:
-                logits = self._advance(stepped, chunked, logits)
+                logits = self._advance(stepped, chunked, logits, drawn if tokens == read else None)
         if self.streamer is not None:
             self.streamer.end()
         return self._output()
@@ -294,21 +326,30 @@ class _Loop:
             token = prefix[place]
             if sequence.finish_reason is not None or self._ended(index, place > 0 and prefix[place - 1] in self.stops):
                 return place
-            if policy.needs_scores and not ranked and (policy.strays or sequence.completes_tag(token)):
+            looks = policy.strays or sequence.completes_tag(token)
+            if (policy.needs_scores or self.reuses) and not ranked and looks:
                 return place
+            if self.reuses and looks:
+                self._read(index)
             before = len(sequence.builder)
             appended = sequence.append(sequence.overrule(token), partial(self._measure, index))
             unread = before - appended.taken_back - self.runner.cache.lengths[index]
             self.runner.cache.advance(index, min(0, unread))
+            if self.reuses and appended.looked:
+                self.runner.reuse_copies(index)
             for event in appended.events:
                 self.emit(event)
         return len(prefix)
 
     def _measure(self, index: int) -> torch.Tensor:
         """ROUTE's ranking within a prefix, once the cache holds all that the sequence does."""
+        self._read(index)
+        return self.runner.scores(index, self.sequences[index].policy.rule)
+
+    def _read(self, index: int) -> None:
+        """Have the cache hold all that a sequence does."""
         if self.runner.cache.lengths[index] < len(self.sequences[index].builder):
             self.runner.chunk(index)
-        return self.runner.scores(index, self.sequences[index].policy.rule)
 
     def _write_prefixes(self) -> None:
         """Put the responses' beginnings behind their prompts; shorter ones are padded on the left."""
@@ -321,8 +362,26 @@ class _Loop:
                 self.streamer.put(torch.tensor(sequence.response))
         self.ids, self.columns = torch.stack(rows), self.prompt_columns + longest
 
-    def _pick(self, logits: torch.Tensor, processors: LogitsProcessorList) -> list[int]:
-        """Choose every sequence's next token: forced, sampled or, where the sequence is finished, padding."""
+    def _step_ahead(self, drawn: torch.Tensor) -> torch.Tensor | None:
+        """The next step of all that goes on, before its tokens (B,) are read; None where they are read first."""
+        going = [index for index, sequence in enumerate(self.sequences) if sequence.finish_reason is None]
+        if not self.late or any(self.sequences[index].forced for index in going):
+            return None
+        return self.runner.step_ahead(going, drawn)
+
+    def _accept(
+        self, ahead: torch.Tensor, stepped: Sequence[int], tokens: Sequence[int], read: Sequence[int]
+    ) -> torch.Tensor:
+        """Count a step taken ahead where it was fed the right token, and step the others; logits of all, (B, W)."""
+        self.runner.accept_step([index for index in stepped if tokens[index] == read[index]])
+        wrong = [index for index in stepped if tokens[index] != read[index]]
+        if wrong:
+            ahead = ahead.clone()  # the next step writes over them
+            ahead[wrong] = self.runner.step(wrong)[wrong]
+        return ahead
+
+    def _draw(self, logits: torch.Tensor, processors: LogitsProcessorList) -> torch.Tensor:
+        """Every sequence's next token by its logits, (B,), on the device."""
         logits = logits.to(self.ids.device, torch.float32, copy=True)  # the next pass may write over this one's
         if self.config.output_logits and self.config.return_dict_in_generate:
             self.logits.append(logits.clone())
@@ -332,17 +391,21 @@ class _Loop:
             self.scores.append(scores)
         if self.config.do_sample:
             probabilities = torch.softmax(scores, dim=-1)
-            chosen = torch.multinomial(probabilities, 1, generator=self.generator)[:, 0].tolist()
+            drawn = torch.multinomial(probabilities, 1, generator=self.generator)[:, 0]
         else:
-            chosen = scores.argmax(dim=-1).tolist()
+            drawn = scores.argmax(dim=-1)
+        return drawn if self.ended is None else drawn.masked_fill(self.ended, self.pad_id)
+
+    def _overrule(self, read: Sequence[int]) -> list[int]:
+        """What comes next where these were drawn: also tokens that are forced and, behind the end, padding."""
         return [
             self.pad_id if sequence.finish_reason is not None else sequence.overrule(token)
-            for sequence, token in zip(self.sequences, chosen, strict=True)
+            for sequence, token in zip(self.sequences, read, strict=True)
         ]
 
-    def _append(self, tokens: list[int]) -> tuple[list[int], list[int]]:
+    def _append(self, tokens: list[int], drawn: torch.Tensor, read: Sequence[int]) -> tuple[list[int], list[int]]:
         """Append the tokens; returns the sequences that look again (fed a chunk) and those that take a plain step."""
-        self._write_column(tokens)
+        self._write_column(tokens, drawn if tokens == read else None)
         chunked: list[int] = []
         stepped: list[int] = []
         for index, (sequence, token) in enumerate(zip(self.sequences, tokens, strict=True)):
@@ -356,22 +419,30 @@ class _Loop:
                 self.emit(event)
         return chunked, stepped
 
-    def _advance(self, stepped: list[int], chunked: list[int], logits: torch.Tensor) -> torch.Tensor:
-        """Feed what was appended; logits of the next token, (B, W). Finished sequences leave first."""
-        for index in [index for index in self.running if self.sequences[index].finish_reason is not None]:
+    def _advance(
+        self, stepped: Sequence[int], chunked: Sequence[int], logits: torch.Tensor, drawn: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Feed what was appended; logits of the next token, (B, W). Finished sequences leave first, unless the step is
+        compiled, which is for one number of sequences. drawn: the tokens, where they are on the device.
+        """
+        ended = [index for index in self.running if self.sequences[index].finish_reason is not None]
+        for index in ended if self.runner.compiled is None else ():
             self.runner.remove_sequence(self.running.index(index))
             swap_remove(self.running, self.running.index(index))
         if stepped:
-            made = self.runner.step([self.running.index(index) for index in stepped])
+            made = self.runner.step([self.running.index(index) for index in stepped], drawn)
             logits[self.running] = made.to(logits.dtype)
         for index in chunked:
-            logits[index] = self.runner.chunk(self.running.index(index))[0]
+            place = self.running.index(index)
+            if self.reuses:
+                self.runner.reuse_copies(place)
+            logits[index] = self.runner.chunk(place)[0]
         return logits
 
-    def _write_column(self, tokens: list[int]) -> None:
+    def _write_column(self, tokens: list[int], drawn: torch.Tensor | None) -> None:
         if self.columns == self.ids.shape[1]:
             self.ids = torch.nn.functional.pad(self.ids, (0, 512), value=self.pad_id)
-        self.ids[:, self.columns] = torch.tensor(tokens, device=self.ids.device)
+        self.ids[:, self.columns] = torch.tensor(tokens, device=self.ids.device) if drawn is None else drawn
         if self.streamer is not None:
             self.streamer.put(torch.tensor(tokens))
         self.columns += 1
@@ -379,14 +450,16 @@ class _Loop:
     def _finish(self, criteria: StoppingCriteriaList) -> None:
         """Mark sequences that a criterion, their budget or the context ends."""
         done = criteria(self.ids[:, : self.columns], None).tolist() if criteria else [False] * len(self.sequences)
-        for index, stop in enumerate(done):
-            if self.sequences[index].finish_reason is None:
-                self._ended(index, stop)
+        for index, (sequence, stop) in enumerate(zip(self.sequences, done, strict=True)):
+            if sequence.finish_reason is None:
+                self._ended(index, stop or (bool(sequence.response) and sequence.response[-1] in self.ending))
 
     def _ended(self, index: int, stop: bool) -> bool:
         """Whether a sequence is finished now, `stop` being what the stopping criteria say."""
         ended = self.sequences[index].finish(stop)
         if ended:
+            flags = [sequence.finish_reason is not None for sequence in self.sequences]
+            self.ended = torch.tensor(flags, device=self.ids.device)
             self.emit(End(index, self.sequences[index].finish_reason or ""))
         return ended
 
@@ -404,6 +477,29 @@ class _Loop:
             finish_reasons=[sequence.finish_reason or "" for sequence in self.sequences],
             cache_slots=self.runner.cache.allocated_slots,
         )
+
+
+class Reading:
+    """A tensor on its way to the host: started now, waited for in `finish`, so that the device can go on meanwhile."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.copied: torch.cuda.Event | None = None
+        self.host = tensor
+        if tensor.is_cuda:
+            self.host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self.host.copy_(tensor, non_blocking=True)
+            self.copied = torch.cuda.Event()
+            self.copied.record()
+
+    def finish(self) -> list[int]:
+        if self.copied is not None:
+            self.copied.synchronize()
+        return self.host.tolist()
+
+
+def reads_late(device: torch.device) -> bool:
+    """Whether the next step is started before the tokens that it feeds are read: where it runs beside the host."""
+    return device.type == "cuda"
 
 
 def _given(pixels: Mapping[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:

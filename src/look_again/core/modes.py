@@ -14,6 +14,7 @@ RANKINGS = ("relevance", "diversity", "relevance-diversity")
 CONTROLS = ("wrong-image", "random-rows", "blank-image", "random-place")
 RULES = ("paper", "relative")
 POSITION_LAYOUTS = ("grid", "strip")
+REUSES = ("rotated",)
 
 _MODE = re.compile(rf"({'|'.join((*MODES, *COMPARISON_MODES))})|route-(\d{{1,3}})")
 

@@ -24,8 +24,8 @@ class OpenRunner(Runner):
     is.
     """
 
-    def __init__(self, model: Any) -> None:
-        super().__init__(model, [], [])
+    def __init__(self, model: Any, *, compile: bool = False) -> None:
+        super().__init__(model, [], [], compile=compile)
         self.recorder = AttentionRecorder(self.cache, [], [])
         self.prompt_recorder = AttentionRecorder(self.cache, [], [])
 

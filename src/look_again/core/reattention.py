@@ -17,7 +17,16 @@ from typing import Any
 import torch
 
 from look_again.core.diversity import diverse_indices
-from look_again.core.modes import COMPARISON_MODES, CONTROLS, MODES, POSITION_LAYOUTS, RANKINGS, RULES, parse_mode
+from look_again.core.modes import (
+    COMPARISON_MODES,
+    CONTROLS,
+    MODES,
+    POSITION_LAYOUTS,
+    RANKINGS,
+    REUSES,
+    RULES,
+    parse_mode,
+)
 from look_again.core.slots import SlotBuilder, VisualSpan
 
 
@@ -48,6 +57,8 @@ class Reattention:
         tokens of an image of the processor's mean colour; "random-place" shows them once, before a sampled token at a
         random place of the response that is not `<REFLECTION>`, and nothing at the reflections.
     seed: of the random choices and places.
+    reuse: "rotated" puts cached visual keys back, rotated to their new positions, instead of prefilling copies, which
+        then have not read what came before them (`core.reuse`); while decoding in this process alone.
     within: W: the random place comes after 1 to W sampled tokens; a response that ends earlier sees nothing again.
     """
 
@@ -64,6 +75,7 @@ class Reattention:
     control: str | None = None
     seed: int = 0
     within: int = 64
+    reuse: str | None = None
 
     def __post_init__(self) -> None:
         _check("mode", self.mode, (*MODES, *COMPARISON_MODES))
@@ -74,6 +86,10 @@ class Reattention:
             raise ValueError(f"keep_frames ranks whole frames by relevance, not by {self.ranking}")
         if self.control is not None:
             _check("control", self.control, CONTROLS)
+        if self.reuse is not None:
+            _check("reuse", self.reuse, REUSES)
+            if self.control in ("wrong-image", "blank-image"):
+                raise ValueError(f"control {self.control} shows what was never cached, so there is nothing to reuse")
         if isinstance(self.keep, bool) or not isinstance(self.keep, int) or not 0 <= self.keep <= 100:
             raise ValueError(f"keep is a whole percentage from 0 to 100, not {self.keep!r}")
         if self.max_reinsertions < 0:
@@ -99,7 +115,17 @@ class Reattention:
     def __str__(self) -> str:
         """The policy in a few words: its mode, and what differs from the defaults."""
         mode = f"route-{self.keep}" if self.mode == "route" else self.mode
-        names = ("rule", "layout", "delimiters", "max_reinsertions", "layers", "count_copies", "keep_frames", "control")
+        names = (
+            "rule",
+            "layout",
+            "delimiters",
+            "max_reinsertions",
+            "layers",
+            "count_copies",
+            "keep_frames",
+            "control",
+            "reuse",
+        )
         changed = [
             f"{name} {getattr(self, name)}" for name in names if getattr(self, name) != getattr(type(self), name)
         ]

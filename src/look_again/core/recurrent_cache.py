@@ -171,9 +171,9 @@ class RecurrentCache(RaggedCache):
         return states
 
 
-def build_cache(config: Any, batch_size: int) -> RaggedCache:
-    """The cache that a model of this configuration needs."""
+def build_cache(config: Any, batch_size: int, *, bucketed: bool = False) -> RaggedCache:
+    """The cache that a model of this configuration needs. bucketed: as of `RaggedCache`; no recurrent ones."""
     kinds = layer_kinds(config)
     if "linear_attention" in kinds:
         return RecurrentCache(kinds, batch_size)
-    return RaggedCache(len(kinds), batch_size)
+    return RaggedCache(len(kinds), batch_size, bucketed=bucketed)

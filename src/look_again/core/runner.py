@@ -20,10 +20,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from look_again.core.attention import AttentionCall, AttentionRecorder
 from look_again.core.cache import swap_remove
+from look_again.core.compiled.compiled_step import CompiledStep
 from look_again.core.families import find_family
 from look_again.core.input_device import input_device
 from look_again.core.masks import MaskBuilder
 from look_again.core.recurrent_cache import build_cache
+from look_again.core.reuse.rotated_keys import write_rotated
 from look_again.core.slots import Provenance, SlotBuilder
 
 CACHE_KEYWORDS = ("cache", "past_key_values")
@@ -98,7 +100,8 @@ class Runner:
     builders: one per sequence. features: per sequence the feature table (V, hidden) that its slots point into, or
     None for a sequence without images. score_layers: decoder layers whose attention on the prompt's visual tokens is
     recorded (None records nothing); the model must then be inside `recorded_attention`. score_prompt: record the
-    prompt's own attention too. count_copies: attention on re-inserted copies counts for what they copy.
+    prompt's own attention too. count_copies: attention on re-inserted copies counts for what they copy. compile: the
+    steps run as a compiled graph, which `find_obstacle` must not forbid; the model must be inside `recorded_attention`.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class Runner:
         score_layers: Sequence[int] | None = None,
         score_prompt: bool = False,
         count_copies: bool = False,
+        compile: bool = False,
     ) -> None:
         self.model = model
         self.family = find_family(model.config)
@@ -117,7 +121,8 @@ class Runner:
         self.builders = list(builders)
         self.features = list(features)
         self.device = input_device(model)
-        self.cache = build_cache(model.config, len(self.builders))
+        self.cache = build_cache(model.config, len(self.builders), bucketed=compile)
+        self.compiled = CompiledStep(model, self.cache_keyword, project_to_vocabulary) if compile else None
         self.masks = MaskBuilder(model)
         self.pad_id = self.family.vision_tokens(model.config).padding
         self.recorder: AttentionRecorder | None = None
@@ -153,8 +158,60 @@ class Runner:
         last = torch.tensor([len(slots) - 1 for slots in parts], device=hidden.device)
         return self._logits(hidden[torch.arange(batch, device=hidden.device), last])
 
-    def step(self, sequences: Sequence[int]) -> torch.Tensor:
-        """Feed the newest slot, a text token, of `sequences`; the batch's others stand still. Logits (B, W)."""
+    def step(self, sequences: Sequence[int], chosen: torch.Tensor | None = None) -> torch.Tensor:
+        """Feed the newest slot, a text token, of `sequences`; the batch's others stand still. Logits (B, W).
+
+        chosen: the ids of those tokens, (B,), where they are on the device already.
+        """
+        if self.compiled is None:
+            return self._step_eagerly(sequences)
+        ids = [builder.token_ids[-1] for builder in self.builders]
+        places = [builder.positions[-1] for builder in self.builders]
+        logits = self._run_compiled(self.compiled, sequences, ids, places, chosen)
+        self.accept_step(sequences)
+        return logits
+
+    def step_ahead(self, sequences: Sequence[int], chosen: torch.Tensor) -> torch.Tensor:
+        """Feed tokens (B,) that the builders do not hold yet to `sequences`: compiled steps alone. Logits (B, W).
+
+        The step counts for those whose token turns out to be the text slot that comes next: `accept_step` of them.
+        """
+        assert self.compiled is not None, "an eager step is not taken ahead"
+        going = set(sequences)
+        places = [
+            (builder.next_position,) * self.family.position_dims if sequence in going else builder.positions[-1]
+            for sequence, builder in enumerate(self.builders)
+        ]
+        return self._run_compiled(self.compiled, sequences, [self.pad_id] * len(places), places, chosen)
+
+    def accept_step(self, sequences: Sequence[int]) -> None:
+        """Count the compiled step that was just run for `sequences`, whose builders hold its tokens."""
+        if (recorder := self._listening()) is not None:
+            recorder.note_step([sequence for sequence in sequences if self._is_sampled(sequence)])
+            recorder.end_step()
+        for sequence in sequences:
+            self.cache.advance(sequence, 1)
+
+    def _run_compiled(
+        self,
+        compiled: CompiledStep,
+        sequences: Sequence[int],
+        ids: Sequence[int],
+        places: Sequence[Sequence[int]],
+        chosen: torch.Tensor | None,
+    ) -> torch.Tensor:
+        going = set(sequences)
+        state = compiled.prepare(self.cache, self.device)
+        moving = [int(sequence in going) for sequence in range(len(self.builders))]
+        state.place(ids, self.cache.lengths, moving, places, chosen)
+        recorder = self._listening()
+        if recorder is None:
+            return compiled.run(self.cache, [], [], 0)[: len(self.builders)]
+        recorder.open_step()
+        queries = recorder.query_buffers(state.sequences)
+        return compiled.run(self.cache, queries, recorder.layers, recorder.column)[: len(self.builders)]
+
+    def _step_eagerly(self, sequences: Sequence[int]) -> torch.Tensor:
         batch = len(self.builders)
         ids, places, going = [], [], set(sequences)
         for sequence, builder in enumerate(self.builders):
@@ -202,6 +259,11 @@ class Runner:
             if recorder is not None:
                 recorder.remove_sequence(sequence)
         self.cache.remove_sequence(sequence)
+
+    def reuse_copies(self, sequence: int) -> None:
+        """Fill the cache with the insertion that comes next from the prompt's keys, rotated, instead of feeding it."""
+        self._count_copies(sequence, self.cache.lengths[sequence])
+        write_rotated(self.model, self.family, self.cache, self.builders[sequence], sequence)
 
     def scores(self, sequence: int, rule: str = "paper") -> torch.Tensor:
         """The ranking of V visual tokens so far, (V,): equation (5), or relative to the prompt's own attention."""
@@ -284,8 +346,9 @@ class Runner:
             self.prompt_recorder.watch_chunk(list(zip(sequences, prompts, strict=True)))
 
     def _count_copies(self, sequence: int, start: int) -> None:
-        """Tell the recorder which of a sequence's slots from `start` on are copies of visual tokens."""
-        assert self.recorder is not None
+        """Tell the recorder, if any, which of a sequence's slots from `start` on are copies of visual tokens."""
+        if self.recorder is None:
+            return
         builder = self.builders[sequence]
         copies = [i for i in range(start, len(builder)) if builder.provenance[i] == Provenance.REINSERTED]
         self.recorder.add_copies(sequence, copies, [builder.visual_indices[i] for i in copies])

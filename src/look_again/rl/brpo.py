@@ -176,6 +176,7 @@ class Run:
                 temperature=options.temperature,
                 generator=generator,
                 places=options.at_once,
+                compile=options.compile,
             )
 
         with torch.no_grad(), kept_whole(self.module):

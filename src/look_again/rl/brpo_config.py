@@ -46,6 +46,9 @@ class RolloutOptions:
     at_once: int | None = None
     """Answers that are decoded at once, with rollouts: decoding; as one ends the next takes its place. The answers are
     the same for any number. None decodes all of a step in one batch, which waits for its longest. Paper gives none."""
+    compile: bool = False
+    """With rollouts: decoding, run decode steps as a compiled graph; the first step waits for the compiler. Paper gives
+    none."""
     reattention: str = "text"
     """What happens at reflections, in rollouts and loss; the paper's BRPO reflects in text."""
     keep: int = 50
@@ -66,11 +69,13 @@ class RolloutOptions:
         require_choice("reattention", self.reattention, TRAINED_MODES)
         require_choice("rollouts", self.rollouts, ROLLOUTS)
         require_positive(self, "questions", "temperature", "at_once")
+        if self.compile and self.rollouts == "vllm":
+            raise ValueError("compile is of rollouts: decoding; a vLLM server compiles its own graphs")
         if (self.rollouts == "vllm") != (self.vllm_url is not None):
             raise ValueError("vllm_url goes with rollouts: vllm, and it with vllm_url")
-        if self.rollouts == "vllm" and self.reattention != "text":
+        if self.rollouts == "vllm" and self.reattention not in ("text", "copy"):
             raise ValueError(
-                f"a vLLM server samples without re-attention; reattention: {self.reattention} needs rollouts: decoding"
+                f"a vLLM server samples with reattention: text or copy; {self.reattention} needs rollouts: decoding"
             )
 
     @property

@@ -59,7 +59,8 @@ class _Answer:
 class RefilledSampling:
     """Answers of one model. places: most answers at once. ValueError below 1.
 
-    temperature: of sampling, from the whole distribution but for vision tokens. max_new_tokens: of an answer.
+    temperature: of sampling, from the whole distribution but for vision tokens. max_new_tokens: of an answer. compile:
+    steps run as a compiled graph.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class RefilledSampling:
         places: int,
         max_new_tokens: int,
         temperature: float,
+        compile: bool = False,
     ) -> None:
         if places < 1:
             raise ValueError(f"answers at once are at least 1, not {places}")
@@ -81,7 +83,8 @@ class RefilledSampling:
         layers = policy.ranking_layers(text_config.num_hidden_layers, attention_layers(model.config))
         self.layers = layers if policy.needs_scores else ()
         self.stop_ids = list_stop_ids(model.generation_config.eos_token_id)
-        self.runner = OpenRunner(model)
+        self.runner = OpenRunner(model, compile=compile)
+        self.recorded = bool(self.layers) or compile
         self.banned = torch.tensor(find_family(model.config).vision_tokens(model.config).never_sampled)
         self.running: list[_Answer] = []
 
@@ -90,7 +93,7 @@ class RefilledSampling:
         """The finished sequences, in the order of their starts."""
         sequences = [self._sequence(start) for start in starts]
         waiting = deque(zip(starts, sequences, generators, strict=True))
-        with recorded_attention(self.model) if self.layers else nullcontext():
+        with recorded_attention(self.model) if self.recorded else nullcontext():
             while waiting or self.running:
                 while waiting and len(self.running) < self.places:
                     self._join(*waiting.popleft())

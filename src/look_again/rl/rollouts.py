@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from look_again.core.compiled.compiled_step import is_carried
 from look_again.core.generate import LookAgainDecoding
 from look_again.core.inputs import left_padded, stack_pixels
 from look_again.core.prefill import encode_with_control, start_batch
@@ -59,17 +60,20 @@ def sample_groups(
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
     places: int | None = None,
+    compile: bool = False,
 ) -> list[Rollout]:
     """G answers to each question, those of one question next to each other; (Q * G).
 
     Sampled from the whole distribution at `temperature`, whatever the checkpoint asks for, so that they are exact.
     places: answers at once; as one ends the next takes its place, and an answer depends on `generator` and its number
-    alone, not on what is decoded beside it. None decodes all in one batch, whose draws they share.
+    alone, not on what is decoded beside it. None decodes all in one batch, whose draws they share. compile: steps run
+    as a compiled graph; a model that it does not carry decodes eagerly, with a warning.
     """
     items = [codec.item(sample, policy) for sample in samples]
     with evaluating(model):
         if places is None:
-            decoded = _decode_together(model, codec, items, policy, group, max_new_tokens, temperature, generator)
+            decoding = LookAgainDecoding(Trigger.of(codec.tokenizer), policy, generator=generator, compile=compile)
+            decoded = _decode_together(model, codec, items, decoding, group, max_new_tokens, temperature)
         else:
             sampling = RefilledSampling(
                 model,
@@ -78,27 +82,27 @@ def sample_groups(
                 places=places,
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
+                compile=compile and is_carried(model),
             )
             decoded = _decode_refilled(sampling, codec, items, group, generator)
-    return [_rollout(codec, samples[i // group], items[i // group], *parts) for i, parts in enumerate(decoded)]
+    return [build_rollout(codec, samples[i // group], items[i // group], *parts) for i, parts in enumerate(decoded)]
 
 
 def _decode_together(
     model: Any,
     codec: Codec,
     items: Sequence[Item],
-    policy: Reattention,
+    decoding: LookAgainDecoding,
     group: int,
     max_new_tokens: int,
     temperature: float,
-    generator: torch.Generator | None,
 ) -> list[Decoded]:
     """By `generate`, in one batch that waits for its longest answer."""
     inputs = _inputs(codec, items, model.device)
     output = model.generate(
         **inputs,
         **stack_pixels([item.images for item in items]),
-        custom_generate=LookAgainDecoding(Trigger.of(codec.tokenizer), policy, generator=generator),
+        custom_generate=decoding,
         do_sample=True,
         temperature=temperature,
         top_k=0,
@@ -131,9 +135,10 @@ def _inputs(codec: Codec, items: Sequence[Item], device: torch.device) -> dict[s
     return left_padded([item.example.prompt_ids for item in items], codec.tokenizer, device)
 
 
-def _rollout(
+def build_rollout(
     codec: Codec, sample: Sample, item: Item, slots: Slots, reflections: Sequence[Reflection], reason: str
 ) -> Rollout:
+    """The rollout of a finished sequence; `item` holds its prompt and policy."""
     prompt = item.example
     ids = slots.token_ids[slots.provenance == Provenance.SAMPLED].tolist()
     chosen = [list(reflection.visual_indices) for reflection in reflections]

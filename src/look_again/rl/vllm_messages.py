@@ -117,8 +117,14 @@ def build_generate_body(question: RolloutRequest) -> dict[str, Any]:
 
 def read_rollouts(codec: Codec, question: RolloutRequest, answer: Any) -> list[Rollout]:
     """The G rollouts in an answer, in order. Raises VllmError where it is no answer to the question."""
-    sample, example = question.sample, question.item.example
-    if read_field(answer, "prompt_token_ids", list) != example.prompt_ids:
+    example = question.item.example
+    return [_rollout(codec, question, example, choice) for choice in read_choices(question, example.prompt_ids, answer)]
+
+
+def read_choices(question: RolloutRequest, prompt_ids: Sequence[int], answer: Any) -> list[Mapping[str, Any]]:
+    """The choices of an answer, in order. Raises VllmError for other ones, and for another prompt than was meant."""
+    sample = question.sample
+    if read_field(answer, "prompt_token_ids", list) != prompt_ids:
         raise VllmError(
             f"vLLM read another prompt for row {sample.id!r} than the loss pass will: serve the checkpoint that "
             "trains, with bounds of images no narrower than the run's"
@@ -126,18 +132,31 @@ def read_rollouts(codec: Codec, question: RolloutRequest, answer: Any) -> list[R
     choices = sorted(read_field(answer, "choices", list), key=lambda choice: read_field(choice, "index", int))
     if [choice["index"] for choice in choices] != list(range(question.sampling["n"])):
         raise VllmError(f"vLLM gave {len(choices)} answers for row {sample.id!r}, asked for {question.sampling['n']}")
-    return [_rollout(codec, question, example, choice) for choice in choices]
+    return choices
 
 
 def _rollout(codec: Codec, question: RolloutRequest, prompt: Example, choice: Mapping[str, Any]) -> ServedRollout:
-    sample, images, sampling = question.sample, question.item, question.sampling
+    sample, ids = question.sample, check_choice(question, choice)
+    stopped = ids[-1] in question.sampling["stop_token_ids"]
+    chosen: list[list[int]] = [[] for token in ids if token == codec.tag_ids[open_tag("REFLECTION")]]
+    example = Example(prompt.prompt_ids, ids, prompt.grids, prompt.policy, [False] * len(ids), chosen)
+    item = Item(question.item.images, example)
+    log_probs = read_sampled_log_probs(choice)
+    return ServedRollout(sample, item, decode_text(codec.tokenizer, ids), ids, stopped, log_probs)
+
+
+def read_sampled_log_probs(choice: Mapping[str, Any]) -> list[float]:
+    """Of each sampled token. Raises VllmError where they are missing."""
+    scored = read_field(read_field(choice, "logprobs", dict), "content", list)
+    return [read_field(token, "logprob", float) for token in scored]
+
+
+def check_choice(question: RolloutRequest, choice: Mapping[str, Any]) -> list[int]:
+    """The sampled ids. Raises VllmError where the choice ended otherwise than asked, or holds banned tokens."""
+    sample, sampling = question.sample, question.sampling
     ids, reason = read_field(choice, "token_ids", list), read_field(choice, "finish_reason", str)
-    log_probs = [
-        read_field(token, "logprob", float)
-        for token in read_field(read_field(choice, "logprobs", dict), "content", list)
-    ]
     stopped = bool(ids) and ids[-1] in sampling["stop_token_ids"]
-    complete = 0 < len(ids) == len(log_probs) <= sampling["max_tokens"]
+    complete = 0 < len(ids) == len(read_sampled_log_probs(choice)) <= sampling["max_tokens"]
     if not complete or reason != ("stop" if stopped else "length"):
         raise VllmError(
             f"vLLM ended an answer for row {sample.id!r} as {reason!r} after {len(ids)} tokens, {ids[-3:]} last"
@@ -146,10 +165,7 @@ def _rollout(codec: Codec, question: RolloutRequest, prompt: Example, choice: Ma
         raise VllmError(
             f"vLLM sampled the vision tokens {sorted(banned)} for row {sample.id!r} against their logit_bias"
         )
-    chosen: list[list[int]] = [[] for token in ids if token == codec.tag_ids[open_tag("REFLECTION")]]
-    example = Example(prompt.prompt_ids, ids, prompt.grids, prompt.policy, [False] * len(ids), chosen)
-    item = Item(images.images, example)
-    return ServedRollout(sample, item, decode_text(codec.tokenizer, ids), ids, stopped, log_probs)
+    return ids
 
 
 def write_weights(

@@ -1,4 +1,4 @@
-r"""Rollouts by an unmodified vLLM, for reflections in text: a drop-in for the decoding loop where there is a GPU.
+r"""Rollouts by an unmodified vLLM, reflecting in text or with COPY: a drop-in for the decoding loop on a GPU.
 
 Token ids go in and come out, so nothing is tokenised twice: `POST /inference/v1/generate` of vLLM 0.32. The policy's
 weights travel as a checkpoint folder that both sides can read, with no communicator between them, so this works alike
@@ -9,7 +9,7 @@ with the server on the training GPU, on another one or on none.
 
 Development mode opens unprotected endpoints (to read weights, to sleep): bind the server to a private address. Requests
 go a thread per question, past any proxy that the environment names. The paper samples by vLLM and says no more than its
-length; re-attention needs the decoding loop.
+length; ROUTE needs the decoding loop.
 
 Legend: Q questions, G answers per question.
 """
@@ -31,6 +31,7 @@ from look_again.core.reattention import Reattention
 from look_again.data.sample import Sample
 from look_again.extras import require
 from look_again.rl.rollouts import Rollout
+from look_again.rl.vllm_copy import CopiedAnswer, CopySampling, begin_answers
 from look_again.rl.vllm_messages import (
     RolloutRequest,
     build_generate_body,
@@ -87,19 +88,29 @@ class VllmRollouts(ABC):
 
         Sampled from the whole distribution at `temperature` (vLLM takes at most 2) but for the tokens that are never
         sampled. The same seed draws the same random numbers; the answers are the same as far as vLLM's arithmetic is,
-        which depends on what else it computes at the time. Raises ValueError for a policy that is not "text",
-        VllmError for what goes wrong on vLLM's side.
+        which depends on what else it computes at the time. Raises ValueError for a policy that is neither "text" nor
+        COPY whole in its grid, VllmError for what goes wrong on vLLM's side.
         """
-        if policy.mode != "text":
-            raise ValueError(
-                f"vLLM samples without re-attention; mode {policy.mode!r} needs the decoding loop's rollouts"
-            )
+        check_policy(policy)
+        if policy.inserts:
+            stops = frozenset([codec.tokenizer.eos_token_id, *self.stop_token_ids])
+            copying = CopySampling(stops, max_new_tokens, temperature, seed)
+            answers = begin_answers(codec, samples, policy, group, copying)
+            self.complete(answers)
+            return [answer.build_rollout() for answer in answers]
         items = [codec.item(sample, policy) for sample in samples]
         sampling = build_group_sampling(codec, self.stop_token_ids, group, max_new_tokens, temperature)
         questions = build_questions(codec, samples, items, sampling, seed)
-        answers = self.generate(questions)
-        groups = [read_rollouts(codec, question, answer) for question, answer in zip(questions, answers, strict=True)]
+        found = self.generate(questions)
+        groups = [read_rollouts(codec, question, answer) for question, answer in zip(questions, found, strict=True)]
         return [rollout for group in groups for rollout in group]
+
+    def complete(self, answers: Sequence[CopiedAnswer]) -> None:
+        """Go on with answers that look again, all in rounds, until each has ended. Raises VllmError."""
+        while running := [answer for answer in answers if not answer.ended]:
+            requests = [answer.build_request() for answer in running]
+            for answer, request, part in zip(running, requests, self.generate(requests), strict=True):
+                answer.take(request, part)
 
     def push_weights(
         self,
@@ -127,6 +138,17 @@ class VllmServer(VllmRollouts):
         with self._connect() as vllm, ThreadPoolExecutor(max(1, min(len(questions), CONNECTIONS))) as pool:
             bodies = map(build_generate_body, questions)
             return list(pool.map(lambda body: vllm.post(GENERATE, body), bodies))
+
+    def complete(self, answers: Sequence[CopiedAnswer]) -> None:
+        """As above, but no answer waits for another: each goes on as soon as its last request is answered."""
+        with self._connect() as vllm, ThreadPoolExecutor(max(1, min(len(answers), CONNECTIONS))) as pool:
+
+            def go_on(answer: CopiedAnswer) -> None:
+                while not answer.ended:
+                    request = answer.build_request()
+                    answer.take(request, vllm.post(GENERATE, build_generate_body(request)))
+
+            list(pool.map(go_on, answers))
 
     def read_weights(self, folder: str | Path) -> None:
         """As above; the server sees the folder under the same path. ValueError for one without weights."""
@@ -203,6 +225,16 @@ class VllmEngine(VllmRollouts):
         """As above."""
         self.llm.sleep(level=2)
         self.asleep = True
+
+
+def check_policy(policy: Reattention) -> None:
+    """ValueError for a policy that a vLLM server cannot carry out in rollouts."""
+    if policy.mode not in ("text", "copy"):
+        raise ValueError(f"vLLM reflects in text or with COPY; mode {policy.mode!r} needs the decoding loop's rollouts")
+    if policy.control or (policy.inserts and (policy.layout != "grid" or not policy.delimiters)):
+        raise ValueError(
+            f"vLLM puts whole images back as it first showed them; {policy} needs the decoding loop's rollouts"
+        )
 
 
 def stop_ids(model: Any) -> tuple[int, ...]:

@@ -41,6 +41,7 @@ class LoadOptions:
     quantization: a name in QUANTIZATIONS, applied to the language model; None loads weights as they are stored.
     adapter: a folder or hub name of peft; its base comes from its configuration where no checkpoint is named.
     merge_adapter: fold it into the base; None folds it in unless the base is quantised.
+    compile: run decode steps as a compiled graph; a model that it does not carry is noted and decodes eagerly.
 
     LoadError for unknown names and for options that exclude each other.
     """
@@ -58,6 +59,7 @@ class LoadOptions:
     quantization: str | None = None
     adapter: str | Path | None = None
     merge_adapter: bool | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.quantization is not None and self.quantization not in QUANTIZATIONS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from look_again.core.compiled import compiled_step
 from look_again.core.families import find_family
 from look_again.core.generate import LookAgainDecoding, Token
 from look_again.core.reattention import Reattention
@@ -104,9 +106,13 @@ def expected(model, tokenizer, trigger, prompts) -> list[Any]:
 
 
 @pytest.fixture
-def batch(model, tokenizer, trigger) -> Any:
+def batch(model, tokenizer, trigger, request, monkeypatch) -> Any:
+    """Empty; with the parameter "compiled", its steps are traced into graphs."""
+    compiled = getattr(request, "param", "eager") == "compiled"
+    monkeypatch.setattr(compiled_step, "BACKEND", "eager")  # graphs are traced, not compiled
+    monkeypatch.setattr(compiled_step, "_GRAPHS", weakref.WeakKeyDictionary())
     with torch.no_grad():
-        made = ContinuousBatch(model, tokenizer, AtColumns(trigger))
+        made = ContinuousBatch(model, tokenizer, AtColumns(trigger), compiled=compiled)
         yield made
         made.clear()
 
@@ -126,7 +132,7 @@ def run_out(batch: ContinuousBatch) -> None:
 # --- a row's answer is its own
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("seed", "batch"), [(0, "eager"), (1, "eager"), (1, "compiled")], indirect=["batch"])
 def test_rows_that_join_and_leave_answer_as_alone(model, batch, prompts, expected, seed):
     """Would catch a row given its neighbour's cache, features, waiting queries or counts when places are taken over.
 

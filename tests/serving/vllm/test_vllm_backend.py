@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from look_again.clients.sequence_requests import derive_seed
 from look_again.core.reattention import Reattention
 from look_again.core.sequence import Reinsertion, Token
 from look_again.core.slots import Provenance
@@ -23,7 +24,6 @@ from look_again.serving.http.chat_jobs import Defaults
 from look_again.serving.http.service import Service
 from look_again.serving.prompt import build_prompt
 from look_again.serving.vllm.probe import score_tokens
-from look_again.serving.vllm.token_requests import derive_seed
 from look_again.serving.vllm.vllm_backend import VllmBackend
 from tests.serving.vllm.fake_vllm import END, IMAGE, ROWS, START, FakeVllm, items_of, transport
 

@@ -24,6 +24,7 @@ from look_again.core.open_runner import OpenRunner
 from look_again.core.prefill import start_one
 from look_again.core.reasoning_budget import list_stop_ids
 from look_again.core.reattention import Reattention
+from look_again.core.reuse.rotated_keys import check_rotates
 from look_again.core.sequence import DecodedSequence, Token
 from look_again.core.trigger import Trigger
 from look_again.model import Sampling
@@ -61,18 +62,20 @@ class RunningSequence:
 class ContinuousBatch:
     """The running answers of one model. Not thread-safe: one thread calls it, without gradients.
 
-    tokenizer: of the model. trigger: how `<REFLECTION>` is recognised. sampled, reinserted: tokens of all answers.
+    tokenizer: of the model. trigger: how `<REFLECTION>` is recognised. compiled: steps run as a compiled graph, one for
+    each power of two of sequences. sampled, reinserted: tokens of all answers.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, trigger: Trigger) -> None:
+    def __init__(self, model: Any, tokenizer: Any, trigger: Trigger, *, compiled: bool = False) -> None:
         self.model, self.tokenizer, self.trigger = model, tokenizer, trigger
+        self.compiled = compiled
         text_config = model.config.get_text_config()
         self.max_context: int = text_config.max_position_embeddings
         self.num_layers: int = text_config.num_hidden_layers
         self.attention_layers = attention_layers(model.config)
         self.stop_ids = list_stop_ids(model.generation_config.eos_token_id)
         self.running: list[RunningSequence] = []
-        self.runner = OpenRunner(model)
+        self.runner = OpenRunner(model, compile=compiled)
         self.sampled = self.reinserted = 0
         self.banned = torch.tensor(find_family(model.config).vision_tokens(model.config).never_sampled)
         self._recording: AbstractContextManager[None] | None = None
@@ -90,6 +93,8 @@ class ContinuousBatch:
 
         constraint: of its CONCLUSION; the sampling then bounds its reasoning.
         """
+        if policy.reuse is not None:
+            check_rotates(self.model)
         stop_ids = frozenset[int]() if options.ignore_eos else self.stop_ids
         start = start_one(self.model, policy, prompt.token_ids, prompt.pixels)
         sequence = DecodedSequence(
@@ -125,6 +130,8 @@ class ContinuousBatch:
         """One more token for every sequence: first chunks of those re-inserted into, one by one, then all others."""
         for entry in [entry for entry in self.running if entry.chunk_next]:
             with self._failing(entry):
+                if entry.sequence.policy.reuse is not None:
+                    self.runner.reuse_copies(self.running.index(entry))
                 entry.logits = self.runner.chunk(self.running.index(entry))
         if not self.running:
             return
@@ -147,7 +154,7 @@ class ContinuousBatch:
     def clear(self) -> None:
         """Forget all sequences."""
         self.running.clear()
-        self.runner = OpenRunner(self.model)
+        self.runner = OpenRunner(self.model, compile=self.compiled)
         self._record(False)
 
     @contextmanager
@@ -200,10 +207,13 @@ class ContinuousBatch:
 
     @property
     def _ranks(self) -> bool:
-        return any(entry.sequence.policy.needs_scores for entry in self.running)
+        """Whether the model has to show its queries: to rank by, or to a compiled step."""
+        return (self.compiled and bool(self.running)) or any(
+            entry.sequence.policy.needs_scores for entry in self.running
+        )
 
     def _record(self, wanted: bool) -> None:
-        """Have the model show its queries, or not; it does while a running sequence ranks by attention."""
+        """Have the model show its queries, or not; it does while a running sequence ranks, or steps are compiled."""
         if wanted and self._recording is None:
             self._recording = recorded_attention(self.model)
             self._recording.__enter__()

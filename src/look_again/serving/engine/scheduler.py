@@ -72,7 +72,7 @@ class Engine:
     def __init__(self, checkpoint: Checkpoint, max_batch: int) -> None:
         self.checkpoint, self.max_batch = checkpoint, max_batch
         trigger = Trigger.of(checkpoint.tokenizer, spelled=not checkpoint.trained)
-        self.batch = ContinuousBatch(checkpoint.model, checkpoint.tokenizer, trigger)
+        self.batch = ContinuousBatch(checkpoint.model, checkpoint.tokenizer, trigger, compiled=checkpoint.compiled)
         self.waiting: deque[PendingRequest] = deque()
         self.steps = 0
         self.busy_s = self.prefill_s = 0.0

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from look_again.clients.sequence_requests import find_image_runs
 from look_again.clients.vllm_answers import (
     LogProbs,
     LostServerError,
@@ -50,7 +51,6 @@ from look_again.serving.vllm.token_requests import (
     build_feature_request,
     build_request_sampling,
     build_uuid_request,
-    find_image_runs,
     is_same_prompt,
 )
 from look_again.text.grammar import open_tag

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from look_again.clients.sequence_requests import find_image_runs
 from look_again.clients.vllm_requests import CHAT, GenerateRequest, SentImage
 from look_again.core.sequence import DecodedSequence
 from look_again.core.slots import Provenance
 from look_again.loading import Checkpoint
 from look_again.serving.backend import BackendError, Job, RefusedError
 from look_again.serving.vllm.servers import UpstreamServer
-from look_again.serving.vllm.token_requests import find_image_runs
 from look_again.text.chat import Message
 
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from look_again.clients.sequence_requests import derive_seed, find_image_runs
 from look_again.clients.vllm_requests import (
     GENERATE,
     GenerateRequest,
@@ -26,40 +26,9 @@ from look_again.clients.vllm_requests import (
     mention_images,
     pack_features,
 )
-from look_again.core.reattention import split_by_image
 from look_again.core.sequence import DecodedSequence
 from look_again.core.slots import Provenance
 from look_again.serving.backend import Job
-
-
-@dataclass(frozen=True)
-class ImageRun:
-    """A run of visual tokens in a sequence.
-
-    chosen: indices within the image, as a strip; None is all of it in its grid.
-    """
-
-    offset: int
-    length: int
-    image: int
-    chosen: tuple[int, ...] | None
-
-
-def find_image_runs(sequence: DecodedSequence) -> list[ImageRun]:
-    """The runs of visual tokens in a sequence, in order: the prompt's images, then what was put back."""
-    expected: list[tuple[int, int, tuple[int, ...] | None]] = [
-        (index, span.count, None) for index, span in enumerate(sequence.spans)
-    ]
-    for reflection in sequence.reflections:
-        for image, (span, chosen) in enumerate(split_by_image(reflection.visual_indices, sequence.shown)):
-            whole = len(chosen) == span.count and sequence.policy.layout == "grid"
-            expected += [(image, len(chosen), None if whole else tuple(chosen))] if chosen else []
-    runs, place = list[ImageRun](), 0
-    for image, length, indices in expected:
-        offset = sequence.builder.token_ids.index(sequence.builder.tokens.image, place)
-        runs.append(ImageRun(offset, length, image, indices))
-        place = offset + length
-    return runs
 
 
 def build_uuid_request(
@@ -119,11 +88,6 @@ def build_request_sampling(
         seed=None if sampling.seed is None else derive_seed(sampling.seed, number),
     )
     return params | job.options.as_sampling_params()
-
-
-def derive_seed(seed: int, number: int) -> int:
-    """The seed of an answer's request `number`, 0 to 2**63 - 1."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:8]) >> 1
 
 
 def is_same_prompt(request: GenerateRequest, read: Sequence[int], sequence: DecodedSequence) -> bool:

@@ -1,0 +1,1 @@
+"""The decode step as a graph, compiled once per number of sequences."""

@@ -1,0 +1,138 @@
+"""Rollouts by vLLM whose answers look again: a request ends at a `<REFLECTION>`, and the next one holds the images too.
+
+What each token does is decided by `DecodedSequence`, the same as while decoding here; token ids go in and come out, and
+every request is the whole sequence so far, which the server's prefix cache holds. ROUTE ranks by attention that a
+server does not show, so it needs rollouts here.
+
+Legend: Q questions, G answers per question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+
+from look_again.clients.sequence_requests import derive_seed, find_image_runs
+from look_again.clients.vllm_answers import VllmError
+from look_again.clients.vllm_requests import build_sampling_params, mention_images
+from look_again.core.prefill import Start
+from look_again.core.reattention import Reattention
+from look_again.core.sequence import DecodedSequence
+from look_again.core.slots import SlotBuilder, build_spans
+from look_again.core.trigger import Trigger
+from look_again.data.sample import Sample
+from look_again.rl.rollouts import build_rollout
+from look_again.rl.vllm_messages import (
+    RolloutRequest,
+    ServedRollout,
+    check_choice,
+    read_choices,
+    read_sampled_log_probs,
+    scale_prompt_images,
+)
+from look_again.training.batches import Codec, Item
+
+
+@dataclass(frozen=True)
+class CopySampling:
+    """How answers are sampled. stops: tokens that end one. seed: of a step; each request has a seed of its own."""
+
+    stops: frozenset[int]
+    max_new_tokens: int
+    temperature: float
+    seed: int
+
+
+@dataclass
+class CopiedAnswer:
+    """One answer under way. number: among all of a step. images: the prompt's, at the size that the loss sees."""
+
+    codec: Codec
+    sample: Sample
+    item: Item
+    images: Sequence[Image.Image]
+    sequence: DecodedSequence
+    sampling: CopySampling
+    number: int
+    log_probs: list[float] = field(default_factory=list)
+    sent: int = 0  # requests
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to ask for."""
+        return self.sequence.finish_reason is not None
+
+    def build_request(self) -> RolloutRequest:
+        """The sequence so far, to be gone on with up to its end or to a tag where it looks again."""
+        builder, runs = self.sequence.builder, find_image_runs(self.sequence)
+        stops = set(self.sampling.stops)
+        if self._may_look_again():
+            stops.add(self.sequence.trigger.open_id)
+        params = build_sampling_params(
+            max_tokens=max(1, self.sequence.room),
+            temperature=self.sampling.temperature,
+            stops=stops,
+            never_sampled=builder.tokens.never_sampled,
+            seed=derive_seed(self.sampling.seed, self.number * self.sampling.max_new_tokens + self.sent),
+        )
+        self.sent += 1
+        ids = mention_images(builder.token_ids, builder.tokens.image, [run.length for run in runs])
+        shown = [self.images[run.image] for run in runs]
+        return RolloutRequest(self.sample, self.item, ids, shown, {**params, "n": 1, "logprobs": 0})
+
+    def take(self, request: RolloutRequest, answer: Any) -> None:
+        """Append what vLLM sampled. Raises VllmError where it is no answer to the request."""
+        [choice] = read_choices(request, self.sequence.builder.token_ids, answer)
+        ids = check_choice(request, choice)
+        for token in ids:
+            if self.ended:
+                raise VllmError(f"vLLM went on after the end of an answer for row {self.sample.id!r}")
+            looked = self.sequence.append(token, _no_scores).looked
+            self.sequence.finish(token in self.sampling.stops)
+            if looked and token != ids[-1]:
+                raise VllmError(f"vLLM went on after a tag that ends its request, for row {self.sample.id!r}")
+        self.log_probs += read_sampled_log_probs(choice)
+
+    def build_rollout(self) -> ServedRollout:
+        """The answer, finished."""
+        sequence = self.sequence
+        parts = sequence.builder.build(), sequence.reflections, sequence.finish_reason or ""
+        rollout = build_rollout(self.codec, self.sample, self.item, *parts)
+        return ServedRollout(**vars(rollout), log_probs=self.log_probs)
+
+    def _may_look_again(self) -> bool:
+        sequence = self.sequence
+        done = sum(bool(reflection.visual_indices) for reflection in sequence.reflections)
+        return bool(sequence.spans) and done < sequence.policy.max_reinsertions
+
+
+def begin_answers(
+    codec: Codec, samples: Sequence[Sample], policy: Reattention, group: int, sampling: CopySampling
+) -> list[CopiedAnswer]:
+    """G answers to each question, those of one question next to each other, (Q * G)."""
+    answers: list[CopiedAnswer] = []
+    for sample in samples:
+        item = codec.item(sample, policy)
+        images = scale_prompt_images(codec, sample, item)
+        for _ in range(group):
+            sequence = _begin(codec, item, policy, sampling.max_new_tokens)
+            answers.append(CopiedAnswer(codec, sample, item, images, sequence, sampling, len(answers)))
+    return answers
+
+
+def _begin(codec: Codec, item: Item, policy: Reattention, budget: int) -> DecodedSequence:
+    """A sequence that holds the prompt, without features: the server has them."""
+    spans = build_spans(item.example.grids)
+    builder = SlotBuilder(codec.family, codec.family.vision_tokens(codec.config))
+    builder.add_prompt(item.example.prompt_ids, spans)
+    context = int(codec.config.get_text_config().max_position_embeddings)
+    start = Start(builder, spans, spans, None)
+    return DecodedSequence(start, policy, Trigger.of(codec.tokenizer), budget=budget, max_context=context)
+
+
+def _no_scores() -> torch.Tensor:
+    raise AssertionError("COPY ranks nothing")
