@@ -93,6 +93,7 @@ def _draw_selection(axes: Any, cells: Sequence[Mapping[str, Any]], score: str) -
         _draw(
             axes, SELECTED[arm], [{**cell, "length": kept} for kept, cell in points], between, score, place, len(shares)
         )
+    axes.set_xlim(0, 1.2 * max(kept for points in shares.values() for kept, _ in points))
     axes.set_xlabel("visual tokens put back, per cent")
 
 
