@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
+import torch
 from PIL import Image
 
+from look_again.core.families import FAMILIES
+from look_again.core.inputs import process_images, stack_pixels
 from look_again.loading import load_checkpoint
 from look_again.processing import LookAgainProcessor, bound_pixels
 from look_again.tabletop.tiny import build_image_processor
+from tests.core.test_layouts import LAID_OUT
+from tests.core.test_layouts import processor as image_processor
+from tests.tiny_families import TINY_FAMILIES
 from tests.tiny_model import LARGE, SMALL
 
 
@@ -51,3 +59,28 @@ def test_a_bound_below_one_visual_token_is_refused(max_pixels):
         bound_pixels(build_image_processor(), max_pixels)
     with pytest.raises(ValueError, match="use 784 or more"):
         load_checkpoint(max_pixels=max_pixels)
+
+
+SIZES = [(16, 16), (64, 24), (41, 40)]
+
+
+@pytest.mark.parametrize("name", LAID_OUT)
+def test_every_family_shows_images_as_its_prompts_do(name, tokenizer):
+    """Would catch a text of another family, images of one text that are cut as if they stood alone, and lost pixels."""
+    tiny, family = TINY_FAMILIES[name](), FAMILIES[name]
+    images = [Image.effect_noise(size, 90).convert("RGB") for size in SIZES]
+    own = copy.deepcopy(tokenizer)
+    own.add_special_tokens({"additional_special_tokens": [family.image_text]}, replace_extra_special_tokens=False)
+    processor = LookAgainProcessor(image_processor(name), own, config=tiny.model.config)
+    mark = family.placeholder or family.image_text
+    texts = [f"one {mark} and {mark}", f"then {mark}", "none"]
+    batch = processor(images=[images[:2], images[2:], []], text=texts, return_tensors="pt", padding=True)
+    shown = [process_images(image_processor(name), tiny.model.config, part) for part in (images[:2], images[2:])]
+    counts = (batch["input_ids"] == processor.image_token_id).sum(-1).tolist()
+    assert counts == [*(sum(part.visual_token_counts) for part in shown), 0]
+    for tensor_name, tensor in stack_pixels(shown).items():
+        assert torch.equal(batch[tensor_name], tensor)
+    types = {"gemma3": "token_type_ids", "gemma4": "mm_token_type_ids"}.get(name)
+    assert types is None or batch[types].sum(-1).tolist() == counts
+    with pytest.raises(ValueError, match="another number of images than the 1 given"):
+        processor(images=images[0], text=texts[0])

@@ -188,12 +188,12 @@ SIGLIP: dict[str, Any] = {
 }
 
 
-def internvl(text_type: str = "qwen3", **text: Any) -> TinyFamily:
+def internvl(text_type: str = "qwen3", kernel: str = "sdpa", **text: Any) -> TinyFamily:
     """Tiles of 4 visual tokens: images of 3 and 1 tiles by turns, one run of tokens each."""
     settings = TEXT | {"model_type": text_type, "rope_parameters": ROPE} | text
     vision = SIGLIP | {"image_size": [16, 16], "patch_size": [4, 4]}
     sizes = {"image_token_id": IMAGE, "image_seq_length": 4, "downsample_ratio": 0.5}
-    model = build("internvl", text_config=settings, vision_config=vision, **sizes)
+    model = build("internvl", kernel, text_config=settings, vision_config=vision, **sizes)
 
     def pixels(numbers: list[int]) -> dict[str, torch.Tensor]:
         return {"pixel_values": torch.cat([noise(tiles(number), 3, 16, 16, seed=number) for number in numbers])}

@@ -1,6 +1,6 @@
 """A processor of images and text for libraries that want one object, where the family's own cannot be built.
 
-Qwen2.5-VL's processor class brings a video processor, which needs torchvision. This one has an image processor and a
+The families' processor classes bring a video processor, which needs torchvision. This one has an image processor and a
 tokenizer. Unlike the renderer it tokenises rendered strings, so what users write can become control tokens: it is for
 training libraries that read data sets, not for answering users.
 """
@@ -15,7 +15,11 @@ from typing import Any
 import torch
 from transformers import AutoImageProcessor, BatchFeature, ProcessorMixin
 
-from look_again.core.families import FAMILIES
+from look_again.core.families import FAMILIES, find_family
+from look_again.core.inputs import ImageInputs, process_images, stack_pixels
+
+TOKEN_TYPES = {"gemma3": "token_type_ids", "gemma4": "mm_token_type_ids"}
+"""What the library's own pass calls the types of tokens, where that is no family of grids and asks for them."""
 
 
 def load_pil_processor(source: str | Path, **options: Any) -> Any:
@@ -62,15 +66,28 @@ def bound_pixels(image_processor: Any, max_pixels: int | None, min_pixels: int |
 
 
 class LookAgainProcessor(ProcessorMixin):
-    """Image processor and tokenizer of the Qwen2.5-VL family, without video."""
+    """Image processor and tokenizer of one family, without video.
+
+    config: of the model, whose family says what stands for an image in a prompt; None is a Qwen2.5-VL.
+    """
 
     attributes = ("image_processor", "tokenizer")
     image_processor_class = "AutoImageProcessor"
     tokenizer_class = "AutoTokenizer"
 
-    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        image_processor: Any,
+        tokenizer: Any,
+        chat_template: str | None = None,
+        *,
+        config: Any = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
-        self.image_token = FAMILIES["qwen2_5_vl"].image_text
+        self._config = config
+        self._family = FAMILIES["qwen2_5_vl"] if config is None else find_family(config)
+        self.image_token = self._family.image_text
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
 
     def __call__(
@@ -80,25 +97,39 @@ class LookAgainProcessor(ProcessorMixin):
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Token ids with one image token per visual token, attention mask, and the images' patches and grids.
+        """Token ids with one image token per visual token, attention mask, and what the vision tower takes.
 
-        ValueError when texts and images do not match.
+        Each placeholder of the chat template in a text is one of the images, in order; types of tokens are there where
+        the family's own pass asks for them. ValueError when texts and images do not match.
         """
         texts = [text] if isinstance(text, str) else list(text or [])
         flat = list(_flatten(images)) if images is not None else []
-        pictures = self.image_processor(images=flat, return_tensors="pt") if flat else {}
-        merged = self.image_processor.merge_size**2
-        counts = [int(grid.prod()) // merged for grid in pictures.get("image_grid_thw", ())]
-        if sum(part.count(self.image_token) for part in texts) != len(counts):
-            raise ValueError(f"the texts show another number of images than the {len(counts)} given")
-        sizes = iter(counts)
-        expanded = [_expand(part, self.image_token, sizes) for part in texts]
+        mark = self._family.placeholder or self.image_token
+        if sum(part.count(mark) for part in texts) != len(flat):
+            raise ValueError(f"the texts show another number of images than the {len(flat)} given")
+        remaining = iter(flat)
+        shown = [self._process([next(remaining) for _ in range(part.count(mark))]) for part in texts]
+        expanded = [_expand(part, mark, self._texts(own)) for part, own in zip(texts, shown, strict=True)]
         encoded = self.tokenizer(expanded, return_tensors=return_tensors, **kwargs)
-        ids = encoded["input_ids"]
-        sequences = ids if isinstance(ids, torch.Tensor) else [torch.tensor(sequence) for sequence in ids]
-        types = [(sequence == self.image_token_id).long() for sequence in sequences]
-        encoded["mm_token_type_ids"] = torch.stack(types) if return_tensors else [t.tolist() for t in types]
-        return BatchFeature({**encoded, **pictures})
+        name = TOKEN_TYPES.get(self._family.model_type, "mm_token_type_ids" if self._family.position_dims > 1 else None)
+        if name is not None:
+            ids = encoded["input_ids"]
+            sequences = ids if isinstance(ids, torch.Tensor) else [torch.tensor(sequence) for sequence in ids]
+            types = [(sequence == self.image_token_id).long() for sequence in sequences]
+            encoded[name] = torch.stack(types) if return_tensors else [t.tolist() for t in types]
+        return BatchFeature({**encoded, **stack_pixels(shown)})
+
+    def _process(self, images: Sequence[Any]) -> ImageInputs:
+        """The images of one text."""
+        if self._config is not None or not images:
+            return process_images(self.image_processor, self._config, images)
+        tensors = self.image_processor(images=list(images), return_tensors="pt")
+        merged = self.image_processor.merge_size**2
+        return ImageInputs(tensors, [(1, 1, int(grid.prod()) // merged) for grid in tensors["image_grid_thw"]])
+
+    def _texts(self, shown: ImageInputs) -> list[str]:
+        """What stands for each image of a text."""
+        return [part if isinstance(part, str) else self.image_token * part for part in shown.shown]
 
 
 def _flatten(images: Any) -> Iterable[Any]:
@@ -109,7 +140,7 @@ def _flatten(images: Any) -> Iterable[Any]:
         yield images
 
 
-def _expand(text: str, token: str, sizes: Any) -> str:
-    """Each image token repeated as often as its image has visual tokens."""
-    head, *rest = text.split(token)
-    return head + "".join(token * next(sizes) + part for part in rest)
+def _expand(text: str, mark: str, shown: Sequence[str]) -> str:
+    """Each placeholder of a text replaced by what stands for its image."""
+    head, *rest = text.split(mark)
+    return head + "".join(image + part for image, part in zip(shown, rest, strict=True))

@@ -12,8 +12,17 @@ import transformers
 from PIL import Image
 
 from look_again.core.families import FAMILIES
-from look_again.core.inputs import measure_images, process_images, stack_pixels
+from look_again.core.inputs import (
+    blank_pixels,
+    build_smallest_image,
+    measure_images,
+    process_images,
+    stack_pixels,
+)
 from look_again.core.prefill import encode
+from look_again.core.reattention import Reattention
+from look_again.training.example import Example
+from look_again.training.module import Reattending
 from tests.tiny_families import TINY_FAMILIES, TinyFamily
 
 SIDE = 16
@@ -132,3 +141,31 @@ def test_lines_by_hand():
     expected = [f"{line}[IMG_BREAK]{line}[IMG_BREAK]{line}[IMG_END]", "[IMG][IMG_END]"]
     assert FAMILIES["mistral3"].layout.write(config, features) == expected
     assert math.prod(features["image_sizes"][0]) == 384
+
+
+FAMILY_NAMES = sorted(name for name in TINY_FAMILIES if name in FAMILIES and FAMILIES[name].is_served)
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_the_smallest_image_passes_the_tower(name):
+    """Would catch a process of a sharded run that has no image and cannot keep in step with the others."""
+    model = TINY_FAMILIES[name]().model
+    with torch.no_grad():
+        features = encode(model, **build_smallest_image(model.config))
+    assert sum(len(part) for part, _ in features) > 0
+    assert all(part.isfinite().all() for part, _ in features)
+    table, zero = Reattending(model, {}).features([Example([1, 2], [3], [], Reattention(mode="copy"))])
+    assert (float(zero), [len(part) for part in table]) == (0.0, [0])
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_the_blank_image_control_shows_as_many_tokens(name):
+    """Would catch a tower that takes a blank image for padding and gives fewer visual tokens, or none."""
+    tiny = TINY_FAMILIES[name]()
+    dims, pixels = FAMILIES[name].position_dims, tiny.pixels([0, 1])
+    blank = pixels | {"pixel_values": blank_pixels(pixels["pixel_values"], dims)}
+    with torch.no_grad():
+        shown, hidden = (encode(tiny.model, **given) for given in (pixels, blank))
+    assert [len(part) for part, _ in hidden] == [len(part) for part, _ in shown]
+    assert not torch.allclose(hidden[0][0], shown[0][0])
+    assert all(part.isfinite().all() for part, _ in hidden)

@@ -71,11 +71,11 @@ def test_pictures_are_found_by_their_names():
     assert gone[0] == 404
 
 
-def asking(workspace, image=None, question="How many?"):
+def asking(workspace, image=None, question="How many?", video=None):
     """A request that presses Ask with these in the fields."""
     listeners = make_page(workspace).config["dependencies"]
-    ask = next(listener["id"] for listener in listeners if len(listener["inputs"]) == 7)
-    data = [image, question, ["text"], 50, 0, 0, 10]
+    ask = next(listener["id"] for listener in listeners if len(listener["inputs"]) == 8)
+    data = [image, question, ["text"], 50, 0, 0, 10, video]
     return "POST", "/gradio_api/queue/join", {"json": {"data": data, "fn_index": ask, "session_hash": "w"}}
 
 
@@ -86,15 +86,16 @@ def test_no_field_makes_the_server_fetch_a_file():
     there, elsewhere = (
         {"path": path, "meta": {"_type": "gradio.FileData"}} for path in ("/tmp/a.png", "https://example.org/a.png")
     )
-    not_uploaded, image, text, plain = talk(
+    not_uploaded, image, text, video, plain = talk(
         make_app(workspace, Access()),
         asking(workspace, there),
         asking(workspace, elsewhere),
         asking(workspace, question=elsewhere),
+        asking(workspace, video=elsewhere),
         asking(workspace, question="What is on https://example.org/a.png?"),
     )
     assert (not_uploaded[0], plain[0]) == (400, 200)
-    for answer in (image, text):
+    for answer in (image, text, video):
         assert (answer[0], answer[2]) == (400, b"files are uploaded; this page fetches none\n")
 
 

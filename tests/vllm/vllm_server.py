@@ -21,16 +21,22 @@ OPTIONS = ("--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "1
 
 @contextmanager
 def vllm_server(
-    folder: Path, options: Sequence[str] = (), settings: Mapping[str, str] | None = None, hooks: Sequence[str] = ()
+    folder: Path,
+    options: Sequence[str] = (),
+    settings: Mapping[str, str] | None = None,
+    hooks: Sequence[str] = (),
+    checkpoint: str | Path | None = None,
 ) -> Iterator[VllmProcess]:
     """A server until the context ends. Without an environment for it the test fails: there is nothing else to check.
 
     folder: where its output goes. options: besides OPTIONS. settings: environment variables. hooks: folders before its
-    PYTHONPATH.
+    PYTHONPATH. checkpoint: None is the shipped one.
     """
     python = os.environ.get("LOOK_AGAIN_VLLM_PYTHON")
     if not python:
         pytest.fail("set LOOK_AGAIN_VLLM_PYTHON to the python of an environment with vLLM 0.32")
     paths = [*hooks, *filter(None, [os.environ.get("LOOK_AGAIN_VLLM_PYTHONPATH")])]
-    with vllm_process(python, default_checkpoint(), folder, [*OPTIONS, *options], settings, paths) as server:
+    with vllm_process(
+        python, checkpoint or default_checkpoint(), folder, [*OPTIONS, *options], settings, paths
+    ) as server:
         yield server

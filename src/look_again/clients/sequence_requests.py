@@ -10,19 +10,22 @@ from dataclasses import dataclass
 
 from look_again.core.reattention import split_by_image
 from look_again.core.sequence import DecodedSequence
+from look_again.core.slots import SlotBuilder
 
 
 @dataclass(frozen=True)
 class ImageRun:
     """A run of visual tokens in a sequence.
 
-    chosen: indices within the image, as a strip; None is all of it in its grid.
+    chosen: indices within the image, as a strip; None is all of it in its grid. first: the run's first visual token
+    within the image, where headers or breaks cut that into several runs.
     """
 
     offset: int
     length: int
     image: int
     chosen: tuple[int, ...] | None
+    first: int = 0
 
 
 def find_image_runs(sequence: DecodedSequence) -> list[ImageRun]:
@@ -36,10 +39,21 @@ def find_image_runs(sequence: DecodedSequence) -> list[ImageRun]:
             expected += [(image, len(chosen), None if whole else tuple(chosen))] if chosen else []
     runs, place = list[ImageRun](), 0
     for image, length, indices in expected:
-        offset = sequence.builder.token_ids.index(sequence.builder.tokens.image, place)
-        runs.append(ImageRun(offset, length, image, indices))
-        place = offset + length
+        first = 0
+        while first < length:
+            offset, stop = _find_run(sequence.builder, place, length - first)
+            runs.append(ImageRun(offset, stop - offset, image, indices, first))
+            first, place = first + stop - offset, stop
     return runs
+
+
+def _find_run(builder: SlotBuilder, place: int, most: int) -> tuple[int, int]:
+    """The next run of at most so many image tokens from a place on: its first slot, and the one after its last."""
+    ids, image = builder.token_ids, builder.tokens.image
+    offset = stop = ids.index(image, place)
+    while stop < min(len(ids), offset + most) and ids[stop] == image:
+        stop += 1
+    return offset, stop
 
 
 def derive_seed(seed: int, number: int) -> int:

@@ -143,14 +143,34 @@ def pack_features(features: torch.Tensor, grid: Grid, merge: int) -> str:
 
     merge: patches that the vision tower merges into one visual token, per side.
     """
-    import msgpack
-
     assert len(features) == grid[0] * grid[1] * grid[2], "the server would accept features that do not match their grid"
     patches = torch.tensor((grid[0], merge * grid[1], merge * grid[2]))
-    fields = {
-        "image_embeds": (features, ["flat", {"slices": [[0, len(features), None]], "dim": 0, "keep_on_cpu": False}]),
-        "image_grid_thw": (patches, ["batched", {"keep_on_cpu": True}]),
-    }
+    return pack_item({"image_embeds": flat_field(features), "image_grid_thw": batched_field(patches, on_cpu=True)})
+
+
+Field = tuple[torch.Tensor, list[Any]]
+"""A tensor of an item, and how vLLM joins it with those of other items."""
+
+
+def flat_field(tensor: torch.Tensor) -> Field:
+    """A tensor (n, ...) whose items are laid one after the other."""
+    return tensor, ["flat", {"slices": [[0, len(tensor), None]], "dim": 0, "keep_on_cpu": False}]
+
+
+def batched_field(tensor: torch.Tensor, *, on_cpu: bool = False) -> Field:
+    """A tensor that is an element of a batch of items."""
+    return tensor, ["batched", {"keep_on_cpu": on_cpu}]
+
+
+def shared_field(tensor: torch.Tensor) -> Field:
+    """A tensor that is the same for all items."""
+    return tensor, ["shared", {"batch_size": 1, "keep_on_cpu": True}]
+
+
+def pack_item(fields: Mapping[str, Field]) -> str:
+    """An image's tensors by name as vLLM serialises an item: msgpack in base64."""
+    import msgpack
+
     item = {name: {"data": _pack_tensor(tensor), "field": kind} for name, (tensor, kind) in fields.items()}
     return base64.b64encode(msgpack.packb(item)).decode()
 

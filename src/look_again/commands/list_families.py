@@ -16,15 +16,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from look_again.core.families import REFUSED
+    from look_again.serving.vllm.family_protocols import UNSERVED
 
     rows = describe_families()
     if args.json:
         print(json.dumps({"families": rows, "refused": REFUSED}, indent=2))
         return 0
     _print_table(rows)
-    print("\nRefused, and why:")
-    for model_type, reason in REFUSED.items():
-        print(f"  {model_type}: {reason}")
+    for title, reasons in (("Refused", REFUSED), ("Not served by vLLM", UNSERVED)):
+        print(f"\n{title}, and why:")
+        for model_type, reason in reasons.items():
+            print(f"  {model_type}: {reason}")
     return 0
 
 
@@ -32,6 +34,7 @@ def describe_families() -> list[dict[str, Any]]:
     """One row per family of the table, in its order."""
     from look_again.core.families import FAMILIES
     from look_again.core.modes import MODES
+    from look_again.serving.vllm.family_protocols import SERVED
 
     return [
         {
@@ -41,11 +44,19 @@ def describe_families() -> list[dict[str, Any]]:
             "modes": list(MODES),
             "video": family.video is not None,
             "training": ["sft", "brpo"],
-            "serving": ["in process", "vllm"] if family.model_type == "qwen2_5_vl" else ["in process"],
+            "serving": ["in process", *(["vllm"] if family.model_type in SERVED else [])],
+            "vllm_modes": list_vllm_modes(SERVED.get(family.model_type)),
             "tested": TESTED + (TRAINED if family.model_type == "qwen2_5_vl" else ""),
         }
         for family in FAMILIES.values()
     ]
+
+
+def list_vllm_modes(protocol: Any) -> list[str]:
+    """What a vLLM server answers in: everything but ROUTE, or that too; nothing where it does not serve the family."""
+    from look_again.core.modes import MODES
+
+    return [] if protocol is None else [mode for mode in MODES if mode != "route" or protocol.routes]
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
@@ -53,8 +64,14 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         since = row["transformers"] + ("" if row["installed"] else " (newer than installed)")
         kinds = ("all" if len(row["modes"]) == 4 else " ".join(row["modes"]), "yes" if row["video"] else "-")
-        reach = (" ".join(row["training"]), ", ".join(row["serving"]), row["tested"])
+        reach = (" ".join(row["training"]), ", ".join(_name_serving(row)), row["tested"])
         lines.append((row["family"], since, *kinds, *reach))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _name_serving(row: dict[str, Any]) -> list[str]:
+    """How a family is served, and whether a vLLM server does without ROUTE."""
+    without = row["vllm_modes"] and "route" not in row["vllm_modes"]
+    return [f"{name} (no route)" if name == "vllm" and without else name for name in row["serving"]]

@@ -23,6 +23,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from look_again.core.cache import RaggedCache, swap_remove
+from look_again.core.families import check_ranking
 
 PREFIX = "look_again_"
 BLOCK_QUERIES = 16  # decoding steps whose queries wait before they are compared with the keys
@@ -352,7 +353,11 @@ def own_eager(module: Any) -> Any:
 
 @contextmanager
 def recorded_attention(model: Any) -> Iterator[None]:
-    """Within this context the language model accepts `attention_recorder=` in its forward; its kernel stays its own."""
+    """Within this context the language model accepts `attention_recorder=` in its forward; its kernel stays its own.
+
+    ValueError for a model whose attention is not measured.
+    """
+    check_ranking(model.config)
     text_config = model.config.get_text_config()
     kernel = text_config._attn_implementation
     name = PREFIX + kernel

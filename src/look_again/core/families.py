@@ -271,6 +271,8 @@ REFUSED = {
     "mllama": "it reads images by cross-attention: its sequences hold no visual tokens that could be put back",
     "paligemma": "its attention over the prompt is bidirectional, which has not been examined",
     "llama4": "its chunked attention has not been examined",
+    "kimi_k25": "its image processor needs torchvision, and its latent attention has not been examined",
+    "lfm2_vl": "its image processor needs torchvision, and its short convolutions have not been examined",
     "llava_onevision1_5": "transformers has no code of its own for it; code that a checkpoint brings is never run",
     "kimi_vl": "transformers has no code of its own for it; code that a checkpoint brings is never run",
 }
@@ -281,6 +283,11 @@ REFUSED_LAYERS = {
     "indexed_attention": "sparse attention picks its keys by an index that knows nothing of re-inserted tokens",
     "sparse_attention": "sparse attention picks its keys by an index that knows nothing of re-inserted tokens",
 }
+
+UNRANKED = {
+    "gpt_oss": "its attention has sinks, which take a share that equation (5) knows nothing of",
+}
+"""Language models whose attention is not measured, with the reason: COPY alone."""
 
 
 class UnknownFamilyError(ValueError):
@@ -315,6 +322,17 @@ def layer_kinds(config: Any) -> list[str]:
 def attention_layers(config: Any) -> list[int]:
     """The decoder layers that have attention to rank by."""
     return [layer for layer, kind in enumerate(layer_kinds(config)) if kind in RANKED_LAYERS]
+
+
+def check_ranking(config: Any) -> None:
+    """ValueError for a model whose attention on visual tokens is not measured, by which ROUTE ranks them."""
+    text = config.get_text_config()
+    kind = next((name for name in UNRANKED if str(getattr(text, "model_type", "")).startswith(name)), None)
+    if kind is not None:
+        raise ValueError(
+            f"visual tokens cannot be ranked in a {config.model_type} with {kind} as language model: {UNRANKED[kind]}; "
+            "ask for copy, which puts all of them back, or for text"
+        )
 
 
 def _check_layers(config: Any, model_type: str) -> None:

@@ -167,6 +167,16 @@ def blank_pixels(pixel_values: torch.Tensor, position_dims: int) -> torch.Tensor
     return blank + NEARLY_ZERO * pixel_values.ne(0).any(within, keepdim=True) if within else blank
 
 
+def build_smallest_image(config: Any) -> dict[str, torch.Tensor]:
+    """What a model's vision tower takes for the smallest image, blank: a pass that shows nothing."""
+    layout, vision = find_family(config).layout, config.vision_config
+    if layout is None:
+        side, values = vision.spatial_merge_size, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        return {"pixel_values": torch.zeros(side * side, values), "image_grid_thw": torch.tensor([[1, side, side]])}
+    tensors = layout.smallest(config)
+    return tensors | {"pixel_values": tensors["pixel_values"] + NEARLY_ZERO}  # towers take zeros for padding
+
+
 def count_visual_tokens(image_processor: Any, config: Any, sizes: Sequence[tuple[int, int]]) -> list[int]:
     """Visual tokens of one prompt's images from their sizes, (width, height) in pixels, alone."""
     return measure_images(image_processor, config, sizes).visual_token_counts

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 
 def _no_options(config: Any) -> dict[str, Any]:
     return {}
@@ -23,10 +25,12 @@ class Layout:
 
     write: from a model's configuration and the image processor's output, the text of each image. options: what the
     family's processor tells its image processor, from the model's configuration. nested: whether the images of one
-    prompt are given as one list in a list.
+    prompt are given as one list in a list. smallest: from a model's configuration, what its vision tower takes for the
+    smallest image, all zeros.
     """
 
     write: Callable[[Any, Mapping[str, Any]], list[str]]
+    smallest: Callable[[Any], dict[str, torch.Tensor]]
     options: Callable[[Any], dict[str, Any]] = _no_options
     nested: bool = False
 
@@ -139,12 +143,50 @@ def _write_counted_tokens(config: Any, features: Mapping[str, Any]) -> list[str]
     return [f"<|image>{'<|image|>' * int(count)}<image|>" for count in features["num_soft_tokens_per_image"]]
 
 
-TILES = Layout(_write_tiles, lambda config: {"crop_to_patches": True})
-HEADED_TILES = Layout(_write_headed_tiles, lambda config: {"return_row_col_info": True}, nested=True)
-LINES = Layout(_write_lines, lambda config: {"patch_size": config.vision_config.patch_size * config.spatial_merge_size})
-NEWLINES = Layout(_write_newlines, nested=True)
-SOFT_TOKENS = Layout(_write_soft_tokens)
-COUNTED_TOKENS = Layout(_write_counted_tokens)
+def _one_tile(config: Any) -> torch.Tensor:
+    """Pixels (1, 3, height, width) of the size that the tower takes."""
+    size = config.vision_config.image_size
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return torch.zeros(1, 3, height, width)
+
+
+def _whole_views(config: Any) -> dict[str, torch.Tensor]:
+    tile = _one_tile(config)
+    height, width = tile.shape[2:]
+    rows, columns = _best_resolution(height, width, config.image_grid_pinpoints)
+    tiles = 1 + rows // height * (columns // width)
+    return {"pixel_values": tile.expand(tiles, -1, -1, -1)[None], "image_sizes": torch.tensor([[height, width]])}
+
+
+def _two_tokens(config: Any) -> dict[str, torch.Tensor]:
+    side = config.vision_config.patch_size * config.spatial_merge_size  # the library cannot take an image of one token
+    return {"pixel_values": torch.zeros(1, 3, side, 2 * side), "image_sizes": torch.tensor([[side, 2 * side]])}
+
+
+def _pooled_patches(config: Any) -> dict[str, torch.Tensor]:
+    vision = config.vision_config
+    side = vision.pooling_kernel_size
+    places = torch.cartesian_prod(torch.arange(side), torch.arange(side)).view(-1, 2)[None]
+    return {"pixel_values": torch.zeros(1, side**2, 3 * vision.patch_size**2), "image_position_ids": places}
+
+
+TILES = Layout(
+    _write_tiles, lambda config: {"pixel_values": _one_tile(config)}, lambda config: {"crop_to_patches": True}
+)
+HEADED_TILES = Layout(
+    _write_headed_tiles,
+    lambda config: {"pixel_values": _one_tile(config)[None]},
+    lambda config: {"return_row_col_info": True},
+    nested=True,
+)
+LINES = Layout(
+    _write_lines,
+    _two_tokens,
+    lambda config: {"patch_size": config.vision_config.patch_size * config.spatial_merge_size},
+)
+NEWLINES = Layout(_write_newlines, _whole_views, nested=True)
+SOFT_TOKENS = Layout(_write_soft_tokens, lambda config: {"pixel_values": _one_tile(config)})
+COUNTED_TOKENS = Layout(_write_counted_tokens, _pooled_patches)
 
 ONE_BLOCK = VideoLayout("<|video_pad|>", "<|video_pad|>")
 STAMPED_BEFORE = VideoLayout(

@@ -89,9 +89,11 @@ class VllmRollouts(ABC):
         Sampled from the whole distribution at `temperature` (vLLM takes at most 2) but for the tokens that are never
         sampled. The same seed draws the same random numbers; the answers are the same as far as vLLM's arithmetic is,
         which depends on what else it computes at the time. Raises ValueError for a policy that is neither "text" nor
-        COPY whole in its grid, VllmError for what goes wrong on vLLM's side.
+        COPY whole in its grid, and for a family that cuts images into tiles, VllmError for what goes wrong on vLLM's
+        side.
         """
         check_policy(policy)
+        check_family(codec)
         if policy.inserts:
             stops = frozenset([codec.tokenizer.eos_token_id, *self.stop_token_ids])
             copying = CopySampling(stops, max_new_tokens, temperature, seed)
@@ -254,3 +256,12 @@ def _choice(completion: Any) -> dict[str, Any]:
 def _check_dropped(dropped: bool) -> None:
     if not dropped:
         raise VllmError("vLLM kept its prefix cache: requests are under way, and weights change only between steps")
+
+
+def check_family(codec: Codec) -> None:
+    """ValueError for a family whose images a server would cut otherwise than training."""
+    if codec.family.layout is not None:
+        raise ValueError(
+            f"vLLM is shown images as files for rollouts, and would cut those of a {codec.family.model_type} into "
+            "other tiles than training: use the decoding loop's rollouts"
+        )

@@ -110,7 +110,7 @@ class VisionProbe(torch.nn.Module):
 
     The head compares directions, and visual tokens are held near a root mean square of SCALE. A free linear head lets
     them grow a hundred times larger than word embeddings, nearly all one attribute, which a language model then hardly
-    reads.
+    reads. What later layers of a language model read (deepstack) is held to the same.
     """
 
     CLASSES = (GRID_SIDE, GRID_SIDE, len(COLOURS) + 1, len(SHAPES) + 1)
@@ -125,7 +125,13 @@ class VisionProbe(torch.nn.Module):
     def forward(
         self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, contents: torch.Tensor, **unused: Any
     ) -> dict[str, torch.Tensor]:
-        tokens = self.visual(pixel_values, grid_thw=image_grid_thw).pooler_output
+        output = self.visual(pixel_values, grid_thw=image_grid_thw)
+        levels = [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
+        losses = [self._loss(tokens, contents) for tokens in levels]
+        return {"loss": torch.stack(losses).sum()}
+
+    def _loss(self, tokens: torch.Tensor, contents: torch.Tensor) -> torch.Tensor:
+        """Of visual tokens (N, hidden) that show contents (B, visual tokens, 4)."""
         directions = torch.nn.functional.normalize(self.head.weight, dim=-1)
         cosines = torch.nn.functional.normalize(tokens.float(), dim=-1) @ directions.T
         parts = (self.SHARPNESS * cosines + self.head.bias).split(self.CLASSES, dim=-1)
@@ -133,7 +139,7 @@ class VisionProbe(torch.nn.Module):
         losses = [torch.nn.functional.cross_entropy(part, wanted[:, i]) for i, part in enumerate(parts)]
         size = tokens.float().square().mean(-1).sqrt()
         losses.append((size / self.SCALE).log().square().mean())
-        return {"loss": torch.stack(losses).sum()}
+        return torch.stack(losses).sum()
 
 
 class AnswersTask(SftTask):

@@ -1,5 +1,7 @@
 """The tiny model: a real Qwen2.5-VL at small size, with a byte-level BPE of its own and Qwen's chat format.
 
+Qwen2-VL and Qwen3-VL, which take the same prompts and pixels, are grown in the same way.
+
 Everything here makes it from nothing; its training is a recipe of `look-again train sft`.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -15,7 +18,11 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessorPil,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 
 from look_again.tabletop.render import SIDE_PIXELS
@@ -49,6 +56,12 @@ CHAT_TEMPLATE = (
 # A word, a place or a number with the space before it is one piece; Qwen's own pattern would cut "b3" in two.
 PIECES = Regex(r" ?[A-Za-z]+[0-9]?| ?[0-9]| ?[^\sA-Za-z0-9]+|\s+")
 CORPUS_ROWS = 2000
+CLASSES: dict[str, tuple[Any, Any]] = {
+    "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
+    "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
+    "qwen3_vl": (Qwen3VLConfig, Qwen3VLForConditionalGeneration),
+}
+"""Configuration and model by family."""
 SPARE_ROWS = 32  # embedding rows beyond the vocabulary, as the large checkpoints have them
 
 
@@ -56,10 +69,12 @@ SPARE_ROWS = 32  # embedding rows beyond the vocabulary, as the large checkpoint
 class TinyConfig:
     """Shapes of the tiny model. `hidden` must be `heads` times 32 (or more): servers need head dimensions of 32.
 
-    vocabulary: most tokens of the BPE. full_attention_layers: vision layers that see the whole image. rope_theta: base
-        of the language model's rotary frequencies.
+    family: one of `CLASSES`. vocabulary: most tokens of the BPE. full_attention_layers: vision layers that see the
+        whole image, of Qwen2.5-VL. deepstack_layers: vision layers whose features the language model's first layers
+        read too, of Qwen3-VL. rope_theta: base of the language model's rotary frequencies.
     """
 
+    family: str = "qwen2_5_vl"
     vocabulary: int = 640
     hidden: int = 160
     layers: int = 6
@@ -71,10 +86,13 @@ class TinyConfig:
     vision_heads: int = 3
     vision_mlp: int = 256
     full_attention_layers: tuple[int, ...] = (1, 3)
+    deepstack_layers: tuple[int, ...] = (1, 2)
     max_positions: int = 4096
     rope_theta: float = 10000.0
 
     def __post_init__(self) -> None:
+        if self.family not in CLASSES:
+            raise ValueError(f"family is {', '.join(CLASSES)}, not {self.family!r}")
         if self.hidden % self.heads or self.hidden // self.heads < 32:
             raise ValueError(f"hidden {self.hidden} over {self.heads} heads: head dimension must be 32 or more")
 
@@ -82,11 +100,11 @@ class TinyConfig:
         """Tokenizer (with tags) and image processor."""
         return build_tokenizer(self.vocabulary), build_image_processor()
 
-    def new_model(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2_5_VLForConditionalGeneration:
+    def new_model(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> Any:
         """The model with random weights, in float32."""
         return build_model(tokenizer, self, seed)
 
-    def new_configuration(self) -> Qwen2_5_VLConfig:
+    def new_configuration(self) -> Any:
         """The model's configuration before there is a tokenizer, for plans."""
         rows = -(-(self.vocabulary + len(SPECIAL_TOKENS)) // 32) * 32
         return build_model_config(self, rows, {name: i for i, name in enumerate(SPECIAL_TOKENS)})
@@ -130,9 +148,7 @@ def build_tokenizer(vocabulary: int = TinyConfig.vocabulary) -> PreTrainedTokeni
     return tokenizer
 
 
-def build_model(
-    tokenizer: PreTrainedTokenizerFast, config: TinyConfig | None = None, seed: int = 0
-) -> Qwen2_5_VLForConditionalGeneration:
+def build_model(tokenizer: PreTrainedTokenizerFast, config: TinyConfig | None = None, seed: int = 0) -> Any:
     """The tiny model with random weights, in float32."""
     tiny = config or TinyConfig()
     vocabulary = tokenizer.get_vocab()
@@ -140,7 +156,7 @@ def build_model(
     rows = -(-(len(tokenizer) + SPARE_ROWS) // 32) * 32
     model_config = build_model_config(tiny, rows, ids)
     torch.manual_seed(seed)
-    model = Qwen2_5_VLForConditionalGeneration(model_config)
+    model = CLASSES[tiny.family][1](model_config)
     model.generation_config = GenerationConfig(
         eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]],
         pad_token_id=ids["<|endoftext|>"],
@@ -149,9 +165,9 @@ def build_model(
     return model
 
 
-def build_model_config(tiny: TinyConfig, rows: int, ids: dict[str, int]) -> Qwen2_5_VLConfig:
+def build_model_config(tiny: TinyConfig, rows: int, ids: dict[str, int]) -> Any:
     """The model's configuration; `rows` of the embedding, `ids` of the special tokens."""
-    return Qwen2_5_VLConfig(
+    return CLASSES[tiny.family][0](
         text_config=_text_config(tiny, rows, ids),
         vision_config=_vision_config(tiny),
         image_token_id=ids["<|image_pad|>"],
@@ -167,9 +183,9 @@ def build_image_processor() -> Qwen2VLImageProcessorPil:
     return Qwen2VLImageProcessorPil(size={"shortest_edge": SIDE_PIXELS**2, "longest_edge": SIDE_PIXELS**2})
 
 
-def _text_config(tiny: TinyConfig, rows: int, ids: dict[str, int]) -> dict:
-    half = tiny.hidden // tiny.heads // 2
-    section = [half - 2 * (half * 3 // 8), half * 3 // 8, half * 3 // 8]
+def _text_config(tiny: TinyConfig, rows: int, ids: dict[str, int]) -> dict[str, Any]:
+    head = tiny.hidden // tiny.heads
+    own = {"head_dim": head} if tiny.family == "qwen3_vl" else {}
     return {
         "vocab_size": rows,
         "hidden_size": tiny.hidden,
@@ -178,23 +194,35 @@ def _text_config(tiny: TinyConfig, rows: int, ids: dict[str, int]) -> dict:
         "num_attention_heads": tiny.heads,
         "num_key_value_heads": tiny.kv_heads,
         "max_position_embeddings": tiny.max_positions,
-        "rope_parameters": {"rope_type": "default", "rope_theta": tiny.rope_theta, "mrope_section": section},
+        "rope_parameters": _rotary(tiny, head // 2),
         "bos_token_id": None,
         "eos_token_id": ids["<|im_end|>"],
         "pad_token_id": ids["<|endoftext|>"],
         "tie_word_embeddings": True,
+        **own,
     }
 
 
-def _vision_config(tiny: TinyConfig) -> dict:
-    return {
-        "depth": tiny.vision_layers,
+def _rotary(tiny: TinyConfig, half: int) -> dict[str, Any]:
+    """Rotary settings, with frequencies shared out to time, row and column; `half` of them in a head."""
+    section = [half - 2 * (half * 3 // 8), half * 3 // 8, half * 3 // 8]
+    interleaved = {"mrope_interleaved": True} if tiny.family == "qwen3_vl" else {}
+    if interleaved:  # every third frequency is a row's, every third a column's, as far as those go
+        section = [half - 2 * (half // 3), half // 3, half // 3]
+    return {"rope_type": "default", "rope_theta": tiny.rope_theta, "mrope_section": section, **interleaved}
+
+
+def _vision_config(tiny: TinyConfig) -> dict[str, Any]:
+    common = {"depth": tiny.vision_layers, "num_heads": tiny.vision_heads, "patch_size": 14, "spatial_merge_size": 2}
+    if tiny.family == "qwen2_vl":
+        ratio = tiny.vision_mlp // tiny.vision_hidden  # the family takes a whole one
+        return common | {"embed_dim": tiny.vision_hidden, "hidden_size": tiny.hidden, "mlp_ratio": ratio}
+    common |= {
         "hidden_size": tiny.vision_hidden,
         "intermediate_size": tiny.vision_mlp,
-        "num_heads": tiny.vision_heads,
         "out_hidden_size": tiny.hidden,
-        "fullatt_block_indexes": list(tiny.full_attention_layers),
-        "window_size": 112,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
     }
+    if tiny.family == "qwen3_vl":
+        places = (SIDE_PIXELS // common["patch_size"]) ** 2
+        return common | {"num_position_embeddings": places, "deepstack_visual_indexes": list(tiny.deepstack_layers)}
+    return common | {"fullatt_block_indexes": list(tiny.full_attention_layers), "window_size": 112}

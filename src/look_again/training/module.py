@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import nn
 
 from look_again.core.families import find_family, layer_kinds
+from look_again.core.inputs import build_smallest_image
 from look_again.core.masks import MaskBuilder
 from look_again.core.runner import encode_images, encoder_outputs, project_to_vocabulary
 from look_again.core.slots import Slots
@@ -217,19 +218,15 @@ class Reattending(nn.Module):
         """
         blank = pixel_values is None
         if pixel_values is None:
-            pixel_values, image_grid_thw = self._blank_image()
+            device = self.model.get_input_embeddings().weight.device
+            pixels = {name: value.to(device) for name, value in build_smallest_image(self.config).items()}
+            pixel_values, image_grid_thw = pixels.pop("pixel_values"), pixels.pop("image_grid_thw", None)
         trained = any(p.requires_grad for p in find_family(self.config).vision_parameters(self.model))
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
             images = encode_images(self.model, pixel_values, image_grid_thw, **pixels)
         zero = images[0].float().sum() * 0.0 if blank else images[0].new_zeros((), dtype=torch.float32)
         table = images[0][:0].detach() if blank else torch.cat(images)
         return list(table.split([sum(map(prod, example.grids)) for example in examples])), zero
-
-    def _blank_image(self) -> tuple[torch.Tensor, torch.Tensor]:
-        vision = self.config.vision_config
-        device, side = self.model.get_input_embeddings().weight.device, vision.spatial_merge_size
-        values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-        return torch.zeros(side * side, values, device=device), torch.tensor([[1, side, side]], device=device)
 
     def batches(self, examples: Sequence[Example], features: list[torch.Tensor]) -> Iterator[Batch]:
         """The step's sequences in at most `length_groups` batches: packed ones with about as many slots each, or padded

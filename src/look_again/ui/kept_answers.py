@@ -41,7 +41,7 @@ class KeptAnswer:
     @property
     def size_bytes(self) -> int:
         """What its images take; modes of one question share theirs, and each counts it."""
-        return sum(image_bytes(image) for image in self.job.images if isinstance(image, Image.Image))
+        return sum(map(image_bytes, self.job.images))
 
 
 class LruCache(Generic[T]):

@@ -19,6 +19,7 @@ from look_again.web.section_cards import escape
 
 TITLE = "LookAgain"
 STOP = "Stop"
+VIDEO_SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi")
 WHAT = (
     "This model answers questions about a picture and looks at the picture again before it concludes; here you see "
     "what each of its words looked at."
@@ -48,6 +49,7 @@ class PageComponents:
     temperature: Any
     seed: Any
     tokens: Any
+    video: Any
     message: Any
     intro: Any
     answers: dict[str, Any]
@@ -56,7 +58,8 @@ class PageComponents:
     @property
     def fields(self) -> list[Any]:
         """What is asked, in the order of `FormFields`."""
-        return [self.image, self.question, self.modes, self.keep, self.temperature, self.seed, self.tokens]
+        sampling = [self.temperature, self.seed, self.tokens]
+        return [self.image, self.question, self.modes, self.keep, *sampling, self.video]
 
     @property
     def shown(self) -> list[Any]:
@@ -136,6 +139,7 @@ def _lay_out_question() -> dict[str, Any]:
         components["stop"] = gr.Button(STOP, elem_id="la-stop", interactive=False, min_width=60, scale=0)
     components["message"] = gr.HTML(elem_id="la-message", apply_default_css=False)
     with gr.Accordion("More", open=False, elem_id="la-more"):
+        components["video"] = _video_field()
         components["temperature"] = gr.Slider(0, 2, value=0, step=0.1, label="Temperature (0: greedy)")
         components["seed"] = gr.Number(value=0, precision=0, minimum=0, label="Seed")
         components["tokens"] = gr.Number(
@@ -159,6 +163,15 @@ def _image_field() -> Any:
         elem_id="la-picture",
     )
     # Not a subclass: Gradio writes a stub file beside the source of every subclass of a component.
+    field.preprocess = lambda upload: None if upload is None else upload.path
+    return field
+
+
+def _video_field() -> Any:
+    """A field that hands over an uploaded video unread, to be asked about instead of a picture."""
+    import gradio as gr
+
+    field: Any = gr.File(label="A video instead of the picture", file_types=list(VIDEO_SUFFIXES), elem_id="la-video")
     field.preprocess = lambda upload: None if upload is None else upload.path
     return field
 

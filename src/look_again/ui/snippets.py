@@ -10,12 +10,13 @@ import json
 from typing import Any
 
 from look_again.core.reattention import Reattention
+from look_again.images.video import Video
 from look_again.model import Sampling
 from look_again.ui.question import UserQuestion
 from look_again.web.section_cards import escape
 
 SERVER = "http://127.0.0.1:8300/v1"
-IMAGE = "picture.png"
+IMAGE, VIDEO = "picture.png", "video.mp4"
 NAMES = {"python": "Python", "openai": "openai client", "curl": "curl"}
 
 
@@ -31,7 +32,8 @@ def snippets(question: UserQuestion, policy: Reattention, model: str | None) -> 
 def python_code(question: UserQuestion, policy: Reattention, model: str | None) -> str:
     """The question by this package's own API."""
     named = repr(model) if model else ""
-    images = f'"{IMAGE}"' if question.image else "[]"
+    video = isinstance(question.image, Video)
+    images = f'"{IMAGE}"' if question.image and not video else "[]"
     options = ", ".join(f"{name.replace('reattention', 'mode')}={value!r}" for name, value in _extra(policy).items())
     return (
         "import look_again\n\n"
@@ -39,6 +41,7 @@ def python_code(question: UserQuestion, policy: Reattention, model: str | None) 
         "answer = model.ask(\n"
         f"    {images},\n"
         f"    {question.text!r},\n"
+        f"{f'    video={VIDEO!r},{chr(10)}' if video else ''}"
         f"    reattention=look_again.Reattention({options}),\n"
         f"    sampling=look_again.Sampling({_sampling(question.sampling)}),\n"
         ")\n"
@@ -49,8 +52,10 @@ def python_code(question: UserQuestion, policy: Reattention, model: str | None) 
 
 def openai_code(question: UserQuestion, policy: Reattention, model: str | None) -> str:
     """The question by the openai client, to `look-again serve`."""
-    image = f'image = base64.b64encode(Path("{IMAGE}").read_bytes()).decode()\n' if question.image else ""
-    part = '            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{image}"}},\n'
+    file, media = _named_file(question)
+    image = f'image = base64.b64encode(Path("{file}").read_bytes()).decode()\n' if question.image else ""
+    kind = media.split("/")[0]
+    part = f'            {{"type": "{kind}_url", "{kind}_url": {{"url": f"data:{media};base64,{{image}}"}}}},\n'
     options = [f"    {name}={value},\n" for name, value in _options(question.sampling).items()]
     imports = "import base64\nfrom pathlib import Path\n\n" if question.image else ""
     return (
@@ -71,10 +76,11 @@ def openai_code(question: UserQuestion, policy: Reattention, model: str | None) 
 
 def curl_code(question: UserQuestion, policy: Reattention, model: str | None) -> str:
     """The question by curl; the body is a here-document, so that an image of any size fits."""
-    marker = "@PICTURE@"
+    marker, (file, media) = "@PICTURE@", _named_file(question)
+    kind = media.split("/")[0]
     content: list[dict[str, Any]] = [{"type": "text", "text": question.text}]
     if question.image:
-        content.insert(0, {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{marker}"}})
+        content.insert(0, {"type": f"{kind}_url", f"{kind}_url": {"url": f"data:{media};base64,{marker}"}})
     body = {
         "model": _served(model),
         "messages": [{"role": "user", "content": content}],
@@ -83,8 +89,13 @@ def curl_code(question: UserQuestion, policy: Reattention, model: str | None) ->
     }
     quoted = shell_text(json.dumps(body, indent=1, ensure_ascii=True))
     if question.image:
-        quoted = quoted.replace(marker, f"$(base64 < {IMAGE} | tr -d '\\n')", 1)
+        quoted = quoted.replace(marker, f"$(base64 < {file} | tr -d '\\n')", 1)
     return f"curl {SERVER}/chat/completions -H 'Content-Type: application/json' --data-binary @- <<END\n{quoted}\nEND\n"
+
+
+def _named_file(question: UserQuestion) -> tuple[str, str]:
+    """What a snippet calls the file that was asked about, and its media type."""
+    return (VIDEO, "video/mp4") if isinstance(question.image, Video) else (IMAGE, "image/png")
 
 
 def code_html(question: UserQuestion, policy: Reattention, model: str | None) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from look_again.core.reattention import Reattention
+from look_again.images.video import Video
 from look_again.serving.admission import Admission
 from look_again.serving.backend import Backend, RefusedError
 from look_again.text.grammar import parse
@@ -17,7 +18,15 @@ from look_again.ui.answer_html import AnswerDisplay, answer_html, conclusions_ht
 from look_again.ui.attention_maps import measure, payload
 from look_again.ui.kept_answers import KeptAnswer, LruCache, shown_png, trim_maps
 from look_again.ui.opening import Opening
-from look_again.ui.question import MODES, UserQuestion, compute_grid, read_keep, read_modes, read_question
+from look_again.ui.question import (
+    MODES,
+    UserQuestion,
+    compute_grid,
+    draw_shown,
+    read_keep,
+    read_modes,
+    read_question,
+)
 from look_again.ui.runs import Runs
 from look_again.ui.snippets import code_html
 from look_again.ui.transcript import Transcript, build_policy
@@ -32,7 +41,7 @@ LAYOUTS = {"vllm": "strip"}  # of chosen rows, where a backend has no other; the
 
 @dataclass(frozen=True)
 class FormFields:
-    """What stands in the page's fields; untrusted, as a browser sent it. image: path of the uploaded file."""
+    """What stands in the page's fields; untrusted, as a browser sent it. image, video: paths of uploaded files."""
 
     image: str | None
     question: str | None
@@ -41,6 +50,7 @@ class FormFields:
     temperature: Any
     seed: Any
     tokens: Any
+    video: str | None = None
 
 
 class Workspace:
@@ -78,19 +88,23 @@ class Workspace:
             fields.seed,
             fields.tokens,
             runs.conversation,
+            fields.video,
         )
         await self._take(runs, question, modes)
         return modes
 
     async def _take(self, runs: Runs, question: UserQuestion, modes: Sequence[str]) -> None:
         """Make a question that of a window."""
-        checkpoint = self.backend.checkpoint
+        checkpoint, is_video = self.backend.checkpoint, isinstance(question.image, Video)
         processor = checkpoint.image_processor
-        config = None if hasattr(processor, "merge_size") else self.backend.model_config
+        config = None if hasattr(processor, "merge_size") and not is_video else self.backend.model_config
         grid = await asyncio.to_thread(compute_grid, processor, question.image, config)
         key, images = "", [] if question.image is None else [question.image]
         if question.image is not None:
-            key = self.images.put((await asyncio.to_thread(shown_png, question.image), question.image.size))
+            drawn = await asyncio.to_thread(draw_shown, question.image, grid)
+            key = self.images.put((await asyncio.to_thread(shown_png, drawn), drawn.size))
+        if grid is not None and is_video:  # frames lie one below the other, as they are drawn
+            grid = 1, grid[0] * grid[1], grid[2]
         notes = await asyncio.to_thread(checkpoint.notes_on_images, images)
         runs.begin(question, grid, key, modes)
         runs.notes = notes
@@ -107,7 +121,8 @@ class Workspace:
         if opened is None or opened.question is None or runs.question is not None:
             return {}
         if self.images.get(opened.image) is None and opened.question.image is not None:
-            opened.image = self.images.put((shown_png(opened.question.image), opened.question.image.size))
+            drawn = draw_shown(opened.question.image, opened.grid)
+            opened.image = self.images.put((shown_png(drawn), drawn.size))
         for transcript in opened.transcripts.values():
             transcript.key = transcript.key if self.kept.get(transcript.key) else ""
         runs.adopt(opened)

@@ -123,8 +123,8 @@ class Running:
     server: Any
     thread: threading.Thread
 
-    def post(self, body: Any, **kwargs: Any) -> httpx.Response:
-        return httpx.post(f"{self.base}/v1/chat/completions", json=body, timeout=60, **kwargs)
+    def post(self, body: Any, path: str = "/v1/chat/completions", **kwargs: Any) -> httpx.Response:
+        return httpx.post(f"{self.base}{path}", json=body, timeout=60, **kwargs)
 
     def lines(self, body: Any) -> list[str]:
         """The data of a stream's events."""

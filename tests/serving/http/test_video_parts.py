@@ -150,3 +150,47 @@ def test_the_official_client_gets_what_python_answers():
         )
     assert answer.choices[0].message.content == expected.response
     assert answer.usage.model_dump()["look_again"]["visual_tokens"] == 4 * 36
+
+
+def test_the_responses_api_takes_the_same_videos(server):
+    """Would catch a part of the other interface that is dropped, or read at another rate."""
+    parts = [video_part(clip(), fps=4, max_frames=3), {"type": "video", "video": FRAMES, "fps": 1}, "What moved?"]
+    assert server.post(body(*parts)).status_code == 200
+    expected = shown(server)
+    url = parts[0]["video_url"]["url"]
+    content = [
+        {"type": "input_video", "video_url": url, "fps": 4, "max_frames": 3},
+        {"type": "input_video", "video": FRAMES, "fps": 1},
+        {"type": "input_text", "text": "What moved?"},
+    ]
+    request = {"model": "fake", "input": [{"role": "user", "content": content}]}
+    answer = server.post(request, "/v1/responses")
+    assert answer.status_code == 200, answer.text
+    assert [describe(video) for video in shown(server)] == [describe(video) for video in expected]
+
+
+FRAMES = [data_url(encoded_image(size=(40, 40))) for _ in range(3)]
+
+
+def describe(video: Video) -> tuple:
+    return video.times, video.fps, [frame.tobytes() for frame in video.frames]
+
+
+@pytest.mark.parametrize(
+    ("part", "param", "message"),
+    [
+        ({}, "input[0].content[0]", "has a video_url"),
+        ({"video_url": "data:video/mp4;base64,AA==", "video": FRAMES}, "input[0].content[0]", "has a video_url"),
+        ({"video": FRAMES, "max_frames": 2}, "input[0].content[0]", "max_frames belongs to video_url"),
+        ({"video_url": "data:video/mp4;base64,AA=="}, "input[0].content[0].video_url", "not a video in a format"),
+        ({"video_url": "https://a/b.mp4"}, "input[0].content[0].video_url", "videos are not fetched"),
+        ({"video_url": "data:video/mp4;base64,AA==", "fps": 0}, "input[0].content[0].fps", "0.001"),
+    ],
+    ids=str,
+)
+def test_a_bad_video_of_the_responses_api_is_named(server, part, param, message):
+    content = [{"type": "input_video", **part}]
+    request = {"model": "fake", "input": [{"role": "user", "content": content}]}
+    error = server.post(request, "/v1/responses").json()["error"]
+    assert error["param"] == param
+    assert message in error["message"]

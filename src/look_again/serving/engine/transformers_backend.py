@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, TypeVar
 
+from look_again.core.families import check_ranking
 from look_again.loading import Checkpoint
 from look_again.serving.answer_grammar import AnswerConstraint, AnswerGrammars
 from look_again.serving.backend import BackendError, BackendEvent, Ended, Job, RefusedError, check_options
@@ -77,11 +78,16 @@ class TransformersBackend:
             executor.shutdown(wait=False)  # what is being prepared then finds the engine closed
 
     def check(self, job: Job) -> None:
-        """RefusedError for the wrong-image control, which a job has no image for; ValueError for unknown layers."""
+        """RefusedError for the wrong-image control, which a job has no image for; ValueError for unknown layers, and
+        for ROUTE where nothing can be ranked.
+        """
         if job.policy.control == "wrong-image":
             raise RefusedError("the wrong-image control needs other images, which a request cannot bring")
         check_options(job)
-        job.policy.ranking_layers(self.checkpoint.model.config.get_text_config().num_hidden_layers)
+        config = self.checkpoint.model.config
+        job.policy.ranking_layers(config.get_text_config().num_hidden_layers)
+        if job.policy.needs_scores:
+            check_ranking(config)
 
     async def generate(self, job: Job) -> AsyncGenerator[BackendEvent, None]:
         """See Backend. Also raises ValueError, before Started, for messages and images that make no prompt."""

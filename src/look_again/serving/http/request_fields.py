@@ -73,14 +73,17 @@ def parse_chat_request(body: Any) -> ChatRequest:
     return parse_model(ChatRequest, _supported(body) if isinstance(body, dict) else body)
 
 
-def parse_model(model: type[T], body: Any) -> T:
-    """A body as a request. Raises ApiError 400, about the first field that is wrong."""
+def parse_model(model: type[T], body: Any, *, name_types: bool = False) -> T:
+    """A body as a request. Raises ApiError 400, about the first field that is wrong.
+
+    name_types: what is of an unknown type is named by its field `type`, else as a whole.
+    """
     if not isinstance(body, dict):
         raise invalid(f"the body is a JSON object, not {_kind(body)}")
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        raise _first(error, body) from None
+        raise _first(error, body, name_types) from None
 
 
 def _supported(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,10 +103,11 @@ def _same(value: Any, neutral: Any) -> bool:
     return isinstance(value, bool) == isinstance(neutral, bool) and value == neutral
 
 
-def _first(error: ValidationError, body: Any) -> ApiError:
+def _first(error: ValidationError, body: Any, name_types: bool) -> ApiError:
     """The error deepest in the body: where a field may have several forms, the form that was meant."""
     details = error.errors(include_url=False, include_context=False, include_input=False)
-    paths = [_path(detail["loc"], body, detail["type"]) for detail in details]
+    named: dict[str, list[int | str]] = {"union_tag_invalid": ["type"]} if name_types else {}
+    paths = [_path(detail["loc"], body, detail["type"]) + named.get(detail["type"], []) for detail in details]
     depth = max(map(len, paths))
     path = next(path for path in paths if len(path) == depth)
     same = [detail for detail, other in zip(details, paths, strict=True) if other == path]

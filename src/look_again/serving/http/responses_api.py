@@ -39,7 +39,7 @@ class ResponsesResponse(ChatCompletionResponse):
             for field in ("previous_response_id", "conversation", "prompt"):
                 if body.pop(field, None) is not None:
                     raise invalid(f"{field} is not supported: {NOT_STORED}", field, "unsupported_parameter")
-        self.request = parse_model(ResponsesRequest, body)
+        self.request = parse_model(ResponsesRequest, body, name_types=True)
         chat_body, places = build_chat_body(self.request)
         try:
             return await self.service.prepare(chat_body)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
-from look_again.serving.http.schema import LookAgainOptions, Name, Schema, Strict
+from look_again.serving.http.schema import FrameUrls, LookAgainOptions, MaxFrames, Name, Rate, Schema, Strict
 
 Role = Literal["user", "system", "developer", "assistant"]
 
@@ -36,7 +36,27 @@ class ImageInput(_Part):
     detail: Literal["auto", "low", "high"] | None = None
 
 
-Part = TextInput | ImageInput
+class VideoInput(_Part):
+    """Ours, for OpenAI's interface has no videos. video_url: a file, as in a chat completion's `video_url.url`. video:
+    its frames instead, as in a chat completion's part of that name. fps, max_frames: as there.
+    """
+
+    type: Literal["input_video"]
+    video_url: Annotated[str, Field(min_length=1)] | None = None
+    video: FrameUrls | None = None
+    fps: Rate | None = None
+    max_frames: MaxFrames | None = None
+
+    @model_validator(mode="after")
+    def _check_source(self) -> VideoInput:
+        if (self.video_url is None) == (self.video is None):
+            raise ValueError("an input_video has a video_url (a file) or a video (a list of frames), one of them")
+        if self.video is not None and self.max_frames is not None:
+            raise ValueError("max_frames belongs to video_url: of a list of frames all are taken")
+        return self
+
+
+Part = Annotated[TextInput | ImageInput | VideoInput, Field(discriminator="type")]
 
 
 class InputMessage(Strict):
@@ -198,12 +218,17 @@ def _build_message(item: InputMessage | FunctionCallInput | FunctionOutputInput)
 def _build_content(content: str | list[Any]) -> Any:
     if isinstance(content, str):
         return content
-    return [
-        {"type": "text", "text": part.text}
-        if isinstance(part, TextInput)
-        else {"type": "image_url", "image_url": {"url": part.image_url, "detail": part.detail}}
-        for part in content
-    ]
+    return [_build_part(part) for part in content]
+
+
+def _build_part(part: Part) -> dict[str, Any]:
+    if isinstance(part, TextInput):
+        return {"type": "text", "text": part.text}
+    if isinstance(part, ImageInput):
+        return {"type": "image_url", "image_url": {"url": part.image_url, "detail": part.detail}}
+    if part.video is not None:
+        return {"type": "video", "video": part.video, "fps": part.fps}
+    return {"type": "video_url", "video_url": {"url": part.video_url, "fps": part.fps, "max_frames": part.max_frames}}
 
 
 def _build_format(form: TextFormat | None) -> dict[str, Any] | None:

@@ -44,6 +44,8 @@ class ImagePart(Strict):
 
 
 Rate = Annotated[float, Field(ge=0.001, le=1000)]
+MaxFrames = Annotated[int, Field(ge=1, le=10_000)]
+FrameUrls = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=1000)]
 
 
 class VideoUrl(Strict):
@@ -53,7 +55,7 @@ class VideoUrl(Strict):
 
     url: Annotated[str, Field(min_length=1)]
     fps: Rate | None = None
-    max_frames: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    max_frames: MaxFrames | None = None
 
 
 class VideoPart(Strict):
@@ -66,7 +68,7 @@ class FramesPart(Strict):
     """A video as a list of its frames, image URLs as of `image_url`, all of one size. fps: of the list (2)."""
 
     type: Literal["video"]
-    video: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=1000)]
+    video: FrameUrls
     fps: Rate | None = None
     cache_control: CacheControl | None = None
 

@@ -45,11 +45,13 @@ from look_again.serving.backend import (
 )
 from look_again.serving.prompt import EncodedPrompt
 from look_again.serving.vllm.chat_requests import build_chat_request
+from look_again.serving.vllm.family_protocols import PackedImages
 from look_again.serving.vllm.ranking import Ranker
 from look_again.serving.vllm.servers import Servers, UpstreamServer
 from look_again.serving.vllm.token_requests import (
     build_feature_request,
     build_request_sampling,
+    build_tensor_request,
     build_uuid_request,
     is_same_prompt,
 )
@@ -90,7 +92,7 @@ class AnswerContext:
 
 
 class VllmAnswer:
-    """The requests of one job. ranker: None without a local model."""
+    """The requests of one job. ranker: None without a local model. packed: images whose tensors travel, else None."""
 
     def __init__(
         self,
@@ -100,9 +102,10 @@ class VllmAnswer:
         sequence: DecodedSequence,
         images: Sequence[SentImage],
         ranker: Ranker | None,
+        packed: PackedImages | None = None,
     ) -> None:
         self.shared, self.job, self.prompt, self.sequence = shared, job, prompt, sequence
-        self.images, self.ranker = images, ranker
+        self.images, self.ranker, self.packed = images, ranker, packed
         self.server: UpstreamServer | None = None
         self.losses: Counter[str] = Counter()
         self.finished: list[UpstreamRequest] = []
@@ -136,6 +139,8 @@ class VllmAnswer:
         """The sequence so far."""
         if server.chat:
             return build_chat_request(self.shared.checkpoint, self.job, self.sequence, self.images, server)
+        if (packed := self.packed) is not None:
+            return await self.shared.on_model(lambda: build_tensor_request(self.sequence, packed))
         ranker, merge = self.ranker, self.shared.merge
         kept = all(image.kept for image in self.images)  # else the server would make other pixels of them
         if all(run.chosen is None for run in find_image_runs(self.sequence)) and (kept or ranker is None):

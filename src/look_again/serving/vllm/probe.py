@@ -20,9 +20,10 @@ import torch
 from PIL import Image
 
 from look_again.clients.vllm_answers import ServerRefusalError, read_tokens
-from look_again.clients.vllm_requests import GENERATE, GenerateRequest, build_body, mention_images
+from look_again.clients.vllm_requests import GENERATE, GenerateRequest, build_body
 from look_again.core.input_device import input_device
 from look_again.core.reattention import Reattention
+from look_again.core.sequence import DecodedSequence, Reflection
 from look_again.core.trigger import Trigger
 from look_again.loading import Checkpoint
 from look_again.model import Sampling
@@ -30,9 +31,15 @@ from look_again.serving.backend import BackendError, Job
 from look_again.serving.prompt import build_prompt
 from look_again.serving.vllm.answer import SAME_CHECKPOINT
 from look_again.serving.vllm.chat_requests import build_chat_request
+from look_again.serving.vllm.family_protocols import PackedImages, find_protocol
 from look_again.serving.vllm.served_model import ServedModel, send_images
 from look_again.serving.vllm.servers import Servers, UpstreamServer
-from look_again.serving.vllm.token_requests import build_request_sampling, build_uuid_request, is_same_prompt
+from look_again.serving.vllm.token_requests import (
+    build_request_sampling,
+    build_tensor_request,
+    build_uuid_request,
+    is_same_prompt,
+)
 
 PROBE_TIMEOUT_S = 60.0
 POSITIONS = 32  # of the text whose log-probabilities are compared
@@ -43,6 +50,11 @@ NO_ENDPOINT_STATUS = (403, 404, 405, 501)  # vLLM answers 403 for endpoints that
 NO_ENDPOINT = (
     "it has no token-in/token-out endpoint (POST /inference/v1/generate), without which texts can forge special "
     "tokens: start `vllm serve` 0.32 with --enable-scale-out, or say that users are trusted"
+)
+
+NEEDS_ENDPOINT = (
+    "it has no token-in/token-out endpoint (POST /inference/v1/generate), which images of this family need: start "
+    "`vllm serve` 0.32 with --enable-scale-out"
 )
 
 
@@ -70,17 +82,18 @@ class ServerProbe:
                 raise
             if not self.trust_users:
                 raise BackendError(NO_ENDPOINT) from error
+            if find_protocol(self.checkpoint.family.model_type).packing is not None:
+                raise BackendError(NEEDS_ENDPOINT) from error
             server.chat = True
             await self._probe(servers, server)
 
     async def _probe(self, servers: Servers, server: UpstreamServer) -> None:
-        trigger = Trigger.of(self.checkpoint.tokenizer)
-        sequence = self.served.begin(self.checkpoint, self.prompt, self.job.policy, trigger, sampling=self.job.sampling)
-        images = send_images(self.checkpoint, self.job, self.prompt)
+        sequence = self._begin()
         if server.chat:
+            images = send_images(self.checkpoint, self.job, self.prompt)
             request = build_chat_request(self.checkpoint, self.job, sequence, images, server)
         else:
-            request = build_uuid_request(sequence, images, ())
+            request = self._request(sequence)
         never = sequence.builder.tokens.never_sampled
         params = build_request_sampling(self.job, 0, 1, self.served.stops, never)
         body = request.with_sampling(params) if server.chat else _as_probe(request, params)
@@ -93,18 +106,33 @@ class ServerProbe:
             if self.checkpoint.model is not None:
                 await self._check_weights(servers, server)
 
+    def _begin(self) -> DecodedSequence:
+        """The small prompt."""
+        trigger = Trigger.of(self.checkpoint.tokenizer)
+        return self.served.begin(self.checkpoint, self.prompt, self.job.policy, trigger, sampling=self.job.sampling)
+
+    def _request(self, sequence: DecodedSequence) -> GenerateRequest:
+        """A sequence that shows whole images, by token ids."""
+        packing = find_protocol(self.checkpoint.family.model_type).packing
+        if packing is None:
+            return build_uuid_request(sequence, send_images(self.checkpoint, self.job, self.prompt), ())
+        prompt = self.prompt
+        return build_tensor_request(
+            sequence, PackedImages(packing, self.served.config, prompt.pixels, prompt.visual_tokens)
+        )
+
     async def _check_images(self, servers: Servers, server: UpstreamServer) -> None:
         """Whether as many images fit into a prompt as an answer may show: one, and every re-insertion of it."""
-        prompt, tokens = self.prompt, self.served.vision_tokens(self.checkpoint)
-        again = [tokens.start, tokens.image, tokens.end]
-        room = (server.max_context - len(prompt.token_ids) - 1) // (prompt.visual_tokens + 2)
-        count = min(Reattention().max_reinsertions, max(0, room))
-        (image,) = send_images(self.checkpoint, self.job, prompt)
-        ids = mention_images(prompt.token_ids, tokens.image, [prompt.visual_tokens]) + again * count
-        body = build_body(ids, [{"url": image.url, "uuid": image.uuid}] * (count + 1))
-        params = build_request_sampling(self.job, 0, 1, self.served.stops, tokens.never_sampled)
+        sequence = self._begin()
+        (span,) = sequence.spans
+        room = (server.max_context - len(sequence.builder) - 1) // (span.count + span.text_tokens)
+        count, every = min(Reattention().max_reinsertions, max(0, room)), tuple(range(span.count))
+        for _ in range(count):
+            sequence.builder.insert([(span, every)])
+            sequence.reflections.append(Reflection("copy", every))
+        params = build_request_sampling(self.job, 0, 1, self.served.stops, sequence.builder.tokens.never_sampled)
         try:
-            await _read_all(servers, server, GENERATE, _as_probe(GenerateRequest(GENERATE, body), params))
+            await _read_all(servers, server, GENERATE, _as_probe(self._request(sequence), params))
         except ServerRefusalError as error:
             raise BackendError(
                 f"it does not take {count + 1} images in a prompt ({error}): start `vllm serve` with "

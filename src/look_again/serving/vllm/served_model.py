@@ -51,8 +51,8 @@ class ServedModel:
 
     @property
     def merge(self) -> int:
-        """Patches that the vision tower merges into one visual token, per side."""
-        return int(self.config.vision_config.spatial_merge_size)
+        """Patches that the vision tower merges into one visual token, per side; 1 where the family has no grids."""
+        return int(getattr(self.config.vision_config, "spatial_merge_size", 1))
 
     def vision_tokens(self, checkpoint: Checkpoint) -> VisionTokens:
         """The tokens around and for images."""
@@ -72,7 +72,8 @@ class ServedModel:
         family, spans = checkpoint.family, build_spans(prompt.grids)
         builder = SlotBuilder(family, self.vision_tokens(checkpoint))
         builder.add_prompt(prompt.token_ids, spans)
-        start = Start(builder, spans, spans, None)
+        own = tuple(builder.spans)  # with their blocks
+        start = Start(builder, own, own, None)
         return DecodedSequence(
             start,
             policy,
@@ -118,9 +119,11 @@ def load_without_model(name: str | None = None, options: LoadOptions | None = No
 
 
 def send_images(checkpoint: Checkpoint, job: Job, prompt: EncodedPrompt) -> list[SentImage]:
-    """The images of a job as they are sent: at the size that its prompt has them in."""
-    grids = prompt.pixels["image_grid_thw"].tolist() if job.images else ()
+    """The images of a job as they are sent: at the size that its prompt has them in, where the family has grids."""
     images = [image for image in job.images if isinstance(image, Image.Image)]  # videos are refused before
+    if checkpoint.family.layout is not None:
+        return [SentImage(image) for image in images]
+    grids = prompt.pixels["image_grid_thw"].tolist() if job.images else ()
     return scale_images(checkpoint.image_processor, images, grids)
 
 

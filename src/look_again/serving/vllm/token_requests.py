@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from look_again.clients.sequence_requests import derive_seed, find_image_runs
+from look_again.clients.sequence_requests import ImageRun, derive_seed, find_image_runs
 from look_again.clients.vllm_requests import (
     GENERATE,
     GenerateRequest,
@@ -29,6 +29,7 @@ from look_again.clients.vllm_requests import (
 from look_again.core.sequence import DecodedSequence
 from look_again.core.slots import Provenance
 from look_again.serving.backend import Job
+from look_again.serving.vllm.family_protocols import PackedImages
 
 
 def build_uuid_request(
@@ -62,12 +63,27 @@ def build_feature_request(
         else:
             names.append(hashlib.sha256(f"{image.uuid}:{run.chosen}".encode()).hexdigest())
             data.append(pack_features(features[list(run.chosen)], (1, 1, run.length), merge))
+    return _build_item_request(sequence, runs, names, data)
+
+
+def build_tensor_request(sequence: DecodedSequence, images: PackedImages) -> GenerateRequest:
+    """With the tensors that the image processor here made, for every run of visual tokens; all of them are whole."""
+    runs = find_image_runs(sequence)
+    items = [images.pack(run.image, sequence.spans[run.image].first + run.first, run.length) for run in runs]
+    return _build_item_request(sequence, runs, [name for name, _ in items], [data for _, data in items])
+
+
+def _build_item_request(
+    sequence: DecodedSequence, runs: Sequence[ImageRun], names: Sequence[str], data: Sequence[str]
+) -> GenerateRequest:
+    """Token ids as they are, with a packed item for each run."""
     items = {
-        "mm_hashes": {"image": names},
+        "mm_hashes": {"image": list(names)},
         "mm_placeholders": {"image": [{"offset": run.offset, "length": run.length} for run in runs]},
-        "kwargs_data": {"image": data},
+        "kwargs_data": {"image": list(data)},
     }
-    return GenerateRequest(GENERATE, {"token_ids": list(sequence.builder.token_ids), "features": items})
+    shown = {"features": items} if runs else {}
+    return GenerateRequest(GENERATE, {"token_ids": list(sequence.builder.token_ids), **shown})
 
 
 def build_request_sampling(

@@ -27,6 +27,7 @@ from look_again.serving.backend import BackendError, BackendEvent, Job, RefusedE
 from look_again.serving.prompt import EncodedPrompt, build_prompt
 from look_again.serving.vllm.answer import AnswerContext, UpstreamRequest, VllmAnswer
 from look_again.serving.vllm.chat_requests import check_texts
+from look_again.serving.vllm.family_protocols import PackedImages, find_protocol
 from look_again.serving.vllm.probe import ServerProbe
 from look_again.serving.vllm.ranking import Ranker
 from look_again.serving.vllm.served_model import ServedModel, send_images
@@ -67,6 +68,7 @@ class VllmBackend:
         if not urls:
             raise ValueError("the vllm backend needs the URL of a vLLM server")
         self.checkpoint = checkpoint
+        self.protocol = find_protocol(checkpoint.family.model_type)
         self.served = served or ServedModel.from_checkpoint(checkpoint)
         self.on_request = on_request
         self.counts = {"running": 0, "legs": 0}
@@ -144,7 +146,7 @@ class VllmBackend:
             sampling=job.sampling,
             max_context=self.max_context,
         )
-        answer = VllmAnswer(self._shared, job, prompt, sequence, images, ranker)
+        answer = VllmAnswer(self._shared, job, prompt, sequence, images, ranker, self._packed(prompt))
         self.counts["running"] += 1
         try:
             async with aclosing(answer.events()) as events:
@@ -181,10 +183,17 @@ class VllmBackend:
         self.counts["legs"] += 1
         self.on_request(request)
 
+    def _packed(self, prompt: EncodedPrompt) -> PackedImages | None:
+        """A prompt's images, where their tensors travel."""
+        packing = self.protocol.packing
+        if packing is None or not prompt.pixels:
+            return None
+        return PackedImages(packing, self.served.config, prompt.pixels, prompt.visual_tokens)
+
     def _read(self, job: Job) -> tuple[EncodedPrompt, list[SentImage]]:
         prompt = build_prompt(self.checkpoint, job, self.served.config, self.max_context)
         images = send_images(self.checkpoint, job, prompt)
-        for image in images:  # here, so that the event loop need not
+        for image in images if self.protocol.packing is None else ():  # here, so that the event loop need not
             if not all(image.uuid in server.known for server in self._servers.all if server.up):
                 _ = image.url
         return prompt, images
@@ -215,6 +224,11 @@ def check_policy(policy: Reattention, checkpoint: Checkpoint, chat: bool) -> Non
     if policy.mode == "vision" and not checkpoint.trained:
         raise RefusedError("vision mode needs a checkpoint with trained tags on vLLM")
     chooses = (policy.mode == "route" or policy.control == "random-rows") and policy.keep < 100
+    model_type = checkpoint.family.model_type
+    if (chooses or policy.layout == "strip") and not find_protocol(model_type).routes:
+        raise RefusedError(
+            f"visual tokens of a {model_type} cannot be chosen on vLLM: ask for copy, or {USE_TRANSFORMERS}"
+        )
     if chooses and policy.layout == "grid":
         raise RefusedError(
             "vLLM gives chosen rows the positions of a strip: ask for route with layout 'strip', for copy, "
