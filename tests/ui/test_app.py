@@ -112,6 +112,13 @@ def test_the_picture_field_keeps_its_own_way_to_read_uploads():
 
 
 @needs_gradio
+def test_whatever_is_pressed_takes_a_way_that_the_page_answers():
+    """Gradio sends an event without a queue to an address of its own, which is refused: Stop stopped nothing."""
+    listeners = make_page(build_played_workspace()).config["dependencies"]
+    assert [listener["id"] for listener in listeners if listener["queue"] is False] == []
+
+
+@needs_gradio
 @pytest.mark.parametrize(
     ("outcome", "status", "said"),
     [
@@ -169,6 +176,7 @@ def test_only_this_machine_without_a_password(tmp_path):
     ("arguments", "said"),
     [
         (["--host", "0.0.0.0"], "--password-file"),
+        (["--port", "70000"], "a port is a number from 0 to 65535, not 70000"),
         (["--backend", "vllm"], "--backend vllm and --vllm-url go together"),
         (["--vllm-url", "http://a"], "--backend vllm and --vllm-url go together"),
         (["--backend", "vllm", "--vllm-url", "http://me:secret@a"], "holds a user or a password"),

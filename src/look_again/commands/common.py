@@ -200,6 +200,12 @@ def check_backend(args: argparse.Namespace) -> None:
             )
 
 
+def check_port(port: int) -> None:
+    """ValueError for a number that is no port."""
+    if not 0 <= port < 65536:
+        raise ValueError(f"a port is a number from 0 to 65535, not {port}")
+
+
 def build_reattention(args: argparse.Namespace) -> Reattention:
     """The re-attention of the checkpoint's training, with what the arguments say otherwise.
 

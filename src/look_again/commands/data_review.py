@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _review(args: argparse.Namespace) -> int:
+    from look_again.commands.common import check_port
     from look_again.extras import require
     from look_again.pipeline.ledger.ledger import Ledger
     from look_again.pipeline.review.decisions import NAME
@@ -50,6 +51,7 @@ def _review(args: argparse.Namespace) -> int:
 
     if not args.no_page:
         require("gradio", extra="ui")
+        check_port(args.port)
     config = load_run_config(args.config) if args.config else None
     sharing = args.share_of or (config and config.reviewers) or ([args.reviewer] if args.reviewer else ["reviewer"])
     if args.reviewer and args.reviewer not in sharing:

@@ -20,6 +20,7 @@ from look_again.commands.common import (
     build_load_options,
     build_reattention,
     check_backend,
+    check_port,
 )
 from look_again.core.modes import COMPARISON_MODES
 from look_again.extras import require
@@ -125,8 +126,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"--ranking {args.ranking} needs the visual features, which stay inside the vLLM server")
     if args.backend != "vllm" and (args.vllm_only or args.vllm_trust_users):
         raise ValueError("--vllm-only and --vllm-trust-users belong to --backend vllm")
-    if not 0 <= args.port < 65536:
-        raise ValueError(f"a port is a number from 0 to 65535, not {args.port}")
+    check_port(args.port)
     if args.temperature != 0 and not 0.01 <= args.temperature <= 2:  # what `Sampling` and OpenAI's interface take
         raise ValueError(f"the temperature is 0 (greedy) or from 0.01 to 2, not {args.temperature}")
 

@@ -56,9 +56,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    from look_again.commands.common import check_port
+    from look_again.extras import require
     from look_again.tabletop.answering import COMMON_FAULTS, Conduct, models
     from look_again.tabletop.endpoint import serve
 
+    for package in ("fastapi", "uvicorn"):
+        require(package, extra="serve")
+    check_port(args.port)
     faults = dict.fromkeys(COMMON_FAULTS, args.faults) if args.faults else {}
     for given in args.fault:
         kind, _, share = given.partition("=")

@@ -13,6 +13,7 @@ from look_again.commands.common import (
     add_backend_arguments,
     add_model_arguments,
     check_backend,
+    check_port,
     load_model,
 )
 
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from look_again.extras import require
 
     require("gradio", extra="ui")
+    check_port(args.port)
     from look_again.ui.app import make_app, read_access, serve
     from look_again.ui.workspace import Workspace
 

@@ -223,7 +223,7 @@ def _connect(blocks: Any, components: PageComponents, workspace: Workspace) -> N
     components.question.submit(ask, components.fields, components.shown, **streaming)
     components.modes.input(compare, components.fields, components.shown, **streaming)
     components.keep.release(again, components.fields, components.shown, trigger_mode="multiple", **streaming)
-    components.stop.click(stop, None, [components.stop], queue=False, **quiet)
+    components.stop.click(stop, None, [components.stop], **streaming)
     components.scenes.click(choose, None, [components.image, components.question], **quiet)
     components.scenes.select(others, None, [components.scenes], **quiet)
     blocks.load(lambda: load_example(FIRST), None, [components.image, components.question], **quiet)
