@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import textwrap
 from typing import Any
 
 TESTED = "tiny random"  # models of the family's own classes, against the library alone
@@ -23,10 +25,11 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"families": rows, "refused": REFUSED}, indent=2))
         return 0
     _print_table(rows)
+    width = shutil.get_terminal_size().columns
     for title, reasons in (("Refused", REFUSED), ("Not served by vLLM", UNSERVED)):
         print(f"\n{title}, and why:")
         for model_type, reason in reasons.items():
-            print(f"  {model_type}: {reason}")
+            print(textwrap.fill(f"{model_type}: {reason}", width, initial_indent="  ", subsequent_indent="    "))
     return 0
 
 
@@ -60,15 +63,16 @@ def list_vllm_modes(protocol: Any) -> list[str]:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    lines = [("family", "transformers", "modes", "video", "training", "serving", "tested on models")]
+    from look_again.evaluation.result_tables import ResultTable, print_tables
+
+    columns = ("family", "transformers", "modes", "video", "training", "serving", "tested on models")
+    lines = []
     for row in rows:
         since = row["transformers"] + ("" if row["installed"] else " (newer than installed)")
         kinds = ("all" if len(row["modes"]) == 4 else " ".join(row["modes"]), "yes" if row["video"] else "-")
         reach = (" ".join(row["training"]), ", ".join(_name_serving(row)), row["tested"])
         lines.append((row["family"], since, *kinds, *reach))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    print_tables([ResultTable("families", columns, lines)])
 
 
 def _name_serving(row: dict[str, Any]) -> list[str]:

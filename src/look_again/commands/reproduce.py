@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict
@@ -100,14 +102,17 @@ def _print_dry_run(plan: Any, stages: Any, needed: Any, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"plan": plan.name, "hardware": plan.hardware, "stages": rows, "left": asdict(needed)}))
         return 0
-    print(f"{plan.name}, on {plan.hardware}")
+    width = shutil.get_terminal_size().columns
+    print(textwrap.fill(f"{plan.name}, on {plan.hardware}", width))
     for row in rows:
         state = "made" if row["made"] else f"{row['minutes']:g} min"
-        print(f"  {row['step']} {row['stage']:<20} {state:>9}  {row['about']}")
+        line = f"  {row['step']} {row['stage']:<20} {state:>9}  {row['about']}"
+        print(textwrap.fill(line, width, subsequent_indent=" " * 36, drop_whitespace=True))
     at_once = "" if needed.jobs == 1 else f" with {needed.jobs} stages at once"
-    print(
+    left = (
         f"left: {needed.stages - needed.made} stages of {needed.stages}, {needed.minutes / 60:.1f} hours{at_once}, "
         f"{needed.disk_mb / 1e3:.1f} GB, {needed.gpu_hours:g} GPU hours, "
         f"{needed.api_calls} paid requests for about {needed.money:g}"
     )
+    print(textwrap.fill(left, width))
     return 0
