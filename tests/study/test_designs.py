@@ -12,7 +12,7 @@ from look_again.study.arm_models import build_policy, mask_checkpoint
 from look_again.study.cells import list_cells
 from look_again.study.designs import DESIGNS
 from look_again.study.settings import StudySettings, build_settings
-from look_again.tabletop.long_work import make_long_sample
+from look_again.tabletop.long_world.long_work import make_long_sample
 from look_again.tabletop.render import render
 
 SMALL = ["--lengths", "100", "--n", "10", "--n-other", "10", "--batch", "10"]

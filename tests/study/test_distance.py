@@ -8,7 +8,7 @@ import pytest
 
 from look_again.commands.main import main
 from look_again.study.settings import StudySettings, check_context
-from look_again.tabletop.long_work import make_long_sample
+from look_again.tabletop.long_world.long_work import make_long_sample
 from look_again.tabletop.render import render
 
 SMALL = ["--lengths", "100", "--arms", "text,copy", "--n", "10", "--n-other", "10", "--batch", "10"]

@@ -43,8 +43,16 @@ class RolloutBench:
     def refilled(self) -> list[Rollout]:
         """All answers, `group` at once, the next taking the place of one that ended."""
         generator = torch.Generator().manual_seed(self.seed)
-        options = {"group": self.group, "max_new_tokens": self.tokens, "places": self.group}
-        return sample_groups(self.model, self.codec, self.samples, COPY, generator=generator, **options)
+        return sample_groups(
+            self.model,
+            self.codec,
+            self.samples,
+            COPY,
+            group=self.group,
+            max_new_tokens=self.tokens,
+            generator=generator,
+            places=self.group,
+        )
 
     def batched(self, rollouts: list[Rollout]) -> list[list[int]]:
         """The same answers in batches of `group` that wait for their longest; their token ids, in order.

@@ -176,14 +176,19 @@ class LookAgainDecoding:
             shown = interleave_videos(model.config, list_prompts(input_ids, mask)[::repeats], shown, videos)
         images, others = encode_with_control(model, self.policy, shown, _given(control))
         starts = start_batch(model, input_ids, mask, images, others, repeats)
-        if self.streamer is not None:
-            if len(starts) > 1:
-                raise ValueError(f"a streamer takes one sequence, not {len(starts)}: ask one question at a time")
-            self.streamer.put(input_ids.cpu())
+        self._stream_prompt(input_ids, len(starts))
         parts = self._parts(len(starts), repeats)
         loop = _Loop(self, model, starts, input_ids, generation_config, parts, compiled=compiled)
         with recorded_attention(model) if self.policy.needs_scores or compiled else nullcontext():
             return loop.run(logits_processor, stopping_criteria)
+
+    def _stream_prompt(self, input_ids: torch.Tensor, sequences: int) -> None:
+        """As `generate` begins a stream. ValueError for several sequences."""
+        if self.streamer is None:
+            return
+        if sequences > 1:
+            raise ValueError(f"a streamer takes one sequence, not {sequences}: ask one question at a time")
+        self.streamer.put(input_ids.cpu())
 
     def _parts(self, sequences: int, repeats: int) -> list[tuple[list[int], list[int]]]:
         """Prefix and user turn of each sequence. ValueError where their number is not that of the prompts."""
@@ -275,7 +280,7 @@ class _Loop:
         logits = self._begin(criteria)
         while any(sequence.finish_reason is None for sequence in self.sequences):
             drawn = self._draw(logits, processors)
-            reading = Reading(drawn)
+            reading = TokenReading(drawn)
             ahead = self._step_ahead(drawn)
             read = reading.finish()
             tokens = self._overrule(read)
@@ -479,7 +484,7 @@ class _Loop:
         )
 
 
-class Reading:
+class TokenReading:
     """A tensor on its way to the host: started now, waited for in `finish`, so that the device can go on meanwhile."""
 
     def __init__(self, tensor: torch.Tensor) -> None:

@@ -10,7 +10,7 @@ BENCHMARKS = {
     "tabletop-planted": "look_again.tabletop.tabletop_benchmark:TABLETOP_PLANTED",
     "tabletop-clips": "look_again.tabletop.clips.clip_benchmark:TABLETOP_CLIPS",
     "tabletop-phrased": "look_again.tabletop.people.phrased_benchmark:TABLETOP_PHRASED",
-    "tabletop-long": "look_again.tabletop.long_benchmark:TABLETOP_LONG",
+    "tabletop-long": "look_again.tabletop.long_world.long_benchmark:TABLETOP_LONG",
     "mmmu": "look_again.evaluation.benchmarks.mmmu:MMMU",
     "mmmu-pro": "look_again.evaluation.benchmarks.mmmu_pro:MMMU_PRO",
     "mmmu-pro-vision": "look_again.evaluation.benchmarks.mmmu_pro:MMMU_PRO_VISION",

@@ -30,7 +30,7 @@ from look_again.study.arm_models import build_policy, load_arm, load_once, mask_
 from look_again.study.designs import ANSWER_TOKENS
 from look_again.study.rows import folder_benchmark
 from look_again.study.settings import BLOCK, StudySettings, check_context, split_arm
-from look_again.tabletop.long_studies import LONG_BENCHMARKS
+from look_again.tabletop.long_world.long_studies import LONG_BENCHMARKS
 from look_again.tabletop.world import WORLD_SIZES
 from look_again.text.instructions import LOOK_AGAIN_TEXT, question_messages
 

@@ -35,7 +35,7 @@ TASKS = {
     "goals": "look_again.tabletop.people.phrased_tasks:GoalsTask",
     "phrased": "look_again.tabletop.people.phrased_tasks:PhrasedTask",
     "clips": "look_again.tabletop.clips.clip_samples:ClipsTask",
-    "long": "look_again.tabletop.long_training:LongTask",
+    "long": "look_again.tabletop.long_world.long_training:LongTask",
     "rows": "look_again.training.sft_task:SamplesTask",
 }
 TASK_OPTIONS = {
@@ -46,7 +46,7 @@ TASK_OPTIONS = {
     "goals": "look_again.tabletop.sft_options:PhrasedOptions",
     "phrased": "look_again.tabletop.sft_options:PhrasedOptions",
     "clips": "look_again.tabletop.clips.clip_options:ClipOptions",
-    "long": "look_again.tabletop.long_training:LongOptions",
+    "long": "look_again.tabletop.long_world.long_training:LongOptions",
     "rows": "look_again.training.sft_config:NoOptions",
 }
 TINY = "look_again.tabletop.tiny:TinyConfig"  # the shapes of a model that is grown from nothing

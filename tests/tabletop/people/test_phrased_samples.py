@@ -24,7 +24,7 @@ from look_again.tabletop.samples import make_sample
 from look_again.tabletop.seeing import UnseenError, see
 from look_again.text.grammar import parse
 
-ROWS_SHA256 = "09b24be840e2d10b5d61e0f8d7bd50600dd37bc39b1b06d0eae865d10160e70a"
+ROWS_SHA256 = "ebecfd36ee90ad7cfc9eb8889b7398fe819f79b3902d8b59a30fca910237cc8e"
 IMAGES_SHA256 = "5fd0bf7afac41a71db9d230cc764057abeced0eefec17a267b0c3a8519ebae5f"
 
 

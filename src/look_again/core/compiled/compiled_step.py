@@ -140,7 +140,9 @@ class CompiledStep:
 def _compile(step: Any) -> Graph:
     # A code object of its own: the compiler counts, and bounds, how often one is compiled for new shapes.
     own = FunctionType(step.__code__.replace(), step.__globals__, step.__name__, None, step.__closure__)
-    options = {"triton.cudagraphs": True} if BACKEND == "inductor" and torch.cuda.is_available() else None
+    options: dict[str, Any] | None = (
+        {"triton.cudagraphs": True} if BACKEND == "inductor" and torch.cuda.is_available() else None
+    )
     compiled: Graph = torch.compile(own, fullgraph=True, backend=BACKEND, options=options)
     return compiled
 
@@ -213,6 +215,8 @@ class FixedLayer(CacheLayerMixin):
 
     is_sliding = False
     is_compileable = True
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from look_again.data.image_files import LazyImage
 from look_again.data.sample import Sample
@@ -29,6 +29,7 @@ FORMS = {
     "lower": "the same in lower case",
     "bare": "the same without the request for a length",
     "reworded": "another wording, in any case, with or without a request",
+    "capitals": "another wording, in capitals",
     "unseen": "a wording that training never shows, in any case, with or without a request",
     "more": "a kind of question beyond the six: all objects, the object at a place, everything there is",
     "unknown": "a question that Tabletop has no answer to",
@@ -37,7 +38,7 @@ FORMS = {
 }
 UNKNOWN_ANSWER = "I do not know: this is no question that I learned"
 FOREIGN_ANSWER = "I do not know: this is no image that I learned"
-UNASKED_LENGTH = "normal"  # of a response whose prompt asks for no length
+UNASKED_LENGTH = "brief"  # of a response whose prompt asks for no length
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,10 @@ class _Draw:
 
     def reworded(self, name: str, form: str) -> PhrasedSample:
         return self._reworded(name, form, self.row.question, unseen=False)
+
+    def capitals(self, name: str, form: str) -> PhrasedSample:
+        sample = self._reworded(name, form, self.row.question, unseen=False)
+        return replace(sample, prompt=sample.prompt.upper())
 
     def unseen(self, name: str, form: str) -> PhrasedSample:
         return self._reworded(name, form, self.row.question, unseen=True)

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from look_again.data.sample import Sample
 from look_again.tabletop.loader import SceneImage
-from look_again.tabletop.long_work import LONG_KINDS, MAX_PIECES, MIN_PIECES, LongSample, make_long_sample
+from look_again.tabletop.long_world.long_work import LONG_KINDS, MAX_PIECES, MIN_PIECES, LongSample, make_long_sample
 from look_again.tabletop.sft_tasks import AnswersTask, TabletopDataset
 from look_again.tabletop.world import WORLD_SIZES
 from look_again.yaml_config import check_types

@@ -13,7 +13,7 @@ from functools import partial
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, Judge, ModelReply, Scores
 from look_again.evaluation.benchmarks.choices import accuracies
 from look_again.scoring.extraction import score
-from look_again.tabletop.long_benchmark import TABLETOP_LONG, load_long
+from look_again.tabletop.long_world.long_benchmark import TABLETOP_LONG, load_long
 from look_again.tabletop.tabletop_benchmark import answer_score
 
 DESCRIBED = "answer_of_text"

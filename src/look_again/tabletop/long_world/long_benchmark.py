@@ -15,7 +15,7 @@ from itertools import count, islice
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation
 from look_again.evaluation.subjects import PREFIX_FACT
 from look_again.tabletop.loader import SceneImage
-from look_again.tabletop.long_work import LongSample, make_long_sample
+from look_again.tabletop.long_world.long_work import LongSample, make_long_sample
 from look_again.tabletop.tabletop_benchmark import SPLITS, score_planted
 from look_again.tabletop.world import WORLD_SIZES
 

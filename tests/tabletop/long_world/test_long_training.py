@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from look_again.tabletop.long_training import LongDataset, LongOptions
-from look_again.tabletop.long_work import count_pieces
+from look_again.tabletop.long_world.long_training import LongDataset, LongOptions
+from look_again.tabletop.long_world.long_work import count_pieces
 from look_again.training.sft_config import load_config
 from look_again.training.trainer import EpochOrder
 from look_again.yaml_config import as_keys
 
-TWINS = Path(__file__).parents[2] / "recipes" / "tabletop" / "twins"
+TWINS = Path(__file__).parents[3] / "recipes" / "tabletop" / "twins"
 
 
 def _dataset(name: str) -> LongDataset:

@@ -10,9 +10,9 @@ from look_again.evaluation.benchmark import DataLocation, ModelReply
 from look_again.evaluation.subjects import PREFIX_FACT
 from look_again.loading import load_checkpoint
 from look_again.tabletop.loader import SceneImage
-from look_again.tabletop.long_benchmark import TABLETOP_LONG, load_long
-from look_again.tabletop.long_studies import TABLETOP_SWAP, TABLETOP_UNWRITTEN
-from look_again.tabletop.long_work import LongSample, count_pieces, make_long_sample
+from look_again.tabletop.long_world.long_benchmark import TABLETOP_LONG, load_long
+from look_again.tabletop.long_world.long_studies import TABLETOP_SWAP, TABLETOP_UNWRITTEN
+from look_again.tabletop.long_world.long_work import LongSample, count_pieces, make_long_sample
 from look_again.tabletop.render import render
 from look_again.tabletop.seeing import LISTED
 from look_again.tabletop.world import WORLD_SIZES
