@@ -8,7 +8,7 @@ arm() {
   name=$1
   shift
   # shellcheck disable=SC2086
-  look-again eval tabletop --n 1000 --seed 20261121 --batch 100 --json $model "$@" > "$out/$name.json.part"
+  look-again eval tabletop --n 500 --seed 20261121 --batch 100 --json $model "$@" > "$out/$name.json.part"
   mv "$out/$name.json.part" "$out/$name.json"
 }
 mkdir -p "$out"

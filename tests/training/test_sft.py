@@ -238,7 +238,7 @@ def test_half_written_checkpoints_are_never_loaded(tmp_path):
         ("output: x\nstages: [{name: a, task: answers, steps: 1, loss_chunk: 0}]", "loss_chunk must be above 0"),
         (
             "output: x\nstages: [{name: a, task: rows, epochs: 1, error_rate: 0.1}]",
-            "stages 'a': error_rate belongs to the tasks vision, captions, plain, answers, goals, phrased, "
+            "stages 'a': error_rate belongs to the tasks vision, captions, plain, answers, goals, phrased, long, "
             "not to 'rows'",
         ),
         ("output: x\nreport_to: wandb\nstages: [{name: a, task: answers, steps: 1}]", "report_to is a list"),

@@ -69,10 +69,10 @@ def _pack_llava_onevision(config: Any, pixels: Mapping[str, torch.Tensor], part:
 
 
 PROTOCOLS = {
-    "qwen2_vl": FamilyProtocol(),
+    "qwen2_vl": FamilyProtocol(compared=True),
     "qwen2_5_vl": FamilyProtocol(routes=True, compared=True),
     "qwen3_vl": FamilyProtocol(compared=True),
-    "internvl": FamilyProtocol(_pack_internvl),
+    "internvl": FamilyProtocol(_pack_internvl, compared=True),
     "llava_onevision": FamilyProtocol(_pack_llava_onevision),
     "smolvlm": FamilyProtocol(_pack_headed_tiles),
     "idefics3": FamilyProtocol(_pack_headed_tiles),
