@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from look_again.commands.common import add_model_arguments, build_load_options
+from look_again.commands.common import add_compile_argument, add_model_arguments, build_load_options
 from look_again.weights.options import LoadError, LoadOptions, parse_device_map, parse_max_memory
 
 
 def parse(*words: str) -> LoadOptions:
     parser = argparse.ArgumentParser()
     add_model_arguments(parser)
+    add_compile_argument(parser)
     return build_load_options(parser.parse_args(list(words)))
 
 
@@ -28,7 +29,7 @@ def test_every_option_of_python_is_one_of_the_command_line(tmp_path: Path) -> No
         *("--dtype", "float16", "--attention", "eager", "--max-pixels", "9000", "--min-pixels", "900", "--prompted"),
         *("--processor-option", "do_pad=true", "--processor-option", "resample=bicubic", "--adapter", "somewhere"),
         *("--device-map", '{"model.visual": 0, "": "disk"}', "--max-memory", '{"0": "2GiB", "cpu": 9}'),
-        *("--offload-folder", str(tmp_path), "--quantization", "int8", "--no-merge"),
+        *("--offload-folder", str(tmp_path), "--quantization", "int8", "--no-merge", "--compile"),
     )
     given = {name: value for name, value in vars(options).items() if value != getattr(LoadOptions(), name)}
     assert set(given) == set(LoadOptions.__dataclass_fields__) - {"device"}
