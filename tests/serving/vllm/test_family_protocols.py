@@ -24,7 +24,7 @@ from look_again.serving.vllm.vllm_backend import VllmBackend, check_policy
 from tests.core.test_layouts import processor
 from tests.tiny_families import CLOSE, OPEN, TINY_FAMILIES
 
-TILED = [name for name, protocol in PROTOCOLS.items() if protocol.packing is not None]
+TILED = [name for name, protocol in PROTOCOLS.items() if protocol.packing is not None and FAMILIES[name].is_served]
 SIZES = [(16, 16), (64, 24), (41, 40)]
 
 
