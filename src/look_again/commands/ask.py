@@ -73,8 +73,10 @@ def _check_videos(args: argparse.Namespace, images: Sequence[str]) -> None:
     for name in ("fps", "max_frames"):
         if getattr(args, name) is not None and not args.video:
             raise ValueError(f"--{name.replace('_', '-')} belongs to --video, and no video was given")
+    from look_again.images.video_file import SUFFIXES
+
     for image in images:
-        if image.lower().endswith((".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")):
+        if image.lower().endswith(SUFFIXES):
             raise ValueError(f"{image} is a video by its name: show it with --video {image}")
 
 

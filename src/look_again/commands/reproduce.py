@@ -66,8 +66,8 @@ def complain(arguments: Sequence[str]) -> str | None:
 
 
 def _make(args: argparse.Namespace, plan: Any, stages: Any, todo: Any, jobs: int) -> int:
+    from look_again.files import write_whole
     from look_again.reproduce.answer_pictures import load_pictures
-    from look_again.reproduce.made import write_whole
     from look_again.reproduce.progress import StageProgress
     from look_again.reproduce.run_page import build_page
     from look_again.reproduce.run_report import build_report

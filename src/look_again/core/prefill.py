@@ -88,6 +88,14 @@ def start_one(model: Any, policy: Reattention, prompt: Sequence[int], pixels: An
     return _start(family, family.vision_tokens(model.config), prompt, images, others)
 
 
+def start_without_features(family: Family, tokens: VisionTokens, prompt: Sequence[int], grids: Sequence[Grid]) -> Start:
+    """The start of one prompt whose images, of these grids, are encoded elsewhere: a server computes."""
+    builder = SlotBuilder(family, tokens)
+    builder.add_prompt(prompt, build_spans(grids))
+    own = tuple(builder.spans)  # with their blocks
+    return Start(builder, own, own, None)
+
+
 def start_batch(
     model: Any,
     input_ids: torch.Tensor,

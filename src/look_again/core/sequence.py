@@ -150,6 +150,13 @@ class DecodedSequence:
         """Slots of the context that may be filled before the CONCLUSION has to begin, or in it."""
         return self.max_context - len(self.builder) - (0 if self.reasoning is None else self.reasoning.reserve)
 
+    @property
+    def may_look_again(self) -> bool:
+        """Whether a next reflection could put visual tokens back; once one did not fit the context, none does."""
+        done = sum(bool(reflection.visual_indices) for reflection in self.reflections)
+        full = any(reflection.skipped == "context" for reflection in self.reflections)
+        return bool(self.spans) and done < self.policy.max_reinsertions and not full
+
     def completes_tag(self, token: int) -> bool:
         """Whether `token`, coming next, would complete a `<REFLECTION>`."""
         return self.trigger.pieces(self.response, token) > 0

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from look_again.evaluation.benchmark import JSON, Judge
 from look_again.evaluation.subjects import Output
+from look_again.files import write_whole
 
 CONFIG, ITEMS, RESULT, JUDGED = "config.json", "items.jsonl", "result.json", "judge.jsonl"
 
@@ -98,9 +99,7 @@ def write_line(file: BinaryIO, value: Mapping[str, JSON]) -> None:
 
 def write_json(path: Path, value: Mapping[str, JSON]) -> Path:
     """Write a file whole or not at all."""
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return beside.replace(path)
+    return write_whole(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
 def remembered(judge: Judge, path: Path) -> Judge:

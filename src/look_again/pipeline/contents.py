@@ -51,7 +51,7 @@ def _named(image: ImageSource, folder: Path) -> dict[str, Any]:
         return {"path": str(image.absolute())}
     data = image_bytes(image)
     name = compute_digest(data)
-    write_whole(folder / IMAGES / name, data)
+    write_once(folder / IMAGES / name, data)
     return {"kept": name}
 
 
@@ -61,7 +61,7 @@ def _found(name: dict[str, Any], folder: Path) -> ImageSource:
     return Path(name["path"]) if "path" in name else folder / IMAGES / name["kept"]
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_once(path: Path, data: bytes) -> None:
     """Write a file, whole or not at all; one that is there stays."""
     if path.exists():
         return

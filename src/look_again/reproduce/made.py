@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from look_again.files import write_whole
 from look_again.reproduce.plan import PlannedStage, ReproductionPlan, fill, inputs, load_recipe
 
 KEY_LENGTH = 12
@@ -139,13 +140,6 @@ def write_record(prepared: Prepared, commands: list[list[str]], seconds: float) 
         "versions": versions(),
     }
     write_whole(prepared.folder / RECORD, json.dumps(record, indent=1) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: a reader, and the next start after a kill, never see a part of it."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def followers(stages: Mapping[str, Prepared], name: str) -> list[str]:

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from look_again.reproduce.made import Prepared, place, write_recipe, write_record, write_whole
+from look_again.files import write_whole
+from look_again.reproduce.made import Prepared, place, write_recipe, write_record
 from look_again.reproduce.plan import fill
 
 LOG_END = 15  # lines of a failed stage's log in the message

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from look_again.reproduce.made import Prepared, write_whole
+from look_again.files import write_whole
+from look_again.reproduce.made import Prepared
 from look_again.reproduce.progress import StageProgress
 from look_again.reproduce.schedule import choose_ready
 from look_again.reproduce.stage_process import run_stage

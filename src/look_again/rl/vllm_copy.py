@@ -19,10 +19,9 @@ from PIL import Image
 from look_again.clients.sequence_requests import derive_seed, find_image_runs
 from look_again.clients.vllm_answers import VllmError
 from look_again.clients.vllm_requests import build_sampling_params, mention_images
-from look_again.core.prefill import Start
+from look_again.core.prefill import start_without_features
 from look_again.core.reattention import Reattention
 from look_again.core.sequence import DecodedSequence
-from look_again.core.slots import SlotBuilder, build_spans
 from look_again.core.trigger import Trigger
 from look_again.data.sample import Sample
 from look_again.rl.rollouts import build_rollout
@@ -70,7 +69,7 @@ class CopiedAnswer:
         """The sequence so far, to be gone on with up to its end or to a tag where it looks again."""
         builder, runs = self.sequence.builder, find_image_runs(self.sequence)
         stops = set(self.sampling.stops)
-        if self._may_look_again():
+        if self.sequence.may_look_again:
             stops.add(self.sequence.trigger.open_id)
         params = build_sampling_params(
             max_tokens=max(1, self.sequence.room),
@@ -104,11 +103,6 @@ class CopiedAnswer:
         rollout = build_rollout(self.codec, self.sample, self.item, *parts)
         return ServedRollout(**vars(rollout), log_probs=self.log_probs)
 
-    def _may_look_again(self) -> bool:
-        sequence = self.sequence
-        done = sum(bool(reflection.visual_indices) for reflection in sequence.reflections)
-        return bool(sequence.spans) and done < sequence.policy.max_reinsertions
-
 
 def begin_answers(
     codec: Codec, samples: Sequence[Sample], policy: Reattention, group: int, sampling: CopySampling
@@ -126,11 +120,9 @@ def begin_answers(
 
 def _begin(codec: Codec, item: Item, policy: Reattention, budget: int) -> DecodedSequence:
     """A sequence that holds the prompt, without features: the server has them."""
-    spans = build_spans(item.example.grids)
-    builder = SlotBuilder(codec.family, codec.family.vision_tokens(codec.config))
-    builder.add_prompt(item.example.prompt_ids, spans)
+    tokens, prompt = codec.family.vision_tokens(codec.config), item.example
+    start = start_without_features(codec.family, tokens, prompt.prompt_ids, prompt.grids)
     context = int(codec.config.get_text_config().max_position_embeddings)
-    start = Start(builder, spans, spans, None)
     return DecodedSequence(start, policy, Trigger.of(codec.tokenizer), budget=budget, max_context=context)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,10 +12,10 @@ from look_again.core.reattention import Reattention
 from look_again.evaluation.controls import ARMS, policies
 from look_again.evaluation.run_folder import write_json
 from look_again.model import LookAgain, load
+from look_again.study.designs import RANKED
 from look_again.study.settings import StudySettings, split_arm
 from look_again.weights.sources import default_checkpoint
 
-RANKED = re.compile(r"(route|random)-([0-9]+)(-diversity|-both)?")
 RANKINGS = {"": "relevance", "-diversity": "diversity", "-both": "relevance-diversity"}
 LOCAL_IN = 3  # of a mixed model's layers one in so many sees everything
 CONFIG = "config.json"

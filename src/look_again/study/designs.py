@@ -6,6 +6,7 @@ percent of the visual tokens; behind an "@" stands the mask of the study of wind
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 MAIN_ARMS = ("text", "copy", "wrong-image", "route-50")
@@ -21,6 +22,10 @@ OTHER_ARMS = (
 KEPT = (10, 25, 50)
 MASKS = ("global", "mixed", "local")
 ANSWER_TOKENS = 160  # for the reflection and the conclusion
+
+
+RANKED = re.compile(r"(route|random)-([0-9]+)(-diversity|-both)?")
+"""Arms that put a percentage of the visual tokens back: how those are chosen, how many, and what else ranks them."""
 
 
 @dataclass(frozen=True, kw_only=True)

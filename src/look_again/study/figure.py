@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from look_again.extras import require
+from look_again.study.designs import RANKED
 from look_again.study.settings import split_arm
 from look_again.style import styled
 
@@ -83,7 +83,7 @@ def _draw_selection(axes: Any, cells: Sequence[Mapping[str, Any]], score: str) -
     length = cells[0]["length"]
     shares: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
     for cell in (cell for cell in cells if cell["length"] == length):
-        if (found := re.fullmatch(r"(route|random)-([0-9]+)(-diversity|-both)?", cell["arm"])) is not None:
+        if (found := RANKED.fullmatch(cell["arm"])) is not None:
             shares.setdefault(found[1] + (found[3] or ""), []).append((int(found[2]), cell))
         elif cell["arm"] in ("text", "copy"):
             label, colour, line = LINES[cell["arm"]]

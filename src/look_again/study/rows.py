@@ -16,7 +16,8 @@ from typing import Any
 
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation
 from look_again.evaluation.subjects import PREFIX_FACT
-from look_again.tabletop.long_world.long_studies import DESCRIBED, score_answers, score_followed
+from look_again.tabletop.long_world.long_benchmark import DESCRIBED
+from look_again.tabletop.long_world.long_studies import score_answers, score_followed
 from look_again.text.grammar import open_tag
 
 KEYS = ("id", "image", "question", "answer", "beginnings")

@@ -109,11 +109,6 @@ def build_settings(study: str, *, quick: bool = False, **given: object) -> Study
     return StudySettings(study=study, **(own | given))  # type: ignore[arg-type]
 
 
-def quick_settings(**given: object) -> StudySettings:
-    """A quick study of distance."""
-    return build_settings("distance", quick=True, **given)
-
-
 def check_context(lengths: Sequence[int], context: int, visual_tokens: int) -> None:
     """ValueError where the longest work, two images and an answer do not fit the model's context."""
     room = context - 2 * visual_tokens - ANSWER_TOKENS - 128  # the question, turns and delimiters

@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 from look_again.data.image_files import LazyImage
 from look_again.data.sample import Sample
 from look_again.data.source import Source
-from look_again.tabletop.oracle import LENGTHS
+from look_again.tabletop.oracle import LENGTHS, Written
 from look_again.tabletop.render import render
-from look_again.tabletop.samples import TabletopSample, make_sample
+from look_again.tabletop.samples import make_sample
 from look_again.tabletop.world import GRID_SIDE, SPLITS, Scene, Thing
 
 CHAINS = ":chains"
@@ -91,7 +91,22 @@ def tabletop_samples(
     return (build_sample(row, split) for row in rows)
 
 
-def build_sample(row: TabletopSample, split: str) -> Sample:
+class SceneRow(Protocol):
+    """A row that asks about a scene, whatever drew it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def scene(self) -> Scene: ...
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def answer(self) -> str: ...
+    @property
+    def written(self) -> Written: ...
+
+
+def build_sample(row: SceneRow, split: str, *, source: str = "tabletop") -> Sample:
     """A row of Tabletop as a sample: the answer is its reference, planted mistakes are its silent spans."""
     return Sample(
         id=row.id,
@@ -99,7 +114,7 @@ def build_sample(row: TabletopSample, split: str) -> Sample:
         question=row.prompt,
         reference=row.answer,
         response=row.written.text,
-        source="tabletop",
+        source=source,
         split=split,
         silent=tuple(row.written.planted_spans),
     )

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from look_again.files import write_whole
+
 
 def append_line(path: Path, entry: dict[str, Any]) -> None:
     """Add one line."""
@@ -23,6 +25,4 @@ def keep_lines(path: Path, step: int) -> None:
             kept += [line] if json.loads(line)["step"] <= step else []
         except (ValueError, KeyError, TypeError):
             continue
-    beside = path.with_suffix(".unfinished")
-    beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    beside.replace(path)
+    write_whole(path, "".join(f"{line}\n" for line in kept))

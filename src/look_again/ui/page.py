@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from look_again.extras import require
+from look_again.images.video_file import SUFFIXES
 from look_again.ui.answer_html import NAMES
 from look_again.ui.examples import examples_html, load_example, next_set, read_click
 from look_again.ui.opening import FIRST
@@ -19,7 +20,6 @@ from look_again.web.section_cards import escape
 
 TITLE = "LookAgain"
 STOP = "Stop"
-VIDEO_SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi")
 WHAT = (
     "This model answers questions about a picture and looks at the picture again before it concludes; here you see "
     "what each of its words looked at."
@@ -171,7 +171,7 @@ def _video_field() -> Any:
     """A field that hands over an uploaded video unread, to be asked about instead of a picture."""
     import gradio as gr
 
-    field: Any = gr.File(label="A video instead of the picture", file_types=list(VIDEO_SUFFIXES), elem_id="la-video")
+    field: Any = gr.File(label="A video instead of the picture", file_types=list(SUFFIXES), elem_id="la-video")
     field.preprocess = lambda upload: None if upload is None else upload.path
     return field
 

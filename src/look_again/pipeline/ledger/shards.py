@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from look_again.extras import require
-from look_again.pipeline.contents import as_text, compute_digest, write_whole
+from look_again.pipeline.contents import as_text, compute_digest, write_once
 from look_again.pipeline.ledger.journal import NUMBERS, Journal, journals
 from look_again.pipeline.ledger.tasks import Head, read_task
 
@@ -108,7 +108,7 @@ def write_shard(path: Path, shard: Shard) -> None:
     schema = pyarrow.schema(_schema(), metadata={"look_again": header})
     file = io.BytesIO()
     parquet.write_table(pyarrow.Table.from_pylist(shard.records, schema), file)
-    write_whole(path, file.getvalue())
+    write_once(path, file.getvalue())
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

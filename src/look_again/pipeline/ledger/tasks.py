@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from look_again.pipeline.contents import as_text, compute_digest, restore_sample, store_sample, write_whole
+from look_again.pipeline.contents import as_text, compute_digest, restore_sample, store_sample, write_once
 from look_again.pipeline.ledger.items import StageKey, WorkItem, pending
 from look_again.pipeline.ledger.ledger import Ledger
 
@@ -81,7 +81,7 @@ def write_tasks(
         task = _task(ledger, head, part)
         name = f"{session:04d}-{len(paths):05d}-{compute_digest(as_text([item.input for item in part]))[:8]}"
         paths.append(folder / f"{name}{SUFFIX}")
-        write_whole(paths[-1], json.dumps({**vars(task), "head": task.head.as_dict()}).encode())
+        write_once(paths[-1], json.dumps({**vars(task), "head": task.head.as_dict()}).encode())
     return paths
 
 

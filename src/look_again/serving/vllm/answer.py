@@ -190,7 +190,7 @@ class VllmAnswer:
             room = max(1, min(room, sequence.place + 1 - sequence.sampled))
         stops = set() if options.ignore_eos else set(self.shared.stops)
         never = set(sequence.builder.tokens.never_sampled)
-        if policy.mode == "vision" or (policy.inserts and not policy.strays and self._may_look_again()):
+        if policy.mode == "vision" or (policy.inserts and not policy.strays and sequence.may_look_again):
             stops.add(sequence.trigger.open_id)
         if options.answer_schema is not None:
             stops, never = stops | self._format_stops(), never | self._format_bans()
@@ -216,13 +216,6 @@ class VllmAnswer:
         """Inside a CONCLUSION with a schema: the tags, which a string could hold; it ends by a stop token."""
         assert self.sequence.reasoning is not None
         return set(self.sequence.reasoning.budget.tags.values()) if self._answering else set()
-
-    def _may_look_again(self) -> bool:
-        """Whether a next reflection could run anything; once one did not, none does."""
-        sequence = self.sequence
-        done = sum(bool(reflection.visual_indices) for reflection in sequence.reflections)
-        full = any(reflection.skipped == "context" for reflection in sequence.reflections)
-        return bool(sequence.spans) and done < sequence.policy.max_reinsertions and not full
 
     def _check_prompt(self, server: UpstreamServer, request: GenerateRequest, chunk: dict[str, Any]) -> bool:
         """Whether the chunk says what the server read; BackendError where that is another prompt than was sent."""

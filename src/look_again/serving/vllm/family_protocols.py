@@ -10,11 +10,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from look_again.clients.vllm_requests import Field, batched_field, flat_field, pack_item, shared_field
+
+if TYPE_CHECKING:
+    from look_again.serving.prompt import EncodedPrompt
 
 
 @dataclass(frozen=True)
@@ -135,3 +138,11 @@ class PackedImages:
         tiles = values.shape[1] if values.dim() == 5 else len(values)
         each = max(1, self.visual_tokens // tiles)
         return TensorSlice(image, slice(first // each, (first + length) // each))
+
+
+def pack_prompt(model_type: str, config: Any, prompt: EncodedPrompt) -> PackedImages | None:
+    """A prompt's images, where the family's tensors travel; None where its images do, and without any."""
+    packing = find_protocol(model_type).packing
+    if packing is None or not prompt.pixels:
+        return None
+    return PackedImages(packing, config, prompt.pixels, prompt.visual_tokens)

@@ -31,7 +31,7 @@ from look_again.serving.backend import BackendError, Job
 from look_again.serving.prompt import build_prompt
 from look_again.serving.vllm.answer import SAME_CHECKPOINT
 from look_again.serving.vllm.chat_requests import build_chat_request
-from look_again.serving.vllm.family_protocols import PackedImages, find_protocol
+from look_again.serving.vllm.family_protocols import find_protocol, pack_prompt
 from look_again.serving.vllm.served_model import ServedModel, send_images
 from look_again.serving.vllm.servers import Servers, UpstreamServer
 from look_again.serving.vllm.token_requests import (
@@ -113,13 +113,10 @@ class ServerProbe:
 
     def _request(self, sequence: DecodedSequence) -> GenerateRequest:
         """A sequence that shows whole images, by token ids."""
-        packing = find_protocol(self.checkpoint.family.model_type).packing
-        if packing is None:
-            return build_uuid_request(sequence, send_images(self.checkpoint, self.job, self.prompt), ())
-        prompt = self.prompt
-        return build_tensor_request(
-            sequence, PackedImages(packing, self.served.config, prompt.pixels, prompt.visual_tokens)
-        )
+        packed = pack_prompt(self.checkpoint.family.model_type, self.served.config, self.prompt)
+        if packed is not None:
+            return build_tensor_request(sequence, packed)
+        return build_uuid_request(sequence, send_images(self.checkpoint, self.job, self.prompt), ())
 
     async def _check_images(self, servers: Servers, server: UpstreamServer) -> None:
         """Whether as many images fit into a prompt as an answer may show: one, and every re-insertion of it."""

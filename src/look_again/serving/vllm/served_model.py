@@ -13,10 +13,9 @@ from transformers import AutoConfig, GenerationConfig
 
 from look_again.clients.vllm_requests import SentImage, scale_images
 from look_again.core.families import VisionTokens, find_family
-from look_again.core.prefill import Start
+from look_again.core.prefill import start_without_features
 from look_again.core.reattention import Reattention
 from look_again.core.sequence import DecodedSequence
-from look_again.core.slots import SlotBuilder, build_spans
 from look_again.core.trigger import Trigger
 from look_again.loading import (
     Checkpoint,
@@ -69,11 +68,8 @@ class ServedModel:
         max_context: int = 2**31,
     ) -> DecodedSequence:
         """A decoded sequence that holds the prompt so far, without features: whatever computes is elsewhere."""
-        family, spans = checkpoint.family, build_spans(prompt.grids)
-        builder = SlotBuilder(family, self.vision_tokens(checkpoint))
-        builder.add_prompt(prompt.token_ids, spans)
-        own = tuple(builder.spans)  # with their blocks
-        start = Start(builder, own, own, None)
+        tokens = self.vision_tokens(checkpoint)
+        start = start_without_features(checkpoint.family, tokens, prompt.token_ids, prompt.grids)
         return DecodedSequence(
             start,
             policy,

@@ -27,7 +27,7 @@ from look_again.serving.backend import BackendError, BackendEvent, Job, RefusedE
 from look_again.serving.prompt import EncodedPrompt, build_prompt
 from look_again.serving.vllm.answer import AnswerContext, UpstreamRequest, VllmAnswer
 from look_again.serving.vllm.chat_requests import check_texts
-from look_again.serving.vllm.family_protocols import PackedImages, find_protocol
+from look_again.serving.vllm.family_protocols import find_protocol, pack_prompt
 from look_again.serving.vllm.probe import ServerProbe
 from look_again.serving.vllm.ranking import Ranker
 from look_again.serving.vllm.served_model import ServedModel, send_images
@@ -146,7 +146,8 @@ class VllmBackend:
             sampling=job.sampling,
             max_context=self.max_context,
         )
-        answer = VllmAnswer(self._shared, job, prompt, sequence, images, ranker, self._packed(prompt))
+        packed = pack_prompt(self.checkpoint.family.model_type, self.served.config, prompt)
+        answer = VllmAnswer(self._shared, job, prompt, sequence, images, ranker, packed)
         self.counts["running"] += 1
         try:
             async with aclosing(answer.events()) as events:
@@ -182,13 +183,6 @@ class VllmBackend:
     def _count_request(self, request: UpstreamRequest) -> None:
         self.counts["legs"] += 1
         self.on_request(request)
-
-    def _packed(self, prompt: EncodedPrompt) -> PackedImages | None:
-        """A prompt's images, where their tensors travel."""
-        packing = self.protocol.packing
-        if packing is None or not prompt.pixels:
-            return None
-        return PackedImages(packing, self.served.config, prompt.pixels, prompt.visual_tokens)
 
     def _read(self, job: Job) -> tuple[EncodedPrompt, list[SentImage]]:
         prompt = build_prompt(self.checkpoint, job, self.served.config, self.max_context)

@@ -20,6 +20,8 @@ from look_again.tabletop.tabletop_benchmark import SPLITS, score_planted
 from look_again.tabletop.world import WORLD_SIZES
 
 DEFAULT_ITEMS = 100
+DESCRIBED = "answer_of_text"
+"""Fact of an item: the answer that follows from what was described."""
 
 
 def parse_long_stream(path: str) -> tuple[int, int, str, int]:
@@ -49,7 +51,7 @@ def build_item(row: LongSample) -> BenchmarkItem:
         "objects": [[thing.place, thing.colour, thing.shape] for thing in row.scene.things],
         "mistakes": [{"kind": mistake.kind, "place": mistake.place} for mistake in row.mistakes],
         "sub_questions": len(row.sub_questions),
-        **({"answer_of_text": row.described} if row.kind == "swap" else {}),
+        **({DESCRIBED: row.described} if row.kind == "swap" else {}),
         PREFIX_FACT: row.beginning,
     }
     image = SceneImage(row.scene, row.id)

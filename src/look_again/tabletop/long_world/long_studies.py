@@ -13,11 +13,8 @@ from functools import partial
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, Judge, ModelReply, Scores
 from look_again.evaluation.benchmarks.choices import accuracies
 from look_again.scoring.extraction import score
-from look_again.tabletop.long_world.long_benchmark import TABLETOP_LONG, load_long
+from look_again.tabletop.long_world.long_benchmark import DESCRIBED, TABLETOP_LONG, load_long
 from look_again.tabletop.tabletop_benchmark import answer_score
-
-DESCRIBED = "answer_of_text"
-"""Fact of an item: the answer that follows from what was described."""
 
 
 def score_answers(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], judge: Judge | None = None) -> Scores:

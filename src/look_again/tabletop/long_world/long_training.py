@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from look_again.data.sample import Sample
-from look_again.tabletop.loader import SceneImage
+from look_again.tabletop.loader import build_sample
 from look_again.tabletop.long_world.long_work import LONG_KINDS, MAX_PIECES, MIN_PIECES, LongSample, make_long_sample
 from look_again.tabletop.sft_tasks import AnswersTask, TabletopDataset
 from look_again.tabletop.world import WORLD_SIZES
@@ -78,17 +78,7 @@ class LongDataset(TabletopDataset):
 
     def sample(self, index: int) -> Sample:
         """The row as a sample: planted mistakes are its silent spans."""
-        row = self.draw_long(index)
-        return Sample(
-            id=row.id,
-            images=(SceneImage(row.scene, row.id),),
-            question=row.prompt,
-            reference=row.answer,
-            response=row.written.text,
-            source="tabletop-long",
-            split="train",
-            silent=tuple(row.written.planted_spans),
-        )
+        return build_sample(self.draw_long(index), "train", source="tabletop-long")
 
 
 class LongTask(AnswersTask):
