@@ -1,4 +1,4 @@
-"""How figures look: one style for all of them, light and dark, told apart without colour vision.
+"""How figures and written pages look: one style for all of them, light and dark, told apart without colour vision.
 
 Series take their colours in order and differ in brightness and marks as well; sections of a response have the colours
 that they have on the pages. Titles stand at the left and say what is seen; legends stand below the axis and cover
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 from look_again.extras import require
@@ -70,6 +71,38 @@ DARK = Theme(
 THEMES = {theme.name: theme for theme in (LIGHT, DARK)}
 MARKS = ("o", "s", "^", "D")  # of the series, in their order
 LINES = ("-", "--", "-.", ":")
+
+
+def _colours(theme: Theme) -> str:
+    return f"--ink: {theme.ink}; --soft: {theme.muted}; --paper: {theme.surface}; --line: {theme.grid}"
+
+
+PAGE_STYLE = f"""
+:root {{ color-scheme: light dark; {_colours(LIGHT)}; --card: #f4f5f8; --accent: #1c4fa1; --bad: #b00020 }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ {_colours(DARK)}; --card: #1e222b; --accent: #8db4f5; --bad: #ff8a9a }} }}
+* {{ box-sizing: border-box }}
+body {{ font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto;
+  max-width: 72rem; padding: 1.6rem 1.2rem }}
+h1 {{ font-size: 1.6rem; margin: 0 0 .6rem }} h2 {{ margin: 2rem 0 .6rem; font-size: 1.2rem }} p {{ max-width: 46rem }}
+th, td {{ padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right }}
+th:first-child, td:first-child {{ text-align: left }}
+img, svg {{ max-width: 100%; height: auto }} figure {{ margin: 1.2rem 0 }}
+figure svg, img {{ background: #fff; border: 1px solid var(--line); border-radius: .4rem }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; background: var(--card); border: 1px solid var(--line);
+  border-radius: .4rem; padding: .7rem; font-size: .83rem; margin: 0 }}
+details {{ margin: .4rem 0 }} summary {{ cursor: pointer }}
+"""
+
+
+def html_document(title: str, body: str, style: str = "") -> str:
+    """A whole page that needs nothing beside it: no script, no address. body: HTML. style: CSS beyond `PAGE_STYLE`."""
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{PAGE_STYLE}{style}</style>"
+    )
+    main = f"<main><h1>{escape(title)}</h1>\n{body}</main>"
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>{main}</body></html>\n'
 
 
 @contextmanager

@@ -36,7 +36,8 @@ FAINT = """least => {
   const light = rgb => rgb.map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
     .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
   const contrast = e => {
-    const ground = behind(e), [a, b] = [light(over(read(getComputedStyle(e).color), ground)), light(ground)];
+    const ground = behind(e), style = getComputedStyle(e), ink = e instanceof SVGElement ? style.fill : style.color;
+    const [a, b] = [light(over(read(ink), ground)), light(ground)];
     return (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
   };
   const words = e => [...e.childNodes].filter(n => n.nodeType === 3).map(n => n.data.trim()).join(' ').trim();

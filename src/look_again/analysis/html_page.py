@@ -7,18 +7,12 @@ import html
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from look_again.style import html_document
+
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 1100px; margin: 2em auto;
-  padding: 0 1em }
-table { display: block; overflow-x: auto }
-img { max-width: 100%; border: 1px solid #ddd }
-table { border-collapse: collapse; margin: 1em 0 }
-td, th { border: 1px solid #ddd; padding: .25em .6em; text-align: right }
-td:first-child, th:first-child { text-align: left }
-pre { white-space: pre-wrap; background: #f6f6f6; padding: .8em }
+table { display: block; overflow-x: auto; border-collapse: collapse; margin: 1em 0 }
 """
 
-VIEWPORT = '<meta name="viewport" content="width=device-width, initial-scale=1">'
 DILUTION_NOTES = (
     "One text, two readings: every answer was written with re-insertion and read again with nothing put back, so that "
     "both share each generated token and differ by the inserted visual tokens alone. Attention is the share of all "
@@ -95,12 +89,9 @@ def _lists_table(lists: Mapping[str, Any]) -> str:
 def _page(title: str, png: bytes, body: str, result: Mapping[str, Any]) -> str:
     image = base64.b64encode(png).decode()
     rows = list(_settings({**result["settings"], "seconds": result["seconds"]}))
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8">{VIEWPORT}<title>{html.escape(title)}</title>'
-        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>"
-        f'<img alt="{html.escape(title)}" src="data:image/png;base64,{image}">{body}'
-        f"<h2>Settings</h2>{_table(['setting', 'value'], rows)}</html>\n"
-    )
+    shown = f'<img alt="{html.escape(title)}" src="data:image/png;base64,{image}">'
+    settings = f"<h2>Settings</h2>{_table(['setting', 'value'], rows)}"
+    return html_document(title, shown + body + settings, STYLE)
 
 
 def _settings(values: Mapping[str, Any], inside: str = "") -> Iterator[list[str]]:
@@ -115,7 +106,7 @@ def _settings(values: Mapping[str, Any], inside: str = "") -> Iterator[list[str]
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
     lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{cells}</tr>{lines}</table>"
+    return f'<table tabindex="0"><tr>{cells}</tr>{lines}</table>'
 
 
 def _paragraphs(texts: Sequence[str]) -> str:

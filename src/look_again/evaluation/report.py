@@ -25,6 +25,7 @@ from look_again.evaluation.result_tables import (
     run_tables,
     unread_warning,
 )
+from look_again.style import html_document
 
 _FIGURE = re.compile(r"[+-]?\d+(\.\d+)?")
 _SORTING = "\n".join(
@@ -40,24 +41,18 @@ TROUBLE = {
     "unjudged": "answers that were not judged, and what the judge said",
 }
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; background: #fff; margin: 2rem auto; max-width: 72rem;
-  padding: 0 1rem }
 table { margin: .5rem 0 1.5rem; display: grid; overflow-x: auto; width: fit-content; max-width: 100% }
-tbody, tr { display: contents }
-th, td { padding: .2rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: pre-line }
-th:first-child, td:first-child, .text th, .text td { text-align: left }
+tbody, tr { display: contents } th, td { white-space: pre-line } .text th, .text td { text-align: left }
 th { order: -1 } th label { cursor: pointer } td img { max-width: 15rem; max-height: 15rem; display: block }
 .sort { position: absolute; opacity: 0; pointer-events: none }
-.sort:focus-visible ~ table { outline: 2px solid #1c4fa1 }
-.warning { color: #b00020; font-weight: 600 }
+.sort:focus-visible ~ table { outline: 2px solid var(--accent) }
+.warning { color: var(--bad); font-weight: 600 }
 @media (max-width: 42rem) {
-  body { margin: 1rem auto } .text { display: flex; flex-direction: column; width: auto } .text th { display: none }
+  .text { display: flex; flex-direction: column; width: auto } .text th { display: none }
   .text td { border: 0; padding: .1rem 0; overflow-wrap: anywhere }
-  .text td::before { color: #666 }
-  .text td:first-child { border-top: 1px solid #ddd; margin-top: .8rem; padding-top: .5rem }
+  .text td::before { color: var(--soft) }
+  .text td:first-child { border-top: 1px solid var(--line); margin-top: .8rem; padding-top: .5rem }
 }
-caption, h2 { text-align: left; font-weight: 600; margin-top: 1.5rem }
-pre { white-space: pre-wrap; font-size: 13px } svg { max-width: 100%; height: auto }
 """
 
 
@@ -183,10 +178,7 @@ def _short(value: Any) -> str:
 
 def page(title: str, parts: Sequence[str]) -> str:
     """A whole HTML document."""
-    sizes = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    head = f"{sizes}<title>{escape(title)}</title><style>{STYLE}{_SORTING}</style>"
-    body = "\n".join(parts)
-    return f"<!doctype html>\n<html lang=en><head>{head}</head>\n<body>{body}</body></html>\n"
+    return html_document(title, "\n".join(parts), STYLE + _SORTING)
 
 
 def _table(table: ResultTable, *, text: bool = False, images: Mapping[str, Sequence[str]] | None = None) -> str:
@@ -205,7 +197,7 @@ def _table(table: ResultTable, *, text: bool = False, images: Mapping[str, Seque
     kind = ' class="text"' if text else ""
     labels = "".join(f";--l{index}:{json.dumps(f'{name} ')}" for index, name in enumerate(table.columns) if text)
     layout = f'style="{escape(f"grid-template-columns:repeat({len(names)},auto){labels}")}"'
-    body = f"<table{kind} {layout}><tr>{head}</tr>\n" + "\n".join(rows) + "</table>"
+    body = f"<table{kind} tabindex=0 {layout}><tr>{head}</tr>\n" + "\n".join(rows) + "</table>"
     return f"<h2>{escape(table.title)}</h2>\n<div>{buttons}{body}</div>"
 
 

@@ -50,7 +50,8 @@ def run_tables(result: Mapping[str, Any]) -> list[ResultTable]:
     title = f"{result['benchmark']}: {describe_settings(result['config']['subject'])}"
     metrics = [(f"{name} *" if name == primary else name, number(v)) for name, v in result["metrics"].items()]
     lengths = [(f"{kind} tokens per answer", number(v)) for kind, v in result["tokens_per_answer"].items()]
-    counts = [(name.replace("_", " "), number(v)) for name, v in result["counts"].items()]
+    further = [(name, value) for name, value in result["counts"].items() if name not in result["metrics"]]
+    counts = [(name.replace("_", " "), number(value)) for name, value in further]
     power = [("difference that so many items show", number(shown))] if (shown := _detectable(result)) else []
     tables = [ResultTable(title, ("", "value"), [*metrics, *counts, *lengths, *power])]
     if subsets := result["subsets"]:

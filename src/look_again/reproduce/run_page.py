@@ -10,6 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from look_again.style import html_document
+
 STEPS = {
     0: "Before: the base",
     1: "1 · Cold-start data",
@@ -23,14 +25,7 @@ STEPS = {
 SECTION = re.compile(r"&lt;/?[A-Z]+&gt;")  # tags of the response format, escaped
 FEW = 5  # stages of a step that stand in a narrow card
 STYLE = """
-:root { color-scheme: light dark; --ink: #1d2230; --soft: #5b6272; --paper: #fff; --card: #f4f5f8; --line: #d9dce3;
-  --accent: #1c4fa1; --bad: #b00020 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8eaf0; --soft: #a3aabb; --paper: #14161c; --card: #1e222b;
-  --line: #353b48; --accent: #8db4f5; --bad: #ff8a9a } }
-* { box-sizing: border-box } body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  margin: 0 auto; max-width: 70rem; padding: 2rem 1.2rem }
-h1 { font-size: 1.7rem; margin: 0 } h2 { margin: 2.4rem 0 .6rem; font-size: 1.25rem } h3 { font-size: 1rem; margin: 0 }
-p { max-width: 46rem } .soft { color: var(--soft) } .bad { color: var(--bad); font-weight: 600 }
+h3 { font-size: 1rem; margin: 0 } .soft { color: var(--soft) } .bad { color: var(--bad); font-weight: 600 }
 .pipeline { display: grid; gap: .8rem; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); padding: 0;
   align-items: start }
 .pipeline > li { list-style: none; background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
@@ -39,17 +34,11 @@ p { max-width: 46rem } .soft { color: var(--soft) } .bad { color: var(--bad); fo
 .pipeline > .wide { grid-column: 1 / -1 } .wide ul { columns: 17rem; column-gap: 2rem }
 .wide li { break-inside: avoid }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .93rem; min-width: 24rem }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
-th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 7.5rem }
-td.paper { color: var(--soft) }
-.scroll + p { margin-bottom: 1.8rem } figure { margin: 1.2rem 0 }
-img { max-width: 100%; background: #fff; border: 1px solid var(--line); border-radius: .4rem }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--card); border: 1px solid var(--line);
-  border-radius: .4rem; padding: .7rem; font-size: .83rem; margin: 0 }
+th, td { white-space: nowrap } th:first-child, td:first-child { white-space: normal; min-width: 7.5rem }
+td.paper { color: var(--soft) } .scroll + p { margin-bottom: 1.8rem }
 .answer { display: grid; grid-template-columns: minmax(7rem, 12rem) 1fr; gap: 1rem; align-items: start;
   margin-bottom: 1.4rem } .answer pre:first-child { grid-column: 1 / -1 }
 @media (max-width: 40rem) { .answer { grid-template-columns: 1fr } }
-details { margin: .4rem 0 } summary { cursor: pointer }
 """
 
 
@@ -58,13 +47,10 @@ def build_page(report: Mapping[str, Any], pictures: Mapping[str, Sequence[str]] 
 
     pictures: data URLs of the shown answers' images, by the answer's id.
     """
-    head = f"<h1>{escape(report['plan'])}</h1><p>{escape(report['about'])}</p>{_state(report)}"
+    head = f"<p>{escape(report['about'])}</p>{_state(report)}"
     parts = [head, _pipeline(report["stages"]), *_tables(report["tables"]), *_figures(report["figures"])]
     parts += [*_answers(report["answers"], pictures or {}), _commands(report["stages"]), _versions(report["versions"])]
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(report['plan'])}</title><style>{STYLE}</style><main>{''.join(parts)}</main></html>\n"
-    )
+    return html_document(report["plan"], "".join(parts), STYLE)
 
 
 def _state(report: Mapping[str, Any]) -> str:
@@ -107,7 +93,7 @@ def _tables(tables: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         cells += "".join(f"<th class=paper>paper: {escape(name)}</th>" for name in papers)
         rows = "".join(_row(row, papers, bool(against)) for row in table["rows"])
         yield (
-            f"<h3>{escape(table['title'])}</h3><div class=scroll><table><tr>{cells}</tr>{rows}</table></div>"
+            f"<h3>{escape(table['title'])}</h3><div class=scroll tabindex=0><table><tr>{cells}</tr>{rows}</table></div>"
             f"<p>{escape(table['says'])}</p>"
         )
 
