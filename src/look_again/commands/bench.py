@@ -6,7 +6,7 @@ import argparse
 import importlib
 
 from look_again.bench import options
-from look_again.commands.common import print_json
+from look_again.commands.common import print_json, wrap_lines
 from look_again.extras import require
 
 EXTRAS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -47,5 +47,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(result)
     else:
-        print(part.table(result))
+        print(wrap_lines(part.table(result)))
     return 0

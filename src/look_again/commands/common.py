@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
+import textwrap
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -271,3 +273,9 @@ def load_model(args: argparse.Namespace) -> LookAgain:
 
 def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def wrap_lines(text: str) -> str:
+    """The text with lines no longer than the terminal; what is wrapped goes on indented."""
+    width = shutil.get_terminal_size().columns
+    return "\n".join(textwrap.fill(line, width, subsequent_indent="    ") for line in text.split("\n"))

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from look_again.commands.common import print_json
+from look_again.commands.common import print_json, wrap_lines
+from look_again.evaluation.result_tables import print_tables
 from look_again.extras import require
 from look_again.study.designs import DESIGNS, Design
 from look_again.study.settings import StudySettings, build_settings
@@ -47,16 +48,17 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args)
     from look_again.study.experiment import run_study
     from look_again.study.figure import study_figure
-    from look_again.study.table import study_table
+    from look_again.study.table import as_markdown, study_tables, study_words
 
     result = run_study(settings, args.out)
-    table = study_table(result)
-    (args.out / "table.md").write_text(table + "\n", encoding="utf-8")
+    tables, words = study_tables(result), study_words(result)
+    (args.out / "table.md").write_text(as_markdown(tables, words) + "\n", encoding="utf-8")
     (args.out / "figure.svg").write_text(study_figure(result), encoding="utf-8")
     if args.json:
         print_json(result)
     else:
-        print(table)
+        print_tables(tables)
+        print(wrap_lines("\n".join(words)))
     return 0
 
 

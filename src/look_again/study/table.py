@@ -1,48 +1,75 @@
-"""A study's result as Markdown, for people."""
+"""A study's result as tables of text, for a terminal and as Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from look_again.evaluation.result_tables import ResultTable
 from look_again.study.settings import split_arm
 
 
-def study_table(result: Mapping[str, Any]) -> str:
-    """Shares of every arm by distance, then paired differences from text-only with their intervals, then power."""
+def study_tables(result: Mapping[str, Any]) -> list[ResultTable]:
+    """Shares of every arm by distance, then paired differences from text-only with their intervals, for each score."""
+    return [table for score in result["scores"] for table in (_shares(result, score), _gaps(result, score))]
+
+
+def study_words(result: Mapping[str, Any]) -> list[str]:
+    """Which differences so many rows find, and what the study cannot tell."""
+    return [result["power"], *(f"Cannot tell: {limit}." for limit in result["cannot_tell"])]
+
+
+def as_markdown(tables: Sequence[ResultTable], words: Sequence[str]) -> str:
+    lines = [line for table in tables for line in (*_markdown(table), "")]
+    return "\n".join([*lines, *words])
+
+
+def _markdown(table: ResultTable) -> Iterator[str]:
+    first, *rows = ((table.title, *table.columns[1:]), *table.rows)
+    yield _line(first)
+    yield "|" + "---|" * len(first)
+    yield from map(_line, rows)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
+
+
+def _shares(result: Mapping[str, Any], score: str) -> ResultTable:
+    lengths, columns = _distances(result)
+    rows = []
+    for arm in result["settings"]["arms"]:
+        cells = {cell["length"]: cell for cell in result["cells"] if cell["arm"] == arm}
+        count = str(next(iter(cells.values()))["n"]) if cells else ""
+        rows.append((arm, count, *(f"{cells[n][score]:.2f}" if n in cells else "" for n in lengths)))
+    return ResultTable(f"{score}, by tokens between image and reflection", columns, rows)
+
+
+def _gaps(result: Mapping[str, Any], score: str) -> ResultTable:
+    lengths, columns = _distances(result)
+    rows = []
+    for arm in result["settings"]["arms"]:
+        gaps = {
+            gap["length"]: gap
+            for gap in result["differences"]
+            if (split_arm(gap["base_arm"])[0], gap["arm"], gap["score"]) == ("text", arm, score)
+        }
+        if gaps:
+            count = str(next(iter(gaps.values()))["n"])
+            rows.append((arm, count, *(_gap(gaps.get(n)) for n in lengths)))
+    return ResultTable(f"{score}, less text-only", columns, rows)
+
+
+def _distances(result: Mapping[str, Any]) -> tuple[list[int], tuple[str, ...]]:
+    """Lengths of work, and the columns of a table: the tokens that really lay between."""
     lengths = [row["length"] for row in result["distance"]]
-    between = {row["length"]: round(row["mean"]) for row in result["distance"]}
-    scores = result["scores"]
-    lines = []
-    for score in scores:
-        lines += [
-            f"| {score}, by tokens between image and reflection | n |" + "".join(f" {between[n]} |" for n in lengths)
-        ]
-        lines += ["|---|---|" + "---|" * len(lengths)]
-        for arm in result["settings"]["arms"]:
-            cells = {cell["length"]: cell for cell in result["cells"] if cell["arm"] == arm}
-            shown = [f" {cells[n][score]:.2f} |" if n in cells else " |" for n in lengths]
-            count = next(iter(cells.values()))["n"] if cells else ""
-            lines.append(f"| {arm} | {count} |" + "".join(shown))
-        lines += ["", f"| {score}, less text-only | n |" + "".join(f" {between[n]} |" for n in lengths)]
-        lines += ["|---|---|" + "---|" * len(lengths)]
-        for arm in result["settings"]["arms"]:
-            gaps = {
-                gap["length"]: gap
-                for gap in result["differences"]
-                if (split_arm(gap["base_arm"])[0], gap["arm"], gap["score"]) == ("text", arm, score)
-            }
-            if gaps:
-                count = next(iter(gaps.values()))["n"]
-                lines.append(f"| {arm} | {count} |" + "".join(_gap(gaps.get(n)) for n in lengths))
-        lines.append("")
-    return "\n".join([*lines, result["power"], *(f"Cannot tell: {limit}." for limit in result["cannot_tell"])])
+    return lengths, ("", "n", *(str(round(row["mean"])) for row in result["distance"]))
 
 
 def _gap(gap: Mapping[str, Any] | None) -> str:
     if gap is None:
-        return " |"
+        return ""
     if gap["interval"] is None:
-        return f" {gap['difference']:+.2f} |"
+        return f"{gap['difference']:+.2f}"
     low, high = gap["interval"]
-    return f" {gap['difference']:+.2f} ({low:+.2f} to {high:+.2f}) |"
+    return f"{gap['difference']:+.2f} ({low:+.2f} to {high:+.2f})"
