@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from look_again.commands.common import print_json, wrap_lines
-from look_again.evaluation.result_tables import print_tables
 from look_again.extras import require
 from look_again.study.designs import DESIGNS, Design
 from look_again.study.settings import StudySettings, build_settings
@@ -46,6 +45,7 @@ def _add_options(parser: argparse.ArgumentParser, name: str, design: Design) -> 
 def run(args: argparse.Namespace) -> int:
     require("matplotlib", extra="eval")  # of the figure, which comes after hours
     settings = _settings(args)
+    from look_again.evaluation.result_tables import print_tables
     from look_again.study.experiment import run_study
     from look_again.study.figure import study_figure
     from look_again.study.table import as_markdown, study_tables, study_words
