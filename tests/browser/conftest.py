@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,6 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from look_again.commands.main import main
 from tests.browser.asking import Asker, write_endless_checkpoint
 from tests.browser.reviewing import RECIPE, ReviewServer
 from tests.browser.windows import Server, Window, chromium
@@ -74,7 +75,8 @@ def made_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on Tabletop whose rows wait for people; copied for each test."""
     folder = tmp_path_factory.mktemp("made")
     (folder / "run.yaml").write_text(RECIPE)
-    assert main(["data", "run", "--config", str(folder / "run.yaml"), "--run", str(folder / "run")]) == 0
+    arguments = ["data", "run", "--config", str(folder / "run.yaml"), "--run", str(folder / "run")]
+    subprocess.run([sys.executable, "-m", "look_again", *arguments], check=True)  # playwright has this thread's loop
     return folder
 
 
