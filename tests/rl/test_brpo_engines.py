@@ -115,6 +115,7 @@ def test_the_plan_counts_what_brpo_adds(tmp_path):
     [
         ({"rollouts": "guessing"}, "guessing"),
         ({"rollouts": "vllm"}, "vllm_url"),
+        ({"rollouts": "vllm", "vllm_url": []}, "vllm_url"),
         ({"vllm_url": "http://localhost:1"}, "vllm_url"),
         (
             {"rollouts": "vllm", "vllm_url": "http://localhost:1", "reattention": "route"},

@@ -8,6 +8,7 @@ import io
 import json
 import sys
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from look_again.core.reattention import Reattention
 from look_again.data.sample import Sample
 from look_again.rl.rollouts import sample_groups
 from look_again.rl.vllm_messages import MARKER, write_weights
-from look_again.rl.vllm_rollouts import VllmEngine, VllmRollouts, VllmServer, stop_ids
+from look_again.rl.vllm_rollouts import VllmEngine, VllmRollouts, VllmServer, VllmServers, cut_evenly, stop_ids
 from look_again.tabletop.tiny import build_image_processor
 from look_again.training.batches import Codec
 from look_again.training.module import Reattending
@@ -94,8 +95,19 @@ def png(part: dict) -> Image.Image:
 @pytest.fixture
 def fake(codec):
     """The server, and the object that answers for it."""
-    vllm = FakeVllm(codec)
+    with answering(FakeVllm(codec)) as vllm:
+        yield vllm
 
+
+@pytest.fixture
+def other(codec):
+    """A second one."""
+    with answering(FakeVllm(codec)) as vllm:
+        yield vllm
+
+
+@contextmanager
+def answering(vllm):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.respond(None)
@@ -346,6 +358,47 @@ def test_answers_look_again_in_the_sequence_that_the_loss_reads(fake, model, cod
         features, _ = module.features([rollout.example], **images)
         [slots] = module.sequences([rollout.example], features)
         assert slots.token_ids.tolist() == replay.read[prompt]
+
+
+@pytest.mark.parametrize("policy", [TEXT, COPY], ids=["text", "copy"])
+def test_servers_share_the_answers_of_one(fake, other, codec, rows, replay, policy):
+    """Would catch answers in another order, a question asked twice, a server that is left out or gets other seeds."""
+    asking = {"group": GROUP, "max_new_tokens": 8, "seed": 3}
+    if not policy.inserts:
+        fake.generate = None
+    other.generate = fake.generate
+    alone = VllmServers.at([fake.url]).sample_groups(codec, rows, policy, **asking)
+    asked = requests(fake)
+    fake.asked.clear()
+    shared = VllmServers.at([fake.url, other.url]).sample_groups(codec, rows, policy, **asking)
+    assert [rollout.completion_ids for rollout in shared] == [rollout.completion_ids for rollout in alone]
+    assert [rollout.log_probs for rollout in shared] == [rollout.log_probs for rollout in alone]
+    assert requests(fake)
+    assert requests(other)
+    assert sorted(map(json.dumps, [*requests(fake), *requests(other)])) == sorted(map(json.dumps, asked))
+
+
+def test_all_servers_read_the_weights_and_sleep(fake, other, model, tmp_path):
+    servers = VllmServers.at([fake.url, other.url])
+    servers.check()
+    servers.push_weights(model, tmp_path / "weights")
+    servers.sleep()
+    assert [path for path, _ in fake.asked] == [path for path, _ in other.asked]
+    reading = dict(other.asked)["/collective_rpc"]
+    assert reading["kwargs"] == {"weights_path": str(tmp_path / "weights")}
+
+
+def test_a_server_that_is_gone_is_named_among_others(fake, codec, rows):
+    with pytest.raises(VllmError, match=r"127\.0\.0\.1:9"):
+        VllmServers.at([fake.url, "http://127.0.0.1:9"]).check()
+
+
+@pytest.mark.parametrize(("count", "parts"), [(7, 3), (2, 4), (0, 2), (6, 2)])
+def test_work_is_cut_evenly(count, parts):
+    cut = cut_evenly(range(count), parts)
+    assert [value for part in cut for value in part] == list(range(count))
+    assert len(cut) == parts
+    assert max(map(len, cut)) - min(map(len, cut)) <= 1
 
 
 def test_requests_of_an_answer_draw_from_seeds_of_their_own(fake, codec, rows, replay):

@@ -8,6 +8,7 @@ The server is that of `vllm_server.py`.
 from __future__ import annotations
 
 import copy
+import json
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,13 +24,17 @@ from look_again.core.inputs import left_padded
 from look_again.core.reattention import Reattention
 from look_again.core.trigger import Trigger
 from look_again.data.sample import Sample
-from look_again.loading import load_checkpoint
+from look_again.data.source import Source
+from look_again.loading import default_checkpoint, load_checkpoint
+from look_again.rl.brpo import train_brpo
+from look_again.rl.brpo_config import BrpoConfig
 from look_again.rl.rollouts import Rollout
 from look_again.rl.vllm_rollouts import VllmServer, stop_ids
 from look_again.tabletop.loader import build_sample
 from look_again.tabletop.samples import make_sample
 from look_again.training.batches import Codec, collate
 from look_again.training.module import Reattending
+from look_again.yaml_config import build
 from tests.vllm.vllm_server import vllm_server
 
 TEXT, COPY = Reattention(mode="text"), Reattention(mode="copy")
@@ -139,6 +144,28 @@ def test_answers_that_look_again_are_what_the_loss_pass_computes(server, start, 
     print(f"{len(looked)} of {len(found)} answers looked again, {looks} times, within {largest:.1e}")
     assert len(looked) >= 50
     assert largest <= TOLERANCE
+
+
+def test_brpo_goes_by_answers_that_look_again(server, url, start, codec, rows, tmp_path):
+    """Three optimizer steps whose rollouts are the server's, which then answers with the weights that came of them."""
+    settings = {"steps": 3, "questions": 4, "group": 4, "max_new_tokens": 250, "temperature": 1.2, "balance_tokens": 30}
+    training = {"learning_rate": 1e-3, "micro_batch": 4, "save_steps": 3, "trains": "without_vision"}
+    served = {"reattention": "copy", "rollouts": "vllm", "vllm_url": [url]}
+    places = {"output": str(tmp_path / "run"), "base": str(default_checkpoint())}
+    source = Source(loader="tabletop", path="3:20")
+    final = train_brpo(build(BrpoConfig, {**places, "data": (source,), **settings, **training, **served}, "recipe"))
+    steps = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    print("\n".join(f"step {step['step']}: loss {step['loss']:.2e}, reward {step['reward']:.2f}" for step in steps))
+    assert [step["step"] for step in steps] == [1, 2, 3]
+    trained = load_checkpoint(str(final), device="cpu", dtype="float32").model
+    before = greedy(server, codec, rows)
+    server.push_weights(trained, tmp_path / "trained")
+    after = greedy(server, codec, rows)
+    assert after == greedy_here(trained, codec, rows)
+    assert after != before
+    found = server.sample_groups(codec, rows, COPY, group=4, max_new_tokens=250, seed=9)
+    assert any(any(rollout.example.chosen) for rollout in found)
+    assert difference(trained, codec, found, 1.0) <= TOLERANCE
 
 
 @pytest.mark.parametrize("asleep", [False, True])

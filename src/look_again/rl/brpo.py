@@ -138,10 +138,10 @@ class Run:
 
     def sample_by_vllm(self, questions: Sequence[Sample], seed: int) -> list[Rollout]:
         """By a server, once it has the policy's weights."""
-        from look_again.rl.vllm_rollouts import VllmServer, stop_ids
+        from look_again.rl.vllm_rollouts import VllmServers, stop_ids
 
         config, options, model = self.config, self.config.sampling, self.inner.model
-        server = VllmServer(str(options.vllm_url), stop_token_ids=stop_ids(model))
+        server = VllmServers.at(options.vllm_urls, stop_ids(model))
         state = self.accelerator.get_state_dict(self.module)
         if self.accelerator.is_main_process:
             own = {name.removeprefix("model."): value for name, value in state.items()}
@@ -271,9 +271,9 @@ def check_early(config: BrpoConfig) -> None:
     if config.parts.trains == "lora":
         require("peft", extra="train")
     if config.sampling.rollouts == "vllm":
-        from look_again.rl.vllm_rollouts import VllmServer
+        from look_again.rl.vllm_rollouts import VllmServers
 
-        VllmServer(str(config.sampling.vllm_url)).check()
+        VllmServers.at(config.sampling.vllm_urls).check()
 
 
 def run_base(config: BrpoConfig) -> BaseModel:

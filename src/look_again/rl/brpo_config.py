@@ -55,8 +55,8 @@ class RolloutOptions:
     """Percentage of visual tokens that ROUTE re-inserts; paper: m = 50 in all main results."""
     rollouts: str = "decoding"
     """"decoding", our own loop, or "vllm", a server that `look_again.rl.vllm_rollouts` describes. Paper: vLLM."""
-    vllm_url: str | None = None
-    """The server of `rollouts: vllm`."""
+    vllm_url: str | tuple[str, ...] | None = None
+    """The server of `rollouts: vllm`, or a list of several that share the questions."""
     vllm_weights: str | None = None
     """The folder where the server finds the policy's weights in every step; None: `<output>/rollout-weights`."""
 
@@ -71,12 +71,17 @@ class RolloutOptions:
         require_positive(self, "questions", "temperature", "at_once")
         if self.compile and self.rollouts == "vllm":
             raise ValueError("compile is of rollouts: decoding; a vLLM server compiles its own graphs")
-        if (self.rollouts == "vllm") != (self.vllm_url is not None):
+        if (self.rollouts == "vllm") != bool(self.vllm_url):
             raise ValueError("vllm_url goes with rollouts: vllm, and it with vllm_url")
         if self.rollouts == "vllm" and self.reattention not in ("text", "copy"):
             raise ValueError(
                 f"a vLLM server samples with reattention: text or copy; {self.reattention} needs rollouts: decoding"
             )
+
+    @property
+    def vllm_urls(self) -> tuple[str, ...]:
+        """The servers of `rollouts: vllm`."""
+        return (self.vllm_url,) if isinstance(self.vllm_url, str) else self.vllm_url or ()
 
     @property
     def policy(self) -> Reattention:

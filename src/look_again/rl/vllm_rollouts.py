@@ -17,11 +17,12 @@ Legend: Q questions, G answers per question.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -45,6 +46,8 @@ from look_again.training.batches import Codec
 
 if TYPE_CHECKING:
     from look_again.clients.vllm import VllmConnection
+
+T = TypeVar("T")
 
 CONNECTIONS = 256  # requests on their way at a time
 START_IT = "start `vllm serve` 0.32 with --enable-scale-out and VLLM_SERVER_DEV_MODE=1"
@@ -182,6 +185,55 @@ class VllmServer(VllmRollouts):
         from look_again.clients.vllm import VllmConnection
 
         return VllmConnection(self.base_url, timeout_s=self.timeout, remedy=START_IT)
+
+
+@dataclass(frozen=True)
+class VllmServers(VllmRollouts):
+    """Several servers, which share the work and have the same weights: data parallel.
+
+    Each has its own part of the questions, those of one question together, and goes on with it whatever the others do.
+    Answers are those of one server, since every request has random numbers of its own.
+    """
+
+    servers: tuple[VllmServer, ...]
+    stop_token_ids: tuple[int, ...] = ()
+
+    @classmethod
+    def at(cls, urls: Sequence[str], stop_token_ids: tuple[int, ...] = ()) -> VllmServers:
+        """The servers at those addresses."""
+        return cls(tuple(VllmServer(url, stop_token_ids=stop_token_ids) for url in urls), stop_token_ids)
+
+    def generate(self, questions: Sequence[RolloutRequest]) -> list[Any]:
+        """As above."""
+        parts = self._each(VllmServer.generate, cut_evenly(questions, len(self.servers)))
+        return [answer for part in parts for answer in part]
+
+    def complete(self, answers: Sequence[CopiedAnswer]) -> None:
+        """As above."""
+        self._each(VllmServer.complete, cut_evenly(answers, len(self.servers)))
+
+    def read_weights(self, folder: str | Path) -> None:
+        """As above, all at once."""
+        self._each(VllmServer.read_weights, [folder] * len(self.servers))
+
+    def sleep(self) -> None:
+        """As above."""
+        self._each(lambda server, _: server.sleep(), self.servers)
+
+    def check(self) -> None:
+        """As of one server, for each."""
+        for server in self.servers:
+            server.check()
+
+    def _each(self, act: Callable[[VllmServer, Any], Any], given: Sequence[Any]) -> list[Any]:
+        with ThreadPoolExecutor(len(self.servers)) as pool:
+            return list(pool.map(act, self.servers, given))
+
+
+def cut_evenly(values: Sequence[T], parts: int) -> list[Sequence[T]]:
+    """Runs of neighbours whose lengths differ by one at most."""
+    ends = [len(values) * part // parts for part in range(parts + 1)]
+    return [values[start:end] for start, end in pairwise(ends)]
 
 
 class VllmEngine(VllmRollouts):
