@@ -180,6 +180,7 @@ def test_a_webcam_can_be_asked_about(browser: Browser, server: Server):
         ann.take_away_the_picture()
         ann.page.get_by_label("Capture from camera").click()
         ann.page.locator("#la-picture").get_by_title("grant webcam access").click()
+        ann.page.wait_for_function("document.querySelector('#la-picture video')?.videoWidth > 0")  # it is on
         ann.page.locator("#la-picture").get_by_label("capture photo").click()
         ann.page.wait_for_selector("#la-picture img")
         ann.page.fill("#la-question textarea", "How many balls are there? Answer briefly.")
