@@ -77,7 +77,7 @@ def test_perturbed_weights_are_found_out_and_the_same_weights_are_taken(typed, t
         found[place, noise] = said
     assert {said for (_, noise), said in found.items() if noise == 0} == {"admitted"}
     refused = [noise for (_, noise), said in found.items() if "other weights" in said]
-    least = 0.02 if checkpoint.model.dtype == torch.float32 else 0.2
+    least = 0.02 if checkpoint.model.dtype == torch.float32 else 0.1
     assert set(refused) >= {noise for noise in NOISES if noise >= least}
 
 
@@ -88,8 +88,9 @@ def checkpoint() -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def chatting(tmp_path_factory) -> Iterator[str]:
-    """A server as `vllm serve CHECKPOINT` starts it: without the token endpoint."""
-    with vllm_server(tmp_path_factory.mktemp("vllm"), ["--no-enable-scale-out"]) as server:
+    """Without the token endpoint, which nothing opens by itself; JSON without blanks, which no request can say."""
+    blanks = ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
+    with vllm_server(tmp_path_factory.mktemp("vllm"), ["--no-enable-scale-out", *blanks]) as server:
         yield server.url
 
 
