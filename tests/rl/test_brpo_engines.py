@@ -118,8 +118,8 @@ def test_the_plan_counts_what_brpo_adds(tmp_path):
         ({"rollouts": "vllm", "vllm_url": []}, "vllm_url"),
         ({"vllm_url": "http://localhost:1"}, "vllm_url"),
         (
-            {"rollouts": "vllm", "vllm_url": "http://localhost:1", "reattention": "route"},
-            "route needs rollouts: decoding",
+            {"rollouts": "vllm", "vllm_url": "http://localhost:1", "reattention": "vision"},
+            "vision",
         ),
         ({"rollouts": "vllm", "vllm_url": "http://localhost:1", "reattention": "text", "trains": "lora"}, "lora"),
     ],

@@ -29,8 +29,10 @@ from look_again.rl.vllm_rollouts import VllmEngine, VllmRollouts, VllmServer, Vl
 from look_again.tabletop.tiny import build_image_processor
 from look_again.training.batches import Codec
 from look_again.training.module import Reattending
+from look_again.training.selection import select_visual_tokens
 
 TEXT, COPY = Reattention(mode="text"), Reattention(mode="copy")
+ROUTE = Reattention(mode="route", layout="strip")
 GROUP, LENGTH = 2, 6
 DEVELOPER = {
     "/is_sleeping": {"is_sleeping": False},
@@ -68,6 +70,11 @@ class FakeVllm:
 
     def expand(self, body: dict) -> list[int]:
         """The server's part of a prompt: as many tokens per picture as its own processor makes of the bytes."""
+        if places := body.get("features", {}).get("mm_placeholders"):
+            assert sum(place["length"] for place in places["image"]) == body["token_ids"].count(
+                self.codec.config.image_token_id
+            )
+            return list(body["token_ids"])
         parts = iter(body.get("content_parts", []))
         ids = []
         for token in body["token_ids"]:
@@ -291,12 +298,26 @@ def test_proxies_of_the_environment_are_not_asked(fake, codec, rows, monkeypatch
     assert len(sample(fake, codec, rows[:1])) == GROUP
 
 
-@pytest.mark.parametrize("mode", ["route", "vision"])
-def test_a_policy_that_a_server_cannot_carry_out_is_refused(fake, codec, rows, mode):
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (Reattention(mode="vision"), "'vision' needs rollouts: decoding"),
+        (Reattention(mode="route"), "in a strip; .* needs rollouts: decoding"),
+        (replace(ROUTE, ranking="diversity"), "by relevance, in a strip; .* needs rollouts: decoding"),
+        (ROUTE, "the policy's model to rank with"),
+    ],
+    ids=["vision", "grid", "diversity", "no model"],
+)
+def test_a_policy_that_a_server_cannot_carry_out_is_refused(fake, codec, rows, policy, said):
     """Would catch answers without re-insertion that the loss pass reads with it."""
-    with pytest.raises(ValueError, match=f"'{mode}' needs the decoding loop"):
-        VllmServer(fake.url).sample_groups(codec, rows, Reattention(mode=mode), group=2, max_new_tokens=6)
+    with pytest.raises(ValueError, match=said):
+        VllmServer(fake.url).sample_groups(codec, rows, policy, group=2, max_new_tokens=6)
     assert fake.asked == []
+
+
+def test_an_engine_shows_no_chosen_rows(codec, rows, model):
+    with pytest.raises(ValueError, match="ROUTE by vLLM needs a server"):
+        VllmEngine(None).sample_groups(codec, rows, ROUTE, group=2, max_new_tokens=6, model=model)
 
 
 @pytest.mark.parametrize(
@@ -399,6 +420,25 @@ def test_work_is_cut_evenly(count, parts):
     assert [value for part in cut for value in part] == list(range(count))
     assert len(cut) == parts
     assert max(map(len, cut)) - min(map(len, cut)) <= 1
+
+
+def test_rows_are_chosen_as_the_loss_chooses_them(fake, model, codec, rows, replay):
+    """Would catch a ranking that reads another answer, or rows that are shown and not remembered."""
+    asking = {"group": GROUP, "max_new_tokens": 8, "model": model}
+    found = VllmServer(fake.url, timeout=20).sample_groups(codec, rows, ROUTE, **asking)
+    module, tag = Reattending(model, codec.tag_ids).eval(), codec.tag_ids["<REFLECTION>"]
+    for rollout in found:
+        prompt, example, images = tuple(rollout.example.prompt_ids), rollout.example, dict(rollout.item.images.tensors)
+        assert rollout.completion_ids == replay.scripts[prompt]
+        features, _ = module.features([example], **images)
+        if example.grids:
+            [chosen] = select_visual_tokens(model, [replace(example, chosen=None)], features, tag)
+            looks = [list(look) for look in example.chosen]
+            assert looks == (chosen if rollout.finished else [*chosen[:-1], []])
+            visual = prompt.count(codec.config.image_token_id)
+            assert {len(look) for look in looks} <= {0, -(-visual // 2)}
+        [slots] = module.sequences([example], features)
+        assert slots.token_ids.tolist() == replay.read[prompt]
 
 
 def test_requests_of_an_answer_draw_from_seeds_of_their_own(fake, codec, rows, replay):

@@ -38,12 +38,13 @@ from look_again.yaml_config import build
 from tests.vllm.vllm_server import vllm_server
 
 TEXT, COPY = Reattention(mode="text"), Reattention(mode="copy")
+ROUTE = Reattention(mode="route", layout="strip")
 TOLERANCE = 1e-3  # of log-probabilities
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory) -> Iterator[str]:
-    options, settings = ("--logprobs-mode", "processed_logprobs"), {"VLLM_SERVER_DEV_MODE": "1"}
+    options, settings = ("--logprobs-mode", "processed_logprobs", "--enable-mm-embeds"), {"VLLM_SERVER_DEV_MODE": "1"}
     with vllm_server(tmp_path_factory.mktemp("vllm"), options, settings) as server:
         yield server.url
 
@@ -134,10 +135,11 @@ def test_the_server_samples_from_what_the_loss_pass_computes(server, start, code
     assert [rollout.completion_ids for rollout in first] != [rollout.completion_ids for rollout in other]
 
 
-def test_answers_that_look_again_are_what_the_loss_pass_computes(server, start, codec):
+@pytest.mark.parametrize("policy", [COPY, ROUTE], ids=["copy", "route"])
+def test_answers_that_look_again_are_what_the_loss_pass_computes(server, start, codec, policy):
     """Would catch an image that the server puts back at other positions, or sees otherwise the second time."""
     rows = [build_sample(make_sample("train", 3, i), "train") for i in range(14)]
-    found = server.sample_groups(codec, rows, COPY, group=4, max_new_tokens=320, seed=5)
+    found = server.sample_groups(codec, rows, policy, group=4, max_new_tokens=320, seed=5, model=start.model)
     looked = [rollout for rollout in found if any(rollout.example.chosen)]
     looks = sum(bool(chosen) for rollout in looked for chosen in rollout.example.chosen)
     largest = max(difference(start.model, codec, looked[i : i + 8], 1.0) for i in range(0, len(looked), 8))
@@ -146,11 +148,12 @@ def test_answers_that_look_again_are_what_the_loss_pass_computes(server, start, 
     assert largest <= TOLERANCE
 
 
-def test_brpo_goes_by_answers_that_look_again(server, url, start, codec, rows, tmp_path):
+@pytest.mark.parametrize("policy", [COPY, ROUTE], ids=["copy", "route"])
+def test_brpo_goes_by_answers_that_look_again(server, url, start, codec, rows, tmp_path, policy):
     """Three optimizer steps whose rollouts are the server's, which then answers with the weights that came of them."""
     settings = {"steps": 3, "questions": 4, "group": 4, "max_new_tokens": 250, "temperature": 1.2, "balance_tokens": 30}
     training = {"learning_rate": 1e-3, "micro_batch": 4, "save_steps": 3, "trains": "without_vision"}
-    served = {"reattention": "copy", "rollouts": "vllm", "vllm_url": [url]}
+    served = {"reattention": policy.mode, "rollouts": "vllm", "vllm_url": [url]}
     places = {"output": str(tmp_path / "run"), "base": str(default_checkpoint())}
     source = Source(loader="tabletop", path="3:20")
     final = train_brpo(build(BrpoConfig, {**places, "data": (source,), **settings, **training, **served}, "recipe"))
@@ -163,7 +166,7 @@ def test_brpo_goes_by_answers_that_look_again(server, url, start, codec, rows, t
     after = greedy(server, codec, rows)
     assert after == greedy_here(trained, codec, rows)
     assert after != before
-    found = server.sample_groups(codec, rows, COPY, group=4, max_new_tokens=250, seed=9)
+    found = server.sample_groups(codec, rows, policy, group=4, max_new_tokens=250, seed=9, model=trained)
     assert any(any(rollout.example.chosen) for rollout in found)
     assert difference(trained, codec, found, 1.0) <= TOLERANCE
 

@@ -1,4 +1,4 @@
-"""A decoded sequence as a prompt for vLLM: where its images stand, and seeds of the requests that continue it.
+"""A decoded sequence as a prompt for vLLM: where its images stand, features in their place, and seeds of its requests.
 
 Serving and rollouts send the same sequences; what is special to either is at its place. The paper serves nothing.
 """
@@ -6,11 +6,18 @@ Serving and rollouts send the same sequences; what is special to either is at it
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
+from look_again.clients.vllm_requests import GENERATE, GenerateRequest, SentImage, pack_features
 from look_again.core.reattention import split_by_image
 from look_again.core.sequence import DecodedSequence
 from look_again.core.slots import SlotBuilder
+
+STRIP_FAMILIES = frozenset({"qwen2_5_vl"})
+"""Families whose chosen visual tokens a real vLLM was shown as a strip, and answered as the decoding loop does."""
 
 
 @dataclass(frozen=True)
@@ -59,3 +66,37 @@ def _find_run(builder: SlotBuilder, place: int, most: int) -> tuple[int, int]:
 def derive_seed(seed: int, number: int) -> int:
     """The seed of an answer's request `number`, 0 to 2**63 - 1."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:8]) >> 1
+
+
+def build_feature_request(
+    sequence: DecodedSequence, images: Sequence[SentImage], table: torch.Tensor, merge: int
+) -> GenerateRequest:
+    """With features (V, hidden) of ours for every run of visual tokens: nothing here can be unknown to the server.
+
+    The prompt's images keep their uuids, so caches that hold them serve them. merge: as `pack_features` takes it.
+    """
+    runs = find_image_runs(sequence)
+    names, data = [], []
+    for run in runs:
+        span, image = sequence.spans[run.image], images[run.image]
+        features = table[span.first : span.first + span.count]
+        if run.chosen is None:
+            names.append(image.uuid)
+            data.append(pack_features(features, span.grid, merge))
+        else:
+            names.append(hashlib.sha256(f"{image.uuid}:{run.chosen}".encode()).hexdigest())
+            data.append(pack_features(features[list(run.chosen)], (1, 1, run.length), merge))
+    return build_item_request(sequence, runs, names, data)
+
+
+def build_item_request(
+    sequence: DecodedSequence, runs: Sequence[ImageRun], names: Sequence[str], data: Sequence[str]
+) -> GenerateRequest:
+    """Token ids as they are, with a packed item for each run."""
+    items = {
+        "mm_hashes": {"image": list(names)},
+        "mm_placeholders": {"image": [{"offset": run.offset, "length": run.length} for run in runs]},
+        "kwargs_data": {"image": list(data)},
+    }
+    shown = {"features": items} if runs else {}
+    return GenerateRequest(GENERATE, {"token_ids": list(sequence.builder.token_ids), **shown})

@@ -48,18 +48,22 @@ def describe_families() -> list[dict[str, Any]]:
             "video": family.video is not None,
             "training": ["sft", "brpo"],
             "serving": ["in process", *(["vllm"] if family.model_type in SERVED else [])],
-            "vllm_modes": list_vllm_modes(SERVED.get(family.model_type)),
+            "vllm_modes": list_vllm_modes(family.model_type),
             "tested": TESTED + (TRAINED if family.model_type == "qwen2_5_vl" else ""),
         }
         for family in FAMILIES.values()
     ]
 
 
-def list_vllm_modes(protocol: Any) -> list[str]:
+def list_vllm_modes(model_type: str) -> list[str]:
     """What a vLLM server answers in: everything but ROUTE, or that too; nothing where it does not serve the family."""
+    from look_again.clients.sequence_requests import STRIP_FAMILIES
     from look_again.core.modes import MODES
+    from look_again.serving.vllm.family_protocols import SERVED
 
-    return [] if protocol is None else [mode for mode in MODES if mode != "route" or protocol.routes]
+    if model_type not in SERVED:
+        return []
+    return [mode for mode in MODES if mode != "route" or model_type in STRIP_FAMILIES]
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

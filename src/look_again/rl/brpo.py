@@ -148,15 +148,25 @@ class Run:
             folder = options.vllm_weights or self.output / "rollout-weights"
             server.push_weights(model, folder, state=own, dtype=torch.bfloat16 if config.bf16 else None)
         self.accelerator.wait_for_everyone()
-        rollouts = server.sample_groups(
-            self.codec,
-            questions,
-            options.policy,
-            group=options.group,
-            max_new_tokens=options.max_new_tokens,
-            temperature=options.temperature,
-            seed=seed,
-        )
+
+        def ask(inner: Reattending) -> list[Rollout]:
+            with evaluating(inner.model):
+                return server.sample_groups(
+                    self.codec,
+                    questions,
+                    options.policy,
+                    group=options.group,
+                    max_new_tokens=options.max_new_tokens,
+                    temperature=options.temperature,
+                    seed=seed,
+                    model=inner.model,
+                )
+
+        if options.policy.needs_scores:  # the policy reads along
+            with torch.no_grad(), kept_whole(self.module):
+                rollouts = self.module(inside=ask)
+        else:
+            rollouts = ask(self.inner)
         self.accelerator.wait_for_everyone()  # the next step's weights wait for the slowest process
         return rollouts
 

@@ -73,10 +73,6 @@ class RolloutOptions:
             raise ValueError("compile is of rollouts: decoding; a vLLM server compiles its own graphs")
         if (self.rollouts == "vllm") != bool(self.vllm_url):
             raise ValueError("vllm_url goes with rollouts: vllm, and it with vllm_url")
-        if self.rollouts == "vllm" and self.reattention not in ("text", "copy"):
-            raise ValueError(
-                f"a vLLM server samples with reattention: text or copy; {self.reattention} needs rollouts: decoding"
-            )
 
     @property
     def vllm_urls(self) -> tuple[str, ...]:
@@ -85,8 +81,9 @@ class RolloutOptions:
 
     @property
     def policy(self) -> Reattention:
-        """What happens at reflections, in rollouts and loss."""
-        return Reattention(mode=self.reattention, keep=self.keep)
+        """What happens at reflections, in rollouts and loss. A server shows the rows that ROUTE chose in a strip."""
+        strip = self.rollouts == "vllm" and self.reattention == "route"
+        return Reattention(mode=self.reattention, keep=self.keep, layout="strip" if strip else "grid")
 
     @property
     def answers(self) -> int:

@@ -44,7 +44,7 @@ class ServedRollout(Rollout):
 class RolloutRequest:
     """A question as vLLM gets it. token_ids: the prompt, one token per image. images: at the size that the loss sees.
 
-    sampling: the fields of vLLM's SamplingParams.
+    sampling: the fields of vLLM's SamplingParams. body: in place of token_ids and images, where features travel.
     """
 
     sample: Sample
@@ -52,6 +52,7 @@ class RolloutRequest:
     token_ids: list[int]
     images: list[Image.Image]
     sampling: dict[str, Any]
+    body: Mapping[str, Any] | None = None
 
 
 def build_questions(
@@ -111,7 +112,7 @@ def scale_prompt_images(codec: Codec, sample: Sample, item: Item) -> list[Image.
 
 def build_generate_body(question: RolloutRequest) -> dict[str, Any]:
     """The request. `return_token_ids`: the answer also holds the prompt's ids as the server expanded them."""
-    body = build_body(question.token_ids, [{"url": data_url(image)} for image in question.images])
+    body = question.body or build_body(question.token_ids, [{"url": data_url(image)} for image in question.images])
     return {**body, "sampling_params": question.sampling, "return_token_ids": True}
 
 

@@ -1,4 +1,4 @@
-r"""Rollouts by an unmodified vLLM, reflecting in text or with COPY: a drop-in for the decoding loop on a GPU.
+r"""Rollouts by an unmodified vLLM, reflecting in text, with COPY or ROUTE: a drop-in for the decoding loop on a GPU.
 
 Token ids go in and come out, so nothing is tokenised twice: `POST /inference/v1/generate` of vLLM 0.32. The policy's
 weights travel as a checkpoint folder that both sides can read, with no communicator between them, so this works alike
@@ -8,8 +8,8 @@ with the server on the training GPU, on another one or on none.
         --logprobs-mode processed_logprobs
 
 Development mode opens unprotected endpoints (to read weights, to sleep): bind the server to a private address. Requests
-go a thread per question, past any proxy that the environment names. The paper samples by vLLM and says no more than its
-length; ROUTE needs the decoding loop.
+go a thread per question, past any proxy that the environment names. ROUTE also needs `--enable-mm-embeds`, and the
+policy beside it, which reads every answer that looks again. The paper samples by vLLM and says no more than its length.
 
 Legend: Q questions, G answers per question.
 """
@@ -26,13 +26,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from look_again.clients.sequence_requests import STRIP_FAMILIES
 from look_again.clients.vllm_answers import VllmError, read_field
 from look_again.clients.vllm_requests import GENERATE
 from look_again.core.reattention import Reattention
 from look_again.data.sample import Sample
 from look_again.extras import require
 from look_again.rl.rollouts import Rollout
-from look_again.rl.vllm_copy import CopiedAnswer, CopySampling, begin_answers
+from look_again.rl.vllm_looks import LookingAnswer, LookSampling, begin_answers
 from look_again.rl.vllm_messages import (
     RolloutRequest,
     build_generate_body,
@@ -57,6 +58,7 @@ class VllmRollouts(ABC):
     """What a server and an engine in this process share. stop_token_ids: end an answer, see `stop_ids`."""
 
     stop_token_ids: tuple[int, ...]
+    takes_features = True
 
     @abstractmethod
     def generate(self, questions: Sequence[RolloutRequest]) -> list[Any]:
@@ -86,21 +88,24 @@ class VllmRollouts(ABC):
         max_new_tokens: int,
         temperature: float = 1.0,
         seed: int = 0,
+        model: Any = None,
     ) -> list[Rollout]:
         """G answers to each question, those of one question next to each other, (Q * G), as the decoding loop's are.
 
         Sampled from the whole distribution at `temperature` (vLLM takes at most 2) but for the tokens that are never
         sampled. The same seed draws the same random numbers; the answers are the same as far as vLLM's arithmetic is,
-        which depends on what else it computes at the time. Raises ValueError for a policy that is neither "text" nor
-        COPY whole in its grid, and for a family that cuts images into tiles, VllmError for what goes wrong on vLLM's
-        side.
+        which depends on what else it computes at the time. model: the policy, which ROUTE reads answers with. Raises
+        ValueError for a policy that is neither "text", COPY whole in its grid nor ROUTE in a strip, and for a family
+        that cuts images into tiles, VllmError for what goes wrong on vLLM's side.
         """
         check_policy(policy)
-        check_family(codec)
+        check_family(codec, policy)
+        if policy.needs_scores and (model is None or not self.takes_features):
+            raise ValueError("ROUTE by vLLM needs a server, and the policy's model to rank with: `model`")
         if policy.inserts:
             stops = frozenset([codec.tokenizer.eos_token_id, *self.stop_token_ids])
-            copying = CopySampling(stops, max_new_tokens, temperature, seed)
-            answers = begin_answers(codec, samples, policy, group, copying)
+            looking = LookSampling(stops, max_new_tokens, temperature, seed)
+            answers = begin_answers(codec, samples, policy, group, looking, model)
             self.complete(answers)
             return [answer.build_rollout() for answer in answers]
         items = [codec.item(sample, policy) for sample in samples]
@@ -110,7 +115,7 @@ class VllmRollouts(ABC):
         groups = [read_rollouts(codec, question, answer) for question, answer in zip(questions, found, strict=True)]
         return [rollout for group in groups for rollout in group]
 
-    def complete(self, answers: Sequence[CopiedAnswer]) -> None:
+    def complete(self, answers: Sequence[LookingAnswer]) -> None:
         """Go on with answers that look again, all in rounds, until each has ended. Raises VllmError."""
         while running := [answer for answer in answers if not answer.ended]:
             requests = [answer.build_request() for answer in running]
@@ -144,11 +149,11 @@ class VllmServer(VllmRollouts):
             bodies = map(build_generate_body, questions)
             return list(pool.map(lambda body: vllm.post(GENERATE, body), bodies))
 
-    def complete(self, answers: Sequence[CopiedAnswer]) -> None:
+    def complete(self, answers: Sequence[LookingAnswer]) -> None:
         """As above, but no answer waits for another: each goes on as soon as its last request is answered."""
         with self._connect() as vllm, ThreadPoolExecutor(max(1, min(len(answers), CONNECTIONS))) as pool:
 
-            def go_on(answer: CopiedAnswer) -> None:
+            def go_on(answer: LookingAnswer) -> None:
                 while not answer.ended:
                     request = answer.build_request()
                     answer.take(request, vllm.post(GENERATE, build_generate_body(request)))
@@ -208,7 +213,7 @@ class VllmServers(VllmRollouts):
         parts = self._each(VllmServer.generate, cut_evenly(questions, len(self.servers)))
         return [answer for part in parts for answer in part]
 
-    def complete(self, answers: Sequence[CopiedAnswer]) -> None:
+    def complete(self, answers: Sequence[LookingAnswer]) -> None:
         """As above."""
         self._each(VllmServer.complete, cut_evenly(answers, len(self.servers)))
 
@@ -240,8 +245,10 @@ class VllmEngine(VllmRollouts):
     """vLLM inside the training process, where that is one process: `VllmEngine(vllm.LLM(folder, ...))`.
 
     It must be installed beside this package; of `vllm.LLM` it wants `logprobs_mode="processed_logprobs"`, and
-    `enable_sleep_mode=True` on a GPU. Tried on CPU only.
+    `enable_sleep_mode=True` on a GPU. It shows whole images alone. Tried on CPU only.
     """
+
+    takes_features = False
 
     def __init__(self, llm: Any, stop_token_ids: tuple[int, ...] = ()) -> None:
         self.llm, self.stop_token_ids, self.asleep = llm, stop_token_ids, False
@@ -283,12 +290,13 @@ class VllmEngine(VllmRollouts):
 
 def check_policy(policy: Reattention) -> None:
     """ValueError for a policy that a vLLM server cannot carry out in rollouts."""
-    if policy.mode not in ("text", "copy"):
-        raise ValueError(f"vLLM reflects in text or with COPY; mode {policy.mode!r} needs the decoding loop's rollouts")
-    if policy.control or (policy.inserts and (policy.layout != "grid" or not policy.delimiters)):
-        raise ValueError(
-            f"vLLM puts whole images back as it first showed them; {policy} needs the decoding loop's rollouts"
-        )
+    if policy.mode not in ("text", "copy", "route"):
+        raise ValueError(f"vLLM reflects in text, with COPY or ROUTE; mode {policy.mode!r} needs rollouts: decoding")
+    if policy.mode == "route" and (policy.layout != "strip" or policy.ranking != "relevance"):
+        raise ValueError(f"vLLM shows rows chosen by relevance, in a strip; {policy} needs rollouts: decoding")
+    whole = policy.mode == "route" or policy.layout == "grid"
+    if policy.control or policy.reuse or (policy.inserts and not (whole and policy.delimiters)):
+        raise ValueError(f"vLLM puts whole images back as it first showed them; {policy} needs rollouts: decoding")
 
 
 def stop_ids(model: Any) -> tuple[int, ...]:
@@ -310,10 +318,13 @@ def _check_dropped(dropped: bool) -> None:
         raise VllmError("vLLM kept its prefix cache: requests are under way, and weights change only between steps")
 
 
-def check_family(codec: Codec) -> None:
-    """ValueError for a family whose images a server would cut otherwise than training."""
+def check_family(codec: Codec, policy: Reattention) -> None:
+    """ValueError for a family whose images a server would cut otherwise than training, or cannot show in part."""
+    name = codec.family.model_type
     if codec.family.layout is not None:
         raise ValueError(
-            f"vLLM is shown images as files for rollouts, and would cut those of a {codec.family.model_type} into "
-            "other tiles than training: use the decoding loop's rollouts"
+            f"vLLM is shown images as files for rollouts, and would cut those of a {name} into other tiles than "
+            "training: use rollouts: decoding"
         )
+    if policy.mode == "route" and name not in STRIP_FAMILIES:
+        raise ValueError(f"visual tokens of a {name} cannot be chosen on vLLM: use copy, or rollouts: decoding")

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from look_again.clients.sequence_requests import find_image_runs
+from look_again.clients.sequence_requests import build_feature_request, find_image_runs
 from look_again.clients.vllm_answers import (
     LogProbs,
     LostServerError,
@@ -31,6 +31,7 @@ from look_again.clients.vllm_answers import (
     read_tokens,
 )
 from look_again.clients.vllm_requests import GenerateRequest, SentImage
+from look_again.core.answer_ranker import AnswerRanker
 from look_again.core.sequence import DecodedSequence, Token
 from look_again.loading import Checkpoint
 from look_again.serving.backend import (
@@ -46,10 +47,8 @@ from look_again.serving.backend import (
 from look_again.serving.prompt import EncodedPrompt
 from look_again.serving.vllm.chat_requests import build_chat_request
 from look_again.serving.vllm.family_protocols import PackedImages
-from look_again.serving.vllm.ranking import Ranker
 from look_again.serving.vllm.servers import Servers, UpstreamServer
 from look_again.serving.vllm.token_requests import (
-    build_feature_request,
     build_request_sampling,
     build_tensor_request,
     build_uuid_request,
@@ -101,7 +100,7 @@ class VllmAnswer:
         prompt: EncodedPrompt,
         sequence: DecodedSequence,
         images: Sequence[SentImage],
-        ranker: Ranker | None,
+        ranker: AnswerRanker | None,
         packed: PackedImages | None = None,
     ) -> None:
         self.shared, self.job, self.prompt, self.sequence = shared, job, prompt, sequence

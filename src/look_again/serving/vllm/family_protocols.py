@@ -34,13 +34,12 @@ Packing = Callable[[Any, Mapping[str, torch.Tensor], TensorSlice], Mapping[str, 
 
 @dataclass(frozen=True)
 class FamilyProtocol:
-    """How one family is served. packing: None where images travel as files. routes: chosen visual tokens are served.
+    """How one family is served. packing: None where images travel as files.
 
     compared: its answers by a real vLLM were compared with those in process; until then it is refused.
     """
 
     packing: Packing | None = None
-    routes: bool = False
     compared: bool = False
 
 
@@ -73,7 +72,7 @@ def _pack_llava_onevision(config: Any, pixels: Mapping[str, torch.Tensor], part:
 
 PROTOCOLS = {
     "qwen2_vl": FamilyProtocol(compared=True),
-    "qwen2_5_vl": FamilyProtocol(routes=True, compared=True),
+    "qwen2_5_vl": FamilyProtocol(compared=True),
     "qwen3_vl": FamilyProtocol(compared=True),
     "internvl": FamilyProtocol(_pack_internvl, compared=True),
     "llava_onevision": FamilyProtocol(_pack_llava_onevision),

@@ -10,13 +10,10 @@ Legend: V visual tokens of the prompt's images, k of them that were chosen of on
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import torch
-
-from look_again.clients.sequence_requests import ImageRun, derive_seed, find_image_runs
+from look_again.clients.sequence_requests import build_item_request, derive_seed, find_image_runs
 from look_again.clients.vllm_requests import (
     GENERATE,
     GenerateRequest,
@@ -24,7 +21,6 @@ from look_again.clients.vllm_requests import (
     build_body,
     build_sampling_params,
     mention_images,
-    pack_features,
 )
 from look_again.core.sequence import DecodedSequence
 from look_again.core.slots import Provenance
@@ -45,45 +41,11 @@ def build_uuid_request(
     return GenerateRequest(GENERATE, build_body(ids, parts), without)
 
 
-def build_feature_request(
-    sequence: DecodedSequence, images: Sequence[SentImage], table: torch.Tensor, merge: int
-) -> GenerateRequest:
-    """With features (V, hidden) of ours for every run of visual tokens: nothing here can be unknown to the server.
-
-    The prompt's images keep their uuids, so caches that hold them serve them. merge: as `pack_features` takes it.
-    """
-    runs = find_image_runs(sequence)
-    names, data = [], []
-    for run in runs:
-        span, image = sequence.spans[run.image], images[run.image]
-        features = table[span.first : span.first + span.count]
-        if run.chosen is None:
-            names.append(image.uuid)
-            data.append(pack_features(features, span.grid, merge))
-        else:
-            names.append(hashlib.sha256(f"{image.uuid}:{run.chosen}".encode()).hexdigest())
-            data.append(pack_features(features[list(run.chosen)], (1, 1, run.length), merge))
-    return _build_item_request(sequence, runs, names, data)
-
-
 def build_tensor_request(sequence: DecodedSequence, images: PackedImages) -> GenerateRequest:
     """With the tensors that the image processor here made, for every run of visual tokens; all of them are whole."""
     runs = find_image_runs(sequence)
     items = [images.pack(run.image, sequence.spans[run.image].first + run.first, run.length) for run in runs]
-    return _build_item_request(sequence, runs, [name for name, _ in items], [data for _, data in items])
-
-
-def _build_item_request(
-    sequence: DecodedSequence, runs: Sequence[ImageRun], names: Sequence[str], data: Sequence[str]
-) -> GenerateRequest:
-    """Token ids as they are, with a packed item for each run."""
-    items = {
-        "mm_hashes": {"image": list(names)},
-        "mm_placeholders": {"image": [{"offset": run.offset, "length": run.length} for run in runs]},
-        "kwargs_data": {"image": list(data)},
-    }
-    shown = {"features": items} if runs else {}
-    return GenerateRequest(GENERATE, {"token_ids": list(sequence.builder.token_ids), **shown})
+    return build_item_request(sequence, runs, [name for name, _ in items], [data for _, data in items])
 
 
 def build_request_sampling(

@@ -18,7 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any
 
+from look_again.clients.sequence_requests import STRIP_FAMILIES
 from look_again.clients.vllm_requests import SentImage
+from look_again.core.answer_ranker import AnswerRanker
 from look_again.core.reattention import Reattention
 from look_again.core.trigger import Trigger
 from look_again.images.video import Video
@@ -29,7 +31,6 @@ from look_again.serving.vllm.answer import AnswerContext, UpstreamRequest, VllmA
 from look_again.serving.vllm.chat_requests import check_texts
 from look_again.serving.vllm.family_protocols import find_protocol, pack_prompt
 from look_again.serving.vllm.probe import ServerProbe
-from look_again.serving.vllm.ranking import Ranker
 from look_again.serving.vllm.served_model import ServedModel, send_images
 from look_again.serving.vllm.servers import Servers
 
@@ -137,7 +138,7 @@ class VllmBackend:
         prompt, images = await self._in(
             self._prompt_thread if job.images else self._text_thread, lambda: self._read(job)
         )
-        ranker = None if self.checkpoint.model is None else Ranker(self.checkpoint, prompt)
+        ranker = None if self.checkpoint.model is None else AnswerRanker(self.checkpoint.model, prompt.pixels)
         sequence = self.served.begin(
             self.checkpoint,
             prompt,
@@ -219,7 +220,7 @@ def check_policy(policy: Reattention, checkpoint: Checkpoint, chat: bool) -> Non
         raise RefusedError("vision mode needs a checkpoint with trained tags on vLLM")
     chooses = (policy.mode == "route" or policy.control == "random-rows") and policy.keep < 100
     model_type = checkpoint.family.model_type
-    if (chooses or policy.layout == "strip") and not find_protocol(model_type).routes:
+    if (chooses or policy.layout == "strip") and model_type not in STRIP_FAMILIES:
         raise RefusedError(
             f"visual tokens of a {model_type} cannot be chosen on vLLM: ask for copy, or {USE_TRANSFORMERS}"
         )

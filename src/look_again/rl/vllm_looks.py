@@ -1,8 +1,9 @@
-"""Rollouts by vLLM whose answers look again: a request ends at a `<REFLECTION>`, and the next one holds the images too.
+"""Rollouts by vLLM whose answers look again: a request ends at a `<REFLECTION>`, and the next shows what is put back.
 
 What each token does is decided by `DecodedSequence`, the same as while decoding here; token ids go in and come out, and
-every request is the whole sequence so far, which the server's prefix cache holds. ROUTE ranks by attention that a
-server does not show, so it needs rollouts here.
+every request is the whole sequence so far, which the server's prefix cache holds. COPY shows the images once more.
+ROUTE ranks by attention that a server does not show, so the policy reads the answer here as well, and the chosen rows
+travel as features of its own vision tower, in a strip.
 
 Legend: Q questions, G answers per question.
 """
@@ -11,14 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import torch
 from PIL import Image
 
-from look_again.clients.sequence_requests import derive_seed, find_image_runs
+from look_again.clients.sequence_requests import build_feature_request, derive_seed, find_image_runs
 from look_again.clients.vllm_answers import VllmError
-from look_again.clients.vllm_requests import build_sampling_params, mention_images
+from look_again.clients.vllm_requests import SentImage, build_sampling_params, mention_images
+from look_again.core.answer_ranker import AnswerRanker
 from look_again.core.prefill import start_without_features
 from look_again.core.reattention import Reattention
 from look_again.core.sequence import DecodedSequence
@@ -37,7 +40,7 @@ from look_again.training.batches import Codec, Item
 
 
 @dataclass(frozen=True)
-class CopySampling:
+class LookSampling:
     """How answers are sampled. stops: tokens that end one. seed: of a step; each request has a seed of its own."""
 
     stops: frozenset[int]
@@ -46,17 +49,41 @@ class CopySampling:
     seed: int
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """The policy that reads an answer here. turn: of all answers, which it reads one at a time."""
+
+    ranker: AnswerRanker
+    merge: int
+    turn: Lock
+
+    def scores(self, sequence: DecodedSequence) -> torch.Tensor:
+        """As of `AnswerRanker`."""
+        with self.turn:
+            return self.ranker.scores(sequence)
+
+    def build_body(self, sequence: DecodedSequence, images: Sequence[Image.Image]) -> dict[str, Any]:
+        """The sequence so far, with features for all of its visual tokens."""
+        with self.turn:
+            table = self.ranker.table()
+        return dict(build_feature_request(sequence, [SentImage(image) for image in images], table, self.merge).body)
+
+
 @dataclass
-class CopiedAnswer:
-    """One answer under way. number: among all of a step. images: the prompt's, at the size that the loss sees."""
+class LookingAnswer:
+    """One answer under way. number: among all of a step. images: the prompt's, at the size that the loss sees.
+
+    ranking: where rows are chosen.
+    """
 
     codec: Codec
     sample: Sample
     item: Item
     images: Sequence[Image.Image]
     sequence: DecodedSequence
-    sampling: CopySampling
+    sampling: LookSampling
     number: int
+    ranking: Ranking | None = None
     log_probs: list[float] = field(default_factory=list)
     sent: int = 0  # requests
 
@@ -79,9 +106,13 @@ class CopiedAnswer:
             seed=derive_seed(self.sampling.seed, self.number * self.sampling.max_new_tokens + self.sent),
         )
         self.sent += 1
+        params = {**params, "n": 1, "logprobs": 0}
+        if self.ranking is not None:
+            body = self.ranking.build_body(self.sequence, self.images)
+            return RolloutRequest(self.sample, self.item, body["token_ids"], [], params, body)
         ids = mention_images(builder.token_ids, builder.tokens.image, [run.length for run in runs])
         shown = [self.images[run.image] for run in runs]
-        return RolloutRequest(self.sample, self.item, ids, shown, {**params, "n": 1, "logprobs": 0})
+        return RolloutRequest(self.sample, self.item, ids, shown, params)
 
     def take(self, request: RolloutRequest, answer: Any) -> None:
         """Append what vLLM sampled. Raises VllmError where it is no answer to the request."""
@@ -90,11 +121,17 @@ class CopiedAnswer:
         for token in ids:
             if self.ended:
                 raise VllmError(f"vLLM went on after the end of an answer for row {self.sample.id!r}")
-            looked = self.sequence.append(token, _no_scores).looked
+            appended = self.sequence.append(token, self._rank)
+            if self.ranking is not None:
+                self.ranking.ranker.take_back(appended.taken_back)
             self.sequence.finish(token in self.sampling.stops)
-            if looked and token != ids[-1]:
+            if appended.looked and token != ids[-1]:
                 raise VllmError(f"vLLM went on after a tag that ends its request, for row {self.sample.id!r}")
         self.log_probs += read_sampled_log_probs(choice)
+
+    def _rank(self) -> torch.Tensor:
+        assert self.ranking is not None, "COPY ranks nothing"
+        return self.ranking.scores(self.sequence)
 
     def build_rollout(self) -> ServedRollout:
         """The answer, finished."""
@@ -105,17 +142,31 @@ class CopiedAnswer:
 
 
 def begin_answers(
-    codec: Codec, samples: Sequence[Sample], policy: Reattention, group: int, sampling: CopySampling
-) -> list[CopiedAnswer]:
-    """G answers to each question, those of one question next to each other, (Q * G)."""
-    answers: list[CopiedAnswer] = []
+    codec: Codec,
+    samples: Sequence[Sample],
+    policy: Reattention,
+    group: int,
+    sampling: LookSampling,
+    model: Any = None,
+) -> list[LookingAnswer]:
+    """G answers to each question, those of one question next to each other, (Q * G). model: reads them, where rows are
+    chosen."""
+    answers: list[LookingAnswer] = []
+    turn = Lock()
     for sample in samples:
         item = codec.item(sample, policy)
         images = scale_prompt_images(codec, sample, item)
         for _ in range(group):
             sequence = _begin(codec, item, policy, sampling.max_new_tokens)
-            answers.append(CopiedAnswer(codec, sample, item, images, sequence, sampling, len(answers)))
+            ranking = _ranking(codec, item, model, turn) if policy.needs_scores and images else None
+            answers.append(LookingAnswer(codec, sample, item, images, sequence, sampling, len(answers), ranking))
     return answers
+
+
+def _ranking(codec: Codec, item: Item, model: Any, turn: Lock) -> Ranking:
+    """Its pixels are where the policy is."""
+    pixels = {name: tensor.to(model.device) for name, tensor in item.images.tensors.items()}
+    return Ranking(AnswerRanker(model, pixels), int(codec.config.vision_config.spatial_merge_size), turn)
 
 
 def _begin(codec: Codec, item: Item, policy: Reattention, budget: int) -> DecodedSequence:
@@ -124,7 +175,3 @@ def _begin(codec: Codec, item: Item, policy: Reattention, budget: int) -> Decode
     start = start_without_features(codec.family, tokens, prompt.prompt_ids, prompt.grids)
     context = int(codec.config.get_text_config().max_position_embeddings)
     return DecodedSequence(start, policy, Trigger.of(codec.tokenizer), budget=budget, max_context=context)
-
-
-def _no_scores() -> torch.Tensor:
-    raise AssertionError("COPY ranks nothing")

@@ -1,4 +1,4 @@
-"""ROUTE's ranking beside a vLLM server, which gives no attention away: the same checkpoint reads the answer here.
+"""ROUTE's ranking beside a server that decodes and gives no attention away: the same model reads the answer here.
 
 The attention of equation (5) comes from one pass of the local model over what was generated, recorded by the kernel as
 in training; later reflections of the answer feed only what is new to the same cache. Features come from the local
@@ -7,21 +7,25 @@ vision tower, once per answer, so what the server is sent is what the ranking re
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from look_again.core.attention import recorded_attention
 from look_again.core.prefill import encode
 from look_again.core.runner import Runner
 from look_again.core.sequence import DecodedSequence
-from look_again.loading import Checkpoint
-from look_again.serving.prompt import EncodedPrompt
 
 
-class Ranker:
-    """Of one answer. Everything here computes: call it on the thread that has the model."""
+class AnswerRanker:
+    """Of one answer. pixels: of the prompt's images, as the image processor names them.
 
-    def __init__(self, checkpoint: Checkpoint, prompt: EncodedPrompt) -> None:
-        self.checkpoint, self.prompt = checkpoint, prompt
+    Everything here computes, and the model attends otherwise meanwhile: one call at a time, on the thread that has it.
+    """
+
+    def __init__(self, model: Any, pixels: Mapping[str, torch.Tensor]) -> None:
+        self.model, self.pixels = model, pixels
         self._table: torch.Tensor | None = None
         self._runner: Runner | None = None
 
@@ -29,15 +33,14 @@ class Ranker:
     def table(self) -> torch.Tensor:
         """Features of all images, (V, hidden)."""
         if self._table is None:
-            pixels = self.prompt.pixels
-            images = encode(self.checkpoint.model, pixels["pixel_values"], pixels["image_grid_thw"])
+            images = encode(self.model, self.pixels["pixel_values"], self.pixels["image_grid_thw"])
             self._table = torch.cat([features for features, _ in images])
         return self._table
 
     @torch.no_grad()
     def scores(self, sequence: DecodedSequence) -> torch.Tensor:
         """The ranking of the sequence's V visual tokens so far, (V,)."""
-        model, policy = self.checkpoint.model, sequence.policy
+        model, policy = self.model, sequence.policy
         with recorded_attention(model):
             if self._runner is None:
                 layers = policy.ranking_layers(model.config.get_text_config().num_hidden_layers)
