@@ -422,11 +422,16 @@ def test_work_is_cut_evenly(count, parts):
     assert max(map(len, cut)) - min(map(len, cut)) <= 1
 
 
-def test_rows_are_chosen_as_the_loss_chooses_them(fake, model, codec, rows, replay):
+@pytest.mark.parametrize("keep", [50, 100])
+def test_rows_are_chosen_as_the_loss_chooses_them(fake, model, codec, rows, replay, keep):
     """Would catch a ranking that reads another answer, or rows that are shown and not remembered."""
     asking = {"group": GROUP, "max_new_tokens": 8, "model": model}
-    found = VllmServer(fake.url, timeout=20).sample_groups(codec, rows, ROUTE, **asking)
+    policy = replace(ROUTE, keep=keep)
+    found = VllmServer(fake.url, timeout=20).sample_groups(codec, rows, policy, **asking)
     module, tag = Reattending(model, codec.tag_ids).eval(), codec.tag_ids["<REFLECTION>"]
+    shown = [body for body in requests(fake) if codec.config.image_token_id in body["token_ids"]]
+    assert shown
+    assert all("features" in body for body in shown)  # files would give whole images the positions of a grid
     for rollout in found:
         prompt, example, images = tuple(rollout.example.prompt_ids), rollout.example, dict(rollout.item.images.tensors)
         assert rollout.completion_ids == replay.scripts[prompt]
@@ -436,7 +441,7 @@ def test_rows_are_chosen_as_the_loss_chooses_them(fake, model, codec, rows, repl
             looks = [list(look) for look in example.chosen]
             assert looks == (chosen if rollout.finished else [*chosen[:-1], []])
             visual = prompt.count(codec.config.image_token_id)
-            assert {len(look) for look in looks} <= {0, -(-visual // 2)}
+            assert {len(look) for look in looks} <= {0, -(-visual * keep // 100)}
         [slots] = module.sequences([example], features)
         assert slots.token_ids.tolist() == replay.read[prompt]
 

@@ -162,7 +162,7 @@ class Run:
                     model=inner.model,
                 )
 
-        if options.policy.needs_scores:  # the policy reads along
+        if options.policy.mode == "route":  # the policy reads along
             with torch.no_grad(), kept_whole(self.module):
                 rollouts = self.module(inside=ask)
         else:

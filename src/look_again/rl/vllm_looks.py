@@ -158,7 +158,7 @@ def begin_answers(
         images = scale_prompt_images(codec, sample, item)
         for _ in range(group):
             sequence = _begin(codec, item, policy, sampling.max_new_tokens)
-            ranking = _ranking(codec, item, model, turn) if policy.needs_scores and images else None
+            ranking = _ranking(codec, item, model, turn) if policy.mode == "route" and images else None
             answers.append(LookingAnswer(codec, sample, item, images, sequence, sampling, len(answers), ranking))
     return answers
 

@@ -100,7 +100,7 @@ class VllmRollouts(ABC):
         """
         check_policy(policy)
         check_family(codec, policy)
-        if policy.needs_scores and (model is None or not self.takes_features):
+        if policy.mode == "route" and (model is None or not self.takes_features):
             raise ValueError("ROUTE by vLLM needs a server, and the policy's model to rank with: `model`")
         if policy.inserts:
             stops = frozenset([codec.tokenizer.eos_token_id, *self.stop_token_ids])
