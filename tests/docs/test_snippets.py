@@ -36,7 +36,8 @@ from tests.docs.snippets import (
 
 COMPILED_ONLY = "compiled only: "
 VLLM = (
-    "--api-key --api-server-count --block-size --data-parallel-size --enable-prompt-tokens-details --enable-scale-out "
+    "--api-key --api-server-count --block-size --data-parallel-size --enable-mm-embeds --enable-prompt-tokens-details "
+    "--enable-scale-out "
     "--gpu-memory-utilization "
     "--limit-mm-per-prompt --logprobs-mode --max-model-len --max-num-batched-tokens --max-num-seqs "
     "--mm-processor-kwargs --structured-outputs-config --tensor-parallel-size"

@@ -103,9 +103,8 @@ def test_an_answer_does_not_end_before_its_least_tokens():
 
 def test_options_that_change_nothing_change_nothing(shipped):
     """Would catch an option of one answer that reaches its neighbour in the batch."""
-    plain, penalised, again = answers(
-        shipped, job(), job(options=DecodeOptions(frequency_penalty=2.0)), job(options=DecodeOptions(log_probs=3))
-    )
+    strong = DecodeOptions(frequency_penalty=2.0, repetition_penalty=10.0)  # this model is sure of its words
+    plain, penalised, again = answers(shipped, job(), job(options=strong), job(options=DecodeOptions(log_probs=3)))
     assert ids(plain) == ids(again) != ids(penalised)
 
 
