@@ -13,7 +13,7 @@ Legend: Q questions, G answers per question, B = Q * G answers, L longest answer
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,11 +162,8 @@ class Run:
                     model=inner.model,
                 )
 
-        if options.policy.mode == "route":  # the policy reads along
-            with torch.no_grad(), kept_whole(self.module):
-                rollouts = self.module(inside=ask)
-        else:
-            rollouts = ask(self.inner)
+        reads_along = options.policy.mode == "route"
+        rollouts = self.inside(ask) if reads_along else ask(self.inner)
         self.accelerator.wait_for_everyone()  # the next step's weights wait for the slowest process
         return rollouts
 
@@ -189,8 +186,12 @@ class Run:
                 compile=options.compile,
             )
 
+        return self.inside(decode)
+
+    def inside(self, act: Callable[[Reattending], list[Rollout]]) -> list[Rollout]:
+        """Call it with the module, whose weights are whole meanwhile."""
         with torch.no_grad(), kept_whole(self.module):
-            return self.module(inside=decode)
+            return self.module(inside=act)
 
     def update(self, rollouts: Sequence[Rollout], advantages: Tensor) -> dict[str, float]:
         """One optimizer step on a batch of rollouts."""

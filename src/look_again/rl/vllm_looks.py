@@ -54,6 +54,7 @@ class Ranking:
     """The policy that reads an answer here. turn: of all answers, which it reads one at a time."""
 
     ranker: AnswerRanker
+    images: Sequence[SentImage]
     merge: int
     turn: Lock
 
@@ -62,11 +63,11 @@ class Ranking:
         with self.turn:
             return self.ranker.scores(sequence)
 
-    def build_body(self, sequence: DecodedSequence, images: Sequence[Image.Image]) -> dict[str, Any]:
+    def build_body(self, sequence: DecodedSequence) -> dict[str, Any]:
         """The sequence so far, with features for all of its visual tokens."""
         with self.turn:
             table = self.ranker.table()
-        return dict(build_feature_request(sequence, [SentImage(image) for image in images], table, self.merge).body)
+        return dict(build_feature_request(sequence, self.images, table, self.merge).body)
 
 
 @dataclass
@@ -108,7 +109,7 @@ class LookingAnswer:
         self.sent += 1
         params = {**params, "n": 1, "logprobs": 0}
         if self.ranking is not None:
-            body = self.ranking.build_body(self.sequence, self.images)
+            body = self.ranking.build_body(self.sequence)
             return RolloutRequest(self.sample, self.item, body["token_ids"], [], params, body)
         ids = mention_images(builder.token_ids, builder.tokens.image, [run.length for run in runs])
         shown = [self.images[run.image] for run in runs]
@@ -156,17 +157,18 @@ def begin_answers(
     for sample in samples:
         item = codec.item(sample, policy)
         images = scale_prompt_images(codec, sample, item)
+        sent = [SentImage(image) for image in images]
         for _ in range(group):
             sequence = _begin(codec, item, policy, sampling.max_new_tokens)
-            ranking = _ranking(codec, item, model, turn) if policy.mode == "route" and images else None
+            ranking = _ranking(codec, item, sent, model, turn) if policy.mode == "route" and images else None
             answers.append(LookingAnswer(codec, sample, item, images, sequence, sampling, len(answers), ranking))
     return answers
 
 
-def _ranking(codec: Codec, item: Item, model: Any, turn: Lock) -> Ranking:
+def _ranking(codec: Codec, item: Item, images: Sequence[SentImage], model: Any, turn: Lock) -> Ranking:
     """Its pixels are where the policy is."""
     pixels = {name: tensor.to(model.device) for name, tensor in item.images.tensors.items()}
-    return Ranking(AnswerRanker(model, pixels), int(codec.config.vision_config.spatial_merge_size), turn)
+    return Ranking(AnswerRanker(model, pixels), images, int(codec.config.vision_config.spatial_merge_size), turn)
 
 
 def _begin(codec: Codec, item: Item, policy: Reattention, budget: int) -> DecodedSequence:

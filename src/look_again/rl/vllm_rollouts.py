@@ -206,7 +206,7 @@ class VllmServers(VllmRollouts):
     @classmethod
     def at(cls, urls: Sequence[str], stop_token_ids: tuple[int, ...] = ()) -> VllmServers:
         """The servers at those addresses."""
-        return cls(tuple(VllmServer(url, stop_token_ids=stop_token_ids) for url in urls), stop_token_ids)
+        return cls(tuple(map(VllmServer, urls)), stop_token_ids)
 
     def generate(self, questions: Sequence[RolloutRequest]) -> list[Any]:
         """As above."""
