@@ -10,18 +10,20 @@ import argparse
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
 import torch
 import transformers
+from tqdm import tqdm
 
 from look_again.bench.arms import COPY, TEXT, Bench, ReflectionArms, build_subject
 from look_again.bench.measure import copy_bandwidth, describe_spread, paired_ratios, peak_bytes
 from look_again.bench.settings import BATCH, DecodeSettings
 from look_again.core.compiled.compiled_step import count_graphs
+from look_again.core.cpu_threads import decoding_threads
 from look_again.core.generate import Token
 from look_again.core.reattention import Reattention
 
@@ -185,28 +187,27 @@ def bytes_per_token(bench: Bench, batch: int = 1) -> float:
     return (weights + head.numel() + batch * cached) * head.element_size()
 
 
-def run(args: argparse.Namespace, report: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure: {"ratios": {name: median}, "spread": {name: quartiles, extremes, n}, "throughput", "settings"}, and
     "recompilations" with the ratios of the compiled step.
 
-    `report` is told the name of each ratio as its measuring begins. ValueError for settings out of range.
+    ValueError for settings out of range.
     """
     settings = DecodeSettings(**{field.name: getattr(args, field.name) for field in fields(DecodeSettings)})
     bench = Bench(build_subject(settings), settings)
-    names = args.only or RATIOS
-    result = measure(bench, names, report)
-    compiled = any(name.startswith("compiled") for name in names)
-    counted = {"recompilations": recompilations(bench)} if compiled else {}
-    return {**result, **counted, "throughput": throughput(bench), "settings": describe(bench)}
+    names = args.only or list(RATIOS)
+    with decoding_threads(bench.subject.model):
+        result = measure(bench, names)
+        compiled = any(name.startswith("compiled") for name in names)
+        counted = {"recompilations": recompilations(bench)} if compiled else {}
+        return {**result, **counted, "throughput": throughput(bench), "settings": describe(bench)}
 
 
-def measure(
-    bench: Bench, names: Iterable[str], report: Callable[[str], None] = lambda line: None
-) -> dict[str, dict[str, Any]]:
+def measure(bench: Bench, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The named ratios of one bench: their medians, and their samples' spread."""
     samples = {}
-    for name in names:
-        report(name)
+    for name in (progress := tqdm(names, desc="bench decode", unit="ratio", disable=None)):
+        progress.set_postfix_str(name)
         samples[name] = RATIOS[name].measure(bench)
     return {
         "ratios": {name: statistics.median(values) for name, values in samples.items()},

@@ -16,6 +16,7 @@ from transformers import LogitsProcessorList
 
 from look_again.bench.bench_model import ForcedIds
 from look_again.bench.measure import paired_ratios, timed
+from look_again.core.cpu_threads import decoding_threads
 from look_again.core.generate import LookAgainDecoding
 from look_again.core.inputs import left_padded, stack_pixels
 from look_again.core.reattention import Reattention
@@ -73,7 +74,7 @@ class RolloutBench:
         forced = torch.zeros((len(rollouts), longest), dtype=torch.long, device=self.model.device)
         for row, rollout in enumerate(rollouts):
             forced[row, : len(rollout.completion_ids)] = torch.tensor(rollout.completion_ids)
-        with evaluating(self.model):
+        with evaluating(self.model), decoding_threads(self.model):
             output = self.model.generate(
                 **inputs,
                 **stack_pixels([rollout.item.images for rollout in rollouts]),

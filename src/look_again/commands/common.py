@@ -263,9 +263,11 @@ def _check_route(args: argparse.Namespace, policy: Reattention) -> None:
 
 def load_model(args: argparse.Namespace) -> LookAgain:
     """The model that the arguments name; its notes go to standard error."""
+    from look_again.core.cpu_threads import set_decoding_threads
     from look_again.model import load
 
     model = load(args.model, build_load_options(args))
+    set_decoding_threads(model.checkpoint.model)
     for note in model.checkpoint.notes:
         print(f"note: {note}", file=sys.stderr)
     return model

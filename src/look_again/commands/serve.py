@@ -160,10 +160,13 @@ async def _serve(args: argparse.Namespace, limits: Limits, access: Any, listenin
 
 def _backend(args: argparse.Namespace) -> Any:
     """The backend that the arguments name, not started."""
+    from look_again.core.cpu_threads import set_decoding_threads
     from look_again.loading import load_checkpoint
 
     def load() -> Any:
-        return load_checkpoint(args.model, build_load_options(args))
+        checkpoint = load_checkpoint(args.model, build_load_options(args))
+        set_decoding_threads(checkpoint.model)
+        return checkpoint
 
     if args.backend == "transformers":
         from look_again.serving.engine.transformers_backend import TransformersBackend

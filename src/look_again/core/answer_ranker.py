@@ -2,12 +2,14 @@
 
 The attention of equation (5) comes from one pass of the local model over what was generated, recorded by the kernel as
 in training; later reflections of the answer feed only what is new to the same cache. Features come from the local
-vision tower, once per answer, so what the server is sent is what the ranking read.
+vision tower, once per prompt, so what the server is sent is what the ranking read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,24 +20,34 @@ from look_again.core.runner import Runner
 from look_again.core.sequence import DecodedSequence
 
 
+@dataclass(frozen=True)
+class PromptImages:
+    """The images of a prompt, for all of its answers. pixels: as the image processor names them."""
+
+    model: Any
+    pixels: Mapping[str, torch.Tensor]
+
+    @cached_property
+    @torch.no_grad()
+    def table(self) -> torch.Tensor:
+        """Features of all images, (V, hidden); computed when first asked for."""
+        images = encode(self.model, self.pixels["pixel_values"], self.pixels["image_grid_thw"])
+        return torch.cat([features for features, _ in images])
+
+
 class AnswerRanker:
-    """Of one answer. pixels: of the prompt's images, as the image processor names them.
+    """Of one answer.
 
     Everything here computes, and the model attends otherwise meanwhile: one call at a time, on the thread that has it.
     """
 
-    def __init__(self, model: Any, pixels: Mapping[str, torch.Tensor]) -> None:
-        self.model, self.pixels = model, pixels
-        self._table: torch.Tensor | None = None
+    def __init__(self, images: PromptImages) -> None:
+        self.model, self.images = images.model, images
         self._runner: Runner | None = None
 
-    @torch.no_grad()
     def table(self) -> torch.Tensor:
         """Features of all images, (V, hidden)."""
-        if self._table is None:
-            images = encode(self.model, self.pixels["pixel_values"], self.pixels["image_grid_thw"])
-            self._table = torch.cat([features for features, _ in images])
-        return self._table
+        return self.images.table
 
     @torch.no_grad()
     def scores(self, sequence: DecodedSequence) -> torch.Tensor:

@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import get_scheduler
 
+from look_again.core.cpu_threads import decoding_threads
 from look_again.data.sample import Sample
 from look_again.extras import require
 from look_again.registry import resolve
@@ -260,7 +261,7 @@ class Run:
         accuracy = resolve(TABLETOP_ACCURACY)
 
         def measure(inner: Reattending) -> float:
-            with evaluating(inner.model):
+            with evaluating(inner.model), decoding_threads(inner.model):
                 model, policy = LookAgain(checkpoint), self.config.sampling.policy
                 return accuracy(model, policy, n=options.eval_rows, seed=EVAL_SEED, length=options.eval_length)
 

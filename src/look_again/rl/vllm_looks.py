@@ -16,12 +16,11 @@ from threading import Lock
 from typing import Any
 
 import torch
-from PIL import Image
 
 from look_again.clients.sequence_requests import build_feature_request, derive_seed, find_image_runs
 from look_again.clients.vllm_answers import VllmError
 from look_again.clients.vllm_requests import SentImage, build_sampling_params, mention_images
-from look_again.core.answer_ranker import AnswerRanker
+from look_again.core.answer_ranker import AnswerRanker, PromptImages
 from look_again.core.prefill import start_without_features
 from look_again.core.reattention import Reattention
 from look_again.core.sequence import DecodedSequence
@@ -80,7 +79,7 @@ class LookingAnswer:
     codec: Codec
     sample: Sample
     item: Item
-    images: Sequence[Image.Image]
+    images: Sequence[SentImage]
     sequence: DecodedSequence
     sampling: LookSampling
     number: int
@@ -154,21 +153,21 @@ def begin_answers(
     chosen."""
     answers: list[LookingAnswer] = []
     turn = Lock()
+    merge = int(getattr(codec.config.vision_config, "spatial_merge_size", 1))
     for sample in samples:
         item = codec.item(sample, policy)
         images = scale_prompt_images(codec, sample, item)
-        sent = [SentImage(image) for image in images]
+        ranked = _prompt_images(item, model) if policy.mode == "route" and images else None
         for _ in range(group):
             sequence = _begin(codec, item, policy, sampling.max_new_tokens)
-            ranking = _ranking(codec, item, sent, model, turn) if policy.mode == "route" and images else None
+            ranking = None if ranked is None else Ranking(AnswerRanker(ranked), images, merge, turn)
             answers.append(LookingAnswer(codec, sample, item, images, sequence, sampling, len(answers), ranking))
     return answers
 
 
-def _ranking(codec: Codec, item: Item, images: Sequence[SentImage], model: Any, turn: Lock) -> Ranking:
-    """Its pixels are where the policy is."""
-    pixels = {name: tensor.to(model.device) for name, tensor in item.images.tensors.items()}
-    return Ranking(AnswerRanker(model, pixels), images, int(codec.config.vision_config.spatial_merge_size), turn)
+def _prompt_images(item: Item, model: Any) -> PromptImages:
+    """Their pixels are where the policy is."""
+    return PromptImages(model, {name: tensor.to(model.device) for name, tensor in item.images.tensors.items()})
 
 
 def _begin(codec: Codec, item: Item, policy: Reattention, budget: int) -> DecodedSequence:

@@ -16,13 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from look_again.clients.vllm_answers import VllmError, read_field
-from look_again.clients.vllm_requests import build_body, build_sampling_params, mention_images, scale_images
+from look_again.clients.vllm_requests import (
+    SentImage,
+    build_body,
+    build_sampling_params,
+    mention_images,
+    scale_images,
+)
 from look_again.data.image_files import open_image
 from look_again.data.sample import Sample
-from look_again.images import data_url
 from look_again.rl.rollouts import Rollout
 from look_again.text.chat import decode_text
 from look_again.text.grammar import open_tag
@@ -50,7 +54,7 @@ class RolloutRequest:
     sample: Sample
     item: Item
     token_ids: list[int]
-    images: list[Image.Image]
+    images: Sequence[SentImage]
     sampling: dict[str, Any]
     body: Mapping[str, Any] | None = None
 
@@ -91,7 +95,7 @@ def mention_prompt_images(codec: Codec, item: Item) -> list[int]:
     return mention_images(item.example.prompt_ids, image, [prod(grid) for grid in item.example.grids])
 
 
-def scale_prompt_images(codec: Codec, sample: Sample, item: Item) -> list[Image.Image]:
+def scale_prompt_images(codec: Codec, sample: Sample, item: Item) -> list[SentImage]:
     """The sample's images at the size that the loss pass sees, which vLLM's processor then leaves alone.
 
     Raises ValueError where the bounds of the run's own processor leave so little room that it would scale its result
@@ -107,12 +111,12 @@ def scale_prompt_images(codec: Codec, sample: Sample, item: Item) -> list[Image.
                 f"row {sample.id!r}: a picture scaled to {width} x {height} pixels would be scaled again: widen the "
                 f"image processor's bounds, {processor.size}"
             )
-    return [image.image for image in scaled]
+    return scaled
 
 
 def build_generate_body(question: RolloutRequest) -> dict[str, Any]:
     """The request. `return_token_ids`: the answer also holds the prompt's ids as the server expanded them."""
-    body = question.body or build_body(question.token_ids, [{"url": data_url(image)} for image in question.images])
+    body = question.body or build_body(question.token_ids, [{"url": image.url} for image in question.images])
     return {**body, "sampling_params": question.sampling, "return_token_ids": True}
 
 

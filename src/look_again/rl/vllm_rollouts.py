@@ -260,7 +260,7 @@ class VllmEngine(VllmRollouts):
         prompts = [
             {
                 "prompt_token_ids": question.token_ids,
-                **({"multi_modal_data": {"image": question.images}} if question.images else {}),
+                **({"multi_modal_data": {"image": [i.image for i in question.images]}} if question.images else {}),
             }
             for question in questions
         ]

@@ -9,20 +9,18 @@ import html
 from collections.abc import Iterator
 from typing import Any
 
-STYLE = "body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto}td{padding:.2rem .8rem 0 0}"
+from look_again.style import html_document
 
 
 def build_docs_page(description: dict[str, Any]) -> str:
     """HTML of an OpenAPI description."""
-    title = html.escape(description["info"]["title"])
-    lines = [f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}</style><h1>{title}</h1>"]
-    lines.append("<p>As <a href=openapi.json>OpenAPI</a>. Fields are those of OpenAI's interface and of vLLM's.</p>")
+    lines = ["<p>As <a href=openapi.json>OpenAPI</a>. Fields are those of OpenAI's interface and of vLLM's.</p>"]
     for path, methods in description["paths"].items():
         for method, operation in methods.items():
             lines.append(f"<h2><code>{method.upper()} {html.escape(path)}</code></h2>")
             lines.append(f"<p>{html.escape(operation.get('description', ''))}</p>")
             lines += _list_fields(description, operation)
-    return "\n".join(lines)
+    return html_document(description["info"]["title"], "\n".join(lines))
 
 
 def _list_fields(description: dict[str, Any], operation: dict[str, Any]) -> Iterator[str]:

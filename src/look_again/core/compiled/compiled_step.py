@@ -100,6 +100,7 @@ class CompiledStep:
         self.model, self.family = model, find_family(model.config)
         self.cache_keyword, self.project = cache_keyword, project
         self.state: StepState | None = None
+        self._marked: torch.Tensor | None = None  # the buffers whose capacity is a symbol are this one and its kin
 
     def prepare(self, cache: RaggedCache, device: torch.device) -> StepState:
         """Make room for one more slot of every sequence; the state for as many sequences as there is room for."""
@@ -118,8 +119,10 @@ class CompiledStep:
         state = self.state
         assert state is not None, "prepare makes the state"
         keys, values = cache.buffers()
-        for tensor in (*keys, *values):
-            torch._dynamo.mark_dynamic(tensor, 2)
+        if keys[0] is not self._marked:
+            for tensor in (*keys, *values):
+                torch._dynamo.mark_dynamic(tensor, 2)
+            self._marked = keys[0]
         where = torch.tensor(column, device=state.tensor.device)
         if state.tensor.is_cuda:
             for tensor in (*keys, *values, *queries, state.tensor):
@@ -140,9 +143,9 @@ class CompiledStep:
 def _compile(step: Any) -> Graph:
     # A code object of its own: the compiler counts, and bounds, how often one is compiled for new shapes.
     own = FunctionType(step.__code__.replace(), step.__globals__, step.__name__, None, step.__closure__)
-    options: dict[str, Any] | None = (
-        {"triton.cudagraphs": True} if BACKEND == "inductor" and torch.cuda.is_available() else None
-    )
+    options: dict[str, Any] | None = None
+    if BACKEND == "inductor":  # strides are guarded already; asserting them again at every step costs a twentieth of it
+        options = {"size_asserts": False, "triton.cudagraphs": torch.cuda.is_available()}
     compiled: Graph = torch.compile(own, fullgraph=True, backend=BACKEND, options=options)
     return compiled
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from look_again.clients.sequence_requests import STRIP_FAMILIES
 from look_again.clients.vllm_requests import SentImage
-from look_again.core.answer_ranker import AnswerRanker
+from look_again.core.answer_ranker import AnswerRanker, PromptImages
 from look_again.core.reattention import Reattention
 from look_again.core.trigger import Trigger
 from look_again.images.video import Video
@@ -138,7 +138,8 @@ class VllmBackend:
         prompt, images = await self._in(
             self._prompt_thread if job.images else self._text_thread, lambda: self._read(job)
         )
-        ranker = None if self.checkpoint.model is None else AnswerRanker(self.checkpoint.model, prompt.pixels)
+        model = self.checkpoint.model
+        ranker = None if model is None else AnswerRanker(PromptImages(model, prompt.pixels))
         sequence = self.served.begin(
             self.checkpoint,
             prompt,
