@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+from tqdm import trange
 
 Call = Callable[[], Any]
 BANDWIDTH_REPEATS = 5
@@ -43,7 +44,7 @@ def paired_ratios(measured: Call, baseline: Call, pairs: int, measure: Callable[
     measured()
     baseline()
     ratios = []
-    for pair in range(pairs):
+    for pair in trange(pairs, desc="pairs", leave=False, disable=None):  # shown on a terminal alone
         if pair % 2 == 0:
             above, below = measure(measured), measure(baseline)
         else:

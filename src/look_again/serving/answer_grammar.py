@@ -9,7 +9,6 @@ Legend: W vocabulary.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Mapping
 from functools import cached_property
@@ -17,61 +16,9 @@ from typing import Any
 
 import torch
 
-from look_again.extras import require
+from look_again.serving.answer_schema import build_grammar, write_schema
 from look_again.text.grammar import TAG_TOKENS, close_tag, find_tag_beginning
 from look_again.text.tags import tag_ids
-
-MAX_SCHEMA_CHARACTERS = 50_000
-MAX_DEPTH = 32
-SEPARATORS: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""Blanks as `json.dumps` writes them: where any number is allowed, a model may write nothing else."""
-
-
-def close_objects(schema: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
-    """The schema, where objects hold the properties that are named and no others, unless it says otherwise.
-
-    Left open, a model that errs once may add properties without end. Parts of an `allOf` stay as they are. ValueError
-    for a schema nested deeper than MAX_DEPTH.
-    """
-    if depth > MAX_DEPTH:
-        raise ValueError(f"the schema is nested deeper than {MAX_DEPTH} levels")
-    closed = dict(schema)
-    for name in ("properties", "$defs", "definitions"):
-        if isinstance(closed.get(name), Mapping):
-            closed[name] = {key: _close(value, depth) for key, value in closed[name].items()}
-    for name in ("items", "additionalProperties", "anyOf", "oneOf", "prefixItems"):
-        if name in closed:
-            closed[name] = _close(closed[name], depth)
-    if "properties" in closed and not {"allOf", "patternProperties", "additionalProperties"} & closed.keys():
-        closed["additionalProperties"] = False
-    return closed
-
-
-def _close(value: Any, depth: int) -> Any:
-    if isinstance(value, Mapping):
-        return close_objects(value, depth + 1)
-    return [_close(one, depth + 1) for one in value] if isinstance(value, list) else value
-
-
-def _check_depth(value: Any, depth: int = 0) -> None:
-    if depth > 2 * MAX_DEPTH:
-        raise ValueError(f"the schema is nested deeper than {MAX_DEPTH} levels")
-    for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
-        _check_depth(inner, depth + 1)
-
-
-def check_schema(schema: Mapping[str, Any]) -> None:
-    """ValueError for a schema that is too long, nested too deeply, or that llguidance cannot follow."""
-    _check_depth(schema)
-    text = json.dumps(schema)
-    if len(text) > MAX_SCHEMA_CHARACTERS:
-        raise ValueError(f"the schema has {len(text)} characters; at most {MAX_SCHEMA_CHARACTERS} are accepted")
-    require("llguidance", extra="serve")
-    from llguidance import LLMatcher
-
-    message = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(text, defaults=SEPARATORS))
-    if message:
-        raise ValueError(f"the schema cannot be followed: {str(message)[:300]}")
 
 
 class AnswerGrammars:
@@ -83,14 +30,12 @@ class AnswerGrammars:
         self._lock = threading.Lock()
 
     def constrain(self, schema: Mapping[str, Any]) -> AnswerConstraint:
-        """The constraint of one answer. ValueError as `check_schema`."""
-        check_schema(schema)
+        """The constraint of one answer, by a schema that `check_schema` passed."""
         from llguidance import LLMatcher
 
         with self._lock:
             library_tokenizer = self._library_tokenizer
-        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=SEPARATORS)
-        return AnswerConstraint(self, LLMatcher(library_tokenizer, grammar))
+        return AnswerConstraint(self, LLMatcher(library_tokenizer, build_grammar(write_schema(schema))))
 
     @cached_property
     def _library_tokenizer(self) -> Any:

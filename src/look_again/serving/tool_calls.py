@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from look_again.serving.workers.json_body import BodyError, parse_values
+
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}}
 
@@ -91,10 +93,14 @@ class Call:
 def render_call(name: str, arguments: str) -> str:
     """A call of an earlier answer, as the model reads it."""
     try:
-        parsed = json.loads(arguments)
-    except ValueError:
-        parsed = arguments
-    return f"{OPEN}{json.dumps({'name': name, 'arguments': parsed}, ensure_ascii=False)}{CLOSE}"
+        written = _dump_call(name, parse_values(arguments.encode()))
+    except (BodyError, RecursionError):  # what is no strict JSON is shown as the text that it is
+        written = _dump_call(name, arguments)
+    return f"{OPEN}{written}{CLOSE}"
+
+
+def _dump_call(name: str, arguments: Any) -> str:
+    return json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)
 
 
 class CallReader:

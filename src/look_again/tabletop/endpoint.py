@@ -20,12 +20,13 @@ from look_again.web.guard import explain_refusal
 ATTEMPT_HEADER = "x-attempt"
 SCHEME = "tabletop:"
 MAX_BODY_BYTES = 2**24
+MAX_DIGITS = 9  # of a number of attempts
 
 
 def read_attempt(headers: Mapping[str, str]) -> int:
     """The number of earlier attempts, as the sender counts them in a header; 0 for senders that do not."""
     text = {name.lower(): value for name, value in headers.items()}.get(ATTEMPT_HEADER, "0")
-    return int(text) if text.isdecimal() else 0
+    return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else 0
 
 
 class InProcess:

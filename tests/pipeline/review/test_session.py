@@ -176,6 +176,7 @@ def test_a_made_up_row_is_refused(session, ledger, seen):
     steps = [session.act("ann", seen, "accept"), session.edit("ann", seen), session.keep("ann", seen, "x")]
     for state in (*steps, session.leave("ann", seen)):
         assert state.refused
+    assert session._drafts == {}, "a text is kept for every row that is made up"
     assert list_decisions(ledger) == []
 
 

@@ -15,7 +15,8 @@ from look_again.core.generate import Token
 from look_again.core.reattention import Reattention
 from look_again.loading import load_checkpoint
 from look_again.model import Sampling
-from look_again.serving.answer_grammar import AnswerGrammars, check_schema, close_objects
+from look_again.serving.answer_grammar import AnswerGrammars
+from look_again.serving.answer_schema import check_schema, close_objects
 from look_again.serving.backend import Job, ScoredToken, Started
 from look_again.serving.decode_options import DecodeOptions
 from look_again.serving.engine.token_chooser import TokenChooser

@@ -123,6 +123,23 @@ def references(levels: int) -> dict[str, Any]:
     return {"$defs": definitions, "$ref": "#/$defs/d0"}
 
 
+def joined_patterns(lengths: int) -> dict[str, Any]:
+    """Patterns that a text has to fit all at once; whether any does takes twice as long for each length more."""
+    parts = [(letter, length) for length in range(3, 3 + lengths) for letter in "ab"]
+    return {"allOf": [{"type": "string", "pattern": f"^(a|b)*{letter}(a|b){{{n}}}$"} for letter, n in parts]}
+
+
+def tool(parameters: Any) -> list[dict[str, Any]]:
+    return [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+
+
+def earlier_call(arguments: str) -> list[dict[str, Any]]:
+    """A conversation in which a function was called."""
+    call = {"id": "x", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    user = {"role": "user", "content": "a"}
+    return [user, {"role": "assistant", "tool_calls": [call]}, user]
+
+
 def turns(count: int) -> Sequence[dict[str, str]]:
     return [{"role": "user" if number % 2 == 0 else "assistant", "content": "a"} for number in range(count)]
 
@@ -186,11 +203,25 @@ BOMBS: dict[str, Bomb] = {
     "a choice of hundreds": Bomb(
         ask("a", response_format=lambda: schema({"enum": [f"word {n}" for n in range(250)]})), small=True
     ),
+    "a schema of joined patterns": Bomb(ask("a", response_format=lambda: schema(joined_patterns(20))), small=True),
+    "joined patterns of a tool": Bomb(
+        ask("a", tools=lambda: tool(joined_patterns(20)), tool_choice="required"), small=True
+    ),
+    "deep arguments of an earlier call": Bomb(ask("a", messages=lambda: earlier_call("[" * 100_000)), small=True),
+    "deep arguments that are closed": Bomb(
+        ask("a", messages=lambda: earlier_call("[" * 3_000 + "]" * 3_000)), small=True
+    ),
     "a text for /tokenize": Bomb(
         lambda model: json.dumps({"model": model, "prompt": "a" * 200_000}).encode(), TOKENIZE, small=True
     ),
     "an image for /tokenize": Bomb(show(lambda: flat(LIMIT_PIXELS), max_tokens=None), TOKENIZE),
     "a text for /v1/responses": Bomb(respond(lambda: LETTERS * 49_900), RESPONSES, small=True),
     "items for /v1/responses": Bomb(respond(lambda: turns(6_000)), RESPONSES, small=True),
+    "wrong parts for /v1/responses": Bomb(
+        respond(lambda: [{"role": "user", "content": [1] * 6_000}] * 3), RESPONSES, small=True
+    ),
+    "unknown fields for /v1/responses": Bomb(
+        respond(lambda: [{f"k{n}": 1 for n in range(18)}] * 1_000), RESPONSES, small=True
+    ),
     "nested lists for /v1/responses": Bomb(splice(lambda: nest(b"[]", 7_500_000), "input"), RESPONSES),
 }

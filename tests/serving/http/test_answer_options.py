@@ -11,6 +11,7 @@ from look_again.model import Sampling
 from look_again.serving.backend import ScoredToken
 from look_again.serving.decode_options import DecodeOptions
 from look_again.serving.http.limits import Limits
+from look_again.serving.tool_calls import CLOSE, OPEN, render_call
 from tests.serving.http.served import ANSWER, TRACE, FakeBackend, body, running, tokens_of
 
 SCHEMA = {"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"]}
@@ -280,3 +281,21 @@ def test_calls_and_their_results_are_shown_to_the_model():
     assert ask(backend, messages=earlier, tools=[TOOL]).status_code == 200
     roles = [(message["role"], message["content"]) for message in backend.jobs[0].messages[1:]]
     assert roles == [("user", "a"), ("assistant", CALL), ("user", "<tool_response>3 cm</tool_response>")]
+
+
+@pytest.mark.parametrize(
+    "arguments", ["[" * 100_000, "[" * 3000 + "]" * 3000, '{"a": NaN}', '{"a": "\\ud800"}', "{", ""]
+)
+def test_odd_arguments_of_an_earlier_call_are_shown_as_text(arguments):
+    """Deep ones were a 500, half a surrogate pair a 400 that named no field."""
+    assert json.loads(render_call("f", arguments)[len(OPEN) : -len(CLOSE)]) == {"name": "f", "arguments": arguments}
+
+
+def test_arguments_of_an_earlier_call_are_shown_as_an_object():
+    shown = render_call("f", '{"é":1}')
+    assert shown == f'{OPEN}{{"name": "f", "arguments": {{"é": 1}}}}{CLOSE}'
+
+
+@pytest.mark.parametrize("penalty", [0, 1e-300, 1e-40, 0.009, 2.1])
+def test_penalties_that_overflow_logits_are_refused(penalty):
+    assert refused(repetition_penalty=penalty)["param"] == "repetition_penalty"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from look_again.core.reattention import Reattention
 from look_again.serving.http.body import parse_json
@@ -11,7 +12,8 @@ from look_again.serving.http.chat_jobs import (
 )
 from look_again.serving.http.errors import ApiError
 from look_again.serving.http.limits import Limits
-from look_again.serving.http.request_fields import UNSUPPORTED, parse_chat_request
+from look_again.serving.http.request_fields import UNSUPPORTED, parse_chat_request, parse_model
+from look_again.serving.http.responses_schema import ResponsesRequest
 from look_again.serving.http.schema import ChatRequest
 from tests.serving.http.served import body, image_part
 
@@ -147,3 +149,22 @@ def test_a_message_does_not_repeat_what_is_long():
     with pytest.raises(ApiError) as caught:
         parse_chat_request(body("x") | {"messages": [{"role": "r" * 100_000, "content": "x"}]})
     assert len(caught.value.message) < 1000
+
+
+@pytest.mark.parametrize(
+    ("model", "value", "param"),
+    [
+        (ResponsesRequest, {"input": [{"role": "user", "content": [1] * 6000}] * 3}, "input[0].content[0]"),
+        (ResponsesRequest, {"input": [{f"k{n}": 1 for n in range(18)}] * 1000}, "input[0]"),
+        (ChatRequest, {"messages": [{"role": "user", "content": [1] * 6000}] * 3}, "messages[0].content[0]"),
+        (ChatRequest, {"messages": [{"role": "user"}] * 1000}, "messages[0].content"),
+    ],
+)
+def test_of_many_wrong_parts_the_first_is_examined(model, value, param):
+    """A body of 54 KB held the event loop for over a second: every error was written down."""
+    with pytest.raises(ValidationError) as refused:
+        model.model_validate({"model": "m", **value})
+    assert refused.value.error_count() < 25
+    with pytest.raises(ApiError) as told:
+        parse_model(model, {"model": "m", **value})
+    assert told.value.param.startswith(param)

@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 
 from look_again.images import ImageError
+from look_again.serving.answer_schema import SchemaError
 from look_again.serving.workers.image_decoding import decode_file
 from look_again.serving.workers.json_body import MAX_VALUES, BodyError, parse_body
 from look_again.serving.workers.worker_pool import WorkerPool
+from tests.serving.http.bombs import joined_patterns
 
 BOUND = 10**8
 
@@ -170,3 +172,24 @@ def test_a_worker_loads_no_model():
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "set()"
+
+
+def test_a_schema_is_checked_for_a_bounded_time(pool):
+    """Whether patterns that are joined leave anything takes llguidance hours for 2 KB of them."""
+    pool.check_schema(json.dumps({"type": "object", "properties": {"a": {"type": "string", "pattern": "^a+$"}}}))
+    with pytest.raises(SchemaError, match="cannot be followed"):
+        pool.check_schema(json.dumps({"type": "nothing"}))
+    with pytest.raises(SchemaError, match="takes too long to check"):
+        pool.check_schema(json.dumps(joined_patterns(20)))
+    pool.check_schema(json.dumps({"type": "string"}))
+
+
+def test_the_time_of_earlier_checks_does_not_count(pool):
+    """Would catch a limit that goes on running: decoding afterwards would end the process."""
+    started = pool.started
+    with pytest.raises(SchemaError, match="cannot be followed"):
+        pool.check_schema(json.dumps(joined_patterns(6)))
+    body = json.dumps(["é" * 4_000_000]).encode()
+    for _ in range(20):  # more than a second of the worker's
+        pool.parse_json(body, BOUND)
+    assert pool.started == started

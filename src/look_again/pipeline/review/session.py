@@ -188,11 +188,12 @@ class ReviewSession:
 
     def keep(self, reviewer: str, seen: str, text: str) -> PageState:
         """Remember an edit that was begun, so that a reload brings it back."""
-        self._drafts[reviewer, seen] = text
         try:
             item = self._item(seen)
             if text == item.response:
-                del self._drafts[reviewer, seen]
+                self._drafts.pop((reviewer, seen), None)
+            else:
+                self._drafts[reviewer, seen] = text
             return replace(self._state(reviewer, item), editing=True)
         except ReviewError as error:
             return self._refused(reviewer, seen, str(error))

@@ -5,11 +5,11 @@ chosen beyond temperature and top_p.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from look_again.extras import MissingExtraError
-from look_again.serving.answer_grammar import check_schema, close_objects
+from look_again.serving.answer_schema import check_schema, close_objects, validate_schema
 from look_again.serving.decode_options import DecodeOptions
 from look_again.serving.http.errors import invalid
 from look_again.serving.http.schema import ChatRequest, JsonObjectFormat, JsonSchemaFormat, TextFormat, ToolChoice
@@ -64,8 +64,13 @@ def build_toolbox(request: ChatRequest) -> Toolbox | None:
     return Toolbox(functions, chosen, request.parallel_tool_calls is not False)
 
 
-def choose_answer_schema(request: ChatRequest, toolbox: Toolbox | None) -> Mapping[str, Any] | None:
-    """JSON Schema of the CONCLUSION; None for free text. ApiError 400 for one that cannot be followed."""
+def choose_answer_schema(
+    request: ChatRequest, toolbox: Toolbox | None, validate: Callable[[str], None] = validate_schema
+) -> Mapping[str, Any] | None:
+    """JSON Schema of the CONCLUSION; None for free text. ApiError 400 for one that cannot be followed.
+
+    validate: as `validate_schema`.
+    """
     called = None if toolbox is None else toolbox.answer_schema
     wanted = request.response_format
     if called is not None:
@@ -78,7 +83,7 @@ def choose_answer_schema(request: ChatRequest, toolbox: Toolbox | None) -> Mappi
         return None
     try:
         schema = close_objects(schema)
-        check_schema(schema)
+        check_schema(schema, validate)
     except MissingExtraError as error:
         raise invalid(str(error), param, "unsupported_parameter") from None
     except ValueError as error:

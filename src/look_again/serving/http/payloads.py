@@ -12,6 +12,7 @@ from look_again.core.sequence import Token
 from look_again.serving.backend import ScoredToken
 from look_again.serving.choice import Choice, TextPiece
 from look_again.serving.tool_calls import Call
+from look_again.text.token_bytes import REPLACEMENT, read_token_bytes
 
 JSON = dict[str, Any]
 LEAST_LOG_PROB = -9999.0  # JSON knows no infinity; vLLM's number
@@ -91,7 +92,8 @@ class TokenReport:
 
     def _entry(self, token_id: int, log_prob: float) -> JSON:
         text = self.tokenizer.decode([token_id], skip_special_tokens=False)
-        return {"token": text, "logprob": max(log_prob, LEAST_LOG_PROB), "bytes": list(text.encode())}
+        raw = read_token_bytes(self.tokenizer, token_id) if REPLACEMENT in text else text.encode()
+        return {"token": text, "logprob": max(log_prob, LEAST_LOG_PROB), "bytes": None if raw is None else list(raw)}
 
 
 def _finish(choice: Choice) -> JSON:

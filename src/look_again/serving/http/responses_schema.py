@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from look_again.serving.http.schema import FrameUrls, LookAgainOptions, MaxFrames, Name, Rate, Schema, Strict
 
@@ -62,7 +62,7 @@ Part = Annotated[TextInput | ImageInput | VideoInput, Field(discriminator="type"
 class InputMessage(Strict):
     type: Literal["message"] | None = None
     role: Role
-    content: str | list[Part]
+    content: str | Annotated[list[Part], Field(fail_fast=True)]
     id: str | None = None
     status: str | None = None
     phase: str | None = None
@@ -91,12 +91,24 @@ class FunctionCallInput(Strict):
 class FunctionOutputInput(Strict):
     type: Literal["function_call_output"]
     call_id: str
-    output: str | list[TextInput]
+    output: str | Annotated[list[TextInput], Field(fail_fast=True)]
     id: str | None = None
     status: str | None = None
 
 
-InputItem = InputMessage | ReasoningInput | FunctionCallInput | FunctionOutputInput
+def _item_type(item: Any) -> Any:
+    """The type that an item of the input names; one without is a message."""
+    named = item.get("type") if isinstance(item, dict) else getattr(item, "type", None)
+    return "message" if named is None else named
+
+
+InputItem = Annotated[
+    Annotated[InputMessage, Tag("message")]
+    | Annotated[ReasoningInput, Tag("reasoning")]
+    | Annotated[FunctionCallInput, Tag("function_call")]
+    | Annotated[FunctionOutputInput, Tag("function_call_output")],
+    Discriminator(_item_type),
+]
 
 
 class FunctionTool(Strict):
@@ -137,7 +149,10 @@ class ResponsesRequest(Strict):
     """`POST /v1/responses`. seed, max_reasoning_tokens, look_again: as in a chat completion."""
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
-    input: Annotated[str, Field(min_length=1)] | Annotated[list[InputItem], Field(min_length=1, max_length=1000)]
+    input: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[list[InputItem], Field(min_length=1, max_length=1000, fail_fast=True)]
+    )
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None

@@ -87,12 +87,12 @@ class SystemMessage(_Message):
     """ "developer" is read as "system"."""
 
     role: Literal["system", "developer"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
 
 
 class UserMessage(_Message):
     role: Literal["user"]
-    content: str | Annotated[list[UserPart], Field(min_length=1)]
+    content: str | Annotated[list[UserPart], Field(min_length=1, fail_fast=True)]
 
 
 class CalledFunction(Strict):
@@ -116,7 +116,7 @@ class AssistantMessage(_Message):
     """
 
     role: Literal["assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)] | None = None
+    content: str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: None = None
@@ -130,7 +130,7 @@ class ToolMessage(_Message):
     """The result of a tool call; shown to the model in a user's turn."""
 
     role: Literal["tool"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)]
     tool_call_id: Annotated[str, Field(max_length=256)]
 
 
@@ -226,7 +226,7 @@ class ChatRequest(Strict):
     """
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
-    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1000, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
@@ -236,7 +236,7 @@ class ChatRequest(Strict):
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
@@ -271,7 +271,7 @@ class TokenizeRequest(Strict):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1000, fail_fast=True)] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: Literal[True] | None = None
     return_token_strs: bool | None = None

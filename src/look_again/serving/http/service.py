@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -57,6 +57,7 @@ from look_again.serving.http.metrics import Metrics
 from look_again.serving.http.payloads import TokenReport
 from look_again.serving.http.request_fields import parse_chat_request, parse_model
 from look_again.serving.http.schema import ChatRequest, Message, TokenizeRequest
+from look_again.serving.tool_calls import Toolbox
 from look_again.serving.workers.worker_pool import PROCESSES, WorkerPool
 from look_again.text.chat import encode_text
 
@@ -109,7 +110,7 @@ class Service:
         messages, references = split_conversation(request.messages, self.limits)
         messages = [*build_instructions(request, toolbox), *messages]
         check_characters(messages, self.limits)
-        schema = await self._in_thread(lambda: choose_answer_schema(request, toolbox))
+        schema = await self._choose_schema(request, toolbox)
         options = build_options(request, schema)
         decoded = await self._decode_all(references)
         images = [image.image for image in decoded]
@@ -130,6 +131,12 @@ class Service:
         tokenizer = self.backend.checkpoint.tokenizer
         report = TokenReport(tokenizer, bool(request.logprobs), bool(request.return_token_ids))
         return ChatJobs(request, policy, jobs, read_stops(request), everything, notes, toolbox, report)
+
+    async def _choose_schema(self, request: ChatRequest, toolbox: Toolbox | None) -> Mapping[str, Any] | None:
+        """As `choose_answer_schema`, a worker checking it."""
+        if request.response_format is None and toolbox is None:
+            return None
+        return await self._by_worker(lambda: choose_answer_schema(request, toolbox, self.workers.check_schema))
 
     def _check_attention(self, request: ChatRequest) -> None:
         """ApiError 400 for attention that cannot be measured, or that would take a pass per choice."""

@@ -19,6 +19,7 @@ from PIL import Image
 
 from look_again.images import ImageError
 from look_again.images.video import Video
+from look_again.serving.answer_schema import SchemaError
 from look_again.serving.workers import worker_process
 from look_again.serving.workers.image_decoding import DecodedFile
 from look_again.serving.workers.json_body import BodyError
@@ -64,7 +65,7 @@ class Worker:
 
 
 class WorkerPool:
-    """`parse_json` and `decode` block, and may be called from any thread; more than `processes` at a time wait.
+    """Its calls block, and may come from any thread; more than `processes` at a time wait.
 
     deadline_s: for one call, waiting aside.
     """
@@ -86,6 +87,14 @@ class WorkerPool:
 
         late = BodyError(f"the body took longer than {self.deadline_s:g} s to parse", "request_too_large")
         return self._call(("json", text_characters), raw, read, late)
+
+    def check_schema(self, text: str) -> None:
+        """As `validate_schema`; SchemaError also for one that takes too long to check."""
+
+        def read(head: tuple[Any, ...], stream: BinaryIO) -> None:
+            _check(head, lambda message, code: SchemaError(message))
+
+        self._call(("schema",), text.encode(), read, _ended("schema"))
 
     def decode(self, data: bytes, low: bool, max_bytes: int, max_pixels: int) -> DecodedFile:
         """As `decode_file`."""
@@ -165,6 +174,8 @@ def _check(head: tuple[Any, ...], build_error: Callable[[str, str], Exception]) 
 def _ended(task: str) -> ValueError:
     if task == "json":
         return BodyError("the body could not be parsed: its parser ended", "request_too_large")
+    if task == "schema":
+        return SchemaError("the schema takes too long to check: join fewer patterns (`allOf`, `pattern`)")
     return ImageError(f"the {task} could not be decoded: its decoder ended")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import marshal
 import os
+import signal
 import struct
 import sys
 from collections.abc import Callable
@@ -17,12 +18,14 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from look_again.images import ImageError
+from look_again.serving.answer_schema import SchemaError, validate_schema
 from look_again.serving.workers.image_decoding import decode_file
 from look_again.serving.workers.json_body import BodyError, parse_body, too_deep
 from look_again.serving.workers.video_decoding import VideoOptions, decode_video
 
 Head = tuple[Any, ...]
 BLOCK_BYTES = 2**22
+SCHEMA_S = 1.0  # of processor time to check a schema: those that people write take a hundredth
 NICE = 5  # what the server itself does comes first
 _LENGTH = struct.Struct(">I")
 
@@ -83,7 +86,29 @@ def _decode_video(data: bytes, stream: BinaryIO, *options: Any) -> None:
     stream.flush()
 
 
-TASKS: dict[str, Callable[..., None]] = {"json": _parse, "image": _decode, "video": _decode_video}
+def _check_schema(data: bytes, stream: BinaryIO) -> None:
+    import llguidance  # noqa: F401 - before the time is counted
+
+    _limit_processor_time(SCHEMA_S)
+    try:
+        validate_schema(data.decode())
+    finally:
+        _limit_processor_time(0)
+    send(stream, ("done",))
+
+
+def _limit_processor_time(seconds: float) -> None:
+    """End this process once it computed for so long; 0 takes that back. Waiting for a processor does not count."""
+    if hasattr(signal, "setitimer"):  # elsewhere the pool's deadline ends it
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+TASKS: dict[str, Callable[..., None]] = {
+    "json": _parse,
+    "image": _decode,
+    "video": _decode_video,
+    "schema": _check_schema,
+}
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
@@ -98,6 +123,8 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
             TASKS[name](data, answers, *options)
         except BodyError as error:
             send(answers, ("refused", str(error), error.code))
+        except SchemaError as error:
+            send(answers, ("refused", str(error), "invalid_schema"))
         except ImageError as error:
             send(answers, ("refused", str(error), "invalid_image"))
 
