@@ -32,7 +32,7 @@ from look_again.text.tags import tag_ids
 
 TARGET = 20_000.0  # answers per second, with all three rewards
 REFILL_TARGET = 0.8
-WAVES = 2  # times the questions of a step, in the timing of rollouts
+WAVES = 3  # of questions, so that the end, when places stay empty, weighs little
 TOKENS = 320  # of an answer at most
 REWARDS = 3  # of an answer: format, accuracy, balance
 LENGTHS = {"SUMMARY": 40, "CAPTION": 60, "REASONING": 80, "REFLECTION": 100, "CONCLUSION": 10}  # tokens
