@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from look_again.core.families import find_family
+from look_again.core.open_runner import OpenRunner
 from look_again.core.reattention import Reattention
 from look_again.data.sample import Sample
+from look_again.rl import refill
 from look_again.rl.refill import RefilledSampling, draw_tokens, split_generator
 from look_again.rl.rollouts import sample_groups
 from look_again.tabletop.loader import build_sample
@@ -75,6 +79,49 @@ def test_answers_are_the_same_however_many_are_decoded_at_once(model, codec, row
     assert [r.finished for r in refilled] == [r.finished for r in together]
     assert len({len(r.completion_ids) for r in together}) > 2
     assert any(open_id in r.completion_ids[:-1] for r in together)
+
+
+RELATIVE = Reattention(mode="route", keep=40, rule="relative")
+
+
+@pytest.mark.parametrize(
+    ("policy", "reads"),
+    [*((policy, 3) for policy in POLICIES), (RELATIVE, 9)],
+    ids=[*(policy.mode for policy in POLICIES), "relative"],
+)
+def test_a_prompt_is_read_once_for_its_answers(model, codec, rows, policy, reads, monkeypatch):
+    """The answers are those of prompts that are read each time; attention within the prompt needs that."""
+    options = {"group": 3, "max_new_tokens": 20, "places": 4}
+    fed, chunk = [], OpenRunner.chunk
+
+    def watched(self, sequence):
+        fed.append(self.cache.lengths[sequence] == 0)
+        return chunk(self, sequence)
+
+    monkeypatch.setattr(OpenRunner, "chunk", watched)
+    once = sample_groups(model, codec, rows, policy, **options, generator=torch.Generator().manual_seed(6))
+    assert sum(fed) == reads
+    monkeypatch.setattr(refill._ReadPrompt, "is_of", lambda self, start: False)
+    fed.clear()
+    each = sample_groups(model, codec, rows, policy, **options, generator=torch.Generator().manual_seed(6))
+    assert sum(fed) == 9
+    assert [r.example for r in once] == [r.example for r in each]
+
+
+def test_a_prompt_about_another_picture_is_read(model, codec, rows):
+    """The same words and places, other features: what is taken over would show the first picture."""
+    other = replace(rows[0], images=rows[2].images)
+    options = {"group": 2, "max_new_tokens": 12, "places": 4}
+    both = sample_groups(
+        model, codec, [rows[0], other], POLICIES[1], **options, generator=torch.Generator().manual_seed(7)
+    )
+    starts = [rollout.example.prompt_ids for rollout in both]
+    assert starts[0] == starts[2]
+    read = refill._ReadPrompt(((), (), ()), torch.zeros(2, 3), [], torch.zeros(1, 1))
+    builder = SimpleNamespace(token_ids=[], visual_indices=[], positions=[])
+    assert read.is_of(SimpleNamespace(builder=builder, features=torch.zeros(2, 3)))
+    assert not read.is_of(SimpleNamespace(builder=builder, features=torch.ones(2, 3)))
+    assert not read.is_of(SimpleNamespace(builder=builder, features=None))
 
 
 def test_draws_follow_the_distribution_and_never_what_cannot_be():

@@ -3,6 +3,7 @@
 Waiting for the longest answer of a batch leaves most places idle for most of the time. What happens to a sequence is
 decided by `DecodedSequence`, as everywhere; the cache is that of the server, whose sequences come and go. Every answer
 draws from a generator of its own, so it is the same whatever is decoded beside it and however many places there are.
+Answers to one question follow each other, and its prompt is read once for them.
 
 Legend: n running answers, W vocabulary.
 """
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 
 from look_again.core.attention import recorded_attention
-from look_again.core.cache import swap_remove
+from look_again.core.cache import States, swap_remove
 from look_again.core.families import attention_layers, find_family
 from look_again.core.open_runner import OpenRunner
 from look_again.core.prefill import Start
@@ -56,6 +57,27 @@ class _Answer:
     chunk_next: bool = False
 
 
+@dataclass(frozen=True)
+class _ReadPrompt:
+    """A prompt that was fed: what it holds, its features, the keys and values that it left, logits (1, W) after it."""
+
+    slots: tuple[Any, ...]
+    features: torch.Tensor | None
+    states: States
+    logits: torch.Tensor
+
+    def is_of(self, start: Start) -> bool:
+        """Whether a start holds the same."""
+        ours, theirs = self.features, start.features
+        alike = ours is theirs if ours is None or theirs is None else torch.equal(ours, theirs)
+        return alike and self.slots == _held_slots(start)
+
+
+def _held_slots(start: Start) -> tuple[Any, ...]:
+    builder = start.builder
+    return tuple(builder.token_ids), tuple(builder.visual_indices), tuple(builder.positions)
+
+
 class RefilledSampling:
     """Answers of one model. places: most answers at once. ValueError below 1.
 
@@ -87,12 +109,14 @@ class RefilledSampling:
         self.recorded = bool(self.layers) or compile
         self.banned = torch.tensor(find_family(model.config).vision_tokens(model.config).never_sampled)
         self.running: list[_Answer] = []
+        self._last_read: _ReadPrompt | None = None
 
     @torch.no_grad()
     def sample(self, starts: Sequence[Start], generators: Sequence[torch.Generator]) -> list[DecodedSequence]:
         """The finished sequences, in the order of their starts."""
         sequences = [self._sequence(start) for start in starts]
         waiting = deque(zip(starts, sequences, generators, strict=True))
+        self._last_read = None  # the weights may be others than last time
         with recorded_attention(self.model) if self.recorded else nullcontext():
             while waiting or self.running:
                 while waiting and len(self.running) < self.places:
@@ -107,7 +131,7 @@ class RefilledSampling:
         )
 
     def _join(self, start: Start, sequence: DecodedSequence, generator: torch.Generator) -> None:
-        """Prefill an answer's prompt and sample its first token."""
+        """Read an answer's prompt and sample its first token."""
         answer = _Answer(sequence, generator)
         self.running.append(answer)
         index = self.runner.add_sequence(
@@ -117,7 +141,20 @@ class RefilledSampling:
             score_prompt=self.policy.rule == "relative",
             count_copies=self.policy.count_copies,
         )
-        self._append([answer], self.runner.chunk(index))
+        self._append([answer], self._read_prompt(index, start))
+
+    def _read_prompt(self, index: int, start: Start) -> torch.Tensor:
+        """Feed a prompt, or take over what the one before left where it is the same: logits (1, W)."""
+        cache, slots = self.runner.cache, _held_slots(start)
+        if self._last_read is not None and self._last_read.is_of(start):
+            count = len(start.builder)
+            cache.write_sequence(index, self._last_read.states, count, count)
+            return self._last_read.logits.clone()
+        logits = self.runner.chunk(index)
+        if not cache.recurrent and self.policy.rule != "relative":  # those also need what a pass over the prompt tells
+            states = cache.read_sequence(index, len(start.builder))
+            self._last_read = _ReadPrompt(slots, start.features, states, logits.clone())
+        return logits
 
     def _step(self) -> None:
         """One more token for every answer: plain steps together, then the chunks of those that look again."""
