@@ -10,13 +10,15 @@ from typing import Any
 import httpx
 import uvicorn
 
+from look_again.web.guard import PAGE_SERVER
+
 FILE_META = {"_type": "gradio.FileData"}
 
 
 @contextmanager
 def serve_page(app: Any) -> Iterator[str]:
     """The page's address while the context lasts."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, **{**PAGE_SERVER, "log_level": "error"}))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while thread.is_alive() and not server.started:

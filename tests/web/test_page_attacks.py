@@ -15,8 +15,9 @@ from look_again.pipeline.ledger.ledger import Ledger
 from look_again.pipeline.review.reviewers import ReviewAccess
 from look_again.pipeline.review.session import ReviewSession
 from look_again.ui.app import make_app
-from look_again.web.access import Access
+from look_again.web.access import Access, build_access
 from tests.pipeline.review.review_runs import PEOPLE, prepare
+from tests.serving.http.served import encoded_image
 from tests.ui.ui_answers import build_played_workspace
 from tests.web.page_server import join_with, serve_page
 
@@ -165,3 +166,120 @@ def test_the_review_page_takes_no_uploads(tmp_path, response):
         with serve_page(app) as page:
             answer = httpx.post(f"{page}/gradio_api/upload", files={"files": ("a.png", b"x", "image/png")})
             assert (answer.status_code, json.dumps(answer.text)) == (404, '"there is nothing here\\n"')
+
+
+@pytest.fixture
+def closed_page() -> Iterator[str]:
+    """The page of questions behind a password."""
+    access = build_access("127.0.0.1", ["correct horse"])
+    with serve_page(make_app(build_played_workspace(), access)) as url:
+        yield url
+
+
+def log_in(url: str, password: str, **headers: str) -> int:
+    return httpx.post(f"{url}/login", data={"username": "a", "password": password}, headers=headers).status_code
+
+
+def test_no_header_names_another_address_for_a_try_of_the_password(closed_page):
+    """uvicorn believes X-Forwarded-For of whoever is on this machine: 40 tries of a locked address were answered."""
+    while log_in(closed_page, "wrong") != 429:
+        pass
+    forwarded = {"X-Forwarded-For": "10.0.0.7", "Forwarded": "for=10.0.0.7", "X-Real-IP": "10.0.0.7"}
+    assert log_in(closed_page, "wrong", **forwarded) == 429
+    assert log_in(closed_page, "correct horse", **forwarded) == 429
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=b", "application/x-www-form-urlencoded"])
+def test_a_form_in_chunks_is_not_read(closed_page, kind):
+    """A length beside the chunks was believed: a stranger could fill the disk through the login."""
+    sent = []
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(64):
+            sent.append(2**16)
+            yield b"x" * 2**16
+
+    headers = {"content-type": kind, "transfer-encoding": "chunked", "content-length": "10"}
+    with httpx.Client() as client:
+        request = client.build_request("POST", f"{closed_page}/login", content=chunks(), headers=headers)
+        request.headers["content-length"] = "10"
+        try:
+            assert client.send(request).status_code in (400, 411, 413)
+        except httpx.WriteError:  # it hung up meanwhile
+            assert sum(sent) < 2**22
+
+
+def test_a_heartbeat_needs_a_login(closed_page):
+    answer = httpx.get(f"{closed_page}/gradio_api/heartbeat/window", timeout=5)
+    assert (answer.status_code, answer.text) == (401, "log in first\n")
+    with httpx.Client(base_url=closed_page) as client:
+        client.post("/login", data={"username": "a", "password": "correct horse"})
+        with client.stream("GET", "/gradio_api/heartbeat/window", timeout=5) as beat:
+            assert beat.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("address", "body"),
+    [
+        ("session_hash=attacker&session_hash=victim", None),
+        ("session_hash=victim&session_hash=attacker", None),
+        ("session_hash=victim", {"session_hash": "attacker"}),
+        ("session_hash=attacker", {"session_hash": "victim"}),
+        ("session_hash=%76ictim", None),
+        ("session_hash=" + "v" * 201, None),
+    ],
+)
+def test_another_browsers_window_is_not_named_beside_ones_own(page, address, body):
+    """The first of two names was checked and the last one read; a body took the place of the address."""
+    with httpx.Client(base_url=page) as victim:
+        join = {"data": [], "fn_index": 0, "session_hash": "victim", "event_data": None}
+        victim.post("/gradio_api/queue/join", json=join)
+    with httpx.Client(base_url=page) as attacker:
+        content = None if body is None else json.dumps(body).encode()
+        headers = {} if body is None else {"content-type": "application/json"}
+        answer = attacker.request(
+            "GET", f"/gradio_api/queue/data?{address}", content=content, headers=headers, timeout=10
+        )
+    assert answer.status_code in (400, 403)
+    assert "window" in answer.text
+
+
+def test_requests_of_strangers_push_no_uploads_out(closed_page, monkeypatch):
+    """2,010 requests without a cookie made the page forget the uploads of all who were logged in."""
+    monkeypatch.setattr("look_again.web.page_sessions.SESSIONS", 3)
+    picture = encoded_image(size=(12, 8))
+    with httpx.Client(base_url=closed_page) as user:
+        user.post("/login", data={"username": "a", "password": "correct horse"})
+        (stored,) = user.post("/gradio_api/upload", files={"files": ("a.png", picture, "image/png")}).json()
+        for _ in range(20):
+            httpx.get(f"{closed_page}/nothing")
+            httpx.get(f"{closed_page}/config")
+        assert user.get(f"/gradio_api/file={stored}").content == picture
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"data": [NaN]}',
+        b'{"data": [-Infinity]}',
+        b'{"data": [1e999]}',
+        b'{"data": [' + b"9" * 400 + b"]}",
+        b'{"data": ["\\ud800"]}',
+        b'{"data": ["\xed\xa0\x80"]}',
+        b'{"\\udfff": 1}',
+        b'"\xff"',
+    ],
+)
+def test_values_that_gradio_cannot_handle_do_not_reach_it(page, body):
+    headers = {"content-type": "application/json"}
+    answer = httpx.post(f"{page}/gradio_api/queue/join", content=body, headers=headers)
+    assert answer.status_code == 400
+
+
+def test_events_that_wait_are_bounded(monkeypatch):
+    """Each one that comes is told to all that wait: 400 of them left 67,000 messages."""
+    monkeypatch.setattr("look_again.ui.page.MAX_WAITING", 0)
+    with serve_page(make_app(build_played_workspace(), Access())) as url, httpx.Client(base_url=url) as client:
+        fn = client.get("/config").json()["dependencies"][0]["id"]
+        join = {"data": [], "fn_index": fn, "session_hash": "waiting", "event_data": None}
+        assert client.post("/gradio_api/queue/join", json=join).status_code == 503

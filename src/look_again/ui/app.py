@@ -17,7 +17,7 @@ from look_again.ui.page import make_page
 from look_again.ui.question import MAX_BYTES
 from look_again.ui.workspace import Workspace
 from look_again.web.access import Access, build_page_access, read_password
-from look_again.web.guard import PageGuard
+from look_again.web.guard import PAGE_SERVER, PageGuard
 from look_again.web.page_routes import PAGE_ROUTES, PageRoute, upload_routes
 from look_again.web.section_cards import sections_css
 
@@ -84,7 +84,7 @@ async def serve(app: Any, workspace: Workspace, host: str, port: int) -> None:
     await backend.start()
     workspace.start_opening()
     try:
-        config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
+        config = uvicorn.Config(app, host=host, port=port, **PAGE_SERVER)
         print(f"http://{host}:{port} shows {backend.checkpoint.name}; Ctrl-C ends it", flush=True)
         await uvicorn.Server(config).serve()
     finally:

@@ -16,6 +16,7 @@ from look_again.ui.examples import examples_html, load_example, next_set, read_c
 from look_again.ui.opening import FIRST
 from look_again.ui.question import MODES, MOST_TOKENS, read_modes
 from look_again.ui.workspace import FormFields, Workspace
+from look_again.web.guard import MAX_WAITING
 from look_again.web.section_cards import escape
 
 TITLE = "LookAgain"
@@ -83,6 +84,7 @@ def make_page(workspace: Workspace) -> Any:
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as blocks:
         components = _lay_out(workspace)
         _connect(blocks, components, workspace)
+    blocks.queue(max_size=MAX_WAITING)
     return blocks
 
 

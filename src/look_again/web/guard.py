@@ -29,8 +29,16 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
+PAGE_SERVER: dict[str, Any] = {
+    "log_level": "warning",
+    "timeout_graceful_shutdown": 2,
+    "proxy_headers": False,  # or whoever reaches this machine's own address would name the address that is locked
+}
+"""Settings of uvicorn for a page."""
+MAX_WAITING = 100  # events of a page that wait in Gradio's queue; each that comes is told to all of them
 FILE, UPLOAD, EVENTS = "/gradio_api/file=", "/gradio_api/upload", "/gradio_api/queue/data"
-HEARTBEAT, LOGIN = "/gradio_api/heartbeat/", "/login"
+HEARTBEAT, LOGIN, USER = "/gradio_api/heartbeat/", "/login", "/gradio_api/user"
+WINDOW, WINDOW_CHARACTERS = "session_hash", 200
 EVENT_BYTES = 2**24  # of an event that is looked through for files; none of ours is as long
 
 
@@ -80,20 +88,39 @@ class PageGuard:
         session, new = self.sessions.open(headers)
         if route is None or (scope["path"].startswith(FILE) and not session.has(scope["path"][len(FILE) :])):
             raise RefusalError(404, "there is nothing here")
-        window = _read_window(scope)
+        windows = _read_windows(scope)
         pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
         if route.form_bytes and is_form(pairs):
             check_form(headers, route.form_bytes)
         else:
             value, receive = await read_value(pairs, receive, session)
-            window = value.get("session_hash", window) if isinstance(value, dict) else window
-        if window is not None and not self.sessions.claim(str(window)[:200], session):
-            raise RefusalError(403, "this window is another browser's")
+            windows += [str(value[WINDOW])] if isinstance(value, dict) and WINDOW in value else []
+        if self.access.closed and scope["path"].startswith(HEARTBEAT) and not await self._is_logged_in(scope):
+            raise RefusalError(401, "log in first")
+        for window in windows:  # whichever of them Gradio reads
+            if len(window) > WINDOW_CHARACTERS:
+                raise RefusalError(400, "a window has a short name")
+            if not self.sessions.claim(window, session):
+                raise RefusalError(403, "this window is another browser's")
         send = _with_headers(send, [*HEADERS.items(), *([("set-cookie", build_cookie(session))] if new else [])])
         if route.path.rstrip("/") == LOGIN and scope["method"] == "POST":
             await self._log_in(scope, receive, send)
         else:
             await self.app(scope, receive, _watch(scope["path"], session, send))
+
+    async def _is_logged_in(self, scope: Any) -> bool:
+        """Whether Gradio knows who sent a request: it does not ask for that everywhere."""
+        told = bytearray()
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def collect(message: Any) -> None:
+            told.extend(message.get("body", b""))
+
+        asked = {"method": "GET", "path": USER, "raw_path": USER.encode(), "query_string": b""}
+        await self.app({**scope, **asked}, receive, collect)
+        return isinstance(_parse(bytes(told)), str)
 
     async def _log_in(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a try of the password: at once where it is right, late where it is wrong, not at all when locked."""
@@ -114,11 +141,10 @@ class PageGuard:
         await self.app(scope, receive, watch)
 
 
-def _read_window(scope: Any) -> str | None:
-    """The window that an address names, if it names one."""
-    if scope["path"].startswith(HEARTBEAT):
-        return str(scope["path"][len(HEARTBEAT) :])
-    return parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [None])[0]
+def _read_windows(scope: Any) -> list[str]:
+    """The windows that an address names."""
+    path, query = scope["path"], parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    return [*([path[len(HEARTBEAT) :]] if path.startswith(HEARTBEAT) else []), *query.get(WINDOW, [])]
 
 
 def _with_headers(send: Any, headers: Sequence[tuple[str, str]]) -> Any:

@@ -20,22 +20,25 @@ _IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 class PageSession:
-    """One browser. identifier: the value of its cookie."""
+    """One browser. identifier: the value of its cookie. files: of all browsers, by these."""
 
-    def __init__(self, identifier: str) -> None:
-        self.identifier = identifier
-        self._files: OrderedDict[str, None] = OrderedDict()
+    def __init__(self, identifier: str, files: OrderedDict[str, OrderedDict[str, None]]) -> None:
+        self.identifier, self._files = identifier, files
 
     def store(self, path: str) -> None:
         """A file was stored for this browser."""
-        self._files[_resolve(path) or ""] = None
-        while len(self._files) > FILES:
+        own = self._files.setdefault(self.identifier, OrderedDict())
+        self._files.move_to_end(self.identifier)
+        own[_resolve(path) or ""] = None
+        while len(own) > FILES:
+            own.popitem(last=False)
+        while len(self._files) > SESSIONS:
             self._files.popitem(last=False)
 
     def has(self, path: str) -> bool:
         """Whether the file that a path leads to was stored for this browser."""
         resolved = _resolve(path)
-        return resolved is not None and resolved in self._files
+        return resolved is not None and resolved in self._files.get(self.identifier, ())
 
     def store_uploads(self, answer: Any) -> None:
         """The files of an upload, from the answer to it: their paths."""
@@ -52,18 +55,18 @@ class PageSessions:
     """All browsers of a page, and which of them a window belongs to."""
 
     def __init__(self) -> None:
-        self._sessions: OrderedDict[str, PageSession] = OrderedDict()
+        self._files: OrderedDict[str, OrderedDict[str, None]] = OrderedDict()
         self._windows: OrderedDict[str, str] = OrderedDict()
 
     def open(self, headers: Mapping[str, str]) -> tuple[PageSession, bool]:
-        """The session of a request, and whether the browser has to be told its cookie."""
+        """The session of a request, and whether the browser has to be told its cookie.
+
+        Nothing is kept of one that has no files: requests of strangers push out nobody's.
+        """
         known = _read_cookie(headers.get("cookie", ""))
-        identifier = known or secrets.token_urlsafe(32)
-        session = self._sessions.setdefault(identifier, PageSession(identifier))
-        self._sessions.move_to_end(identifier)
-        while len(self._sessions) > SESSIONS:
-            self._sessions.popitem(last=False)
-        return session, known is None
+        if known is not None and known in self._files:
+            self._files.move_to_end(known)
+        return PageSession(known or secrets.token_urlsafe(32), self._files), known is None
 
     def claim(self, window: str, session: PageSession) -> bool:
         """Whether a window (Gradio's session hash) is this browser's: the first to use one has it."""

@@ -12,8 +12,8 @@ from look_again.pipeline.ledger.items import counts
 from look_again.pipeline.ledger.ledger import Ledger
 from look_again.pipeline.review import decisions
 from look_again.pipeline.review import session as turns
-from look_again.pipeline.review.decisions import ReviewError, broken_links, list_decisions
-from look_again.pipeline.review.session import Progress, ReviewSession, take_over
+from look_again.pipeline.review.decisions import ReviewError, broken_links, list_decisions, shown_item
+from look_again.pipeline.review.session import MAX_CHARACTERS, Progress, ReviewSession, name_seen, take_over
 from tests.pipeline.review.review_runs import PEOPLE, prepare, rows_of
 
 
@@ -246,3 +246,41 @@ def test_rows_and_decisions_are_taken_over_without_an_endpoint(ledger, response)
     ledger.apply([("DELETE FROM results WHERE stage = ?", (decisions.NAME,))])
     report = take_over(ledger, people)
     assert (report.items, report.ok, report.waiting) == (3, 1, 2)
+
+
+@pytest.mark.parametrize("broken", ["x\ud800y", "\udfff", "x" * (MAX_CHARACTERS + 1)])
+def test_a_text_that_cannot_be_kept_leaves_nothing(session, ledger, response, broken):
+    """A draft with half a surrogate pair broke every later look at its row."""
+    first = session.next("ann")
+    steps = [
+        session.keep("ann", first.seen, broken),
+        session.act("ann", first.seen, "edit", response=broken),
+        session.act("ann", first.seen, "accept", note=broken),
+    ]
+    assert all(state.refused for state in steps)
+    assert session.edit("ann", first.seen).view.text == response
+    assert list_decisions(ledger) == []
+
+
+def test_rows_that_were_not_handed_out_are_neither_shown_nor_decided(session, ledger):
+    """A reviewer could take all rows, and with them the others' share, by their numbers."""
+    own = session.next("ann")
+    others = [shown_item(ledger, n, 0) for n in range(1, 5) if n != own.view.item.n]
+    for item in others:
+        for seen in (name_seen(item), f"{item.n}/{item.sample}/guessed"):
+            steps = [
+                session.act("ann", seen, "accept"),
+                session.edit("ann", seen),
+                session.keep("ann", seen, "x"),
+                session.leave("ann", seen),
+            ]
+            assert all(state.refused and state.seen == own.seen for state in steps)
+    assert list_decisions(ledger) == []
+    assert session._drafts == {}
+
+
+@pytest.mark.parametrize("seen", ["9" * 5000 + "/0/x", "9" * 30 + "/0/x", "0/" + "9" * 30 + "/x", "9" * 18 + "/0/x"])
+def test_numbers_of_no_row_are_refused(session, seen):
+    """Python reads no number of 5,000 digits, and the database none of 30."""
+    for state in (session.act("ann", seen, "accept"), session.browse("ann", seen, 1), session.edit("ann", seen)):
+        assert state.view is None or state.seen != seen

@@ -14,7 +14,7 @@ from look_again.extras import require
 from look_again.pipeline.review import item_html as page
 from look_again.pipeline.review.reviewers import ReviewAccess
 from look_again.pipeline.review.session import PageState, ReviewSession
-from look_again.web.guard import PageGuard
+from look_again.web.guard import MAX_WAITING, PAGE_SERVER, PageGuard
 from look_again.web.section_cards import sections_css
 
 TITLE = "LookAgain review"
@@ -82,6 +82,7 @@ def make_page(session: ReviewSession, access: ReviewAccess) -> Any:
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as blocks:
         parts, buttons = _lay_out()
         _connect(blocks, parts, buttons, session, access)
+    blocks.queue(max_size=MAX_WAITING)
     return blocks
 
 
@@ -118,7 +119,7 @@ def serve(app: Any, host: str, port: int) -> None:
     """Serve what `make_app` made until interrupted."""
     import uvicorn  # comes with gradio
 
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
+    uvicorn.run(app, host=host, port=port, **PAGE_SERVER)
 
 
 def _lay_out() -> tuple[PageParts, dict[str, Any]]:

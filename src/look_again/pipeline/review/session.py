@@ -33,8 +33,14 @@ from look_again.pipeline.review.decisions import (
 from look_again.pipeline.stages import rewrite, verify
 
 TRIES = 5  # of a decision that met another one on its way into the ledger
+MAX_CHARACTERS = 100_000  # of an edit or a note
+DIGITS = 18  # of a row's and a sample's number together
 DECIDED = {"accept": "accepted", "reject": "rejected", "edit": "edited"}
 T = TypeVar("T")
+
+
+class _UnfitTextError(ReviewError):
+    """A text that is not kept, not even as a draft."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +130,10 @@ class ReviewSession:
         """Accept, reject or edit the row that was seen, and go on to the next; a refusal stays and says why."""
         try:
             with self._lock:
-                item = self._item(seen)
+                item = self._item(reviewer, seen)
+                _check_text(note)
                 if response is not None:
-                    response = response.replace("\r\n", "\n")
+                    response = _check_text(response.replace("\r\n", "\n"))
                     self._drafts[reviewer, seen] = response
                     if response == item.response:
                         raise ReviewError("nothing is changed: accept the row, or leave the editor")
@@ -134,6 +141,8 @@ class ReviewSession:
                 if action == "edit":
                     self._drafts.pop((reviewer, seen), None)
                 return self.next(reviewer, f"{item.row.id}: {DECIDED[action]}")
+        except _UnfitTextError as error:
+            return self._refused(reviewer, seen, str(error))
         except (ReviewError, LedgerError) as error:
             return self._refused(reviewer, seen, str(error), draft=response)
 
@@ -153,7 +162,8 @@ class ReviewSession:
                 position = self._neighbour(reviewer, _parse_seen(seen), step)
                 if position is None and (step > 0 or not seen):
                     return self.next(reviewer)
-                state = self._state(reviewer, shown_item(self.ledger, *(position or _parse_seen(seen))))
+                shown = self._item(reviewer, seen) if position is None else shown_item(self.ledger, *position)
+                state = self._state(reviewer, shown)
                 return replace(state, message="" if position else "this is your first row")
         except ReviewError as error:
             return self._refused(reviewer, seen, str(error))
@@ -161,10 +171,10 @@ class ReviewSession:
     def edit(self, reviewer: str, seen: str) -> PageState:
         """The row that was seen with the editor open, in it what was begun earlier."""
         try:
-            item = self._item(seen)
+            item = self._item(reviewer, seen)
             if standing(self.ledger, item.n, item.sample, item.input) is not None:
                 raise ReviewError(f"row {item.row.id!r} is decided already: take that back first")
-            if name_seen(shown_item(self.ledger, item.n, item.sample)) != seen:
+            if name_seen(self._now(item)) != seen:
                 raise ReviewError(f"row {item.row.id!r} has changed since it was shown: look at it again")
             return replace(self._state(reviewer, item), editing=True)
         except ReviewError as error:
@@ -173,7 +183,7 @@ class ReviewSession:
     def leave(self, reviewer: str, seen: str) -> PageState:
         """The row without the editor; what was begun is kept."""
         try:
-            state = self._state(reviewer, shown_item(self.ledger, *_parse_seen(seen)))
+            state = self._state(reviewer, self._item(reviewer, seen))
         except ReviewError as error:
             return self._refused(reviewer, seen, str(error))
         kept = state.view is not None and state.view.draft is not None
@@ -189,11 +199,13 @@ class ReviewSession:
     def keep(self, reviewer: str, seen: str, text: str) -> PageState:
         """Remember an edit that was begun, so that a reload brings it back."""
         try:
-            item = self._item(seen)
+            item = self._item(reviewer, seen)
+            if name_seen(self._now(item)) != seen:
+                raise ReviewError(f"row {item.row.id!r} has changed since it was shown: look at it again")
             if text == item.response:
                 self._drafts.pop((reviewer, seen), None)
             else:
-                self._drafts[reviewer, seen] = text
+                self._drafts[reviewer, seen] = _check_text(text)
             return replace(self._state(reviewer, item), editing=True)
         except ReviewError as error:
             return self._refused(reviewer, seen, str(error))
@@ -228,10 +240,23 @@ class ReviewSession:
     def _last(self) -> int:
         return int(self.ledger.read("SELECT coalesce(max(id), 0) FROM decisions")[0][0])
 
-    def _item(self, seen: str) -> WorkItem:
-        """The item that was seen, under the hash that it was seen with."""
+    def _item(self, reviewer: str, seen: str) -> WorkItem:
+        """The item that was seen, under the hash that it was seen with. ReviewError for one that is not theirs."""
+        item = self._own_item(reviewer, seen)
+        return replace(item, input=seen.split("/", 2)[2])
+
+    def _own_item(self, reviewer: str, seen: str) -> WorkItem:
+        """The item as it is now. ReviewError for one that was not handed to the reviewer."""
         n, sample = _parse_seen(seen)
-        return replace(shown_item(self.ledger, n, sample), input=seen.split("/", 2)[2])
+        item = shown_item(self.ledger, n, sample)
+        holder = self.ledger.read("SELECT reviewer FROM claims WHERE n = ? AND sample = ?", [n, sample])
+        if not holder or holder[0][0] != reviewer:
+            reason = f"is {holder[0][0]}'s to decide" if holder else "was not handed to you yet"
+            raise ReviewError(f"row {item.row.id!r} {reason}")
+        return item
+
+    def _now(self, item: WorkItem) -> WorkItem:
+        return shown_item(self.ledger, item.n, item.sample)
 
     def _state(self, reviewer: str, item: WorkItem, message: str = "") -> PageState:
         view = load_view(self.ledger, item)
@@ -243,8 +268,8 @@ class ReviewSession:
     def _refused(self, reviewer: str, seen: str, reason: str, *, draft: str | None = None) -> PageState:
         """The row as it is now, with the reason. draft: an edit that is refused; it stays open for another try."""
         try:
-            state = self._state(reviewer, shown_item(self.ledger, *_parse_seen(seen)))
-        except ReviewError:  # it is no longer there
+            state = self._state(reviewer, self._own_item(reviewer, seen))
+        except ReviewError:  # it is no longer there, or another's
             draft, state = None, self.next(reviewer)
         if draft is None or state.view is None or state.view.decision is not None:
             return replace(state, message=reason, refused=True, editing=False)
@@ -289,12 +314,23 @@ def load_view(ledger: Ledger, item: WorkItem) -> ItemView:
     return ItemView(item, standing(ledger, item.n, item.sample, item.input), before, outputs.get(verify.NAME))
 
 
+def _check_text(text: str) -> str:
+    """The text. _UnfitTextError for one that is too long to keep, or that cannot be written."""
+    if len(text) > MAX_CHARACTERS:
+        raise _UnfitTextError(f"the text has {len(text)} characters; at most {MAX_CHARACTERS} are kept")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _UnfitTextError("the text holds half a surrogate pair, which is no character") from None
+    return text
+
+
 def _parse_seen(seen: str) -> tuple[int, int]:
     """Row and sample; after the last row for "" (nothing was seen). ReviewError for anything else."""
     if not seen:
         return AFTER_THE_LAST, 0
     n, _, rest = seen.partition("/")
     sample, separator, _ = rest.partition("/")
-    if not (separator and n.isdecimal() and sample.isdecimal()):
+    if not (separator and n.isdecimal() and sample.isdecimal() and len(n + sample) <= DIGITS):
         raise ReviewError(f"{seen[:40]!r} names no row")
     return int(n), int(sample)
