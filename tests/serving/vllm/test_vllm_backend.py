@@ -86,9 +86,12 @@ def run(light, asked, work=listen, **fakes):
     return asyncio.run(asyncio.wait_for(go(), 20))
 
 
-def scored_by(checkpoint):
-    """Log-probabilities as a server of this checkpoint says them."""
-    return lambda prefix, drawn: score_tokens(checkpoint, prefix, drawn).tolist()
+RAW, PROCESSED = 0, 1
+
+
+def scored_by(checkpoint, mode=RAW):
+    """Log-probabilities as a server of this checkpoint, in one of vLLM's modes, says them."""
+    return lambda prefix, drawn: score_tokens(checkpoint, prefix, drawn)[mode].tolist()
 
 
 def tokens(events) -> list[int]:
@@ -581,6 +584,21 @@ def test_the_same_weights_are_admitted_through_their_rounding(loaded):
         return [score + 0.004 * (-1) ** place for place, score in enumerate(scored_by(loaded)(prefix, drawn))]
 
     assert tokens(run({"checkpoint": loaded}, job(TEXT), a=FakeVllm(ANSWER, score=rounded))) == ANSWER
+
+
+@pytest.mark.parametrize("mode", [RAW, PROCESSED])
+def test_log_probabilities_may_count_the_tokens_that_are_never_sampled(loaded, mode):
+    """vLLM says those before the bias that holds vision tokens back, unless it was started otherwise: for a model that
+    takes these for likely they differ by a tenth."""
+    likely = replace(loaded, model=copy.deepcopy(loaded.model))
+    head, never = likely.model.get_output_embeddings().weight, likely.family.vision_tokens(likely.model.config)
+    with torch.no_grad():
+        frequent = likely.model(input_ids=torch.arange(40)[None]).logits[0].argmax(-1).mode().values
+        head[list(never.never_sampled)] = head[frequent].clone()
+    both = score_tokens(likely, list(range(20)), list(range(20)))
+    assert float((both[PROCESSED] - both[RAW]).mean()) > 0.01
+    fake = FakeVllm(ANSWER, score=scored_by(likely, mode))
+    assert tokens(run({"checkpoint": likely}, job(TEXT), a=fake)) == ANSWER
 
 
 def test_a_server_for_too_few_images_is_found_at_the_start(light):
