@@ -82,9 +82,9 @@ def make_page(workspace: Workspace) -> Any:
     import gradio as gr
 
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as blocks:
+        blocks.queue(max_size=MAX_WAITING)  # before the events, which a queue made later would not run side by side
         components = _lay_out(workspace)
         _connect(blocks, components, workspace)
-    blocks.queue(max_size=MAX_WAITING)
     return blocks
 
 

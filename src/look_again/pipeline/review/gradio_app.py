@@ -80,9 +80,9 @@ def make_page(session: ReviewSession, access: ReviewAccess) -> Any:
     import gradio as gr
 
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as blocks:
+        blocks.queue(max_size=MAX_WAITING)  # before the events, which a queue made later would not run side by side
         parts, buttons = _lay_out()
         _connect(blocks, parts, buttons, session, access)
-    blocks.queue(max_size=MAX_WAITING)
     return blocks
 
 
