@@ -21,19 +21,22 @@ from look_again.bench.decode_costs import describe_machine
 from look_again.bench.measure import Call, describe_spread, timed
 from look_again.bench.rollout_costs import RolloutBench, measure_rollouts
 from look_again.bench.settings import BrpoSettings
+from look_again.data.loaders import load_samples
+from look_again.data.sample import Sample
 from look_again.data.source import Source
 from look_again.loading import default_checkpoint
 from look_again.rl.brpo_config import BrpoConfig, ObjectiveOptions, RolloutOptions
 from look_again.rl.completions import forget_parsed
 from look_again.rl.rewards import AccuracyReward, BalanceReward, FormatReward
+from look_again.tabletop.oracle import LENGTHS as ANSWER_LENGTHS
 from look_again.tabletop.tiny import build_tokenizer
 from look_again.text.grammar import TAGS, close_tag, open_tag
 from look_again.text.tags import tag_ids
 
 TARGET = 20_000.0  # answers per second, with all three rewards
 REFILL_TARGET = 0.8
-WAVES = 3  # of questions, so that the end, when places stay empty, weighs little
-TOKENS = 320  # of an answer at most
+WAVES = 2  # of questions of every length, so that the end, when places stay empty, weighs little
+TOKENS = 400  # of an answer at most
 REWARDS = 3  # of an answer: format, accuracy, balance
 LENGTHS = {"SUMMARY": 40, "CAPTION": 60, "REASONING": 80, "REFLECTION": 100, "CONCLUSION": 10}  # tokens
 WORDS = "the red ball lies beside two blue cubes and one green cone near a small box on this table".split()  # noqa: SIM905
@@ -95,6 +98,12 @@ def rewards_per_second(settings: BrpoSettings) -> dict[str, list[float]]:
     return samples
 
 
+def mixed_questions(each: int) -> list[Sample]:
+    """So many questions that ask for each length of answer, in turn."""
+    of_lengths = [load_samples(Source(loader="tabletop", path=f"3:{each}:{length}")) for length in ANSWER_LENGTHS]
+    return [sample for turn in zip(*of_lengths, strict=True) for sample in turn]
+
+
 def measure_run(settings: BrpoSettings) -> tuple[dict[str, float], dict[str, Any]]:
     """Share of a step in generation, scoring and loss (medians over steps of a run of the shipped model, less one), and
     `measure_rollouts` of the same model.
@@ -113,7 +122,7 @@ def measure_run(settings: BrpoSettings) -> tuple[dict[str, float], dict[str, Any
                 seed=settings.seed,
             )
         )
-        samples = run.samples[: WAVES * settings.questions]
+        samples = mixed_questions(WAVES * settings.questions)
         bench = RolloutBench(run.inner.model, run.codec, samples, settings.group, TOKENS, settings.seed)
         rollouts = measure_rollouts(bench)
         logs = [run.step(step) for step in range(settings.steps + 1)][1:]
