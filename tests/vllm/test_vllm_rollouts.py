@@ -11,13 +11,17 @@ import copy
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from look_again.bench.vllm_process import VllmProcess
 from look_again.core.families import find_family
 from look_again.core.generate import LookAgainDecoding
 from look_again.core.inputs import left_padded
@@ -29,7 +33,7 @@ from look_again.loading import default_checkpoint, load_checkpoint
 from look_again.rl.brpo import train_brpo
 from look_again.rl.brpo_config import BrpoConfig
 from look_again.rl.rollouts import Rollout
-from look_again.rl.vllm_rollouts import VllmServer, stop_ids
+from look_again.rl.vllm_rollouts import VllmRollouts, VllmServer, VllmServers, stop_ids
 from look_again.tabletop.loader import build_sample
 from look_again.tabletop.samples import make_sample
 from look_again.training.batches import Codec, collate
@@ -42,10 +46,14 @@ ROUTE = Reattention(mode="route", layout="strip")
 TOLERANCE = 1e-3  # of log-probabilities
 
 
+def rollout_server(folder: Path) -> AbstractContextManager[VllmProcess]:
+    options, settings = ("--logprobs-mode", "processed_logprobs", "--enable-mm-embeds"), {"VLLM_SERVER_DEV_MODE": "1"}
+    return vllm_server(folder, options, settings)
+
+
 @pytest.fixture(scope="module")
 def url(tmp_path_factory) -> Iterator[str]:
-    options, settings = ("--logprobs-mode", "processed_logprobs", "--enable-mm-embeds"), {"VLLM_SERVER_DEV_MODE": "1"}
-    with vllm_server(tmp_path_factory.mktemp("vllm"), options, settings) as server:
+    with rollout_server(tmp_path_factory.mktemp("vllm")) as server:
         yield server.url
 
 
@@ -98,7 +106,7 @@ def difference(model: Any, codec: Codec, rollouts: Sequence[Rollout], temperatur
     return max(float((a - b).abs().max()) for a, b in zip(ours, served, strict=True))
 
 
-def greedy(server: VllmServer, codec: Codec, rows: Sequence[Sample]) -> list[list[int]]:
+def greedy(server: VllmRollouts, codec: Codec, rows: Sequence[Sample]) -> list[list[int]]:
     found = server.sample_groups(codec, rows, TEXT, group=1, max_new_tokens=120, temperature=0.0)
     return [rollout.completion_ids for rollout in found]
 
@@ -170,6 +178,35 @@ def test_brpo_goes_by_answers_that_look_again(server, url, start, codec, rows, t
     found = server.sample_groups(codec, rows, policy, group=4, max_new_tokens=250, seed=9, model=trained)
     assert any(any(rollout.example.chosen) for rollout in found)
     assert difference(trained, codec, found, 1.0) <= TOLERANCE
+
+
+def count_answered(url: str) -> float:
+    """Requests that a server has answered so far, by its own count."""
+    lines = urlopen(f"{url}/metrics", timeout=60).read().decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("vllm:request_success_total{"))
+
+
+def test_two_servers_share_the_work_and_have_the_same_weights(url, start, codec, tmp_path):
+    """Would catch a server with old weights or without work, and answers that come back in another order."""
+    rows = [build_sample(make_sample("train", 5, i), "train") for i in range(12)]
+    model = changed(start.model, 0.005)
+    with rollout_server(tmp_path) as second:
+        urls = [url, second.url]
+        servers = VllmServers.at(urls, stop_ids(start.model))
+        servers.check()
+        servers.push_weights(model, tmp_path / "weights")
+        assert greedy(servers, codec, rows) == greedy_here(model, codec, rows)
+        for policy in (TEXT, COPY, ROUTE):
+            before = [count_answered(each) for each in urls]
+            found = servers.sample_groups(codec, rows, policy, group=4, max_new_tokens=250, seed=11, model=model)
+            shares = [count_answered(each) - count for each, count in zip(urls, before, strict=True)]
+            largest = difference(model, codec, found, 1.0)
+            looks = sum(bool(chosen) for rollout in found for chosen in rollout.example.chosen)
+            print(f"{policy.mode}: {len(found)} answers, {looks} looks, requests {shares}, within {largest:.1e}")
+            assert [rollout.sample.id for rollout in found] == [row.id for row in rows for _ in range(4)]
+            assert largest <= TOLERANCE
+            assert min(shares) >= max(shares) / 3
+            assert bool(looks) == policy.inserts
 
 
 @pytest.mark.parametrize("asleep", [False, True])

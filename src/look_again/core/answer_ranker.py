@@ -45,10 +45,6 @@ class AnswerRanker:
         self.model, self.images = images.model, images
         self._runner: Runner | None = None
 
-    def table(self) -> torch.Tensor:
-        """Features of all images, (V, hidden)."""
-        return self.images.table
-
     @torch.no_grad()
     def scores(self, sequence: DecodedSequence) -> torch.Tensor:
         """The ranking of the sequence's V visual tokens so far, (V,)."""
@@ -59,7 +55,7 @@ class AnswerRanker:
                 self._runner = Runner(
                     model,
                     [sequence.builder],
-                    [self.table()],
+                    [self.images.table],
                     score_layers=layers,
                     score_prompt=policy.rule == "relative",
                     count_copies=policy.count_copies,

@@ -65,7 +65,7 @@ class Ranking:
     def build_body(self, sequence: DecodedSequence) -> dict[str, Any]:
         """The sequence so far, with features for all of its visual tokens."""
         with self.turn:
-            table = self.ranker.table()
+            table = self.ranker.images.table
         return dict(build_feature_request(sequence, self.images, table, self.merge).body)
 
 

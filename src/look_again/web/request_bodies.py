@@ -7,19 +7,16 @@ refused before Gradio reads it. The paper has no pages; these are our rules.
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from look_again.text.strict_json import parse_json
 from look_again.web.page_sessions import PageSession, find_paths
 
 MAX_BYTES = 2**20  # of a body that is no form; forms bring uploads, which have a limit of their own
 MAX_NESTED = 20_000  # objects and arrays of a body, by their opening brackets: one costs many times its bytes
 DIGITS = 20  # of an integer, its sign included
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # the escape of one; pairs of them are characters
 Receive = Callable[[], Awaitable[Any]]
 
 
@@ -40,7 +37,7 @@ async def read_value(headers: list[tuple[str, str]], receive: Receive, session: 
     if not any(name in ("content-length", "transfer-encoding") for name, _ in headers):  # then HTTP says there is none
         return None, receive
     body = await _read(receive)
-    value = parse_json(body) if body else None
+    value = parse_body(body) if body else None
     for path in find_paths(value):
         if "://" in path:
             raise BodyError("files are uploaded; this page fetches none")
@@ -67,39 +64,16 @@ def check_form(headers: Mapping[str, str], max_bytes: int) -> None:
         raise BodyError(f"this form has at most {max_bytes} bytes", 413)
 
 
-def parse_json(body: bytes) -> Any:
-    """The value. Raises BodyError for what is not strict JSON in UTF-8, for more than 20,000 objects and arrays, and
-    for numbers and texts that Gradio could not handle: infinite or long ones, and half surrogate pairs.
+def parse_body(body: bytes) -> Any:
+    """The value. Raises BodyError for what is not strict JSON, for integers that Gradio could not handle, and for more
+    than 20,000 objects and arrays.
     """
     if body.count(b"[") + body.count(b"{") > MAX_NESTED:
         raise BodyError(f"a request's body holds at most {MAX_NESTED} objects and arrays")
     try:
-        value = json.loads(
-            body.decode(), parse_constant=_refuse_constant, parse_int=_read_integer, parse_float=_read_number
-        )
-        if _SURROGATE.search(body):
-            json.dumps(value, ensure_ascii=False).encode()
-    except BodyError:
-        raise
-    except (ValueError, RecursionError):
-        raise BodyError("a request's body is a form or JSON") from None
-    return value
-
-
-def _refuse_constant(name: str) -> float:
-    raise BodyError(f"{name} is no number of JSON")
-
-
-def _read_integer(text: str) -> int:
-    if len(text) > DIGITS:
-        raise BodyError("a number is too long")
-    return int(text)
-
-
-def _read_number(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise BodyError("a number is too large")
-    return value
+        return parse_json(body, digits=DIGITS)
+    except ValueError as error:
+        raise BodyError(f"a request's body {error}") from None
 
 
 async def _read(receive: Receive) -> bytes:

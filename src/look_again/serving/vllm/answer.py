@@ -146,7 +146,7 @@ class VllmAnswer:
             return build_uuid_request(self.sequence, self.images, server.known)
         assert ranker is not None, "visual tokens were chosen, so there is a model"
         return await self.shared.on_model(
-            lambda: build_feature_request(self.sequence, self.images, ranker.table(), merge)
+            lambda: build_feature_request(self.sequence, self.images, ranker.images.table, merge)
         )
 
     async def _follow(self, server: UpstreamServer, request: GenerateRequest) -> AsyncGenerator[BackendEvent, None]:

@@ -5,15 +5,14 @@ The paper serves nothing.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Iterator
-from typing import Any, NoReturn
+from typing import Any
+
+from look_again.text.strict_json import inner_values, parse_json
 
 MAX_VALUES = 20_000  # of a body, keys aside: a large one of small parts would cost many times its bytes
 
 _STRING_END = re.compile(rb'(?:[^"\\]|\\.)*+"', re.DOTALL)
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # the escape of one; pairs of them are characters
 
 
 class BodyError(ValueError):
@@ -50,19 +49,13 @@ def count_nested(raw: bytes) -> int:
 
 
 def parse_values(raw: bytes) -> Any:
-    """Strict JSON in UTF-8. BodyError otherwise; also for NaN, Infinity, lone surrogates and very deep nesting."""
+    """Strict JSON of at most `MAX_VALUES` values. BodyError otherwise."""
     try:
-        value = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
-    except UnicodeDecodeError as error:
-        raise BodyError(f"the body is not UTF-8: byte {error.start} is wrong", "invalid_json") from None
-    except RecursionError:
-        raise too_deep() from None
-    except ValueError as error:  # also numbers of more digits than Python converts
-        raise BodyError(f"the body is not JSON: {error}", "invalid_json") from None
+        value = parse_json(raw)
+    except ValueError as error:
+        raise BodyError(f"the body {error}", "invalid_json") from None
     if not _fits(value):
         raise too_many_values()
-    if _SURROGATE.search(raw) and not all(map(_is_text, _strings(value))):
-        raise BodyError("the body holds half a surrogate pair, which is no character", "invalid_json")
     return value
 
 
@@ -78,38 +71,8 @@ def _fits(value: Any) -> bool:
     """Whether it holds at most `MAX_VALUES` values."""
     pending, left = [value], MAX_VALUES
     while pending and left >= 0:
-        inner = _inside(pending.pop())
+        inner = inner_values(pending.pop())
         left -= len(inner)
         if left >= 0:
             pending.extend(inner)
     return left >= 0
-
-
-def _inside(value: Any) -> Collection[Any]:
-    """The values that an object or an array holds, without keys."""
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """All strings in a value, keys included."""
-    pending = [value]
-    while pending:
-        current = pending.pop()
-        if isinstance(current, str):
-            yield current
-        elif isinstance(current, dict):
-            yield from current
-        pending.extend(_inside(current))
-
-
-def _is_text(string: str) -> bool:
-    """Whether it holds no half of a surrogate pair."""
-    try:
-        string.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
