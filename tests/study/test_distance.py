@@ -36,6 +36,19 @@ def test_a_study_of_one_length_resumes_and_refuses_another_studys_folder(tmp_pat
     assert "holds another study (seed was 0, now 1" in capsys.readouterr().err
 
 
+def test_keys_that_are_rotated_are_an_arm_where_the_family_has_them(tmp_path, capsys, monkeypatch):
+    options = ["study", "distance", "--out", str(tmp_path / "study"), *SMALL, "--arms", "text,copy,copy-rotated"]
+    assert main([*options, "--json"]) == 0
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    assert [cell["arm"] for cell in cells] == ["text", "copy", "copy-rotated"]
+    configuration = tmp_path / "study" / "cells" / "model-0" / "100" / "copy-rotated" / "rows-0-10" / "config.json"
+    assert '"reuse": "rotated"' in configuration.read_text()
+    monkeypatch.setattr("look_again.core.reuse.rotated_keys.ROTATED_FAMILIES", ())
+    assert main([*options, "--out", str(tmp_path / "other")]) == 2
+    assert 'reuse="rotated" is made for' in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
 def test_rows_of_ones_own_are_scored_by_their_answers(tmp_path, capsys):
     folder = tmp_path / "rows"
     folder.mkdir()

@@ -12,7 +12,7 @@ from look_again.core.reattention import Reattention
 from look_again.evaluation.controls import ARMS, policies
 from look_again.evaluation.run_folder import write_json
 from look_again.model import LookAgain, load
-from look_again.study.designs import RANKED
+from look_again.study.designs import RANKED, ROTATED
 from look_again.study.settings import StudySettings, split_arm
 from look_again.weights.sources import default_checkpoint
 
@@ -24,6 +24,8 @@ CONFIG = "config.json"
 def build_policy(base: Reattention, arm: str) -> Reattention:
     """The policy of an arm. ValueError for one that is unknown."""
     name = split_arm(arm)[0]
+    if name == ROTATED:
+        return replace(base, mode="copy", reuse="rotated")
     found = RANKED.fullmatch(name)
     if name in ARMS or found is None or (found[1] == "random" and found[3]):
         return policies(base, [name])[name]

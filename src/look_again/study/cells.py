@@ -21,6 +21,7 @@ from tqdm import tqdm
 from look_again.core.inputs import count_visual_tokens
 from look_again.core.prefix_cache import PrefixCache
 from look_again.core.reattention import Reattention
+from look_again.core.reuse.rotated_keys import check_rotates
 from look_again.data.image_files import open_image
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation
 from look_again.evaluation.run import load_items, run_benchmark
@@ -116,6 +117,8 @@ def check_model(settings: StudySettings, model: LookAgain, item: BenchmarkItem) 
             "model whose images may be larger"
         )
     arms = [build_policy(check.reattention, arm) for arm in settings.arms]
+    if any(policy.reuse for policy in arms):
+        check_rotates(check.model)
     if any(policy.opens_turn for policy in arms):
         check.renderer.render_turn(question_messages("?", 1), LOOK_AGAIN_TEXT, [1], images=True)
 

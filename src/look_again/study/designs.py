@@ -1,7 +1,8 @@
 """The designs of studies: what each asks, over which lengths and arms, and by which scores. Imports nothing heavy.
 
 An arm is a policy of `evaluation.controls`, or "route-K", "route-K-diversity", "route-K-both" and "random-K" for K
-percent of the visual tokens; behind an "@" stands the mask of the study of windows ("copy@local").
+percent of the visual tokens; "copy-rotated" is COPY with cached keys moved instead of copies prefilled, which not every
+family carries, so that no design has it unasked. Behind an "@" stands the mask of the study of windows ("copy@local").
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ OTHER_ARMS = (
     "route-50-diversity",
     "route-50-both",
 )
+ROTATED = "copy-rotated"
 KEPT = (10, 25, 50)
 MASKS = ("global", "mixed", "local")
 ANSWER_TOKENS = 160  # for the reflection and the conclusion

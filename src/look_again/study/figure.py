@@ -13,6 +13,7 @@ from look_again.style import styled
 
 LINES = {  # arm -> label, colour, line
     "copy": ("COPY", "#1f5fa8", "-"),
+    "copy-rotated": ("COPY, keys rotated", "#1f5fa8", ":"),
     "route-50": ("ROUTE 50%, relevance", "#4f9ad8", "-"),
     "route-50-both": ("ROUTE 50%, relevance x diversity", "#4f9ad8", "--"),
     "route-50-diversity": ("ROUTE 50%, diversity", "#4f9ad8", ":"),
