@@ -17,6 +17,7 @@ import yaml
 
 C = TypeVar("C")
 GROUP = "group"
+MOST_VALUES = 100_000  # of a file
 
 
 class ConfigError(ValueError):
@@ -30,16 +31,60 @@ def group(cls: type[C], choose: Callable[[Mapping[str, Any]], type] | None = Non
 
 
 def read_yaml(path: str | Path, what: str = "") -> dict[str, Any]:
-    """The keys of a file as they stand. ConfigError for a missing file, bad YAML, or no mapping; `what` is its noun."""
+    """The keys of a file as they stand: mappings with texts as keys, lists, texts, numbers, truth values and null.
+
+    ConfigError, with the line where there is one, for a missing file, bad YAML, a key that is there twice, other kinds
+    of keys and values, more than `MOST_VALUES`, or no mapping; `what` is the file's noun. Aliases are copies.
+    """
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        raw = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+        plain = _plain(raw, str(path), [MOST_VALUES], ())
     except OSError as error:
         raise ConfigError(f"cannot read {f'the {what} ' if what else ''}{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"{path}: a {what or 'configuration'} is a mapping of keys to values, not {raw!r}")
-    return dict(raw)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8: byte {error.start} is wrong") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line} is not YAML: {error.problem or error.context}") from error
+    except (yaml.YAMLError, ValueError) as error:  # a character that YAML has not, a date that does not exist
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested too deeply") from error
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{path}: a {what or 'configuration'} is a mapping of keys to values, not {plain!r}")
+    return plain
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML whose mappings name each key once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        named: set[str] = set()
+        for key, _ in node.value:
+            if key.value in named and isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                named.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _plain(value: Any, where: str, left: list[int], above: tuple[int, ...]) -> Any:
+    """A copy in which nothing is there twice. left: values that may still come. above: what it lies in, by identity."""
+    left[0] -= 1
+    if left[0] < 0 or id(value) in above:
+        raise ConfigError(f"{where} holds more than {MOST_VALUES} values, or itself")
+    if isinstance(value, dict):
+        if odd := [key for key in value if not isinstance(key, str)]:
+            raise ConfigError(f"{where}: a key is a text, not {odd[0]!r}: put it in quotes")
+        return {key: _plain(part, f"{where}: {key}", left, (*above, id(value))) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part, where, left, (*above, id(value))) for part in value]
+    if value is not None and not isinstance(value, str | bool | int | float):
+        raise ConfigError(f"{where} is {type(value).__name__} ({value}), which is no text or number: put it in quotes")
+    return value
 
 
 def build(cls: type[C], values: Any, where: str) -> C:
@@ -96,16 +141,40 @@ def as_keys(config: Any) -> dict[str, Any]:
 
 
 def check_types(config: Any) -> None:
-    """ValueError for a field that is annotated as a number or a bool and is none, such as YAML's text 1e-3."""
+    """ValueError for a field that is annotated as a text, number or bool, or as mappings or tuples of them, and is
+    none, such as YAML's text 1e-3.
+    """
     for name, hint in typing.get_type_hints(type(config)).items():
-        value, kinds = getattr(config, name), {hint} if typing.get_origin(hint) is None else set(typing.get_args(hint))
-        if hint is bool and not isinstance(value, bool):
-            raise ValueError(f"{name} is true or false, not {value!r}")
-        if not kinds <= {int, float, type(None)} or (value is None and type(None) in kinds):
-            continue
-        whole = float not in kinds
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-            raise ValueError(f"{name} is a {'whole number' if whole else 'number (1.0e-3)'}, not {value!r}")
+        _check_type(name, hint, getattr(config, name))
+
+
+def _check_type(name: str, hint: Any, value: Any) -> None:
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple and parts[1:] == (...,):
+        if not isinstance(value, tuple | list):
+            raise ValueError(f"{name} is a list, not {value!r}")
+        for part in value:
+            _check_type(name, parts[0], part)
+        return
+    if origin in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{name} is a mapping of keys to values, not {value!r}")
+        for key, part in value.items():
+            _check_type(f"a key of {name}", parts[0], key)
+            _check_type(f"{name}: {key}", parts[1], part)
+        return
+    kinds = {hint} if origin is None else set(parts)
+    if hint is bool and not isinstance(value, bool):
+        raise ValueError(f"{name} is true or false, not {value!r}")
+    if not kinds <= {int, float, str, type(None)} or (value is None and type(None) in kinds):
+        return
+    if str in kinds:
+        if not isinstance(value, str) and kinds <= {str, type(None)}:
+            raise ValueError(f"{name} is a text, not {value!r}")
+        return
+    whole = float not in kinds
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise ValueError(f"{name} is a {'whole number' if whole else 'number (1.0e-3)'}, not {value!r}")
 
 
 def _construct(cls: type[C], values: Mapping[str, Any], where: str) -> C:

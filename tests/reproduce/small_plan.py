@@ -31,7 +31,7 @@ stages:
   - name: double
     step: 2
     about: doubles it, with a seed
-    run: ["python {code}/double.py {numbers}/n.txt {out}/result.json"]
+    run: ["python {code}/double.py {numbers}/n.txt {out}/result.json {seed}"]
     makes: result.json
     seeds: [0, 1]
     facts: {doubled: "result.json#metrics.n"}

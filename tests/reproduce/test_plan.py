@@ -8,8 +8,9 @@ import pytest
 
 from look_again.commands.reproduce import complain
 from look_again.reproduce.made import prepare
-from look_again.reproduce.plan import PlanError, load_plan, read_lines
+from look_again.reproduce.plan import PlanError
 from look_again.reproduce.plan_checks import check_commands, check_recipes
+from look_again.reproduce.plan_file import load_plan, read_lines
 
 BOX = Path(__file__).parents[2] / "recipes" / "box"
 PIPELINES = ("tabletop", "qwen2_5_vl_7b")

@@ -10,7 +10,7 @@ import pytest
 
 from look_again.reproduce.answer_pictures import load_pictures
 from look_again.reproduce.made import RECORD, Prepared
-from look_again.reproduce.plan import PlannedStage
+from look_again.reproduce.plan import SeededStage
 from look_again.reproduce.run_page import build_page
 
 REPORT = {"plan": "p", "about": "a", "quick": False, "versions": {}, "stages": [], "tables": [], "figures": []}
@@ -51,12 +51,14 @@ def test_an_answer_whose_picture_is_gone_is_shown_all_the_same() -> None:
 def test_a_picture_is_drawn_again_from_where_the_benchmark_has_it(
     tmp_path: Path, benchmark: str, split: str, shown: int
 ) -> None:
-    stage = PlannedStage(name="answers", step=6, about="x", run=("python x",), makes="result.json")
+    stage = SeededStage(
+        name="answers", step=6, about="x", run=("python x",), makes="result.json", planned="answers", seed=None
+    )
     made = Prepared(stage, "k", tmp_path, None, ())
     made.out.mkdir()
     place = {"path": "seed=5,length=brief", "split": split, "images": None, "limit": 2}
-    (made.out / "result.json").write_text(json.dumps({"benchmark": benchmark, "config": {"place": place}}))
-    (tmp_path / RECORD).write_text("{}")
+    (made.out / "result.json").write_text(json.dumps({"benchmark": benchmark, "config": {"place": place}, "items": []}))
+    (tmp_path / RECORD).write_text('{"seconds": 1}')
     pictures = load_pictures("{answers}/result.json", {"answers": made}, {"tabletop-test-5-1"})
     assert [len(urls) for urls in pictures.values()] == [1] * shown
     assert all(url.startswith("data:image/jpeg;base64,") for urls in pictures.values() for url in urls)

@@ -14,8 +14,9 @@ import pytest
 
 from look_again.commands.main import main
 from look_again.reproduce.made import Prepared, followers, prepare
-from look_again.reproduce.plan import PlanError, StageCost, load_plan
+from look_again.reproduce.plan import PlanError, StageCost
 from look_again.reproduce.plan_checks import check_disk, check_endpoints
+from look_again.reproduce.plan_file import load_plan
 from look_again.reproduce.progress import StageProgress
 from look_again.reproduce.run_report import without_times
 from look_again.reproduce.schedule import schedule_minutes
@@ -145,7 +146,7 @@ def test_a_part_of_the_stages(plan_file: Path, tmp_path: Path) -> None:
     assert run_all(stages, only=("numbers",)) == ["numbers"]
     assert run_all(stages, only=("double",)) == ["double-0", "double-1"]
     assert run_all(stages, start="other") == ["other"]
-    with pytest.raises(ValueError, match="no stage is called 'x'; there are numbers, double-0"):
+    with pytest.raises(ValueError, match="no stage is called 'x'; there are numbers, double, other"):
         run_all(stages, start="x")
 
 

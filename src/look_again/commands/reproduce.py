@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from look_again.reproduce.made import prepare
-    from look_again.reproduce.plan import load_plan, read_lines
     from look_again.reproduce.plan_checks import check_commands, check_disk, check_endpoints, check_recipes, estimate
+    from look_again.reproduce.plan_file import load_plan, read_lines
     from look_again.reproduce.stage_runs import selected
 
     plan = load_plan(args.plan, quick=args.quick)
@@ -42,9 +42,9 @@ def run(args: argparse.Namespace) -> int:
     stages, lines = prepare(plan, args.plan.parent, out), read_lines(args.plan)
     check_commands(stages, args.plan, lines, complain)
     check_recipes(stages, args.plan, lines)
+    todo = selected(stages, args.start, args.only, check_inputs=not args.dry_run)
     if args.dry_run:
-        return _print_dry_run(plan, stages, estimate(stages.values(), jobs), args.json)
-    todo = selected(stages, args.start, args.only)
+        return _print_dry_run(plan, todo, estimate(todo, jobs), args.json)
     check_disk(todo, out, args.plan, lines)
     check_endpoints(todo, args.plan, lines)
     return _make(args, plan, stages, todo, jobs)
@@ -66,41 +66,60 @@ def complain(arguments: Sequence[str]) -> str | None:
 
 
 def _make(args: argparse.Namespace, plan: Any, stages: Any, todo: Any, jobs: int) -> int:
-    from look_again.files import write_whole
-    from look_again.reproduce.answer_pictures import load_pictures
     from look_again.reproduce.progress import StageProgress
-    from look_again.reproduce.run_page import build_page
-    from look_again.reproduce.run_report import build_report
     from look_again.reproduce.stage_runs import run_stages, write_state
 
     write_state(args.out, args.plan, args.quick, stages)
     progress = StageProgress(todo, jobs=jobs, shown=not args.json)
     try:
         ran = run_stages(todo, stages, progress, jobs)
-    finally:
+    except BaseException:
         progress.close()
-        report = build_report(plan, stages, quick=args.quick)
-        folder = args.out / "report"
-        folder.mkdir(parents=True, exist_ok=True)
-        pictures = load_pictures(plan.answers, stages, {answer["id"] for answer in report["answers"]})
-        write_whole(folder / "index.html", build_page(report, pictures))
-        write_whole(folder / "report.json", json.dumps(report, indent=1) + "\n")
+        _report_so_far(args, plan, stages)
+        raise
+    progress.close()
+    report, page = _write_report(args, plan, stages)
     if args.json:
-        print(json.dumps(report))
+        print(json.dumps(report, allow_nan=False))
     else:
-        print(f"{len(ran)} stages made, {len(todo) - len(ran)} were there: {folder / 'index.html'}", file=sys.stdout)
+        print(f"{len(ran)} stages made, {len(todo) - len(ran)} were there: {page}")
     return 0
 
 
-def _print_dry_run(plan: Any, stages: Any, needed: Any, as_json: bool) -> int:
+def _report_so_far(args: argparse.Namespace, plan: Any, stages: Any) -> None:
+    """Where a stage failed, that is what has to be said, whatever the report comes to."""
+    try:
+        _write_report(args, plan, stages)
+    except (OSError, ValueError) as error:
+        print(f"look-again: the report could not be written: {error}", file=sys.stderr)
+
+
+def _write_report(args: argparse.Namespace, plan: Any, stages: Any) -> tuple[dict[str, Any], Path]:
+    from look_again.files import write_whole
+    from look_again.reproduce.answer_pictures import load_pictures
+    from look_again.reproduce.run_page import build_page
+    from look_again.reproduce.run_report import build_report
+
+    report = build_report(plan, stages, quick=args.quick)
+    folder = args.out / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = load_pictures(plan.answers, stages, {answer["id"] for answer in report["answers"]})
+    write_whole(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
+    return report, write_whole(folder / "index.html", build_page(report, pictures))
+
+
+def _print_dry_run(plan: Any, todo: Any, needed: Any, as_json: bool) -> int:
+    from look_again.reproduce.run_report import only_finite
+
     rows = [
-        {"stage": name, "step": one.stage.step, "about": one.stage.about, "made": one.record() is not None}
+        {"stage": one.stage.name, "step": one.stage.step, "about": one.stage.about, "made": one.record() is not None}
         | {"inputs": list(one.inputs), "commands": list(one.stage.run), "recipe": one.recipe}
         | asdict(one.stage.cost)
-        for name, one in stages.items()
+        for one in todo
     ]
     if as_json:
-        print(json.dumps({"plan": plan.name, "hardware": plan.hardware, "stages": rows, "left": asdict(needed)}))
+        shown = {"plan": plan.name, "hardware": plan.hardware, "stages": rows, "left": asdict(needed)}
+        print(json.dumps(only_finite(shown), allow_nan=False))
         return 0
     width = shutil.get_terminal_size().columns
     print(textwrap.fill(f"{plan.name}, on {plan.hardware}", width))

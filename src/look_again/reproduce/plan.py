@@ -1,8 +1,8 @@
-"""What a reproduction is: stages, the recipes that they run, and what the report shows, read from one YAML file.
+"""What a reproduction is: stages, the recipes that they run, and what the report shows; `plan_file` reads one.
 
 A stage runs commands of `look-again`. In commands and recipes `{out}` is the stage's own folder, `{recipe}` the recipe
-as the plan changes it, `{seed}` one of the stage's seeds, `{shipped}` the model of the package, and `{NAME}` the
-folder of the stage NAME, which makes that stage an input.
+as the plan changes it, `{seed}` one of the stage's seeds, `{shipped}` the model of the package, `{plan}` the plan's own
+folder, and `{NAME}` the folder of the stage NAME, which makes that stage an input.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field, fields
+from pathlib import PurePosixPath
 from typing import Any
 
-import yaml
+from look_again.reproduce.placeholders import OWN, fill, find_placeholders, put
+from look_again.yaml_config import ConfigError, check_types
 
-from look_again.yaml_config import ConfigError, build, check_types, read_yaml
-
-PLACEHOLDER = re.compile(r"\{([a-z0-9][a-z0-9.-]*)\}")
-OWN = ("out", "recipe", "seed", "shipped")
 PROGRAMS = ("look-again", "python")
+MOST = 1e12  # of an estimate, in any unit
 
 
 class PlanError(ConfigError):
@@ -29,7 +27,7 @@ class PlanError(ConfigError):
 
 @dataclass(frozen=True, kw_only=True)
 class StageCost:
-    """What a stage is estimated to take; ValueError for values below 0."""
+    """What a stage is estimated to take; ValueError for values below 0, and for what is no number."""
 
     minutes: float = 0.0
     """On the plan's hardware."""
@@ -46,8 +44,9 @@ class StageCost:
 
     def __post_init__(self) -> None:
         check_types(self)
-        if min(self.minutes, self.disk_mb, self.gpu_hours, self.api_calls, self.money) < 0:
-            raise ValueError("minutes, disk_mb, gpu_hours, api_calls and money are 0 or more")
+        for name in ("minutes", "disk_mb", "gpu_hours", "api_calls", "money"):
+            if not 0 <= getattr(self, name) <= MOST:
+                raise ValueError(f"{name} is a number from 0 to {MOST:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +78,16 @@ class PlannedStage:
     """Estimates."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", self.name) or self.name in OWN:
             raise ValueError(f"name is {self.name!r}: use lower-case letters, digits and hyphens, none of {OWN}")
-        if not self.run or not all(isinstance(line, str) for line in self.run):
+        if not self.run:
             raise ValueError("run is a list of commands, at least one")
+        if any(seed < 0 for seed in self.seeds):
+            raise ValueError(f"seeds are whole numbers from 0 on, not {list(self.seeds)}")
+        made = PurePosixPath(self.makes)
+        if not made.name or made.is_absolute() or ".." in made.parts:
+            raise ValueError(f"makes is {self.makes!r}: it is a file or folder below {{out}}, named without {{out}}")
         for line in self.run:
             if shlex.split(line)[:1] not in [[program] for program in PROGRAMS]:
                 raise ValueError(f"run has {line!r}: a command begins with {' or '.join(PROGRAMS)}")
@@ -90,6 +95,38 @@ class PlannedStage:
             raise ValueError(f"step is {self.step}: the paper's pipeline has 1 to 7, and 0 is what comes before")
         if ("{recipe}" in " ".join(self.run)) != (self.recipe is not None):
             raise ValueError("a recipe is run as {recipe}, and {recipe} needs a recipe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeededStage(PlannedStage):
+    """A stage with one of its seeds put in, or one that has none. ValueError for placeholders that nothing fills."""
+
+    planned: str
+    """The name in the plan."""
+    seed: int | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for where, texts in (("makes", self.makes), ("facts", self.facts)):
+            if left := find_placeholders(texts):
+                raise ValueError(f"{where} has {{{left[0]}}}, which stands for nothing there")
+
+    def is_called(self, name: str) -> bool:
+        """Whether `name` is its own, or NAME-{seed} for one of the plan."""
+        if "{seed}" in name:
+            return self.seed is not None and fill(name, {"seed": str(self.seed)}) == self.name
+        return name == self.name
+
+
+def expand_seeds(stage: PlannedStage) -> Iterator[SeededStage]:
+    """A stage per seed, with the seed wherever `{seed}` stands, or the stage."""
+    keys = {part.name: getattr(stage, part.name) for part in fields(stage)}
+    if not stage.seeds:
+        yield SeededStage(**keys, planned=stage.name, seed=None)
+    for seed in stage.seeds:
+        own = {name: put(keys[name], {"seed": seed}) for name in ("run", "makes", "change", "facts")}
+        own |= {"name": f"{stage.name}-{seed}", "seeds": ()}
+        yield SeededStage(**keys | own, planned=stage.name, seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +138,9 @@ class ResultRow:
     """`{STAGE}/path/to/result.json`; with `{seed}` the mean over the stage's seeds."""
     paper: Mapping[str, float] = field(default_factory=dict)
     """The paper's figures of this row, by their names there."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +156,11 @@ class TablePlan:
     against: str | None = None
     """The row that the others are compared with, item by item."""
 
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.against is not None and self.against not in {row.name for row in self.rows}:
+            raise ValueError(f"against is {self.against!r}, which no row is called")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FigurePlan:
@@ -126,6 +171,9 @@ class FigurePlan:
     """`{STAGE}/path/to/figure.png`."""
     says: str
     """What it can and cannot say."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,189 +203,3 @@ class ReproductionPlan:
         check_types(self)
         if self.jobs < 1:
             raise ValueError(f"jobs is {self.jobs}: at least one stage runs at a time")
-
-
-def load_plan(path: str | Path, *, quick: bool = False) -> ReproductionPlan:
-    """The plan with every stage's seeds written out. PlanError for anything that would fail for its shape."""
-    path = Path(path)
-    raw = read_yaml(path, "plan")
-    lines = read_lines(path)
-    if quick:
-        raw = with_quick(raw, path)
-    raw = with_values(raw, path)
-    try:
-        plan = build(ReproductionPlan, raw, str(path))
-    except PlanError:
-        raise
-    except ConfigError as error:
-        raise PlanError(_with_line(str(error), path, lines)) from error
-    stages = tuple(expanded for stage in plan.stages for expanded in expand_seeds(stage))
-    made = replace(plan, stages=stages)
-    check_plan(made, path, lines)
-    return made
-
-
-def with_quick(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The plan's keys with those of its `quick` part in their places. PlanError for a stage that is not there."""
-    quick = dict(raw.get("quick") or {})
-    stages = [dict(stage) for stage in raw.get("stages") or ()]
-    names = [stage.get("name") for stage in stages]
-    if unknown := set(quick) - {*names, "seeds", "values"}:
-        raise PlanError(f"{path}: quick has {sorted(unknown)}, which no stage is called")
-    for stage in stages:
-        if "seeds" in quick and stage.get("seeds"):
-            stage["seeds"] = quick["seeds"]
-        own = dict(quick.get(stage["name"]) or {})
-        change = {**stage.get("change", {}), **own.pop("change", {})}
-        cost = {**stage.get("cost", {}), **own.pop("cost", {})}
-        stage |= own | ({"change": change} if change else {}) | ({"cost": cost} if cost else {})
-    values = {**(raw.get("values") or {}), **(quick.get("values") or {})}
-    return {**raw, "stages": stages} | ({"values": values} if values else {})
-
-
-def with_values(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The plan's keys with its values put into the stages; a text that is one placeholder alone becomes the value.
-
-    PlanError for a value that has the name of a stage, or of what stages have of their own.
-    """
-    values = dict(raw.get("values") or {})
-    names = {stage.get("name") for stage in raw.get("stages") or () if isinstance(stage, Mapping)}
-    if taken := sorted(set(values) & {*names, *OWN}):
-        raise PlanError(f"{path}: values has {taken}, which stands for something else in a stage")
-
-    def put(part: Any) -> Any:
-        if isinstance(part, str):
-            alone = PLACEHOLDER.fullmatch(part)
-            texts = {name: str(value) for name, value in values.items()}
-            return values[alone[1]] if alone and alone[1] in values else fill(part, texts)
-        if isinstance(part, Mapping):
-            return {key: put(value) for key, value in part.items()}
-        return [put(value) for value in part] if isinstance(part, list) else part
-
-    return {**raw, "stages": put(raw["stages"])} if values and "stages" in raw else dict(raw)
-
-
-def expand_seeds(stage: PlannedStage) -> Iterator[PlannedStage]:
-    """A stage per seed, or the stage."""
-    if not stage.seeds:
-        yield stage
-    for seed in stage.seeds:
-        put = {"seed": str(seed)}
-        change = {key: fill(value, put) if isinstance(value, str) else value for key, value in stage.change.items()}
-        change = {key: int(v) if v == str(seed) and stage.change[key] == "{seed}" else v for key, v in change.items()}
-        yield replace(
-            stage,
-            name=f"{stage.name}-{seed}",
-            run=tuple(fill(line, put) for line in stage.run),
-            change=change,
-            seeds=(),
-        )
-
-
-def fill(text: str, values: Mapping[str, str]) -> str:
-    """`text` with the placeholders that `values` names replaced."""
-    for name, value in values.items():
-        text = text.replace("{" + name + "}", value)
-    return text
-
-
-def inputs(stage: PlannedStage, recipe: Any = None) -> tuple[str, ...]:
-    """Names of the stages that a stage's commands, changes and recipe name, in order."""
-    texts = [*stage.run, *walk_texts(dict(stage.change)), *walk_texts(recipe)]
-    named = [name for text in texts for name in PLACEHOLDER.findall(text)]
-    return tuple(dict.fromkeys(name for name in named if name not in OWN))
-
-
-def walk_texts(value: Any) -> Iterator[str]:
-    """Every string in a structure of mappings and lists."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from walk_texts(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from walk_texts(part)
-
-
-def load_recipe(stage: PlannedStage, folder: Path) -> Any:
-    """The stage's recipe with the plan's changes, placeholders as they stand; None without one.
-
-    ConfigError for a missing file, and for a change of a key that the recipe has no place for.
-    """
-    if stage.recipe is None:
-        return None
-    recipe = read_yaml(folder / stage.recipe, "recipe")
-    for key, value in stage.change.items():
-        _set(recipe, key, value)
-    return recipe
-
-
-def _set(recipe: Any, key: str, value: Any) -> None:
-    *path, last = key.split(".")
-    place = recipe
-    try:
-        for part in path:
-            place = place[int(part)] if isinstance(place, list) else place[part]
-        if isinstance(place, list):
-            place[int(last)] = value
-        else:
-            place[last] = value
-    except (KeyError, IndexError, ValueError, TypeError) as error:
-        raise ConfigError(f"change {key!r}: the recipe has no such place") from error
-
-
-def check_plan(plan: ReproductionPlan, path: Path, lines: Mapping[str, int]) -> None:
-    """PlanError for names that occur twice, inputs that no earlier stage makes, recipes that cannot be read."""
-    known: list[str] = []
-    for stage in plan.stages:
-        where = locate_stage(stage.name, path, lines)
-        if stage.name in known:
-            raise PlanError(f"{where} is there twice")
-        try:
-            needed = inputs(stage, load_recipe(stage, path.parent))
-        except ConfigError as error:
-            raise PlanError(f"{where}: {error}") from error
-        if missing := [name for name in needed if name not in known]:
-            raise PlanError(f"{where} needs {', '.join(missing)}, which no stage before it makes")
-        if gone := [name for name in stage.reads if not (path.parent / name).exists()]:
-            raise PlanError(f"{where} reads {', '.join(gone)}, which is not there")
-        known.append(stage.name)
-    _check_shown(plan, path, known)
-
-
-def _check_shown(plan: ReproductionPlan, path: Path, known: list[str]) -> None:
-    shown = [row.result for table in plan.tables for row in table.rows] + [figure.image for figure in plan.figures]
-    for place in [*shown, *([plan.answers] if plan.answers else [])]:
-        named = re.match(r"\{(.+)\}/[^{}]+$", place)
-        wanted = re.escape(named[1]).replace(re.escape("{seed}"), "[0-9]+") if named else "(?!)"
-        if not any(re.fullmatch(wanted, name) for name in known):
-            raise PlanError(f"{path}: the report shows {place!r}, which no stage makes")
-
-
-def read_lines(path: Path) -> dict[str, int]:
-    """Where each stage stands, by name; 1 is the first line."""
-    root = yaml.compose(path.read_text(encoding="utf-8"))
-    for key, value in getattr(root, "value", ()):
-        if key.value == "stages" and isinstance(value, yaml.SequenceNode):
-            return {
-                entry.value: node.start_mark.line + 1
-                for node in value.value
-                if isinstance(node, yaml.MappingNode)
-                for name, entry in node.value
-                if name.value == "name"
-            }
-    return {}
-
-
-def locate_stage(name: str, path: Path, lines: Mapping[str, int]) -> str:
-    """The beginning of a message about a stage: file, line and name."""
-    line = lines.get(name) or lines.get(name.rsplit("-", 1)[0], 1)
-    return f"{path}:{line}: stage {name!r}"
-
-
-def _with_line(message: str, path: Path, lines: Mapping[str, int]) -> str:
-    for name, line in lines.items():
-        if f"{name!r}" in message:
-            return message.replace(str(path), f"{path}:{line}", 1)
-    return message

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from look_again.reproduce.made import Prepared
-from look_again.reproduce.plan import PLACEHOLDER, PlanError, locate_stage
+from look_again.reproduce.placeholders import PLACEHOLDER
+from look_again.reproduce.plan import PlanError
+from look_again.reproduce.plan_file import locate_stage
 from look_again.reproduce.schedule import schedule_minutes
+from look_again.reproduce.stage_words import find_option, find_words, starts_program
 from look_again.yaml_config import ConfigError, build
 
 DISK_MARGIN = 1.2  # free space needed per estimated megabyte
@@ -23,14 +26,15 @@ Complaint = Callable[[Sequence[str]], str | None]
 def check_recipes(stages: Mapping[str, Prepared], path: Path, lines: Mapping[str, int]) -> None:
     """PlanError for a recipe that its command would refuse, and for a base that is not of this plan.
 
-    A recipe's base is a stage's folder, a model that is there, or a hub name that the plan's first stage has too.
+    A recipe's base is a stage's folder, or the folder or hub name of one model for the whole plan.
     """
-    bases = dict.fromkeys(base for one in stages.values() for base in _bases(one))
-    origins = [base for base in bases if not PLACEHOLDER.search(base)]
+    origins = [base for one in stages.values() for base in _origins(one)]
     for name, prepared in stages.items():
         where = locate_stage(name, path, lines)
-        for base in _bases(prepared):
-            if not PLACEHOLDER.search(base) and base != origins[0]:
+        for base in _origins(prepared):
+            if _is_path(base) and not Path(base).expanduser().is_dir():
+                raise PlanError(f"{where} starts from {base}, which is no folder")
+            if os.path.normpath(base) != os.path.normpath(origins[0]):
                 raise PlanError(f"{where} starts from {base}, another base than the plan's, {origins[0]}")
         for kind in _kinds(prepared):
             try:
@@ -46,26 +50,29 @@ def check_commands(stages: Mapping[str, Prepared], path: Path, lines: Mapping[st
     """
     for name, prepared in stages.items():
         for line in prepared.stage.run:
-            program, *arguments = shlex.split(line)
-            if program == "look-again" and (wrong := complain(arguments)):
+            if starts_program(line) and (wrong := complain(find_words(line))):
                 raise PlanError(f"{locate_stage(name, path, lines)} runs {line!r}: {wrong}")
 
 
-def _bases(prepared: Prepared) -> Iterator[str]:
-    """What a stage's training starts from."""
-    if isinstance(prepared.recipe, Mapping) and isinstance(base := prepared.recipe.get("base"), str):
+def _origins(prepared: Prepared) -> Iterator[str]:
+    """The model that a stage's training starts from, where no other stage makes it."""
+    base = prepared.recipe.get("base") if isinstance(prepared.recipe, Mapping) else None
+    if isinstance(base, str) and not PLACEHOLDER.search(base):
         yield base
+
+
+def _is_path(base: str) -> bool:
+    """Whether it cannot be a hub name."""
+    return base.startswith(("/", ".", "~")) or len(Path(base).parts) > 2
 
 
 def _kinds(prepared: Prepared) -> list[str]:
     """What the stage's commands read the recipe as: "sft", "brpo" or "data"."""
     found = []
     for line in prepared.stage.run:
-        words = shlex.split(line)
-        if "{recipe}" in words and words[1:2] == ["train"]:
-            found.append(words[2])
-        elif "{recipe}" in words and words[1:2] == ["data"]:
-            found.append("data")
+        words = find_words(line)
+        if any("{recipe}" in word for word in words) and words[0] in ("train", "data"):
+            found.append(words[1] if words[0] == "train" else "data")
     return list(dict.fromkeys(found))
 
 
@@ -88,11 +95,20 @@ def endpoint_urls(todo: Iterable[Prepared]) -> dict[str, str]:
     """URL to the name of the first stage that asks there; Tabletop's endpoints are inside the process."""
     found: dict[str, str] = {}
     for prepared in todo:
-        recipe = prepared.recipe if isinstance(prepared.recipe, Mapping) else {}
-        for endpoint in recipe.get("endpoints") or ():
-            if not str(endpoint.get("base_url", "tabletop:")).startswith("tabletop:"):
-                found.setdefault(endpoint["base_url"], prepared.stage.name)
+        for url in _urls(prepared):
+            if not url.startswith("tabletop:") and not PLACEHOLDER.search(url):
+                found.setdefault(url, prepared.stage.name)
     return found
+
+
+def _urls(prepared: Prepared) -> Iterator[str]:
+    """What a stage's recipe and commands ask; kinds that do not fit are for the command to refuse."""
+    listed = prepared.recipe.get("endpoints") if isinstance(prepared.recipe, Mapping) else None
+    for endpoint in listed if isinstance(listed, list) else ():
+        if isinstance(endpoint, Mapping) and isinstance(url := endpoint.get("base_url"), str):
+            yield url
+    for line in prepared.stage.run:
+        yield from (url for option in ("--base-url", "--vllm-url") for url in find_option(find_words(line), option))
 
 
 def check_endpoints(todo: Iterable[Prepared], path: Path, lines: Mapping[str, int]) -> None:

@@ -166,6 +166,8 @@ def _versions(found: Mapping[str, str]) -> str:
 def _number(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return escape(str(value))
     return f"{value:.3f}" if isinstance(value, float) and not value.is_integer() else f"{value:g}"
 
 

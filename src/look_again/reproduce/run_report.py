@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from look_again.evaluation.comparison import mean_interval, paired_difference
 from look_again.reproduce.made import Prepared, versions
-from look_again.reproduce.plan import ReproductionPlan, ResultRow, TablePlan
+from look_again.reproduce.plan import FigurePlan, ReproductionPlan, TablePlan
+from look_again.reproduce.plan_file import SHOWN
 
 SHOWN_ANSWERS = 3
 TIMES = ("seconds", "finished", "disk_mb")
@@ -18,8 +19,8 @@ TIMES = ("seconds", "finished", "disk_mb")
 
 
 def build_report(plan: ReproductionPlan, stages: Mapping[str, Prepared], *, quick: bool) -> dict[str, Any]:
-    """The report of what is made so far; what is not there yet is null."""
-    return {
+    """The report of what is made so far; what is not there yet, or cannot be read, is null."""
+    report = {
         "plan": plan.name,
         "about": plan.about,
         "quick": quick,
@@ -29,6 +30,16 @@ def build_report(plan: ReproductionPlan, stages: Mapping[str, Prepared], *, quic
         "figures": [_figure(figure, stages) for figure in plan.figures],
         "answers": _answers(plan.answers, stages),
     }
+    return dict(only_finite(report))
+
+
+def only_finite(value: Any) -> Any:
+    """A structure with null for the numbers that JSON has not."""
+    if isinstance(value, Mapping):
+        return {key: only_finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [only_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def without_times(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,12 +84,12 @@ def read_value(place: str, prepared: Prepared) -> Any:
     path = prepared.out / name
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError:
-        return None
-    if path.suffix == ".jsonl":
+        if path.suffix != ".jsonl":
+            return pick(json.loads(text), key)
         lines = text.splitlines()
-        return len(lines) if not key else pick(json.loads(lines[-1]), key)
-    return pick(json.loads(text), key)
+        return pick(json.loads(lines[-1]), key) if key and lines else len(lines)
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def pick(value: Any, key: str) -> Any:
@@ -92,16 +103,32 @@ def pick(value: Any, key: str) -> Any:
 
 def resolve(place: str, stages: Mapping[str, Prepared]) -> list[Path]:
     """The files that `{STAGE}/path` names, one per seed for `{STAGE-{seed}}/path`; undone stages have none."""
-    named = re.match(r"\{(?P<stage>.+)\}/(?P<tail>[^{}]+)$", place)
+    named = SHOWN.fullmatch(place)
     if named is None:
         return []
-    wanted = re.compile(re.escape(named["stage"]).replace(re.escape("{seed}"), "[0-9]+"))
-    done = [one for name, one in stages.items() if wanted.fullmatch(name) and one.record() is not None]
+    done = [one for one in stages.values() if one.stage.is_called(named["stage"]) and one.record() is not None]
     return [path for one in done if (path := one.out / named["tail"]).is_file()]
 
 
+def read_results(place: str, stages: Mapping[str, Prepared]) -> list[dict[str, Any]]:
+    """What `resolve` finds, as results of evaluations; what is none is left out."""
+    found = []
+    for path in resolve(place, stages):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(result, dict) and _has_items(result.get("items")):
+            found.append(result)
+    return found
+
+
+def _has_items(items: Any) -> bool:
+    return isinstance(items, list) and all(isinstance(item, dict) and {"id", "strict"} <= set(item) for item in items)
+
+
 def _table(table: TablePlan, stages: Mapping[str, Prepared]) -> dict[str, Any]:
-    results = [_results(row, stages) for row in table.rows]
+    results = [read_results(row.result, stages) for row in table.rows]
     base = next((found for row, found in zip(table.rows, results, strict=True) if row.name == table.against), [])
     rows = []
     for row, found in zip(table.rows, results, strict=True):
@@ -126,45 +153,51 @@ def _table(table: TablePlan, stages: Mapping[str, Prepared]) -> dict[str, Any]:
     }
 
 
-def _results(row: ResultRow, stages: Mapping[str, Prepared]) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text(encoding="utf-8")) for path in resolve(row.result, stages)]
-
-
 def _mean(values: Sequence[Any]) -> float | None:
-    known = [float(value) for value in values if isinstance(value, int | float)]
+    known = [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
     return sum(known) / len(known) if known else None
 
 
-def item_scores(results: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Each item's strict score, its mean over runs."""
+def item_scores(results: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """Each item's strict score, its mean over runs; None without runs, and for runs that asked different items."""
+    asked = [[item["id"] for item in result["items"]] for result in results]
+    if not asked or any(ids != asked[0] for ids in asked):
+        return None
     columns = [[float(item["strict"] or 0) for item in result["items"]] for result in results]
     return [sum(scores) / len(scores) for scores in zip(*columns, strict=True)]
 
 
 def _interval(results: Sequence[Mapping[str, Any]]) -> list[float] | None:
-    found = mean_interval(item_scores(results)) if results else None
+    scores = item_scores(results)
+    found = mean_interval(scores) if scores else None
     return None if found is None else list(found)
 
 
 def _difference(base: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Paired over items, of scores that are means over seeds; None unless both asked the same items."""
-    if not base or not other or [i["id"] for i in base[0]["items"]] != [i["id"] for i in other[0]["items"]]:
+    """Paired over items, of scores that are means over seeds; None unless all asked the same items."""
+    if item_scores([*base, *other]) is None or not base or not other:
         return None
-    made = paired_difference(item_scores(base), item_scores(other))
+    made = paired_difference(item_scores(base) or (), item_scores(other) or ())
     return {"difference": made.difference, "interval": made.interval and list(made.interval)}
 
 
-def _figure(figure: Any, stages: Mapping[str, Prepared]) -> dict[str, Any]:
+def _figure(figure: FigurePlan, stages: Mapping[str, Prepared]) -> dict[str, Any]:
     found = resolve(figure.image, stages)
     return {"title": figure.title, "says": figure.says, "path": str(found[0]) if found else None}
 
 
 def _answers(place: str | None, stages: Mapping[str, Prepared]) -> list[dict[str, Any]]:
     """The first answers that looked again, and further ones where those are too few."""
-    found = resolve(place, stages) if place else []
-    if not found:
-        return []
-    items = json.loads(found[0].read_text(encoding="utf-8"))["items"]
+    found = read_results(place, stages) if place else []
+    items = [item for item in found[0]["items"] if _is_shown(item)] if found else []
     chosen = sorted(items, key=lambda item: not item["looks"])[:SHOWN_ANSWERS]
     keys = ("id", "prompt", "reference", "text", "conclusion", "strict", "looks", "tokens")
     return [{key: item.get(key) for key in keys} for item in chosen]
+
+
+def _is_shown(item: Mapping[str, Any]) -> bool:
+    """Whether an item has what the page says of an answer."""
+    tokens = item["tokens"] if isinstance(item.get("tokens"), dict) else {}
+    numbers = (item.get("looks"), tokens.get("visual"), tokens.get("reinserted"))
+    texts = (item.get("prompt"), item.get("text"))
+    return all(isinstance(text, str) for text in texts) and all(isinstance(number, int) for number in numbers)

@@ -14,9 +14,11 @@ from typing import IO
 
 from look_again.files import write_whole
 from look_again.reproduce.made import Prepared, place, write_recipe, write_record
-from look_again.reproduce.plan import fill
+from look_again.reproduce.placeholders import fill
 
 LOG_END = 15  # lines of a failed stage's log in the message
+LOG_BYTES = 8192  # of its end that are looked at
+LOG_COLUMNS = 300  # of a line
 SPENT = "seconds.txt"  # of earlier tries of a stage that was killed
 LOCK = "lock"
 TICK_S = 0.2
@@ -53,7 +55,7 @@ def run_stage(
                 status = _wait(_start(command, log, lock, jobs), keep_on)
                 if status:
                     raise StageError(_failure(prepared, command, status))
-        if not (prepared.out / prepared.stage.makes).exists():
+        if not prepared.is_there():
             raise StageError(_failure(prepared, commands[-1], 0, f"it did not make {prepared.stage.makes}"))
         write_record(prepared, commands, _read_seconds(spent))
 
@@ -137,18 +139,31 @@ def _spent(path: Path) -> Iterator[Path]:
 
 
 def _read_seconds(path: Path) -> float:
-    return float(path.read_text(encoding="utf-8")) if path.exists() else 0.0
+    """0 for what is not there or damaged: these are seconds for the report alone."""
+    try:
+        return float(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0.0
 
 
 def _failure(prepared: Prepared, command: list[str], status: int, reason: str = "") -> str:
-    end = prepared.log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_END:]
     what = reason or f"its command ended with status {status}"
     return "\n".join(
         [
             f"stage {prepared.stage.name!r} failed: {what}",
             f"  command: {shlex.join(command)}",
             f"  the end of {prepared.log}:",
-            *(f"    {line}" for line in end),
+            *(f"    {line}" for line in read_end(prepared.log)),
             "  what is made stays; the same command goes on from here",
         ]
     )
+
+
+def read_end(log: Path) -> list[str]:
+    """The last lines of a log, fit for a terminal: few, short, and of printable characters."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_BYTES))
+        text = file.read().decode(errors="replace")
+    lines = text.expandtabs().splitlines()[-LOG_END:]
+    shown = ("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines)
+    return [line if len(line) <= LOG_COLUMNS else f"{line[:LOG_COLUMNS]} ..." for line in shown]

@@ -16,28 +16,34 @@ from look_again.reproduce.stage_process import run_stage
 TICK_S = 0.5
 
 
-def selected(stages: Mapping[str, Prepared], start: str | None, only: Sequence[str]) -> list[Prepared]:
+def selected(
+    stages: Mapping[str, Prepared], start: str | None, only: Sequence[str], *, check_inputs: bool = True
+) -> list[Prepared]:
     """The stages to go through, in order: all, those from `start` on, or `only` some, all seeds of a name with it.
 
-    ValueError for names that no stage has, and for inputs that neither are made nor will be.
+    ValueError for names that no stage has, and for inputs that neither are made nor will be, unless those are not
+    checked.
     """
-    names = list(stages)
+    chosen = list(stages.values())
     for asked in [*([start] if start else []), *only]:
-        if not _matching(names, asked):
-            raise ValueError(f"no stage is called {asked!r}; there are {', '.join(names)}")
+        if not any(_is_asked(one, asked) for one in chosen):
+            known = dict.fromkeys(one.stage.planned for one in chosen)
+            raise ValueError(f"no stage is called {asked!r}; there are {', '.join(known)}")
     if start:
-        names = names[names.index(_matching(names, start)[0]) :]
+        chosen = chosen[next(place for place, one in enumerate(chosen) if _is_asked(one, start)) :]
     if only:
-        names = [name for name in names if any(name in _matching(names, asked) for asked in only)]
-    for name in names:
-        for needed in stages[name].inputs:
+        chosen = [one for one in chosen if any(_is_asked(one, asked) for asked in only)]
+    names = {one.stage.name for one in chosen}
+    for one in chosen if check_inputs else ():
+        for needed in one.inputs:
             if needed not in names and stages[needed].record() is None:
-                raise ValueError(f"stage {name!r} needs {needed!r}, which is not made yet: run that first")
-    return [stages[name] for name in names]
+                raise ValueError(f"stage {one.stage.name!r} needs {needed!r}, which is not made yet: run that first")
+    return chosen
 
 
-def _matching(names: Sequence[str], asked: str) -> list[str]:
-    return [name for name in names if name == asked or name.rpartition("-")[::2] == (asked, name.rpartition("-")[2])]
+def _is_asked(one: Prepared, asked: str) -> bool:
+    """By its own name, or by that of the plan, which means all of its seeds."""
+    return asked in (one.stage.name, one.stage.planned)
 
 
 def run_stages(
