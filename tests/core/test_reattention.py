@@ -203,17 +203,38 @@ def test_control_images_must_fit_and_be_asked_for(model, tokenizer, trigger, pro
 
 
 @pytest.mark.parametrize("mode", ["copy", "route"])
-def test_random_rows_depend_on_seed_and_reflection_alone(mode):
-    """Would catch a control that changes from run to run, repeats itself, or has another size than route."""
+def test_random_rows_depend_on_seed_prompt_and_reflection_alone(mode):
+    """Would catch a control that changes from run to run, repeats itself, or shows all prompts the same places."""
     policy = Reattention(mode=mode, control="random-rows")
-    drawn = [choose_visual_tokens(replace(policy, seed=seed), 40, None, n) for seed in (0, 1) for n in (0, 1, 2)]
-    assert [len(rows) for rows in drawn] == [20] * 6
+
+    def draw(scores=None):
+        return [
+            choose_visual_tokens(replace(policy, seed=seed), 40, scores, reflection, prompt_ids=prompt)
+            for seed in (0, 1)
+            for prompt in ([5, 6], [5, 7])
+            for reflection in (0, 1, 2)
+        ]
+
+    drawn = draw()
+    assert [len(rows) for rows in drawn] == [20] * 12
     assert all(rows == sorted(set(rows)) for rows in drawn)
-    assert len({tuple(rows) for rows in drawn}) == 6
+    assert len({tuple(rows) for rows in drawn}) == 12
     torch.manual_seed(123)
-    assert [
-        choose_visual_tokens(replace(policy, seed=s), 40, torch.rand(40), n) for s in (0, 1) for n in (0, 1, 2)
-    ] == drawn
+    assert draw(torch.rand(40)) == drawn
+
+
+def test_random_rows_are_drawn_for_each_prompt(model, tokenizer, trigger, prompts):
+    """Would catch one draw for every prompt of a batch: the decoding loop has to pass each its own."""
+    policy, plan = Reattention(mode="route", keep=40, control="random-rows"), {(0, 4): trigger.open_id}
+    chosen = []
+    for prompt in prompts:
+        output = decode(model, tokenizer, [prompt], policy, plan, max_new_tokens=9)
+        ids = output.slots[0].token_ids[output.slots[0].provenance == Provenance.PROMPT].tolist()
+        (reflection,) = output.reflections[0]
+        visual = int((output.slots[0].visual_indices[: len(ids)] >= 0).sum())
+        assert list(reflection.visual_indices) == choose_visual_tokens(policy, visual, None, 0, prompt_ids=ids)
+        chosen.append(reflection.visual_indices)
+    assert len(set(chosen)) > 1
 
 
 def test_random_rows_leave_the_samplers_random_stream_alone(model, tokenizer, trigger, prompts):

@@ -219,19 +219,20 @@ def choose_visual_tokens(
     reflection: int = 0,
     frames: Sequence[int] = (),
     features_VD: torch.Tensor | None = None,
+    prompt_ids: Sequence[int] = (),
 ) -> list[int]:
     """Which of a sequence's V visual tokens are re-inserted at its reflection number `reflection`, ascending.
 
     `scores_V` (V,) is the ranking, needed when `policy.needs_scores`. `frames`: visual tokens of each frame, needed
     where the policy keeps whole frames. `features_VD` (V, D), at least, is the feature table, needed when
-    `policy.needs_features`. Random choices depend on the policy's seed and on the number of the reflection
-    alone.
+    `policy.needs_features`. Random choices depend on the policy's seed, the number of the reflection and `prompt_ids`,
+    the sequence's own prompt, alone: other prompts draw others, and neither a batch nor a resumed run changes them.
     """
     if policy.keep_frames and visual_tokens:
-        return _choose_frames(policy, visual_tokens, scores_V, reflection, frames)
+        return _choose_frames(policy, visual_tokens, scores_V, reflection, frames, prompt_ids)
     k = policy.number_reinserted(visual_tokens)
     if policy.control == "random-rows" and k:
-        generator = torch.Generator().manual_seed(policy.seed * 1_000_003 + reflection)
+        generator = torch.Generator().manual_seed(_draw(policy, prompt_ids, f":{reflection}"))
         return sorted(torch.randperm(visual_tokens, generator=generator)[:k].tolist())
     if k in (0, visual_tokens):
         return list(range(k))
@@ -246,13 +247,20 @@ def choose_visual_tokens(
 
 
 def _choose_frames(
-    policy: Reattention, visual_tokens: int, scores_V: torch.Tensor | None, reflection: int, frames: Sequence[int]
+    policy: Reattention,
+    visual_tokens: int,
+    scores_V: torch.Tensor | None,
+    reflection: int,
+    frames: Sequence[int],
+    prompt_ids: Sequence[int],
 ) -> list[int]:
     """The visual tokens of the frames that are kept."""
     if sum(frames) != visual_tokens:
         raise ValueError(f"keep_frames needs the frames of all {visual_tokens} visual tokens, not of {sum(frames)}")
     mass_F = None if scores_V is None else torch.stack([part.sum() for part in scores_V.split(list(frames))])
-    kept = choose_visual_tokens(replace(policy, keep_frames=False), len(frames), mass_F, reflection)
+    kept = choose_visual_tokens(
+        replace(policy, keep_frames=False), len(frames), mass_F, reflection, prompt_ids=prompt_ids
+    )
     starts = [0, *accumulate(frames)]
     return [index for frame in kept for index in range(starts[frame], starts[frame + 1])]
 
@@ -267,13 +275,23 @@ def list_frames(policy: Reattention, spans: Sequence[VisualSpan]) -> dict[str, A
     return {"frames": [tokens for span in spans for tokens in span.frames]} if policy.keep_frames else {}
 
 
+def list_prompt(policy: Reattention, builder: SlotBuilder) -> dict[str, Any]:
+    """The argument `prompt_ids` of `choose_visual_tokens`, where the policy draws at random."""
+    return {"prompt_ids": builder.prompt_ids} if policy.control == "random-rows" else {}
+
+
 def random_place(policy: Reattention, prompt_ids: Sequence[int]) -> int:
     """After how many sampled tokens the "random-place" control re-inserts: 1 to `policy.within`, evenly.
 
     It depends on the policy's seed and the sequence's own prompt alone, so neither a batch nor a resumed run moves it.
     """
-    key = f"{policy.seed}:{','.join(map(str, prompt_ids))}"
-    return 1 + int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % policy.within
+    return 1 + _draw(policy, prompt_ids) % policy.within
+
+
+def _draw(policy: Reattention, prompt_ids: Sequence[int], of: str = "") -> int:
+    """A number of 64 bits that the policy's seed, a prompt and what is drawn decide."""
+    key = f"{policy.seed}:{','.join(map(str, prompt_ids))}{of}"
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
 
 
 def split_by_image(indices: Sequence[int], spans: Sequence[VisualSpan]) -> list[tuple[VisualSpan, list[int]]]:

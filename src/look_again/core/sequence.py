@@ -22,6 +22,7 @@ from look_again.core.reattention import (
     insertion_size,
     list_features,
     list_frames,
+    list_prompt,
     random_place,
     reinsert,
     split_by_image,
@@ -266,8 +267,9 @@ class DecodedSequence:
                 return Reflection(policy.mode, skipped="context", at=at)
             return Reflection(policy.mode, visual_indices=tuple(shown), at=at)
         ranking = scores() if policy.needs_scores else None
-        frames = list_frames(policy, self.spans) | list_features(policy, self.features)
-        indices = self.choose(policy, self.visual_tokens, ranking, len(self.reflections), **frames)
+        known = list_frames(policy, self.spans) | list_features(policy, self.features)
+        known |= list_prompt(policy, self.builder)
+        indices = self.choose(policy, self.visual_tokens, ranking, len(self.reflections), **known)
         size = insertion_size(policy, split_by_image(indices, self.shown))
         if size + 2 > self._context_left:
             return Reflection(policy.mode, skipped="context", at=at)

@@ -146,7 +146,7 @@ class SlotBuilder:
         A video is an image of several frames here: its tokens are image tokens from now on, which the model reads
         alike. Afterwards `spans` holds the images with their blocks. ValueError when tokens and images do not match.
         """
-        token_ids = [self.tokens.image if token_id == self.tokens.video else token_id for token_id in token_ids]
+        token_ids = self._as_images(token_ids)
         places = [index for index, token_id in enumerate(token_ids) if token_id == self.tokens.image]
         index = taken = 0
         for span in spans:
@@ -183,11 +183,17 @@ class SlotBuilder:
                 self._insert_image(span, sorted(chosen), delimiters, layout)
         return len(self) - start
 
+    @property
+    def prompt_ids(self) -> list[int]:
+        """Token ids of the prompt, which the other slots follow."""
+        return self.token_ids[: self.provenance.count(Provenance.PROMPT)]
+
     def insert_turn(self, token_ids: Sequence[int], spans: Sequence[VisualSpan]) -> None:
         """Append a turn of the conversation that nothing sampled; its image tokens show `spans` again, whole.
 
         The token appended next is still chosen by the slot before it. ValueError when tokens and images do not match.
         """
+        token_ids = self._as_images(token_ids)
         places = [index for index, token_id in enumerate(token_ids) if token_id == self.tokens.image]
         index = 0
         if len(places) != sum(span.count for span in spans):
@@ -230,6 +236,10 @@ class SlotBuilder:
             torch.tensor(self.sampled_from[start:], dtype=torch.long),
             torch.tensor(self.inserted[start:], dtype=torch.bool),
         )
+
+    def _as_images(self, token_ids: Sequence[int]) -> list[int]:
+        """Token ids with image tokens for the video tokens among them."""
+        return [self.tokens.image if token_id == self.tokens.video else token_id for token_id in token_ids]
 
     def _add_image(self, token_ids: Sequence[int], index: int, own: list[int], span: VisualSpan) -> int:
         """Append the prompt from `index` to an image's last visual token, `own` being their places; the next index."""

@@ -15,7 +15,14 @@ from dataclasses import dataclass, field
 import torch
 
 from look_again.core.families import Family, Grid, VisionTokens
-from look_again.core.reattention import Reattention, choose_visual_tokens, list_frames, reinsert, split_by_image
+from look_again.core.reattention import (
+    Reattention,
+    choose_visual_tokens,
+    list_frames,
+    list_prompt,
+    reinsert,
+    split_by_image,
+)
 from look_again.core.slots import Provenance, SlotBuilder, Slots, VisualSpan, build_spans
 
 
@@ -73,11 +80,12 @@ def add_response(
 ) -> None:
     """Append the whole response. `chosen[i]` are the visual tokens of reflection i where a ranking was needed."""
     index, reflection, insertions = 0, 0, 0
-    visual_tokens, frames = sum(span.count for span in example.spans), list_frames(example.policy, example.spans)
+    visual_tokens = sum(span.count for span in example.spans)
+    known = list_frames(example.policy, example.spans) | list_prompt(example.policy, builder)
     while (index := add_until_reflection(builder, example, index, reflection_id)) < len(example.response_ids):
         if visual_tokens and example.policy.inserts and insertions < example.policy.max_reinsertions:
             visual_indices = (
-                choose_visual_tokens(example.policy, visual_tokens, None, reflection, **frames)
+                choose_visual_tokens(example.policy, visual_tokens, None, reflection, **known)
                 if chosen is None
                 else chosen[reflection]
             )
