@@ -236,9 +236,9 @@ def llava_onevision() -> TinyFamily:
     return TinyFamily("llava_onevision", model, block, pixels)
 
 
-def mistral3(text_type: str = "mistral", **rope: Any) -> TinyFamily:
+def mistral3(text_type: str = "mistral", *, window: int | None = None, **rope: Any) -> TinyFamily:
     """Rows of image tokens with breaks between them and an end: 3 rows of 4 and 2 rows of 3 by turns."""
-    text = TEXT | {"model_type": text_type, "head_dim": 8, "sliding_window": None, "rope_parameters": ROPE | rope}
+    text = TEXT | {"model_type": text_type, "head_dim": 8, "sliding_window": window, "rope_parameters": ROPE | rope}
     axial = {"rope_parameters": {"rope_type": "axial", "rope_theta": 10000.0}}
     vision = SIGLIP | {"model_type": "pixtral", "image_size": 32} | axial
     sizes = {"image_token_index": IMAGE, "spatial_merge_size": 2}
@@ -364,6 +364,25 @@ def gemma4_causal() -> TinyFamily:
     return gemma4(None)
 
 
+def mistral3_windowed() -> TinyFamily:
+    """Its configuration has a window and names no kinds of layers: all of them have it, and take one mask."""
+    return mistral3(window=24)
+
+
+def internvl_windowed() -> TinyFamily:
+    """The same, where experts follow."""
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "decoder_sparse_step": 1}
+    return internvl("qwen3_moe", sliding_window=24, use_sliding_window=True, **experts)
+
+
+VARIANTS = ("_causal", "_windowed")
+
+
+def family_of(name: str) -> str:
+    """The family that one of `TINY_FAMILIES` is of."""
+    return next((name.removesuffix(variant) for variant in VARIANTS if name.endswith(variant)), name)
+
+
 TINY_FAMILIES: dict[str, Callable[[], TinyFamily]] = {
     make.__name__: make
     for make in (
@@ -384,5 +403,7 @@ TINY_FAMILIES: dict[str, Callable[[], TinyFamily]] = {
         gemma3,
         gemma4,
         gemma4_causal,
+        mistral3_windowed,
+        internvl_windowed,
     )
 }

@@ -30,9 +30,13 @@ def tensors(frozen: bool) -> tuple[list[torch.Tensor], torch.Tensor]:
     return [part.requires_grad_(not (frozen and i == 1)) for i, part in enumerate(parts)], targets
 
 
-def whole_logits(hidden: torch.Tensor, weight: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+def whole_logits(
+    hidden: torch.Tensor, weight: torch.Tensor, rows: torch.Tensor | None, cap: float | None = None
+) -> torch.Tensor:
     logits = functional.linear(hidden, weight).float()
-    return logits if rows is None else logits.index_copy(-1, TAG_IDS, functional.linear(hidden, rows).float())
+    if rows is not None:
+        logits = logits.index_copy(-1, TAG_IDS, functional.linear(hidden, rows).float())
+    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def compare(parts: list[torch.Tensor], whole: torch.Tensor, chunked: torch.Tensor) -> None:
@@ -49,11 +53,13 @@ def compare(parts: list[torch.Tensor], whole: torch.Tensor, chunked: torch.Tenso
 @pytest.mark.parametrize("chunk", [1, 5, 23, 100])
 @pytest.mark.parametrize("tagged", [False, True], ids=["plain", "tags"])
 @pytest.mark.parametrize("frozen", [False, True], ids=["trained head", "frozen head"])
-def test_summed_cross_entropy_is_the_whole_one(chunk, tagged, frozen):
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_summed_cross_entropy_is_the_whole_one(chunk, tagged, frozen, cap):
     """Would catch a lost last chunk, a tag's gradient that also reaches the head, and a factor lost backward."""
     (hidden, weight, rows), targets = tensors(frozen)
-    head = OutputHead(weight, rows, TAG_IDS) if tagged else OutputHead(weight)
-    losses = functional.cross_entropy(whole_logits(hidden, weight, rows if tagged else None), targets, reduction="none")
+    head = OutputHead(weight, rows, TAG_IDS, cap) if tagged else OutputHead(weight, cap=cap)
+    logits = whole_logits(hidden, weight, rows if tagged else None, cap)
+    losses = functional.cross_entropy(logits, targets, reduction="none")
     summed, each = chunked_cross_entropy(hidden, head, targets, chunk)
     assert torch.allclose(each, losses, atol=1e-5)
     assert not each.requires_grad
@@ -63,12 +69,13 @@ def test_summed_cross_entropy_is_the_whole_one(chunk, tagged, frozen):
 @pytest.mark.parametrize("chunk", [1, 5, 100])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("frozen", [False, True], ids=["trained head", "frozen head"])
-def test_log_probabilities_are_the_whole_ones(chunk, temperature, frozen):
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_log_probabilities_are_the_whole_ones(chunk, temperature, frozen, cap):
     """Each target has a gradient of its own here, as advantages give it one."""
     (hidden, weight, rows), targets = tensors(frozen)
-    logits = whole_logits(hidden, weight, rows).index_fill(-1, torch.tensor(NEVER), float("-inf")) / temperature
+    logits = whole_logits(hidden, weight, rows, cap).index_fill(-1, torch.tensor(NEVER), float("-inf")) / temperature
     whole = logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0]
-    head = OutputHead(weight, rows, TAG_IDS)
+    head = OutputHead(weight, rows, TAG_IDS, cap)
     chunked = chunked_log_probs(hidden, head, targets, chunk, temperature=temperature, never=NEVER)
     compare([hidden, weight, rows], whole, chunked)
 

@@ -330,8 +330,8 @@ def _wrapper(kernel_name: str) -> Any:
 
     def attend(module, query, key, value, attention_mask, attention_recorder=None, **kwargs):
         if attention_recorder is not None:
-            scaling = kwargs.get("scaling")
-            call = None if scaling is None else AttentionCall(scaling, getattr(module, "sliding_window", None))
+            scaling, window = kwargs.get("scaling"), getattr(module, "sliding_window", None)
+            call = None if scaling is None else AttentionCall(scaling, kwargs.get("sliding_window", window))
             attention_recorder.observe(module.layer_idx, query, key, call)
             if (own := getattr(attention_recorder, "attend", None)) is not None:
                 return own(module, query, key, value, attention_mask, **kwargs)

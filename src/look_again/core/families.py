@@ -314,9 +314,12 @@ def find_family(config: Any) -> Family:
 
 
 def layer_kinds(config: Any) -> list[str]:
-    """The kind of attention of each decoder layer of a model's configuration."""
+    """The kind of attention of each decoder layer of a model's configuration; where it lists none, all have its window,
+    if it has one.
+    """
     text = config.get_text_config()
-    return list(getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers)
+    kind = "full_attention" if getattr(text, "sliding_window", None) is None else "sliding_attention"
+    return list(getattr(text, "layer_types", None) or [kind] * text.num_hidden_layers)
 
 
 def attention_layers(config: Any) -> list[int]:

@@ -26,6 +26,7 @@ class MaskBuilder:
         self.window: int | None = getattr(text, "sliding_window", None)
         self.blocks = find_family(model.config).find_image_blocks(model.config)
         self.needed = "sliding_attention" in layer_kinds(model.config) or bool(self.blocks)
+        self.is_single = not getattr(text, "layer_types", None)  # such a model takes one mask for all layers
         self.model = model
         if self.needed and "flash" in str(text._attn_implementation):
             raise ValueError(
@@ -35,8 +36,9 @@ class MaskBuilder:
 
     def build(
         self, starts: Sequence[int], count: int, visual: Sequence[Sequence[int]] | None = None
-    ) -> dict[str, torch.Tensor] | None:
-        """By kind of layer (B, 1, n, S), to be added to the scores; None where causal attention is all.
+    ) -> dict[str, torch.Tensor] | torch.Tensor | None:
+        """By kind of layer (B, 1, n, S), to be added to the scores; one where the model has a single kind; None where
+        causal attention is all.
 
         starts: slots that each sequence's cache holds. count: n. visual: per sequence, for each of its slots with those
         of the pass, its visual index, -1 at text; None where the pass shows no images.
@@ -50,6 +52,8 @@ class MaskBuilder:
         masks = {kind: joined if kind in self.blocks else causal for kind in ("full_attention", "sliding_attention")}
         if self.window is not None:
             masks["sliding_attention"] = masks["sliding_attention"] & (slots_S > queries_Bn1 - self.window)
+        if self.is_single:
+            return self._additive(masks["sliding_attention" if self.window is not None else "full_attention"])
         return {kind: self._additive(mask) for kind, mask in masks.items()}
 
     def _additive(self, seen: torch.Tensor) -> torch.Tensor:

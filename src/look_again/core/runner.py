@@ -87,10 +87,15 @@ def encoder_outputs(model: Any, shown: list[torch.Tensor]) -> dict[str, BaseMode
     return {"image": output}
 
 
+def find_logit_cap(config: Any) -> float | None:
+    """The bound that a model's logits are softly held within; None where they have none."""
+    return getattr(config.get_text_config(), "final_logit_softcapping", None)
+
+
 def project_to_vocabulary(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """The model's logits (..., W) of last hidden states (..., hidden), soft-capped where the model does that."""
     logits = model.get_output_embeddings()(hidden)
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    cap = find_logit_cap(model.config)
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
@@ -217,8 +222,9 @@ class Runner:
         for sequence, builder in enumerate(self.builders):
             ids.append(builder.token_ids[-1] if sequence in going else self.pad_id)
             places.append(builder.positions[-1])
-        mask = self.cache.select_all(self.device)
-        own_masks = self.masks.build(self.cache.lengths, 1)
+        mask: Any = self.cache.select_all(self.device)
+        if (own := self.masks.build(self.cache.lengths, 1)) is not None:
+            mask = own
         still = [sequence for sequence in range(batch) if sequence not in going] if self.cache.recurrent else []
         held = self.cache.hold(still)
         recorder = self._listening()
@@ -227,7 +233,9 @@ class Runner:
             if self.prompt_recorder is not None:
                 self.prompt_recorder.watch_step([])
         positions = torch.tensor(places).T.unsqueeze(-1)
-        hidden = self._forward(torch.tensor(ids).view(batch, 1), positions, [], attention_mask=own_masks or mask)
+        hidden = self._forward(
+            torch.tensor(ids).view(batch, 1), positions, [], attention_mask=mask if own is None else own
+        )
         self.cache.restore(still, held)
         if recorder is not None:
             recorder.end_step()

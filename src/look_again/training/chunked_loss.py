@@ -26,23 +26,29 @@ class OutputHead:
     """The matrix that makes logits of hidden states.
 
     weight: (W, D). tag_rows: (K, D), which stand for the rows `tag_ids` (K,) of a frozen weight; None without any.
+    cap: logits x become cap * tanh(x / cap); None leaves them.
     """
 
     weight: Tensor
     tag_rows: Tensor | None = None
     tag_ids: Tensor | None = None
+    cap: float | None = None
 
     def cast(self, dtype: torch.dtype) -> OutputHead:
         """The head in the type that logits are computed in."""
         rows = None if self.tag_rows is None else self.tag_rows.to(dtype)
-        return OutputHead(self.weight.to(dtype), rows, self.tag_ids)
+        return OutputHead(self.weight.to(dtype), rows, self.tag_ids, self.cap)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(C, W) of hidden states (C, D)."""
         logits = functional.linear(hidden, self.weight)
         if self.tag_rows is not None and self.tag_ids is not None:
             logits[:, self.tag_ids] = functional.linear(hidden, self.tag_rows)
-        return logits
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+    def slopes(self, logits: Tensor) -> Tensor | None:
+        """The derivatives (C, W) of capped logits by those before the cap; None without a cap."""
+        return None if self.cap is None else 1 - (logits.float() / self.cap).square()
 
 
 def count_chunk_targets(chunk: int | None, vocabulary: int) -> int:
@@ -59,7 +65,7 @@ def chunked_cross_entropy(hidden: Tensor, head: OutputHead, targets: Tensor, chu
 
     hidden: (T, D). targets: (T,). chunk: targets whose logits exist at a time.
     """
-    return _SummedCrossEntropy.apply(hidden, head.weight, head.tag_rows, head.tag_ids, targets, chunk)
+    return _SummedCrossEntropy.apply(hidden, head.weight, head.tag_rows, head.tag_ids, head.cap, targets, chunk)
 
 
 def chunked_log_probs(
@@ -73,7 +79,8 @@ def chunked_log_probs(
 ) -> Tensor:
     """Log-probabilities (T,) of the targets at `temperature`, over a vocabulary without the tokens `never`."""
     banned = torch.tensor(list(never), dtype=torch.long, device=hidden.device)
-    return _LogProbs.apply(hidden, head.weight, head.tag_rows, head.tag_ids, targets, chunk, temperature, banned)
+    parts = (head.weight, head.tag_rows, head.tag_ids, head.cap)
+    return _LogProbs.apply(hidden, *parts, targets, chunk, temperature, banned)
 
 
 class _Gradients:
@@ -85,9 +92,11 @@ class _Gradients:
         self.weight = torch.zeros_like(head.weight) if needed[1] else None
         self.rows = torch.zeros_like(head.tag_rows) if needed[2] and head.tag_rows is not None else None
 
-    def add(self, part: slice, hidden: Tensor, cast: OutputHead, logits_gradient: Tensor) -> None:
-        """Add what the gradient (C, W) of a chunk's logits gives; it is spent."""
-        gradient = logits_gradient.to(cast.weight.dtype)
+    def add(
+        self, part: slice, hidden: Tensor, cast: OutputHead, logits_gradient: Tensor, slopes: Tensor | None
+    ) -> None:
+        """Add what the gradient (C, W) of a chunk's logits gives, with `slopes` where they are capped; it is spent."""
+        gradient = (logits_gradient if slopes is None else logits_gradient.mul_(slopes)).to(cast.weight.dtype)
         towards = None
         if cast.tag_rows is not None and cast.tag_ids is not None:
             tags = gradient[:, cast.tag_ids]
@@ -104,8 +113,8 @@ class _Gradients:
 
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden, weight, rows, ids, targets, chunk):
-        head = OutputHead(weight, rows, ids)
+    def forward(ctx: Any, hidden, weight, rows, ids, cap, targets, chunk):
+        head = OutputHead(weight, rows, ids, cap)
         gradients, losses = _Gradients(ctx.needs_input_grad[:3], hidden, head), []
         wanted = any(ctx.needs_input_grad[:3])
         for part, states, cast in _chunks(hidden, head, chunk):
@@ -113,9 +122,10 @@ class _SummedCrossEntropy(torch.autograd.Function):
             normaliser = logits.logsumexp(-1)
             losses.append(normaliser - logits.gather(-1, aims[:, None])[:, 0])
             if wanted:
+                slopes = cast.slopes(logits)
                 gradient = logits.sub_(normaliser[:, None]).exp_()
                 gradient[torch.arange(len(aims), device=aims.device), aims] -= 1
-                gradients.add(part, states, cast, gradient)
+                gradients.add(part, states, cast, gradient, slopes)
         ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.rows)
         each = torch.cat(losses) if losses else hidden.new_zeros(0, dtype=torch.float32)
         ctx.mark_non_differentiable(each)
@@ -124,41 +134,43 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, towards_sum, _):
         scaled = [None if gradient is None else gradient * towards_sum for gradient in ctx.saved_tensors]
-        return *scaled, None, None, None
+        return *scaled, None, None, None, None
 
 
 class _LogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden, weight, rows, ids, targets, chunk, temperature, banned):
-        head, chosen, normalisers = OutputHead(weight, rows, ids), [], []
+    def forward(ctx: Any, hidden, weight, rows, ids, cap, targets, chunk, temperature, banned):
+        head, chosen, normalisers = OutputHead(weight, rows, ids, cap), [], []
         for part, states, cast in _chunks(hidden, head, chunk):
-            logits = _sampled_logits(cast, states, temperature, banned)
+            logits = _sampled_logits(cast.logits(states).float(), temperature, banned)
             normalisers.append(logits.logsumexp(-1))
             chosen.append(logits.gather(-1, targets[part, None])[:, 0])
             ctx.dtype = cast.weight.dtype
         empty = hidden.new_zeros(0, dtype=torch.float32)
         normaliser = torch.cat([empty, *normalisers])
-        ctx.chunk, ctx.temperature = chunk, temperature
+        ctx.cap, ctx.chunk, ctx.temperature = cap, chunk, temperature
         ctx.save_for_backward(hidden, weight, rows, ids, targets, banned, normaliser)
         return torch.cat([empty, *chosen]) - normaliser
 
     @staticmethod
     def backward(ctx: Any, towards):
         hidden, weight, rows, ids, targets, banned, normaliser = ctx.saved_tensors
-        head = OutputHead(weight, rows, ids)
+        head = OutputHead(weight, rows, ids, ctx.cap)
         gradients = _Gradients(ctx.needs_input_grad[:3], hidden, head)
         for part, states, cast in _chunks(hidden, head, ctx.chunk, ctx.dtype if len(hidden) else None):
-            logits = _sampled_logits(cast, states, ctx.temperature, banned)
+            capped = cast.logits(states).float()
+            slopes = cast.slopes(capped)
+            logits = _sampled_logits(capped, ctx.temperature, banned)
             scale = towards[part] / ctx.temperature
             gradient = logits.sub_(normaliser[part, None]).exp_().mul_(-scale[:, None])
             gradient[torch.arange(len(states), device=states.device), targets[part]] += scale
-            gradients.add(part, states, cast, gradient)
-        return gradients.hidden, gradients.weight, gradients.rows, None, None, None, None, None
+            gradients.add(part, states, cast, gradient, slopes)
+        return gradients.hidden, gradients.weight, gradients.rows, None, None, None, None, None, None
 
 
-def _sampled_logits(head: OutputHead, hidden: Tensor, temperature: float, banned: Tensor) -> Tensor:
-    """(C, W) as sampling sees them, in float32."""
-    logits = head.logits(hidden).float().index_fill_(-1, banned, float("-inf"))
+def _sampled_logits(logits: Tensor, temperature: float, banned: Tensor) -> Tensor:
+    """(C, W) in float32 as sampling sees them, in their place."""
+    logits = logits.index_fill_(-1, banned, float("-inf"))
     return logits if temperature == 1.0 else logits.div_(temperature)
 
 

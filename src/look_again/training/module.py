@@ -22,7 +22,7 @@ from torch import nn
 from look_again.core.families import find_family, layer_kinds
 from look_again.core.inputs import build_smallest_image
 from look_again.core.masks import MaskBuilder
-from look_again.core.runner import encode_images, encoder_outputs, project_to_vocabulary
+from look_again.core.runner import encode_images, encoder_outputs, find_logit_cap, project_to_vocabulary
 from look_again.core.slots import Slots
 from look_again.text.grammar import TAGS, close_tag, open_tag
 from look_again.training.chunked_loss import (
@@ -156,7 +156,7 @@ class Reattending(nn.Module):
         mask = targets != -100
         return hidden[mask], targets[mask]
 
-    def _masks(self, batch: Batch) -> Mapping[str, torch.Tensor] | None:
+    def _masks(self, batch: Batch) -> Mapping[str, torch.Tensor] | torch.Tensor | None:
         """Masks by kind of layer, where causal attention is not all."""
         count, length = batch.token_ids.shape
         shows = batch.token_ids == find_family(self.config).vision_tokens(self.config).image
@@ -187,8 +187,9 @@ class Reattending(nn.Module):
         return len(targets) <= self.loss_chunk or head.bias is not None or hasattr(head.weight, "ds_id")
 
     def _output_head(self) -> OutputHead:
-        weight = self.model.get_output_embeddings().weight
-        return OutputHead(weight) if self.tags is None else OutputHead(weight, self.tags.head_rows, self.tags.ids)
+        weight, cap = self.model.get_output_embeddings().weight, find_logit_cap(self.config)
+        rows, ids = (None, None) if self.tags is None else (self.tags.head_rows, self.tags.ids)
+        return OutputHead(weight, rows, ids, cap)
 
     def take_section_losses(self) -> torch.Tensor:
         """(sections, 2) sums and counts since the last call, in the order of SECTIONS."""
