@@ -99,6 +99,19 @@ def test_an_answer_looks_again(looker, images, mode):
         assert ((slots.token_ids == image) == (slots.visual_indices >= 0)).all()
 
 
+def test_another_images_rows_are_shown_at_the_same_places(looker, images):
+    """Would catch a control that asks a family for grids which it has not, or that shows the image after all."""
+    policy = Reattention(control="wrong-image")
+    request = Request(images, "What is in both?", prefix=PREFIX, control_images=[i.rotate(180) for i in images])
+    sampling = Sampling(max_new_tokens=30)
+    answer = looker.ask_batch([request], reattention=policy, sampling=sampling)[0]
+    shown = looker.ask_batch([Request(images, "What is in both?", prefix=PREFIX)], sampling=sampling)[0]
+    assert answer.reflections[0].reinserted_tokens == shown.reflections[0].reinserted_tokens > 0
+    first = [(one.slots.visual_indices[one.slots.inserted]).tolist() for one in (answer, shown)]
+    visual = answer.tokens["visual"]
+    assert [index + visual for index in first[1] if index >= 0] == [index for index in first[0] if index >= 0]
+
+
 def test_what_users_type_is_no_token_of_an_image(looker, images):
     """Would catch a user who shows images of their own by typing the family's tokens."""
     plain = looker.ask_batch([Request(images[:1], "x")], sampling=Sampling(max_new_tokens=1))[0]

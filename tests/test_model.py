@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 
 import pytest
@@ -40,6 +41,18 @@ def image():
 
 
 SHORT = Sampling(max_new_tokens=40)
+
+
+def test_a_checkpoints_habits_of_generation_do_not_reach_answers(folder, image, tmp_path):
+    """Would catch options that nobody names here, such as n-grams that may not come again."""
+    habits = {"no_repeat_ngram_size": 1, "num_beams": 4, "guidance_scale": 3.0, "min_new_tokens": 30, "max_time": 0.0}
+    shutil.copytree(folder, tmp_path / "model")
+    path = tmp_path / "model" / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | habits))
+    plain, other = (look_again.load(one, device="cpu") for one in (folder, tmp_path / "model"))
+    answers = [one.ask_batch([Request([image], "How many?")], sampling=SHORT)[0] for one in (plain, other)]
+    assert answers[0].response == answers[1].response
+    assert other.checkpoint.model.generation_config.num_beams == 4  # an export has them still
 
 
 def test_answer_counts_every_slot_once(looker, image):

@@ -54,6 +54,17 @@ def test_a_video_beside_an_image_in_python(check):
         look_again.LookAgain(check).ask_batch([request])
 
 
+def test_a_user_turn_shows_a_video_again(check):
+    """Its placeholders are video tokens in the turn as in the prompt."""
+    request = look_again.Request([make_clip("test", 1, 0).video()], "What moved?", prefix="<CAPTION> x<REFLECTION>")
+    sampling, policy = look_again.Sampling(max_new_tokens=60), look_again.Reattention(mode="user-turn-image")
+    (answer,) = look_again.LookAgain(check).ask_batch([request], reattention=policy, sampling=sampling)
+    assert answer.tokens["visual"] == 4 * 36
+    assert answer.tokens["reinserted"] == 4 * 36
+    image = check.family.vision_tokens(check.model.config).image
+    assert ((answer.slots.token_ids == image) == (answer.slots.visual_indices >= 0)).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -16,6 +16,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from look_again.answers import Answer
 from look_again.core.generate import Event, LookAgainDecoding, LookAgainOutput
+from look_again.core.generation_defaults import without_defaults
 from look_again.core.input_device import input_device
 from look_again.core.inputs import ImageInputs, left_padded, list_kinds, process_images, stack_pixels
 from look_again.core.prefix_cache import PrefixCache
@@ -101,7 +102,7 @@ class Sampling:
         return None if budget is None else budget.watch(stop_ids)
 
     def as_generate_kwargs(self) -> dict[str, Any]:
-        """Options of `generate`, all of them said: nothing is left to a checkpoint's own generation defaults."""
+        """Options of `generate`, all of them said; `without_defaults` keeps the checkpoint's own away."""
         always = {"max_new_tokens": self.max_new_tokens, "repetition_penalty": 1.0}
         if self.temperature == 0:
             return {**always, "do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
@@ -239,7 +240,7 @@ class LookAgain:
         )
         _check_prefixes([len(prompt.prefix_ids) for prompt in prompts], sampling)
         inputs = self._batch(prompts)
-        with self._lock:
+        with self._lock, without_defaults(self.checkpoint.model):
             output: LookAgainOutput = self.checkpoint.model.generate(
                 **inputs,
                 custom_generate=decoding,
@@ -306,7 +307,8 @@ class LookAgain:
         control = stack_pixels([prompt.control for prompt in prompts])
         if control:
             batch["control_pixel_values"] = control["pixel_values"]
-            batch["control_grid_thw"] = control["image_grid_thw"]
+            if "image_grid_thw" in control:  # families with positions in one dimension have none
+                batch["control_grid_thw"] = control["image_grid_thw"]
         return {name: tensor.to(device) for name, tensor in batch.items()}
 
 

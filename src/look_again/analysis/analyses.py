@@ -29,6 +29,7 @@ from look_again.analysis.reading import FinishedSequence, read, read_pairs
 from look_again.analysis.shares import prompt_text_slots, response_slots, sampled_slots, without_insertions
 from look_again.analysis.token_sections import sections_of_tokens, token_ends
 from look_again.answers import Answer
+from look_again.core.families import attention_layers
 from look_again.core.reattention import Reattention
 from look_again.loading import Checkpoint
 from look_again.model import LookAgain, Sampling
@@ -108,16 +109,22 @@ def theorems(
     return account | {"seconds": clock.as_dict(), "settings": describe_settings(model, policy, sampling)}
 
 
+def _spell(layers: Sequence[int]) -> str:
+    """Numbers of layers, as a range where all are there."""
+    every = list(layers) == list(range(len(layers)))
+    return f"0 to {len(layers) - 1}" if every else ", ".join(map(str, layers))
+
+
 def heatmap(
     model: LookAgain, question: ImageQuestion, policy: Reattention, sampling: Sampling, layer: int | None = None
 ) -> dict[str, Any]:
     """What the sections of one answer looked at, in one layer or (None) the mean of all; see analysis.heatmap.
 
-    ValueError for a layer that the model does not have.
+    layer: by its number in the decoder. ValueError for one that the model does not have, or that has no attention.
     """
-    depth = model.checkpoint.model.config.get_text_config().num_hidden_layers
-    if layer is not None and not 0 <= layer < depth:
-        raise ValueError(f"--layer is mean or a number from 0 to {depth - 1}, not {layer}")
+    layers = attention_layers(model.checkpoint.model.config)
+    if layer is not None and layer not in layers:
+        raise ValueError(f"--layer is mean or the number of a layer with attention ({_spell(layers)}), not {layer}")
     clock = Clock()
     with clock.generation:
         answer = ask_questions(model, [question], policy, sampling)[0]
@@ -125,11 +132,11 @@ def heatmap(
         seen = encode(model.checkpoint, [question])[0]
         names, finished = _watched(model.checkpoint, answer, seen)
         on_rows = read(model.checkpoint.model, [finished])[0].on_rows
-    chosen = on_rows.mean(0) if layer is None else on_rows[layer]
+    chosen = on_rows.mean(0) if layer is None else on_rows[layers.index(layer)]
     grid = seen.spans[0].grid
     panels = maps.split_panels(answer.slots, chosen, names, finished.panel_sizes.tolist(), seen.spans[0].count)
     per_layer = maps.by_place(answer.slots, on_rows.flatten(0, 1), seen.spans[0].count)
-    totals = [part.sum(-1).view(depth, len(names)).T.tolist() for part in per_layer]
+    totals = [part.sum(-1).view(len(layers), len(names)).T.tolist() for part in per_layer]
     return {
         "analysis": "heatmap",
         "layer": "mean" if layer is None else layer,

@@ -17,6 +17,7 @@ import torch
 from look_again.core.compiled.compiled_step import is_carried
 from look_again.core.cpu_threads import decoding_threads
 from look_again.core.generate import LookAgainDecoding
+from look_again.core.generation_defaults import without_defaults
 from look_again.core.inputs import left_padded, stack_pixels
 from look_again.core.prefill import encode_with_control, start_batch
 from look_again.core.reattention import Reattention
@@ -71,7 +72,7 @@ def sample_groups(
     as a compiled graph; a model that it does not carry decodes eagerly, with a warning.
     """
     items = [codec.item(sample, policy) for sample in samples]
-    with evaluating(model), decoding_threads(model):
+    with evaluating(model), decoding_threads(model), without_defaults(model):
         if places is None:
             decoding = LookAgainDecoding(Trigger.of(codec.tokenizer), policy, generator=generator, compile=compile)
             decoded = _decode_together(model, codec, items, decoding, group, max_new_tokens, temperature)
