@@ -7,9 +7,11 @@ import json
 import pytest
 
 from look_again.commands.main import main
+from look_again.study.experiment import _limits
 from look_again.study.settings import StudySettings, check_context
 from look_again.tabletop.long_world.long_work import make_long_sample
 from look_again.tabletop.render import render
+from look_again.weights.sources import default_checkpoint
 
 SMALL = ["--lengths", "100", "--arms", "text,copy", "--n", "10", "--n-other", "10", "--batch", "10"]
 
@@ -85,6 +87,20 @@ def test_what_cannot_be_run_is_said_before_any_work(tmp_path, capsys, options, e
     assert main(["study", "distance", "--out", str(tmp_path / "out"), *SMALL, *options]) == 2
     assert error in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_same_weights_twice_are_refused(tmp_path, capsys):
+    """Two trainings that are one would make every interval narrower."""
+    shipped = str(default_checkpoint())
+    out = tmp_path / "out"
+    assert main(["study", "distance", "--out", str(out), *SMALL, "--model", shipped, "--model", shipped]) == 2
+    assert f"--model {shipped} holds the weights of {shipped}: name each training seed once" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_two_models_have_a_limit_of_their_own():
+    assert "2 trained models: intervals over so few are too narrow" in _limits(StudySettings(models=("a", "b")))[0]
+    assert "one trained model" in _limits(StudySettings())[0]
 
 
 def test_the_context_has_room_for_two_images_a_question_and_an_answer():

@@ -86,19 +86,26 @@ def check_study(settings: StudySettings, out: Path) -> list[str]:
     """Load each model once and check that it carries every arm at every length; returns the models' fingerprints.
 
     ValueError, before any work, for lengths beyond a model's context, images that a model sees too coarsely, an arm
-    that its family or chat template cannot carry, unknown arms, and cells of fewer rows than asked for.
+    that its family or chat template cannot carry, unknown arms, cells of fewer rows than asked for, and two models of
+    the same weights.
     """
     for arm in settings.arms:
         build_policy(Reattention(), arm)
     items = [find_rows(settings, length) for length in settings.lengths]
     if few := [n for n, part in zip(settings.lengths, items, strict=True) if len(part) < settings.n]:
         raise ValueError(f"there are fewer than {settings.n} rows with {few[0]} tokens of work")
-    fingerprints = []
+    fingerprints: list[str] = []
     for place in range(len(settings.models)):
         model = load_once(settings.models[place])
         check_model(settings, model, items[0][0])
         policy = build_policy(model.checkpoint.reattention, "text")
-        fingerprints.append(str(LocalSubject(model, policy, max_new_tokens=1).settings["fingerprint"]))
+        mark = str(LocalSubject(model, policy, max_new_tokens=1).settings["fingerprint"])
+        if mark in fingerprints:
+            first = settings.models[fingerprints.index(mark)] or "the shipped model"
+            raise ValueError(
+                f"--model {settings.models[place]} holds the weights of {first}: name each training seed once"
+            )
+        fingerprints.append(mark)
     for mask in sorted({split_arm(arm)[1] for arm in settings.arms} - {""}):
         for place in range(len(settings.models)):
             mask_checkpoint(settings, place, mask, out)
