@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from look_again.study.paired import Points, detectable_share, share_difference, share_interval
+from look_again.study.paired import Points, detectable_share, differing_share, share_difference, share_interval
 
 
 def test_a_share_is_points_by_possible_points():
@@ -91,3 +91,22 @@ def test_the_detectable_difference_is_found_four_times_in_five():
         gaps = random.normal(size, 0.5, n)
         found += abs(gaps.mean()) / (gaps.std(ddof=1) / np.sqrt(n)) > 1.96
     assert 0.75 <= found / 1000 <= 0.85
+
+
+def test_ten_rows_differ_in_four_studies_of_five():
+    """Of 10 rows all have to: p^10 = 0.8. Fewer rows never have an interval."""
+    assert differing_share(10) == pytest.approx(0.8**0.1)
+    assert differing_share(9) is None
+    differ = np.random.default_rng(5).binomial(50, differing_share(50), 4000)
+    assert 0.78 <= np.mean(differ >= 10) <= 0.82
+
+
+def test_a_detectable_difference_has_an_interval():
+    """Three of 25 rows differ: their deviation alone would promise 0.19, of which five rows in 25 have no interval."""
+    base, other = Points([0.0] * 25, [1.0] * 25), Points([1.0] * 3 + [0.0] * 22, [1.0] * 25)
+    made = share_difference([base], [other])
+    assert made.detectable == pytest.approx(differing_share(25)) == pytest.approx(0.46, abs=0.01)
+    halves = share_difference([base], [Points([0.5] * 3 + [0.0] * 22, [1.0] * 25)])
+    assert halves.detectable == pytest.approx(made.detectable / 2)  # ten rows that differ by a half
+    few = share_difference([Points([0, 1] * 4, [1] * 8)], [Points([1, 0] * 4, [1] * 8)])
+    assert few.detectable is None

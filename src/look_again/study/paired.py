@@ -40,7 +40,8 @@ class ShareDifference:
     """other - base of two shares. n: items of every seed. interval: None where fewer than 10 items differ.
 
     detectable: the smallest true difference that so many items and seeds, as different from one another as these, show
-    at 5% in four studies of five; None where no two items differ and where no difference of shares is that large.
+    at 5% in four studies of five, and with which ten items differ in four of five, since without there is no interval;
+    None where no two items differ and where no difference is that large.
     """
 
     n: int
@@ -89,6 +90,21 @@ def detectable_share(n: int, deviation: float, *, power: float = POWER) -> float
     return (Z_95 + NormalDist().inv_cdf(power)) * deviation / math.sqrt(n)
 
 
+def differing_share(n: int, *, power: float = POWER) -> float | None:
+    """The least share of rows that has to differ for MIN_VALUES of n to differ with this power; None of fewer rows.
+
+    Example: of 100 rows 0.125.
+    """
+    if n < MIN_VALUES:
+        return None
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        fewer = sum(math.comb(n, k) * middle**k * (1 - middle) ** (n - k) for k in range(MIN_VALUES))
+        low, high = (low, middle) if 1 - fewer >= power else (middle, high)
+    return high
+
+
 def _table(seeds: Sequence[Points]) -> tuple[np.ndarray, np.ndarray]:
     """What each seed got of each item and could get, (S, N) each. ValueError where seeds have different items."""
     if any(points.possible != seeds[0].possible for points in seeds):
@@ -99,17 +115,20 @@ def _table(seeds: Sequence[Points]) -> tuple[np.ndarray, np.ndarray]:
 def _detectable(gaps: np.ndarray, possible: np.ndarray) -> float | None:
     """From the residuals of the ratio, (gap - difference x possible) by the mean of the possible points.
 
-    Rows vary in their mean over seeds, and seeds in their mean over rows.
+    Rows vary in their mean over seeds, and seeds in their mean over rows. Ten rows that differ, each as much as those
+    that do, make a difference of their own.
     """
     seeds, n = gaps.shape
-    if n < MIN_VALUES:
-        return None
     residual = (gaps - gaps.sum() / possible.sum() * possible) / possible.mean()
-    variance = float(residual.mean(axis=0).var(ddof=1))
+    variance = float(residual.mean(axis=0).var(ddof=1)) if n > 1 else 0.0
     if seeds > 1:
         variance += n / seeds * float(residual.mean(axis=1).var(ddof=1))
-    found = detectable_share(n, math.sqrt(variance))
-    return found if 0 < found <= 1 else None
+    least = differing_share(n)
+    if variance == 0 or least is None:
+        return None
+    each = float(np.abs(gaps[:, gaps.any(axis=0)]).mean() / possible.mean())
+    found = max(detectable_share(n, math.sqrt(variance)), least * each)
+    return found if found <= 1 else None
 
 
 def _resampled_interval(got: np.ndarray, possible: np.ndarray, seed: int) -> tuple[float, float]:
