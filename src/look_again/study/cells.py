@@ -25,7 +25,7 @@ from look_again.core.reuse.rotated_keys import check_rotates
 from look_again.data.image_files import open_image
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation
 from look_again.evaluation.run import load_items, run_benchmark
-from look_again.evaluation.subjects import PREFIX_FACT, LocalSubject
+from look_again.evaluation.subjects import PREFIX_FACT, LocalSubject, wrong_images
 from look_again.model import LookAgain
 from look_again.study.arm_models import build_policy, load_arm, load_once, mask_checkpoint
 from look_again.study.designs import ANSWER_TOKENS
@@ -56,14 +56,22 @@ def list_cells(settings: StudySettings) -> list[Cell]:
 
     Within a block what others begin with comes first: the longest work, and arms that measure attention.
     """
+    blocks = {arm: dict(cut_blocks(settings.items(arm))) for arm in settings.arms}
     return [
-        Cell(model, length, arm, start, min(start + BLOCK, settings.items(arm)))
-        for start in range(0, settings.n, BLOCK)
+        Cell(model, length, arm, start, blocks[arm][start])
+        for start, _ in cut_blocks(settings.n)
         for model in range(len(settings.models))
         for arm in sorted(settings.arms, key=_reading_order)
-        if start < settings.items(arm)
+        if start in blocks[arm]
         for length in sorted(settings.lengths, reverse=True)
     ]
+
+
+def cut_blocks(n: int) -> list[tuple[int, int]]:
+    """First and last row of every block, the last not included: BLOCK rows each, and no last one of a single row, which
+    would have no other image to be shown."""
+    ends = [*range(BLOCK, n - 1, BLOCK), n]
+    return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
 def _reading_order(arm: str) -> tuple[str, int]:
@@ -86,14 +94,15 @@ def check_study(settings: StudySettings, out: Path) -> list[str]:
     """Load each model once and check that it carries every arm at every length; returns the models' fingerprints.
 
     ValueError, before any work, for lengths beyond a model's context, images that a model sees too coarsely, an arm
-    that its family or chat template cannot carry, unknown arms, cells of fewer rows than asked for, and two models of
-    the same weights.
+    that its family or chat template cannot carry, unknown arms, cells of fewer rows than asked for or of one image that
+    another is wanted beside, and two models of the same weights.
     """
     for arm in settings.arms:
         build_policy(Reattention(), arm)
     items = [find_rows(settings, length) for length in settings.lengths]
     if few := [n for n, part in zip(settings.lengths, items, strict=True) if len(part) < settings.n]:
         raise ValueError(f"there are fewer than {settings.n} rows with {few[0]} tokens of work")
+    check_other_images(settings, items[0])
     fingerprints: list[str] = []
     for place in range(len(settings.models)):
         model = load_once(settings.models[place])
@@ -110,6 +119,15 @@ def check_study(settings: StudySettings, out: Path) -> list[str]:
         for place in range(len(settings.models)):
             mask_checkpoint(settings, place, mask, out)
     return fingerprints
+
+
+def check_other_images(settings: StudySettings, items: Sequence[BenchmarkItem]) -> None:
+    """NotPossibleError where an arm shows another image's rows and a block has none for one of its rows."""
+    for arm in settings.arms:
+        if build_policy(Reattention(), arm).control == "wrong-image":
+            for start, stop in cut_blocks(settings.items(arm)):
+                for place in range(stop - start):
+                    wrong_images(items[start:stop], place)
 
 
 def check_model(settings: StudySettings, model: LookAgain, item: BenchmarkItem) -> None:
@@ -139,7 +157,7 @@ def find_rows(settings: StudySettings, length: int) -> list[BenchmarkItem]:
 def run_cell(settings: StudySettings, cell: Cell, out: Path) -> dict[str, Any]:
     """The result of a cell; resumes what its folder holds."""
     model = load_arm(settings, cell.model, cell.arm, out)
-    model.prefix_cache = model.prefix_cache or PrefixCache(BLOCK)
+    model.prefix_cache = model.prefix_cache or PrefixCache(BLOCK + 1)
     benchmark, location = find_items(settings, cell)
     policy = build_policy(model.checkpoint.reattention, cell.arm)
     longest = max(work_tokens(model, item) for item in load_items(benchmark, location)[0])

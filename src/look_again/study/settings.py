@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from look_again.study.designs import ANSWER_TOKENS, DESIGNS, MAIN_ARMS, MASKS, Design
 
 MIN_ITEMS = 10
-BLOCK = 50  # rows of a cell's run; a study with more rows goes on from the blocks that there are
+BLOCK = 50  # rows of a cell's run; a study with more rows goes on from the whole blocks that there are
 PRIMARY_LENGTH = 800
 WINDOW = 128
 BASES = ("text", "copy")
