@@ -53,12 +53,12 @@ def run(args: argparse.Namespace) -> int:
     result = run_study(settings, args.out)
     tables, words = study_tables(result), study_words(result)
     (args.out / "table.md").write_text(as_markdown(tables, words) + "\n", encoding="utf-8")
-    (args.out / "figure.svg").write_text(study_figure(result), encoding="utf-8")
     if args.json:
         print_json(result)
     else:
         print_tables(tables)
         print(wrap_lines("\n".join(words)))
+    (args.out / "figure.svg").write_text(study_figure(result), encoding="utf-8")
     return 0
 
 
