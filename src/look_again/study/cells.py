@@ -26,11 +26,12 @@ from look_again.data.image_files import open_image
 from look_again.evaluation.benchmark import Benchmark, BenchmarkItem, DataLocation
 from look_again.evaluation.run import load_items, run_benchmark
 from look_again.evaluation.subjects import PREFIX_FACT, LocalSubject, wrong_images
+from look_again.images import ImageError
 from look_again.model import LookAgain
 from look_again.study.arm_models import build_policy, load_arm, load_once, mask_checkpoint
 from look_again.study.designs import ANSWER_TOKENS
 from look_again.study.rows import folder_benchmark
-from look_again.study.settings import BLOCK, StudySettings, check_context, split_arm
+from look_again.study.settings import BLOCK, StudySettings, answer_room, check_context, split_arm
 from look_again.tabletop.long_world.long_studies import LONG_BENCHMARKS
 from look_again.tabletop.world import WORLD_SIZES
 from look_again.text.instructions import LOOK_AGAIN_TEXT, question_messages
@@ -107,6 +108,7 @@ def check_study(settings: StudySettings, out: Path) -> list[str]:
     for place in range(len(settings.models)):
         model = load_once(settings.models[place])
         check_model(settings, model, items[0][0])
+        check_room(settings, model, items)
         policy = build_policy(model.checkpoint.reattention, "text")
         mark = str(LocalSubject(model, policy, max_new_tokens=1).settings["fingerprint"])
         if mark in fingerprints:
@@ -132,9 +134,9 @@ def check_other_images(settings: StudySettings, items: Sequence[BenchmarkItem]) 
 
 def check_model(settings: StudySettings, model: LookAgain, item: BenchmarkItem) -> None:
     """ValueError, as `check_study`, for what one model does not carry, its image being that of `item`."""
-    check, image = model.checkpoint, open_image(item.images[0])
-    visual = count_visual_tokens(check.image_processor, check.model.config, [image.size])[0]
-    check_context(settings.lengths, check.model.config.get_text_config().max_position_embeddings, visual)
+    check, visual = model.checkpoint, visual_tokens(model, item)
+    if settings.rows is None:
+        check_context(settings.lengths, check.model.config.get_text_config().max_position_embeddings, visual)
     places = WORLD_SIZES[settings.size].side ** 2 if settings.rows is None else 0
     if visual < places:
         raise ValueError(
@@ -146,6 +148,32 @@ def check_model(settings: StudySettings, model: LookAgain, item: BenchmarkItem) 
         check_rotates(check.model)
     if any(policy.opens_turn for policy in arms):
         check.renderer.render_turn(question_messages("?", 1), LOOK_AGAIN_TEXT, [1], images=True)
+
+
+def check_room(settings: StudySettings, model: LookAgain, rows: Sequence[Sequence[BenchmarkItem]]) -> None:
+    """Open the images of a folder's rows and measure every row at every length.
+
+    ValueError for an image that cannot be opened, and for work that does not fit the model's context as it is.
+    """
+    shown = rows[0] if settings.rows is not None else rows[0][:1]  # drawn images are of one size
+    visual = max(visual_tokens(model, item) for item in shown)
+    context = model.checkpoint.model.config.get_text_config().max_position_embeddings
+    for length, items in zip(settings.lengths, rows, strict=True):
+        longest, row = max((tokens_between(model, item), item.id) for item in items)
+        if longest > (room := answer_room(context, visual)):
+            raise ValueError(
+                f"row {row!r}, length {length}: {longest} tokens of question and work do not fit; the model's context "
+                f"is {context}, which leaves {room} beside the image twice and an answer"
+            )
+
+
+def visual_tokens(model: LookAgain, item: BenchmarkItem) -> int:
+    """Visual tokens of an item's image. ImageError, naming the row, for one that cannot be opened."""
+    try:
+        size = open_image(item.images[0]).size
+    except ImageError as error:
+        raise ImageError(f"row {item.id!r}: {error}") from error
+    return count_visual_tokens(model.checkpoint.image_processor, model.checkpoint.model.config, [size])[0]
 
 
 @lru_cache(maxsize=8)

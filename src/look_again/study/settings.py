@@ -111,9 +111,14 @@ def build_settings(study: str, *, quick: bool = False, **given: object) -> Study
 
 def check_context(lengths: Sequence[int], context: int, visual_tokens: int) -> None:
     """ValueError where the longest work, two images and an answer do not fit the model's context."""
-    room = context - 2 * visual_tokens - ANSWER_TOKENS - 128  # the question, turns and delimiters
+    room = answer_room(context, visual_tokens)
     if max(lengths) > room:
         raise ValueError(
             f"{max(lengths)} tokens of work do not fit: the model's context is {context}, which leaves {room} beside "
             "the question, the image twice and an answer"
         )
+
+
+def answer_room(context: int, visual_tokens: int) -> int:
+    """Tokens of work that a context takes beside the image twice, the question, turns, delimiters and an answer."""
+    return context - 2 * visual_tokens - ANSWER_TOKENS - 128
