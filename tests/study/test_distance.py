@@ -8,7 +8,7 @@ import pytest
 
 from look_again.commands.main import main
 from look_again.study.experiment import _limits
-from look_again.study.settings import StudySettings, check_context
+from look_again.study.settings import StudySettings, build_settings, check_context
 from look_again.tabletop.long_world.long_work import make_long_sample
 from look_again.tabletop.render import render
 from look_again.weights.sources import default_checkpoint
@@ -81,6 +81,7 @@ def test_rows_of_ones_own_are_scored_by_their_answers(tmp_path, capsys):
         (["--arms", "copy"], "a study compares with text and copy"),
         (["--split", "train"], "no split 'train'"),
         (["--jobs", "0"], "--batch and --jobs are at least 1"),
+        (["--quick"], "--quick has lengths, arms and rows of its own: leave out --lengths, --arms, --n, --n-other or"),
     ],
 )
 def test_what_cannot_be_run_is_said_before_any_work(tmp_path, capsys, options, error):
@@ -107,6 +108,15 @@ def test_the_context_has_room_for_two_images_a_question_and_an_answer():
     check_context([3700], 4096, 36)
     with pytest.raises(ValueError, match="which leaves 3736"):
         check_context([3737], 4096, 36)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("lengths", (500,)), ("arms", ("text", "copy")), ("n", 20), ("n_other", 9)]
+)
+def test_quick_takes_no_numbers_beside_its_own(option, value):
+    with pytest.raises(ValueError, match=f"leave out --{option.replace('_', '-')} or --quick"):
+        build_settings("distance", quick=True, **{option: value})
+    assert build_settings("distance", quick=True, batch=5).batch == 5
 
 
 def test_other_arms_take_fewer_rows():

@@ -97,7 +97,7 @@ def build_settings(study: str, *, quick: bool = False, **given: object) -> Study
     """The settings of a study; where nothing is given, its design's own.
 
     quick: a study that ends in minutes on two cores, whose intervals are wide; it has lengths, arms and numbers of its
-    own. ValueError as `StudySettings`.
+    own. ValueError as `StudySettings`, and for those beside quick.
     """
     if study not in DESIGNS:
         raise ValueError(f"unknown study {study!r}; known: {', '.join(DESIGNS)}")
@@ -105,6 +105,8 @@ def build_settings(study: str, *, quick: bool = False, **given: object) -> Study
     own: dict[str, object] = {"lengths": design.lengths, "arms": design.arms}
     if quick:
         own = {"lengths": design.quick_lengths, "arms": design.quick_arms, "n": 20, "n_other": 20}
+        if both := [f"--{name.replace('_', '-')}" for name in own if name in given]:
+            raise ValueError(f"--quick has lengths, arms and rows of its own: leave out {', '.join(both)} or --quick")
         return StudySettings(study=study, quick=True, **(given | own))  # type: ignore[arg-type]
     return StudySettings(study=study, **(own | given))  # type: ignore[arg-type]
 
