@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from look_again.commands.main import main
 from look_again.core.reattention import Reattention
+from look_again.evaluation.subjects import NotPossibleError
 from look_again.study.arm_models import build_policy, mask_checkpoint
-from look_again.study.cells import list_cells
+from look_again.study.cells import check_other_images, cut_blocks, find_rows, list_cells
 from look_again.study.designs import DESIGNS
 from look_again.study.settings import StudySettings, build_settings
 from look_again.tabletop.long_world.long_work import make_long_sample
@@ -112,6 +115,30 @@ def test_cells_that_begin_alike_follow_one_another():
         for arm in arms
         for length in (800, 100)
     ]
+
+
+def test_no_block_is_a_single_row():
+    """It would have no other image; blocks of 50 rows stay as they are."""
+    assert [cut_blocks(n) for n in (10, 50, 51, 52, 101, 150)] == [
+        [(0, 10)],
+        [(0, 50)],
+        [(0, 51)],
+        [(0, 50), (50, 52)],
+        [(0, 50), (50, 101)],
+        [(0, 50), (50, 100), (100, 150)],
+    ]
+    settings = StudySettings(lengths=(100,), arms=("text", "copy", "wrong-image"), n=101, n_other=51)
+    check_other_images(settings, find_rows(settings, 100))
+    assert {cell.folder(Path()).name for cell in list_cells(settings)} == {"rows-0-50", "rows-50-101"}
+
+
+def test_a_block_of_one_picture_has_no_other():
+    settings = StudySettings(lengths=(100,), arms=("text", "copy", "wrong-image"), n=60)
+    rows = find_rows(settings, 100)
+    same = [*rows[:50], *[replace(row, images=rows[0].images) for row in rows[50:]]]
+    with pytest.raises(NotPossibleError, match="of 10, none has one that item"):
+        check_other_images(settings, same)
+    check_other_images(replace(settings, arms=("text", "copy")), same)
 
 
 @pytest.mark.parametrize(("mask", "local"), [("global", [0] * 6), ("mixed", [1, 1, 0, 1, 1, 0]), ("local", [1] * 6)])

@@ -7,9 +7,11 @@ import json
 import pytest
 
 from look_again.commands.main import main
-from look_again.study.settings import StudySettings, check_context
+from look_again.study.experiment import _limits
+from look_again.study.settings import StudySettings, build_settings, check_context
 from look_again.tabletop.long_world.long_work import make_long_sample
 from look_again.tabletop.render import render
+from look_again.weights.sources import default_checkpoint
 
 SMALL = ["--lengths", "100", "--arms", "text,copy", "--n", "10", "--n-other", "10", "--batch", "10"]
 
@@ -79,6 +81,7 @@ def test_rows_of_ones_own_are_scored_by_their_answers(tmp_path, capsys):
         (["--arms", "copy"], "a study compares with text and copy"),
         (["--split", "train"], "no split 'train'"),
         (["--jobs", "0"], "--batch and --jobs are at least 1"),
+        (["--quick"], "--quick has lengths, arms and rows of its own: leave out --lengths, --arms, --n, --n-other or"),
     ],
 )
 def test_what_cannot_be_run_is_said_before_any_work(tmp_path, capsys, options, error):
@@ -87,10 +90,33 @@ def test_what_cannot_be_run_is_said_before_any_work(tmp_path, capsys, options, e
     assert not (tmp_path / "out").exists()
 
 
+def test_the_same_weights_twice_are_refused(tmp_path, capsys):
+    """Two trainings that are one would make every interval narrower."""
+    shipped = str(default_checkpoint())
+    out = tmp_path / "out"
+    assert main(["study", "distance", "--out", str(out), *SMALL, "--model", shipped, "--model", shipped]) == 2
+    assert f"--model {shipped} holds the weights of {shipped}: name each training seed once" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_two_models_have_a_limit_of_their_own():
+    assert "2 trained models: intervals over so few are too narrow" in _limits(StudySettings(models=("a", "b")))[0]
+    assert "one trained model" in _limits(StudySettings())[0]
+
+
 def test_the_context_has_room_for_two_images_a_question_and_an_answer():
     check_context([3700], 4096, 36)
     with pytest.raises(ValueError, match="which leaves 3736"):
         check_context([3737], 4096, 36)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("lengths", (500,)), ("arms", ("text", "copy")), ("n", 20), ("n_other", 9)]
+)
+def test_quick_takes_no_numbers_beside_its_own(option, value):
+    with pytest.raises(ValueError, match=f"leave out --{option.replace('_', '-')} or --quick"):
+        build_settings("distance", quick=True, **{option: value})
+    assert build_settings("distance", quick=True, batch=5).batch == 5
 
 
 def test_other_arms_take_fewer_rows():

@@ -28,3 +28,11 @@ def test_tables_fit_a_terminal(name: str, monkeypatch: pytest.MonkeyPatch, capsy
     lines = capsys.readouterr().out.splitlines()
     assert lines
     assert max(map(len, lines)) <= 80
+
+
+def test_answers_that_went_wrong_are_told_where_there_are_any() -> None:
+    cells = [{"arm": "text", "length": 100, "n": 10, "errors": 0, "cut_off": 3}]
+    result = {"power": "", "cannot_tell": [], "models": [{}, {}], "cells": cells}
+    assert study_words(result) == ["", "Cut off before their end, by arm and length: text at 100: 3 of 20."]
+    cells[0] |= {"errors": 1, "cut_off": 0}
+    assert study_words(result) == ["", "Not answered, by arm and length: text at 100: 1 of 20."]

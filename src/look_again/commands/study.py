@@ -27,10 +27,10 @@ def _add_options(parser: argparse.ArgumentParser, name: str, design: Design) -> 
     if design.row_scores is not None:
         add("--rows", metavar="DIR", help="a folder of rows of your own, with rows.jsonl (docs/study.md)")
     lengths = ",".join(map(str, design.lengths))
-    add("--lengths", default=lengths, metavar="N,N", help=f"tokens of work ({lengths})")
-    add("--arms", default=",".join(design.arms), metavar="ARM,ARM", help="(all)")
-    add("--n", type=int, default=DEFAULT.n, help=f"rows of the main arms ({DEFAULT.n})")
-    add("--n-other", type=int, default=DEFAULT.n_other, help=f"of the others ({DEFAULT.n_other})")
+    add("--lengths", metavar="N,N", help=f"tokens of work ({lengths})")
+    add("--arms", metavar="ARM,ARM", help="(all)")
+    add("--n", type=int, help=f"rows of the main arms ({DEFAULT.n})")
+    add("--n-other", type=int, help=f"of the others ({DEFAULT.n_other})")
     add("--size", default=DEFAULT.size, help="of the table, small or wide (small)")
     add("--split", default=DEFAULT.split, help="of the long world (test)")
     add("--seed", type=int, default=DEFAULT.seed, help="of the long world's stream (0)")
@@ -38,7 +38,7 @@ def _add_options(parser: argparse.ArgumentParser, name: str, design: Design) -> 
     add("--jobs", type=int, default=1, help="processes that work on cells (1)")
     if name == "window":
         add("--window", type=int, default=DEFAULT.window, help=f"slots that a local layer sees ({DEFAULT.window})")
-    add("--quick", action="store_true", help="minutes instead of hours, and says what it cannot tell")
+    add("--quick", action="store_true", help="minutes instead of hours, with lengths, arms and rows of its own")
     add("--json", action="store_true", help="print result.json instead of the table")
 
 
@@ -53,12 +53,12 @@ def run(args: argparse.Namespace) -> int:
     result = run_study(settings, args.out)
     tables, words = study_tables(result), study_words(result)
     (args.out / "table.md").write_text(as_markdown(tables, words) + "\n", encoding="utf-8")
-    (args.out / "figure.svg").write_text(study_figure(result), encoding="utf-8")
     if args.json:
         print_json(result)
     else:
         print_tables(tables)
         print(wrap_lines("\n".join(words)))
+    (args.out / "figure.svg").write_text(study_figure(result), encoding="utf-8")
     return 0
 
 
@@ -69,11 +69,16 @@ def _settings(args: argparse.Namespace) -> StudySettings:
         "window": getattr(args, "window", DEFAULT.window),
         **{name: getattr(args, name) for name in ("size", "split", "seed", "batch", "jobs")},
     }
-    if args.quick:
-        return build_settings(args.design, quick=True, **given)
+    given |= {name: value for name in ("n", "n_other") if (value := getattr(args, name)) is not None}
+    if args.lengths is not None:
+        given["lengths"] = _lengths(args.lengths)
+    if args.arms is not None:
+        given["arms"] = tuple(args.arms.split(","))
+    return build_settings(args.design, quick=args.quick, **given)
+
+
+def _lengths(text: str) -> tuple[int, ...]:
     try:
-        lengths = tuple(int(length) for length in args.lengths.split(","))
+        return tuple(int(length) for length in text.split(","))
     except ValueError:
-        raise ValueError(f"--lengths are numbers with commas between them, not {args.lengths!r}") from None
-    arms = tuple(args.arms.split(","))
-    return build_settings(args.design, lengths=lengths, arms=arms, n=args.n, n_other=args.n_other, **given)
+        raise ValueError(f"--lengths are numbers with commas between them, not {text!r}") from None

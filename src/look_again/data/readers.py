@@ -19,11 +19,17 @@ def read_jsonl(path: Path) -> Iterator[Mapping[str, Any] | SampleError]:
 
     ValueError when the file cannot be read.
     """
+    for _, record in read_numbered(path):
+        yield record
+
+
+def read_numbered(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | SampleError]]:
+    """What `read_jsonl` reads, each with the number of its line. ValueError as there."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield _object(line, f"{path.name} line {number}")
+                    yield number, _object(line, f"{path.name} line {number}")
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
 

@@ -78,23 +78,22 @@ def _draw_distance(axes: Any, result: Mapping[str, Any], score: str) -> None:
 
 
 def _draw_selection(axes: Any, cells: Sequence[Mapping[str, Any]], score: str) -> None:
-    """Of the first length: a line for each ranking over the percentage that is kept, and level lines for text and
-    COPY.
-    """
+    """Of the first length: a line for each ranking over the percentage that is kept, and level lines for other arms."""
     length = cells[0]["length"]
     shares: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
     for cell in (cell for cell in cells if cell["length"] == length):
         if (found := RANKED.fullmatch(cell["arm"])) is not None:
             shares.setdefault(found[1] + (found[3] or ""), []).append((int(found[2]), cell))
-        elif cell["arm"] in ("text", "copy"):
-            label, colour, line = LINES[cell["arm"]]
+        else:
+            label, colour, line = _line(cell["arm"])
             axes.axhline(cell[score], color=colour, linestyle=line, label=label)
     for place, (arm, points) in enumerate(shares.items()):
         between = {kept: kept for kept, _ in points}
         _draw(
             axes, SELECTED[arm], [{**cell, "length": kept} for kept, cell in points], between, score, place, len(shares)
         )
-    axes.set_xlim(0, 1.2 * max(kept for points in shares.values() for kept, _ in points))
+    most = max((kept for points in shares.values() for kept, _ in points), default=0)
+    axes.set_xlim(0, 1.2 * (most or 100))
     axes.set_xlabel("visual tokens put back, per cent")
 
 

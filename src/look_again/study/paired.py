@@ -1,8 +1,9 @@
 """Paired differences of shares over items and seeds, and what difference so many items can find.
 
 The share of planted mistakes that are mended is a ratio of sums: items have different numbers of mistakes. A 95%
-interval resamples seeds (of a training recipe) and within each the items, both with replacement, the same draw for both
-arms; with one model only items are resampled, and the interval says nothing about other trainings.
+interval resamples seeds (of a training recipe) and items, both with replacement, the same draw for both arms and, since
+all seeds answer the same items, the same items for all seeds. With one model only items are resampled, and the interval
+says nothing about other trainings; with two or three it knows little of how trainings vary and is too narrow.
 
 Legend: S seeds, N items, R resamples.
 """
@@ -36,10 +37,11 @@ class Points:
 
 @dataclass(frozen=True, kw_only=True)
 class ShareDifference:
-    """other - base of two shares. n: items per seed. interval: None where fewer than 10 items differ.
+    """other - base of two shares. n: items of every seed. interval: None where fewer than 10 items differ.
 
-    detectable: the smallest true difference that so many items, as different from one another as these, show at 5% in
-    four studies of five; None where no two items differ.
+    detectable: the smallest true difference that so many items and seeds, as different from one another as these, show
+    at 5% in four studies of five, and with which ten items differ in four of five, since without there is no interval;
+    None where no two items differ and where no difference is that large.
     """
 
     n: int
@@ -52,30 +54,30 @@ class ShareDifference:
 
 
 def share_interval(seeds: Sequence[Points], *, seed: int = 0) -> tuple[float, float] | None:
-    """95% interval of one arm's share, seeds and items resampled."""
-    if min(len(points.got) for points in seeds) < MIN_VALUES:
-        return None
-    counts = _resampled(seeds, seed)
-    return _quantiles(_ratio(counts, [points.got for points in seeds], seeds))
+    """95% interval of one arm's share, seeds and items resampled; None for fewer than 10 items.
+
+    ValueError where seeds have different items.
+    """
+    got, possible = _table(seeds)
+    return _resampled_interval(got, possible, seed) if got.shape[1] >= MIN_VALUES else None
 
 
 def share_difference(base: Sequence[Points], other: Sequence[Points], *, seed: int = 0) -> ShareDifference:
     """The difference of two arms over the same items, seed by seed. ValueError where the items are not the same."""
     if len(base) != len(other) or any(a.possible != b.possible for a, b in zip(base, other, strict=True)):
         raise ValueError("paired arms are over the same items and seeds")
-    gaps = [np.subtract(b.got, a.got) for a, b in zip(base, other, strict=True)]
-    interval = None
-    if sum(map(np.count_nonzero, gaps)) >= MIN_VALUES:
-        interval = _quantiles(_ratio(_resampled(base, seed), gaps, base))
+    (before, possible), (after, _) = _table(base), _table(other)
+    gaps = after - before
+    differ = np.count_nonzero(gaps.any(axis=0))
     shares = [sum(points.share for points in arm) / len(arm) for arm in (base, other)]
     return ShareDifference(
-        n=min(map(len, gaps)),
+        n=gaps.shape[1],
         seeds=len(base),
         base=shares[0],
         other=shares[1],
         difference=shares[1] - shares[0],
-        interval=interval,
-        detectable=_detectable(gaps, base),
+        interval=_resampled_interval(gaps, possible, seed) if differ >= MIN_VALUES else None,
+        detectable=_detectable(gaps, possible),
     )
 
 
@@ -88,35 +90,54 @@ def detectable_share(n: int, deviation: float, *, power: float = POWER) -> float
     return (Z_95 + NormalDist().inv_cdf(power)) * deviation / math.sqrt(n)
 
 
-def _detectable(gaps: Sequence[np.ndarray], base: Sequence[Points]) -> float | None:
-    """From the residuals of the ratio: (gap - difference x possible) by the mean of the possible points."""
-    gap, possible = np.concatenate(gaps), np.concatenate([points.possible for points in base])
-    residual = (gap - gap.sum() / possible.sum() * possible) / possible.mean()
-    deviation = float(residual.std(ddof=1)) if len(residual) > 1 else 0.0
-    return detectable_share(len(residual), deviation) if deviation > 0 else None
+def differing_share(n: int, *, power: float = POWER) -> float | None:
+    """The least share of rows that has to differ for MIN_VALUES of n to differ with this power; None of fewer rows.
+
+    Example: of 100 rows 0.125.
+    """
+    if n < MIN_VALUES:
+        return None
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        fewer = sum(math.comb(n, k) * middle**k * (1 - middle) ** (n - k) for k in range(MIN_VALUES))
+        low, high = (low, middle) if 1 - fewer >= power else (middle, high)
+    return high
 
 
-def _resampled(seeds: Sequence[Points], seed: int) -> list[np.ndarray]:
-    """How often each item of each seed is drawn: (R, N) per seed, 0 of a seed that a resample left out."""
-    generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=RESAMPLES)
-    counts = []
-    for place, points in enumerate(seeds):
-        items = len(points.got)
-        own = np.zeros((RESAMPLES, items))
-        for times in range(1, len(seeds) + 1):
-            rows = drawn[:, place] >= times
-            own[rows] += generator.multinomial(items, np.full(items, 1 / items), size=int(rows.sum()))
-        counts.append(own)
-    return counts
+def _table(seeds: Sequence[Points]) -> tuple[np.ndarray, np.ndarray]:
+    """What each seed got of each item and could get, (S, N) each. ValueError where seeds have different items."""
+    if any(points.possible != seeds[0].possible for points in seeds):
+        raise ValueError("seeds of a study are over the same items")
+    return np.array([points.got for points in seeds], float), np.array([points.possible for points in seeds], float)
 
 
-def _ratio(
-    counts: Sequence[np.ndarray], got: Sequence[Sequence[float] | np.ndarray], seeds: Sequence[Points]
-) -> np.ndarray:
-    top = sum(own @ np.asarray(points, dtype=float) for own, points in zip(counts, got, strict=True))
-    bottom = sum(own @ np.asarray(points.possible, dtype=float) for own, points in zip(counts, seeds, strict=True))
-    return np.asarray(top) / np.asarray(bottom)
+def _detectable(gaps: np.ndarray, possible: np.ndarray) -> float | None:
+    """From the residuals of the ratio, (gap - difference x possible) by the mean of the possible points.
+
+    Rows vary in their mean over seeds, and seeds in their mean over rows. Ten rows that differ, each as much as those
+    that do, make a difference of their own.
+    """
+    seeds, n = gaps.shape
+    residual = (gaps - gaps.sum() / possible.sum() * possible) / possible.mean()
+    variance = float(residual.mean(axis=0).var(ddof=1)) if n > 1 else 0.0
+    if seeds > 1:
+        variance += n / seeds * float(residual.mean(axis=1).var(ddof=1))
+    least = differing_share(n)
+    if variance == 0 or least is None:
+        return None
+    each = float(np.abs(gaps[:, gaps.any(axis=0)]).mean() / possible.mean())
+    found = max(detectable_share(n, math.sqrt(variance)), least * each)
+    return found if found <= 1 else None
+
+
+def _resampled_interval(got: np.ndarray, possible: np.ndarray, seed: int) -> tuple[float, float]:
+    """Quantiles of the ratio of sums over resamples: how often each seed and each item is drawn, (R, S) and (R, N)."""
+    generator, (seeds, items) = np.random.default_rng(seed), got.shape
+    drawn = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES)
+    counts = generator.multinomial(items, np.full(items, 1 / items), size=RESAMPLES)
+    top, bottom = (((drawn @ points) * counts).sum(axis=1) for points in (got, possible))
+    return _quantiles(top / bottom)
 
 
 def _quantiles(values: np.ndarray) -> tuple[float, float]:

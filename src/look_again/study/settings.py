@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from look_again.study.designs import ANSWER_TOKENS, DESIGNS, MAIN_ARMS, MASKS, Design
 
 MIN_ITEMS = 10
-BLOCK = 50  # rows of a cell's run; a study with more rows goes on from the blocks that there are
+BLOCK = 50  # rows of a cell's run; a study with more rows goes on from the whole blocks that there are
 PRIMARY_LENGTH = 800
 WINDOW = 128
 BASES = ("text", "copy")
@@ -97,7 +97,7 @@ def build_settings(study: str, *, quick: bool = False, **given: object) -> Study
     """The settings of a study; where nothing is given, its design's own.
 
     quick: a study that ends in minutes on two cores, whose intervals are wide; it has lengths, arms and numbers of its
-    own. ValueError as `StudySettings`.
+    own. ValueError as `StudySettings`, and for those beside quick.
     """
     if study not in DESIGNS:
         raise ValueError(f"unknown study {study!r}; known: {', '.join(DESIGNS)}")
@@ -105,15 +105,22 @@ def build_settings(study: str, *, quick: bool = False, **given: object) -> Study
     own: dict[str, object] = {"lengths": design.lengths, "arms": design.arms}
     if quick:
         own = {"lengths": design.quick_lengths, "arms": design.quick_arms, "n": 20, "n_other": 20}
+        if both := [f"--{name.replace('_', '-')}" for name in own if name in given]:
+            raise ValueError(f"--quick has lengths, arms and rows of its own: leave out {', '.join(both)} or --quick")
         return StudySettings(study=study, quick=True, **(given | own))  # type: ignore[arg-type]
     return StudySettings(study=study, **(own | given))  # type: ignore[arg-type]
 
 
 def check_context(lengths: Sequence[int], context: int, visual_tokens: int) -> None:
     """ValueError where the longest work, two images and an answer do not fit the model's context."""
-    room = context - 2 * visual_tokens - ANSWER_TOKENS - 128  # the question, turns and delimiters
+    room = answer_room(context, visual_tokens)
     if max(lengths) > room:
         raise ValueError(
             f"{max(lengths)} tokens of work do not fit: the model's context is {context}, which leaves {room} beside "
             "the question, the image twice and an answer"
         )
+
+
+def answer_room(context: int, visual_tokens: int) -> int:
+    """Tokens of work that a context takes beside the image twice, the question, turns, delimiters and an answer."""
+    return context - 2 * visual_tokens - ANSWER_TOKENS - 128

@@ -15,8 +15,20 @@ def study_tables(result: Mapping[str, Any]) -> list[ResultTable]:
 
 
 def study_words(result: Mapping[str, Any]) -> list[str]:
-    """Which differences so many rows find, and what the study cannot tell."""
-    return [result["power"], *(f"Cannot tell: {limit}." for limit in result["cannot_tell"])]
+    """Which differences so many rows find, answers that went wrong, and what the study cannot tell."""
+    told = [_wrong(result, "errors", "Not answered"), _wrong(result, "cut_off", "Cut off before their end")]
+    return [result["power"], *filter(None, told), *(f"Cannot tell: {limit}." for limit in result["cannot_tell"])]
+
+
+def _wrong(result: Mapping[str, Any], key: str, title: str) -> str:
+    """The cells with such answers, "" where there are none; of several models together."""
+    models = len(result["models"])
+    cells = [
+        f"{cell['arm']} at {cell['length']}: {cell[key]} of {models * cell['n']}"
+        for cell in result["cells"]
+        if cell[key]
+    ]
+    return f"{title}, by arm and length: {'; '.join(cells)}." if cells else ""
 
 
 def as_markdown(tables: Sequence[ResultTable], words: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from PIL import Image
 from look_again.tabletop.oracle import REQUESTS
 from look_again.tabletop.questions import KINDS, Question, sample_question
 from look_again.tabletop.render import CELL_PIXELS, NOISE_LEVELS, RGB, SIDE_PIXELS, render
-from look_again.tabletop.world import COLOURS, PLACES, SHAPES, SIZES, Scene, Thing, allowed_pairs
+from look_again.tabletop.world import COLOURS, PLACES, SHAPES, SIZES, WORLD_SIZES, Scene, Thing, allowed_pairs
 
 JITTER = range(-5, 6)  # pixels
 WINDOW_PIXELS = CELL_PIXELS + 24  # around a place, as far as its object may reach
@@ -27,7 +27,8 @@ LEAST = 0.5  # of a drawing's pixels, that have to be there for it to count
 QUESTIONS = 247  # 3 x 41 about a colour, a shape or both, 50 comparisons, 72 places, 2 odd ones
 
 MARK = r"(?: (?:yes|no|more|than|\d))?"  # what a line may say behind a word
-LISTED = re.compile(rf"\b([a-f][1-6]){MARK} ([a-z]+){MARK} ([a-z]+)")
+PLACE = "|".join(sorted({place for size in WORLD_SIZES.values() for place in size.places}))  # of tables of every size
+LISTED = re.compile(rf"\b({PLACE}){MARK} ([a-z]+){MARK} ([a-z]+)")
 
 Drawing = tuple[str, str, int, int]  # shape, size, dx, dy
 

@@ -196,6 +196,19 @@ def test_the_benchmark_asks_the_same_planted_rows_at_every_length():
     assert TABLETOP_LONG.primary == "mended"
 
 
+@pytest.mark.parametrize("size", sorted(WORLD_SIZES))
+def test_true_reflections_mend_everything_and_repeated_lists_nothing(size):
+    items = list(load_long(DataLocation(path=f"seed=3,pieces=400,size={size}", split="test", limit=20)))
+    rows = [make_long_sample("test", 3, int(item.id.rsplit("-", 1)[1]), pieces=400, size=size) for item in items]
+    true = [ModelReply(row.written.text, row.answer) for row in rows]
+    assert TABLETOP_LONG.score(items, true).metrics["mended"] == 1.0
+    lists = [(row.beginning, parse(row.written.text).get("CAPTION").text) for row in rows]
+    repeated = [
+        ModelReply(f"{beginning}{said}, so 1</REFLECTION><CONCLUSION> 1</CONCLUSION>") for beginning, said in lists
+    ]
+    assert TABLETOP_LONG.score(items, repeated).metrics["mended"] == 0.0
+
+
 def test_a_wide_scene_survives_being_stored():
     row: LongSample = make_long_sample("test", 5, 0, pieces=400, size="wide")
     image = SceneImage(row.scene, row.id)
