@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import load_file
 
 import look_again
+from look_again.clients.vllm_answers import VllmError
 from look_again.data.sample import SampleError
 from look_again.data.source import Source
 from look_again.loading import default_checkpoint
 from look_again.rl import brpo as run
 from look_again.rl.brpo_config import BrpoConfig, load_brpo_config
 from look_again.rl.step import draw_questions, padded
-from look_again.yaml_config import ConfigError, build
+from look_again.yaml_config import ConfigError, as_keys, build
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,27 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(undisturbed, base, tmp_
     run.train_brpo(stopped)
     for expected, found in zip(log_of(undisturbed), log_of(tmp_path), strict=True):
         assert found == pytest.approx(expected, abs=1e-5, rel=1e-4)
+
+
+def test_a_run_that_fails_before_its_first_step_may_be_corrected(base, tmp_path):
+    """Would catch a folder that is lost to an address with a typing error."""
+    served = {"rollouts": "vllm", "vllm_url": "http://127.0.0.1:9"}
+    with pytest.raises(VllmError, match=r"127\.0\.0\.1:9"):
+        run.train_brpo(config(base, tmp_path, **served))
+    assert run.train_brpo(config(base, tmp_path, steps=1, group=2, max_new_tokens=30)).is_dir()
+
+
+def test_how_answers_are_computed_may_change_between_restarts(undisturbed, base):
+    """The number of places decides nothing, and whether there are places decides which random numbers are drawn."""
+    faster = {"loss_chunk": 5, "packing": True, "gradient_checkpointing": True, "compile": True}
+    run.check_recipe(as_keys(config(base, undisturbed, **faster)), undisturbed)
+    with pytest.raises(ConfigError, match=r"differs in at_once\)"):
+        run.check_recipe(as_keys(config(base, undisturbed, at_once=2)), undisturbed)
+
+
+def test_any_number_of_places_is_the_same_recipe(base, tmp_path):
+    run.write_recipe(as_keys(config(base, tmp_path, at_once=2)), tmp_path)
+    run.check_recipe(as_keys(config(base, tmp_path, at_once=5)), tmp_path)
 
 
 def test_rewards_move_the_policy(base, tmp_path):

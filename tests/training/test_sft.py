@@ -144,8 +144,26 @@ def test_a_folder_of_another_recipe_is_refused(undisturbed, tmp_path):
     """Would catch stages of two recipes mixed in one folder; what does not change results may change."""
     config = recipe(undisturbed.parents[1])
     assert train(dataclasses.replace(config, workers=2, log_steps=5)) == undisturbed
+    slower = tuple(with_keys(stage, loss_chunk=7, gradient_checkpointing=True) for stage in config.stages)
+    assert train(dataclasses.replace(config, stages=slower)) == undisturbed
     with pytest.raises(ConfigError, match=r"another recipe \(differs in seed\)"):
         train(dataclasses.replace(config, seed=1))
+
+
+def test_a_run_that_fails_before_its_first_step_may_be_corrected(tmp_path, monkeypatch):
+    """Would catch a folder that is lost to a recipe which could never run."""
+    config = SftConfig(
+        output=str(tmp_path), stages=(build_stage(name="a", task="answers", steps=1, batch=2),), tiny=TINY, workers=0
+    )
+
+    def fail(*args):
+        raise MemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(AnswersTask, "module", fail)
+        with pytest.raises(MemoryError):
+            train(config)
+    assert train(dataclasses.replace(config, seed=1)).is_dir()
 
 
 def rows_stage(tmp_path, lines, **changes) -> SftConfig:

@@ -46,7 +46,7 @@ from look_again.training.base_model import BaseModel, load_processors
 from look_again.training.batches import collate
 from look_again.training.export import Export, write_checkpoint
 from look_again.training.module import Reattending, evaluating
-from look_again.training.sft import check_recipe
+from look_again.training.sft import check_recipe, write_recipe
 from look_again.training.step_log import append_line, keep_lines
 from look_again.yaml_config import as_keys
 
@@ -60,11 +60,12 @@ TABLETOP_ACCURACY = "look_again.tabletop.figures:measure_accuracy"
 def train_brpo(config: BrpoConfig) -> Path:
     """Run or resume; returns the folder of the trained checkpoint. ConfigError or SampleError before the first step."""
     output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
     check_recipe(as_keys(config), output)
     final = output / "final"
     if not final.exists():
-        Run(config).train(final)
+        run = Run(config)
+        write_recipe(as_keys(config), output)
+        run.train(final)
     return final
 
 
