@@ -167,6 +167,15 @@ def test_every_question_comes_once_an_epoch_whatever_the_processes(base, tmp_pat
         ("kl_estimate: answer\nlevel: token", "kl_estimate: answer goes with level: answer"),
         ("mask_truncated: 'no'", "true or false"),
         ("learning_rate: 1e-6", "1.0e-3"),
+        ("vllm_url: ['']", "http://HOST:PORT, not ''"),
+        ("vllm_url: [http://a:1, null]", "list of such texts"),
+        ("vllm_url: 5", "list of such texts"),
+        ("vllm_url: []", "list of such texts"),
+        ("vllm_url: {a: 1}", "list of such texts"),
+        ("vllm_url: [nonsense]", "http://HOST:PORT, not 'nonsense'"),
+        ("vllm_url: http://a:port", "http://HOST:PORT"),
+        ("vllm_url: [http://a:1, http://a:1/v1/]", "names a server twice"),
+        ("vllm_url: http://ann:s3cret@a:1", r"at 'a:1' holds a user or a password: [^3]*$"),
     ],
 )
 def test_bad_recipes_are_refused(tmp_path, text, named):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
+from look_again.clients.vllm_requests import read_base_url
 from look_again.core.reattention import Reattention
 from look_again.data.source import Source
 from look_again.rl.objective import Aggregation, KlEstimate, Level
@@ -71,13 +72,16 @@ class RolloutOptions:
         require_positive(self, "questions", "temperature", "at_once")
         if self.compile and self.rollouts == "vllm":
             raise ValueError("compile is of rollouts: decoding; a vLLM server compiles its own graphs")
+        if self.vllm_url is not None:
+            _check_urls(self.vllm_url)
         if (self.rollouts == "vllm") != bool(self.vllm_url):
             raise ValueError("vllm_url goes with rollouts: vllm, and it with vllm_url")
 
     @property
     def vllm_urls(self) -> tuple[str, ...]:
-        """The servers of `rollouts: vllm`."""
-        return (self.vllm_url,) if isinstance(self.vllm_url, str) else self.vllm_url or ()
+        """The addresses of the servers of `rollouts: vllm`."""
+        urls = (self.vllm_url,) if isinstance(self.vllm_url, str) else self.vllm_url or ()
+        return tuple(map(read_base_url, urls))
 
     @property
     def policy(self) -> Reattention:
@@ -89,6 +93,15 @@ class RolloutOptions:
     def answers(self) -> int:
         """Answers per step and process."""
         return self.questions * self.group
+
+
+def _check_urls(given: object) -> None:
+    """ValueError, which shows no password, for what is neither an address nor a list of different ones."""
+    urls = (given,) if isinstance(given, str) else given
+    if not isinstance(urls, tuple | list) or not urls or not all(isinstance(url, str) for url in urls):
+        raise ValueError("vllm_url is a text, http://HOST:PORT, or a list of such texts")
+    if len(set(map(read_base_url, urls))) < len(urls):
+        raise ValueError(f"vllm_url names a server twice: {', '.join(urls)}")
 
 
 @dataclass(frozen=True, kw_only=True)
