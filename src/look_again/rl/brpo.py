@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import get_scheduler
 
+from look_again.core.compiled.compiled_step import check_compiler
 from look_again.core.cpu_threads import decoding_threads
 from look_again.data.sample import Sample
 from look_again.extras import require
@@ -58,7 +59,10 @@ TABLETOP_ACCURACY = "look_again.tabletop.figures:measure_accuracy"
 
 
 def train_brpo(config: BrpoConfig) -> Path:
-    """Run or resume; returns the folder of the trained checkpoint. ConfigError or SampleError before the first step."""
+    """Run or resume; returns the folder of the trained checkpoint.
+
+    ConfigError, SampleError, LoadError and what `check_early` raises before the first step.
+    """
     output = Path(config.output)
     check_recipe(as_keys(config), output)
     final = output / "final"
@@ -76,9 +80,10 @@ class Run:
         self.config, self.output = config, Path(config.output)
         check_early(config)
         self.base = run_base(config)
+        _ = self.base.bounded_image_processor  # which refuses less than one visual token
         self.samples = load_references(config)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        copy = reference_copy(self.base.load, config.parts.trains, config.objective.beta, device, config.bf16)
+        beta, trains = config.objective.beta, config.parts.trains
+        copy = reference_copy(self.base.load, trains, beta, _device(), config.bf16)
         self.accelerator = _accelerator(config)  # after the reference: DeepSpeed cuts up what is loaded from now on
         model = self.base.load(self.base.loss_dtype(config.bf16))
         self.codec = self.base.codec(model.config)
@@ -280,13 +285,22 @@ class Run:
 
 
 def check_early(config: BrpoConfig) -> None:
-    """What would only come to light after the model is loaded: a package, or a vLLM server, that is not there."""
+    """What would only come to light after the model is loaded: a package, a compiler or a server that is not there.
+
+    MissingExtraError, CompileError and VllmError.
+    """
     if config.parts.trains == "lora":
         require("peft", extra="train")
+    if config.sampling.compile:
+        check_compiler(_device())
     if config.sampling.rollouts == "vllm":
         from look_again.rl.vllm_rollouts import VllmServers
 
         VllmServers.at(config.sampling.vllm_urls).check()
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def run_base(config: BrpoConfig) -> BaseModel:
