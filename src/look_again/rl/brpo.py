@@ -47,7 +47,9 @@ from look_again.training.base_model import BaseModel, load_processors
 from look_again.training.batches import collate
 from look_again.training.export import Export, write_checkpoint
 from look_again.training.module import Reattending, evaluating
+from look_again.training.packing import check_packing
 from look_again.training.sft import check_recipe, write_recipe
+from look_again.training.sft_plan import empty_model
 from look_again.training.step_log import append_line, keep_lines
 from look_again.yaml_config import as_keys
 
@@ -80,7 +82,9 @@ class Run:
         self.config, self.output = config, Path(config.output)
         check_early(config)
         self.base = run_base(config)
-        _ = self.base.bounded_image_processor  # which refuses less than one visual token
+        self.base.early_codec()  # which refuses a bound below one visual token
+        if config.objective.packing:
+            check_packing(empty_model(config.base, config.hardware))
         self.samples = load_references(config)
         beta, trains = config.objective.beta, config.parts.trains
         copy = reference_copy(self.base.load, trains, beta, _device(), config.bf16)

@@ -22,7 +22,9 @@ from look_again.registry import lookup
 from look_again.training.base_model import BaseModel, load_processors
 from look_again.training.datasets import load_stage_samples
 from look_again.training.export import Export, write_checkpoint
+from look_again.training.packing import check_packing
 from look_again.training.sft_config import TASKS, SftConfig, Stage
+from look_again.training.sft_plan import empty_model
 from look_again.training.sft_task import SftTask
 from look_again.training.step_log import append_line, keep_lines
 from look_again.yaml_config import ConfigError, as_keys
@@ -81,13 +83,20 @@ def train(config: SftConfig) -> Path:
 
 
 def check_early(config: SftConfig, processors: tuple[Any, Any]) -> None:
-    """What would only come to light in a later stage: a package that is not there, samples that cannot train."""
+    """What would only come to light in a later stage: a package that is not there, samples that cannot train, packing
+    of a model that cannot keep sequences apart, a bound below one visual token.
+
+    MissingExtraError, SampleError, PackingError or ValueError.
+    """
     if any(stage.parts.trains == "lora" for stage in config.stages):
         require("peft", extra="train")
-    for stage in config.stages[1:]:
-        if stage.selection.data and not (Path(config.output) / stage.name / "final").exists():
-            base = stage_base(config, stage, config.base, processors)
-            load_stage_samples(stage, config.seed, base.codec(base.configuration()))
+    waiting = [stage for stage in config.stages if not (Path(config.output) / stage.name / "final").exists()]
+    if any(stage.passes.packing for stage in waiting):
+        check_packing(empty_model(config.base, config.hardware, config.tiny))
+    for stage in waiting:
+        codec = stage_base(config, stage, config.base, processors).early_codec()
+        if stage.selection.data and stage is not config.stages[0]:
+            load_stage_samples(stage, config.seed, codec)
 
 
 def stage_base(config: SftConfig, stage: Stage, before: str | Path | None, processors: tuple[Any, Any]) -> BaseModel:

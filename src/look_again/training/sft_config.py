@@ -219,6 +219,11 @@ class Stage:
         if self.name != Path(self.name).name or self.name in ("", "..") or not self.name.isprintable():
             raise ValueError(f"name is the stage's folder under the output, one part of a path, not {self.name!r}")
         require_choice("task", self.task, tuple(TASKS))
+        for key in ("packing", "loss_chunk", "gradient_checkpointing"):
+            if self.task == "vision" and getattr(self.passes, key):
+                raise ValueError(
+                    f"{key} is of the language model, which the task 'vision' does not train: leave it out"
+                )
         if self.options.endless and self.passes.steps is None:
             raise ValueError(f"the samples of the task {self.task!r} have no end: such tasks take steps, not epochs")
         if self.options.endless == bool(self.selection.data):
