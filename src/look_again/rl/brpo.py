@@ -163,14 +163,7 @@ class Run:
         def ask(inner: Reattending) -> list[Rollout]:
             with evaluating(inner.model):
                 return server.sample_groups(
-                    self.codec,
-                    questions,
-                    options.policy,
-                    group=options.group,
-                    max_new_tokens=options.max_new_tokens,
-                    temperature=options.temperature,
-                    seed=seed,
-                    model=inner.model,
+                    self.codec, questions, options.policy, **options.drawing, seed=seed, model=inner.model
                 )
 
         reads_along = options.policy.mode == "route"
@@ -189,9 +182,7 @@ class Run:
                 self.codec,
                 questions,
                 options.policy,
-                group=options.group,
-                max_new_tokens=options.max_new_tokens,
-                temperature=options.temperature,
+                **options.drawing,
                 generator=generator,
                 places=options.at_once,
                 compile=options.compile,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from look_again.clients.vllm_requests import read_base_url
 from look_again.core.reattention import Reattention
@@ -97,6 +97,11 @@ class RolloutOptions:
         """What happens at reflections, in rollouts and loss. A server shows the rows that ROUTE chose in a strip."""
         strip = self.rollouts == "vllm" and self.reattention == "route"
         return Reattention(mode=self.reattention, keep=self.keep, layout="strip" if strip else "grid")
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """How the answers to a question are drawn, by whatever samples them: arguments of either `sample_groups`."""
+        return {"group": self.group, "max_new_tokens": self.max_new_tokens, "temperature": self.temperature}
 
     @property
     def answers(self) -> int:
