@@ -7,6 +7,7 @@ the level that it stands on. Fields that are dataclasses, or tuples of them, are
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
@@ -142,7 +143,7 @@ def as_keys(config: Any) -> dict[str, Any]:
 
 def check_types(config: Any) -> None:
     """ValueError for a field that is annotated as a text, number or bool, or as mappings or tuples of them, and is
-    none, such as YAML's text 1e-3.
+    none, such as YAML's text 1e-3, and for a number that is not finite.
     """
     for name, hint in typing.get_type_hints(type(config)).items():
         _check_type(name, hint, getattr(config, name))
@@ -175,6 +176,8 @@ def _check_type(name: str, hint: Any, value: Any) -> None:
     whole = float not in kinds
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         raise ValueError(f"{name} is a {'whole number' if whole else 'number (1.0e-3)'}, not {value!r}")
+    if not abs(value) < math.inf:
+        raise ValueError(f"{name} is a finite number, not {value!r}")
 
 
 def _construct(cls: type[C], values: Mapping[str, Any], where: str) -> C:

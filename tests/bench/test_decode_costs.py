@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from look_again.bench.options import add_decode_arguments
 from look_again.bench.settings import RATIOS as RATIO_NAMES
 from look_again.bench.settings import DecodeSettings
 from look_again.core.compiled import compiled_step
+from look_again.core.compiled.compiled_step import CompileError
 from look_again.tabletop.tiny import TinyConfig
 
 CPU = torch.device("cpu")
@@ -48,6 +50,27 @@ def parse(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_decode_arguments(parser)
     return parser.parse_args(arguments)
+
+
+SHORT = ("--tokens", "20", "--every", "10", "--pairs", "1", "--layers", "1")
+
+
+def test_without_a_compiler_all_else_is_measured(monkeypatch, capsys) -> None:
+    """Would catch an hour of measurements that the last ratios throw away."""
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    ratio = replace(RATIOS["copy_over_text"], measure=lambda bench: [1.0])
+    monkeypatch.setattr("look_again.bench.decode_costs.RATIOS", dict.fromkeys(RATIOS, ratio))
+    result = run(parse(*SHORT))
+    assert list(result["ratios"]) == [name for name in RATIO_NAMES if not name.startswith("compiled")]
+    assert "recompilations" not in result
+    assert "compiled step are left out" in capsys.readouterr().err
+
+
+def test_a_ratio_that_needs_a_compiler_is_refused_before_any_work(monkeypatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("look_again.bench.decode_costs.build_subject", lambda settings: pytest.fail("a model was made"))
+    with pytest.raises(CompileError, match="needs a"):
+        run(parse("--only", "compiled_over_eager_b1", *SHORT))
 
 
 def test_spread_is_quartiles_and_extremes_of_the_samples() -> None:

@@ -64,6 +64,33 @@ def test_a_part_names_its_extra_where_that_is_missing(part, capsys, monkeypatch)
         assert f"look-again-vlm[{extra}]" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("decode --layers 0", "layers must be at least 1"),
+        ("decode --layers -1", "layers must be at least 1"),
+        ("decode --keep 101", "keep is a whole percentage"),
+        ("decode --device cuda", "no CUDA device"),
+        ("decode --device nonsense", "unknown device"),
+        ("decode --shapes qwen2.5-vl-7b --vocabulary 0", "vocabulary must be at least 1"),
+        ("sft --layers 0", "layers must be at least 1"),
+        ("sft --keep -1", "keep is a whole percentage"),
+        ("sft --image-pixels 0", "image_pixels must be at least 1"),
+        ("sft --device cuda", "no CUDA device"),
+        ("brpo --seed -1", "seed is from 0"),
+        ("serve --vllm-url nonsense", "http://HOST:PORT"),
+        ("serve --vllm-url http://127.0.0.1:9", "127.0.0.1:9"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line_before_any_work(arguments, said, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("look_again.bench.serve_costs.batched_over_single", lambda *_: pytest.fail("measured"))
+    assert main(["bench", *arguments.split()]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", bench.EXTRAS)
 def test_a_parts_extras_are_all_that_it_imports(part):

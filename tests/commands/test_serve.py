@@ -36,6 +36,7 @@ def parser():
         (["--backend", "vllm"], "--vllm-url"),
         (["--vllm-url", "http://x"], "--backend vllm"),
         (["--vllm-only"], "--backend vllm"),
+        (["--backend", "vllm", "--vllm-url", "nonsense"], "http://HOST:PORT, not 'nonsense'"),
         (["--backend", "vllm", "--vllm-url", "http://ann:s3cret@x"], "vLLM server at 'x'"),
         (["--port", "70000"], "65535"),
         (["--temperature", "3"], "temperature"),

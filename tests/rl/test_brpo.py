@@ -10,13 +10,15 @@ import torch
 from safetensors.torch import load_file
 
 import look_again
+from look_again.clients.vllm_answers import VllmError
+from look_again.core.compiled.compiled_step import CompileError
 from look_again.data.sample import SampleError
 from look_again.data.source import Source
 from look_again.loading import default_checkpoint
 from look_again.rl import brpo as run
 from look_again.rl.brpo_config import BrpoConfig, load_brpo_config
 from look_again.rl.step import draw_questions, padded
-from look_again.yaml_config import ConfigError, build
+from look_again.yaml_config import ConfigError, as_keys, build
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,27 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(undisturbed, base, tmp_
         assert found == pytest.approx(expected, abs=1e-5, rel=1e-4)
 
 
+def test_a_run_that_fails_before_its_first_step_may_be_corrected(base, tmp_path):
+    """Would catch a folder that is lost to an address with a typing error."""
+    served = {"rollouts": "vllm", "vllm_url": "http://127.0.0.1:9"}
+    with pytest.raises(VllmError, match=r"127\.0\.0\.1:9"):
+        run.train_brpo(config(base, tmp_path, **served))
+    assert run.train_brpo(config(base, tmp_path, steps=1, group=2, max_new_tokens=30)).is_dir()
+
+
+def test_how_answers_are_computed_may_change_between_restarts(undisturbed, base):
+    """The number of places decides nothing, and whether there are places decides which random numbers are drawn."""
+    faster = {"loss_chunk": 5, "packing": True, "gradient_checkpointing": True, "compile": True}
+    run.check_recipe(as_keys(config(base, undisturbed, **faster)), undisturbed)
+    with pytest.raises(ConfigError, match=r"differs in at_once\)"):
+        run.check_recipe(as_keys(config(base, undisturbed, at_once=2)), undisturbed)
+
+
+def test_any_number_of_places_is_the_same_recipe(base, tmp_path):
+    run.write_recipe(as_keys(config(base, tmp_path, at_once=2)), tmp_path)
+    run.check_recipe(as_keys(config(base, tmp_path, at_once=5)), tmp_path)
+
+
 def test_rewards_move_the_policy(base, tmp_path):
     """Would catch a sign error: what was rewarded must become likelier than what was not."""
     settings = config(base, tmp_path, steps=3, beta=0.0, reattention="text", learning_rate=1e-5)
@@ -145,6 +168,37 @@ def test_every_question_comes_once_an_epoch_whatever_the_processes(base, tmp_pat
         ("kl_estimate: answer\nlevel: token", "kl_estimate: answer goes with level: answer"),
         ("mask_truncated: 'no'", "true or false"),
         ("learning_rate: 1e-6", "1.0e-3"),
+        ("rewards: {format: x}", "rewards: format is a number"),
+        ("rewards: {format: .nan}", "rewards: format is a finite number"),
+        ("rewards: {format: -1, accuracy: 2}", "weights from 0 on"),
+        ("rewards: {format: 0}", "weights from 0 on"),
+        ("rewards: {}", "weights from 0 on"),
+        ("rewards: [format]", "rewards is a mapping"),
+        ("min_reflections: -3", "min_reflections is at least 0"),
+        ("eval_steps: -5", "eval_steps is at least 0"),
+        ("eval_length: weird", "known: brief, normal, long"),
+        ("keep: 150", "keep is a whole percentage"),
+        ("temperature: .nan", "temperature is a finite number"),
+        ("temperature: .inf", "temperature is a finite number"),
+        ("beta: .nan", "beta is a finite number"),
+        ("learning_rate: .nan", "learning_rate is a finite number"),
+        ("warmup_steps: -1", "warmup_steps is at least 0"),
+        ("adam_beta1: 2.0", "adam_beta1 is from 0 to below 1"),
+        ("max_grad_norm: -1", "max_grad_norm must be above 0"),
+        ("lora: {rank: 0}", "rank must be above 0"),
+        ("on_bad_row: foo", "unknown on_bad_row"),
+        ("max_pixels: 0", "max_pixels must be above 0"),
+        ("seed: -1", "seed is from 0"),
+        ("output: ''", "output names the run's folder"),
+        ("vllm_url: ['']", "http://HOST:PORT, not ''"),
+        ("vllm_url: [http://a:1, null]", "list of such texts"),
+        ("vllm_url: 5", "list of such texts"),
+        ("vllm_url: []", "list of such texts"),
+        ("vllm_url: {a: 1}", "list of such texts"),
+        ("vllm_url: [nonsense]", "http://HOST:PORT, not 'nonsense'"),
+        ("vllm_url: http://a:port", "http://HOST:PORT"),
+        ("vllm_url: [http://a:1, http://a:1/v1/]", "names a server twice"),
+        ("vllm_url: http://ann:s3cret@a:1", r"at 'a:1' holds a user or a password: [^3]*$"),
     ],
 )
 def test_bad_recipes_are_refused(tmp_path, text, named):
@@ -155,6 +209,27 @@ def test_bad_recipes_are_refused(tmp_path, text, named):
     path.write_text("\n".join(f"{name}: {value}" for name, value in lines.items()))
     with pytest.raises(ConfigError, match=named):
         load_brpo_config(path)
+
+
+def test_values_that_do_not_go_together_are_refused(base, tmp_path):
+    config(base, tmp_path, eval_rows=0)
+    with pytest.raises(ConfigError, match="eval_rows must be above 0"):
+        config(base, tmp_path, eval_rows=0, eval_steps=1)
+    with pytest.raises(ConfigError, match=r"takes 2\.0 at most"):
+        config(base, tmp_path, rollouts="vllm", vllm_url="http://a:1", temperature=2.5)
+
+
+def test_a_machine_without_a_compiler_is_told_before_anything_is_loaded(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr(run, "run_base", lambda config: pytest.fail("the base was read"))
+    with pytest.raises(CompileError, match="needs a C\\+\\+ compiler"):
+        run.Run(config(base, tmp_path, compile=True))
+
+
+def test_a_bound_below_one_visual_token_is_told_before_the_model_is_loaded(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(run.BaseModel, "load", lambda *_: pytest.fail("the model was loaded"))
+    with pytest.raises(ValueError, match="max_pixels is 5"):
+        run.Run(config(base, tmp_path, max_pixels=5))
 
 
 def test_rows_without_a_reference_are_named(base, tmp_path):

@@ -560,7 +560,7 @@ def test_refusals_say_what_to_do(fake, codec, rows, name):
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "nonsense", "http://no.such.host.invalid:80"])
 def test_a_server_that_is_not_there_is_named(codec, rows, url):
-    with pytest.raises(VllmError, match=f"no answer from {url}/inference.*start `vllm serve`"):
+    with pytest.raises(VllmError, match=rf"no answer from {url}/inference\S* \(.*start `vllm serve`"):
         VllmServer(url).sample_groups(codec, rows, TEXT, group=2, max_new_tokens=6)
 
 

@@ -144,8 +144,26 @@ def test_a_folder_of_another_recipe_is_refused(undisturbed, tmp_path):
     """Would catch stages of two recipes mixed in one folder; what does not change results may change."""
     config = recipe(undisturbed.parents[1])
     assert train(dataclasses.replace(config, workers=2, log_steps=5)) == undisturbed
+    slower = [with_keys(stage, loss_chunk=7, gradient_checkpointing=True) for stage in config.stages[1:]]
+    assert train(dataclasses.replace(config, stages=(config.stages[0], *slower))) == undisturbed
     with pytest.raises(ConfigError, match=r"another recipe \(differs in seed\)"):
         train(dataclasses.replace(config, seed=1))
+
+
+def test_a_run_that_fails_before_its_first_step_may_be_corrected(tmp_path, monkeypatch):
+    """Would catch a folder that is lost to a recipe which could never run."""
+    config = SftConfig(
+        output=str(tmp_path), stages=(build_stage(name="a", task="answers", steps=1, batch=2),), tiny=TINY, workers=0
+    )
+
+    def fail(*args):
+        raise MemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(AnswersTask, "module", fail)
+        with pytest.raises(MemoryError):
+            train(config)
+    assert train(dataclasses.replace(config, seed=1)).is_dir()
 
 
 def rows_stage(tmp_path, lines, **changes) -> SftConfig:
@@ -236,6 +254,31 @@ def test_half_written_checkpoints_are_never_loaded(tmp_path):
         ("output: x\nstages: [{name: a, task: answers, steps: 1, trains: head}]", "head"),
         ("output: x\nstages: [{name: a, task: answers, steps: 1, max_length: 0}]", "max_length"),
         ("output: x\nstages: [{name: a, task: answers, steps: 1, loss_chunk: 0}]", "loss_chunk must be above 0"),
+        ("output: x\nstages: [{name: a, task: vision, steps: 1, packing: true}]", "packing is of the language model"),
+        ("output: x\nstages: [{name: a, task: vision, steps: 1, loss_chunk: 4}]", "loss_chunk is of the language"),
+        ("output: ''\nstages: [{name: a, task: vision, steps: 1}]", "output names the run's folder"),
+        ("output: x\nseed: -1\nstages: [{name: a, task: vision, steps: 1}]", "seed is from 0"),
+        ("output: x\nworkers: -1\nstages: [{name: a, task: vision, steps: 1}]", "workers is at least 0"),
+        ("output: x\nsave_steps: 0\nstages: [{name: a, task: vision, steps: 1}]", "save_steps must be above 0"),
+        ("output: x\nlog_steps: 0\nstages: [{name: a, task: vision, steps: 1}]", "log_steps must be above 0"),
+        ("output: x\ntiny: {heads: 0}\nstages: [{name: a, task: vision, steps: 1}]", "heads must be above 0"),
+        ("output: x\ntiny: {rope_theta: .nan}\nstages: [{name: a, task: vision, steps: 1}]", "finite number"),
+        ("output: x\nstages: [{name: ../b, task: vision, steps: 1}]", "one part of a path"),
+        ("output: x\nstages: [{name: .., task: vision, steps: 1}]", "one part of a path"),
+        ("output: x\nstages: [{name: '', task: vision, steps: 1}]", "one part of a path"),
+        ("output: x\nstages: [{name: 5, task: vision, steps: 1}]", "name is a text"),
+        ("output: x\nstages: [{name: a, task: answers, steps: 1, modes: {copy: .nan}}]", "copy is a finite number"),
+        ("output: x\nstages: [{name: a, task: answers, steps: 1, modes: {}}]", "modes has weights"),
+        ("output: x\nstages: [{name: a, task: answers, steps: 1, lengths: {brief: 0}}]", "lengths has weights"),
+        ("output: x\nstages: [{name: a, task: answers, steps: 1, reflections: -1}]", "reflections is at least 0"),
+        ("output: x\nstages: [{name: a, task: phrased, steps: 1, forms: {made: -1}}]", "forms has weights"),
+        ("output: x\nstages: [{name: a, task: long, steps: 1, kinds: {listed: 0}}]", "kinds has weights"),
+        ("output: x\nstages: [{name: a, task: long, steps: 1, kinds: {listed: -1, swap: 1}}]", "kinds has weights"),
+        ("output: x\nstages: [{name: a, task: long, steps: 1, kinds: {listed: x}}]", "listed is a number"),
+        ("output: x\nstages: [{name: a, task: clips, steps: 1, distinct: 0}]", "distinct must be above 0"),
+        ("output: x\nstages: [{name: a, task: answers, steps: 1, learning_rate: -1.0}]", "learning_rate must be"),
+        ("output: x\nstages: [{name: a, task: answers, steps: 1, max_pixels: 0}]", "max_pixels must be above 0"),
+        ("output: x\nstages: [{name: a, task: answers, steps: 1, lora: {dropout: 1}}]", "dropout is from 0"),
         (
             "output: x\nstages: [{name: a, task: rows, epochs: 1, error_rate: 0.1}]",
             "stages 'a': error_rate belongs to the tasks vision, captions, plain, answers, goals, phrased, long, "
@@ -317,6 +360,25 @@ def test_samples_of_a_later_stage_are_checked_before_the_first_step(tmp_path):
     with pytest.raises(SampleError, match="bad1"):
         train(dataclasses.replace(config, stages=(first, *config.stages)))
     assert not (tmp_path / "run" / "first").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"), [({"packing": True}, "packing cuts no masks"), ({"max_pixels": 5}, "max_pixels is 5")]
+)
+def test_what_a_later_stage_cannot_do_is_told_before_the_first_step(tmp_path, changes, named):
+    """A base whose layers have windows: would catch hours of the first stage before packing is refused."""
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, TINY)
+    text = model.config.text_config
+    text.layer_types, text.sliding_window = ["sliding_attention"] * len(text.layer_types), 128
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    build_image_processor().save_pretrained(tmp_path / "base")
+    first = build_stage(name="first", task="answers", steps=1, batch=2, warmup_steps=0)
+    stages = (first, with_keys(first, name="later", **changes))
+    with pytest.raises(ValueError, match=named):
+        train(SftConfig(output=str(tmp_path / "run"), stages=stages, base=str(tmp_path / "base"), workers=0))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.filterwarnings("error::FutureWarning", "error::DeprecationWarning:look_again")

@@ -20,14 +20,15 @@ from look_again.core.reattention import Reattention, reinsert, split_by_image
 from look_again.core.runner import Runner, encode_images
 from look_again.core.slots import Provenance, SlotBuilder, build_spans
 from look_again.tabletop.tiny import TinyConfig
+from look_again.weights.devices import resolve_device
 
 TEXT = Reattention(mode="text")
 COPY = Reattention(mode="copy")
 
 
 def build_subject(settings: DecodeSettings) -> BenchModel:
-    """The model and prompts of the settings' shapes, on their device."""
-    device, dtype = torch.device(settings.device), getattr(torch, settings.dtype or SHAPES[settings.shapes])
+    """The model and prompts of the settings' shapes, on their device. LoadError for a device that is not here."""
+    device, dtype = resolve_device(settings.device), getattr(torch, settings.dtype or SHAPES[settings.shapes])
     if settings.shapes == "tiny":
         tiny = TinyConfig() if settings.layers is None else TinyConfig(layers=settings.layers)
         return tiny_subject(BATCH, device, dtype, tiny)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -22,10 +23,11 @@ from tqdm import tqdm
 from look_again.bench.arms import COPY, TEXT, Bench, ReflectionArms, build_subject
 from look_again.bench.measure import copy_bandwidth, describe_spread, paired_ratios, peak_bytes
 from look_again.bench.settings import BATCH, DecodeSettings
-from look_again.core.compiled.compiled_step import count_graphs
+from look_again.core.compiled.compiled_step import CompileError, check_compiler, count_graphs
 from look_again.core.cpu_threads import decoding_threads
 from look_again.core.generate import Token
 from look_again.core.reattention import Reattention
+from look_again.weights.devices import resolve_device
 
 LONG = 1000  # tokens of the answer during which graphs are counted
 
@@ -191,16 +193,34 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure: {"ratios": {name: median}, "spread": {name: quartiles, extremes, n}, "throughput", "settings"}, and
     "recompilations" with the ratios of the compiled step.
 
-    ValueError for settings out of range.
+    Without a compiler, the ratios of the compiled step are left out, as standard error says; CompileError where `only`
+    names one. ValueError for settings out of range, LoadError for a device that is not here.
     """
     settings = DecodeSettings(**{field.name: getattr(args, field.name) for field in fields(DecodeSettings)})
+    names = args.only or measurable(resolve_device(settings.device))
+    compiled = any(map(is_compiled, names))
+    if compiled:
+        check_compiler(resolve_device(settings.device))
     bench = Bench(build_subject(settings), settings)
-    names = args.only or list(RATIOS)
     with decoding_threads(bench.subject.model):
         result = measure(bench, names)
-        compiled = any(name.startswith("compiled") for name in names)
         counted = {"recompilations": recompilations(bench)} if compiled else {}
         return {**result, **counted, "throughput": throughput(bench), "settings": describe(bench)}
+
+
+def measurable(device: torch.device) -> list[str]:
+    """The ratios that can be measured on this machine; says on standard error which cannot."""
+    try:
+        check_compiler(device)
+    except CompileError as error:
+        print(f"look-again: the ratios of the compiled step are left out: {error}", file=sys.stderr)
+        return [name for name in RATIOS if not is_compiled(name)]
+    return list(RATIOS)
+
+
+def is_compiled(name: str) -> bool:
+    """Whether a ratio is of the compiled step."""
+    return name.startswith("compiled")
 
 
 def measure(bench: Bench, names: Sequence[str]) -> dict[str, dict[str, Any]]:

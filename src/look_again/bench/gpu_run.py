@@ -30,6 +30,7 @@ from look_again.core.compiled.compiled_step import count_graphs
 from look_again.core.reattention import Reattention
 from look_again.core.runner import encode_images
 from look_again.training.large_shapes import LargeConfig
+from look_again.weights.devices import resolve_device
 
 SECONDS = 540.0  # of a whole run
 SMALL = LargeConfig(
@@ -62,7 +63,7 @@ class GpuSettings:
     seconds: float = SECONDS
 
     def __post_init__(self) -> None:
-        if self.seconds <= 0:
+        if not self.seconds > 0:
             raise ValueError(f"seconds must be above 0, not {self.seconds}")
 
     @property
@@ -261,6 +262,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("gpu.jsonl"), help="a line per result (gpu.jsonl)")
     args = parser.parse_args(arguments)
     failed = []
+    try:
+        settings = GpuSettings(device=args.device, small=args.small, seconds=args.seconds)
+        resolve_device(args.device)
+    except ValueError as error:
+        parser.error(str(error))
 
     with args.out.open("w", encoding="utf-8") as file:
 
@@ -271,7 +277,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(line, flush=True)
             failed.extend([result["name"]] if "error" in result else [])
 
-        run_pieces(GpuSettings(device=args.device, small=args.small, seconds=args.seconds), write)
+        run_pieces(settings, write)
     return 1 if failed else 0
 
 

@@ -34,6 +34,7 @@ from look_again.bench.http_latency import time_models_requests
 from look_again.bench.measure import describe_spread, paired_ratios
 from look_again.bench.settings import ServeSettings
 from look_again.bench.vllm_process import vllm_process
+from look_again.clients.vllm_requests import check_url
 from look_again.core.generate import Token
 from look_again.core.reattention import Reattention
 from look_again.data.image_files import open_image
@@ -191,19 +192,24 @@ def served(args: argparse.Namespace, settings: ServeSettings) -> Iterator[str | 
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure: ratios, spread, tokens_per_second, time_to_first_token_s, models_request_s, targets, notes, settings."""
+    """Measure: ratios, spread, tokens_per_second, time_to_first_token_s, models_request_s, targets, notes, settings.
+
+    First what a vLLM server may refuse. ValueError for settings out of range, BackendError for a server that is none.
+    """
+    if args.vllm_url:
+        check_url(args.vllm_url)
     settings = ServeSettings(**{name.name: getattr(args, name.name) for name in fields(ServeSettings)})
     checkpoint = load_checkpoint(None, device="cpu", dtype="float32")
     with asyncio.Runner() as loop:
-        ratios, batched = batched_over_single(checkpoint, settings, loop)
-        samples, heard, notes = {"batched_over_single": ratios}, {"transformers": batched}, list[str]()
-        models = measure_http(checkpoint, loop, notes)
+        samples, heard, notes = dict[str, list[float]](), dict[str, Heard](), list[str]()
         with served(args, settings) as url:
             if url is None:
                 notes.append(NO_VLLM)
             else:
                 samples["vllm_copy_over_plain"], by_vllm = copy_over_plain(checkpoint, settings, loop, url)
                 heard |= {f"vllm_{name}": found for name, found in by_vllm.items()}
+        samples["batched_over_single"], heard["transformers"] = batched_over_single(checkpoint, settings, loop)
+        models = measure_http(checkpoint, loop, notes)
     return {
         "ratios": {name: statistics.median(samples[name]) if name in samples else None for name in TARGETS},
         "spread": {name: describe_spread(found) for name, found in samples.items()},

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
 BATCH = 8
+MOST_SEED = 2**32 - 1
 DTYPES = ("float32", "bfloat16", "float16")
 SHAPES = {"tiny": "float32", "qwen2.5-vl-7b": "bfloat16"}  # with the dtype each is measured in by default
 CLOCKS = ("wall", "cpu")
@@ -61,8 +62,8 @@ class DecodeSettings:
         _check("clock", self.clock, CLOCKS)
         if self.dtype is not None:
             _check("dtype", self.dtype, DTYPES)
-        if self.pairs < 1:
-            raise ValueError(f"pairs must be at least 1, not {self.pairs}")
+        _check_counts(self, "pairs", "layers", "vocabulary", "image_pixels")
+        _check_keep(self.keep)
         if not 2 <= self.every <= self.tokens:
             raise ValueError(f"every must be from 2 to tokens ({self.tokens}), not {self.every}")
         if self.tokens < BATCH + 2:
@@ -88,6 +89,7 @@ class SftSettings:
     """What is measured. rows: of a step. reflections: of each row. image_pixels: side of the large shapes' image.
 
     loss_targets: of the loss in chunks; None for 8,192 on a GPU and 4,096 on a CPU, which take 7.5 GB when whole.
+    ValueError for values out of range.
     """
 
     shapes: str = "tiny"
@@ -102,12 +104,9 @@ class SftSettings:
     loss_targets: int | None = None
 
     def __post_init__(self) -> None:
-        if self.shapes not in SHAPES:
-            raise ValueError(f"unknown shapes {self.shapes!r}; known: {', '.join(SHAPES)}")
-        if min(self.pairs, self.rows, self.reflections) < 1:
-            raise ValueError("pairs, rows and reflections must be at least 1")
-        if self.loss_targets is not None and self.loss_targets < 1:
-            raise ValueError(f"loss_targets must be at least 1, not {self.loss_targets}")
+        _check("shapes", self.shapes, SHAPES)
+        _check_counts(self, "pairs", "rows", "reflections", "layers", "image_pixels", "loss_targets")
+        _check_keep(self.keep)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +124,8 @@ class BrpoSettings:
     def __post_init__(self) -> None:
         if min(self.answers, self.repeats, self.mathematics, self.steps, self.questions) < 1 or self.group < 2:
             raise ValueError("counts must be at least 1, and group at least 2")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise ValueError(f"seed is from 0 to {MOST_SEED}, not {self.seed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +184,18 @@ class ServeSettings:
             raise ValueError(f"counts are at least 1: {asdict(self)}")
         if self.tokens <= self.every or self.tokens % self.every:
             raise ValueError(f"tokens are a multiple of every and more than it, not {self.tokens} and {self.every}")
+
+
+def _check_counts(settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+
+
+def _check_keep(keep: int) -> None:
+    if not 0 <= keep <= 100:
+        raise ValueError(f"keep is a whole percentage from 0 to 100, not {keep}")
 
 
 def _check(name: str, value: str, known: Collection[str]) -> None:

@@ -36,6 +36,7 @@ from look_again.training.large_shapes import TOKEN_PIXELS, LargeConfig
 from look_again.training.module import Reattending
 from look_again.training.run_parts import TrainedParts
 from look_again.training.trainable import choose_trainable
+from look_again.weights.devices import resolve_device
 
 # A visual token of the 7B model costs its tower 0.4 times what a token costs its decoder; so it does here.
 SHAPE = TinyConfig(vision_hidden=64, vision_layers=2, vision_heads=2, vision_mlp=128, full_attention_layers=(1,))
@@ -52,12 +53,15 @@ TARGETS = {
 
 
 class SftBench:
-    """One model, the same rows as re-attentive items and as TRL's batch, and the steps on them."""
+    """One model, the same rows as re-attentive items and as TRL's batch, and the steps on them.
+
+    LoadError for a device that is not here.
+    """
 
     def __init__(self, settings: SftSettings) -> None:
         require("trl", extra="train")
         self.settings = settings
-        self.device = torch.device(settings.device)
+        self.device = resolve_device(settings.device)
         self.tokenizer = build_tokenizer()
         self.model, self.side = _model(settings, self.tokenizer, self.device)
         tags = choose_trainable(self.model, PARTS, list(tag_ids(self.tokenizer).values()))

@@ -111,9 +111,8 @@ class VllmConnection:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise VllmError(f"{url} answered what is not JSON, so it is no vLLM server: {self.remedy}") from error
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise VllmError(
-                f"no answer from {url} within {self.timeout_s:g} s ({explain(error)}): {self.remedy}"
-            ) from error
+            waited = f" within {self.timeout_s:g} s" if isinstance(error, httpx.TimeoutException) else ""
+            raise VllmError(f"no answer from {url}{waited} ({explain(error)}): {self.remedy}") from error
 
     def _explain_refusal(self, url: str, response: httpx.Response) -> str:
         message = read_error_message(response.text.strip())

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from PIL import Image
@@ -27,15 +28,25 @@ RAW_BYTES = 3  # vLLM's number for bytes in a message
 
 
 def check_url(url: str) -> str:
-    """The same URL. ValueError for one that holds a user or a password, which would end up in logs."""
+    """The same URL. ValueError for one that is none of HTTP, or holds a user or a password, which end up in logs."""
     _, at, host = url.rpartition("@")
     if at:
         raise ValueError(f"the URL of the vLLM server at {host!r} holds a user or a password: give an API key instead")
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.split() == [url]
+    except ValueError:  # of a port or brackets
+        known = False
+    if not known:
+        raise ValueError(f"the URL of a vLLM server is http://HOST:PORT, not {url!r}")
     return url
 
 
 def read_base_url(url: str) -> str:
-    """The address of a server without what OpenAI's clients add to it: "http://host:port/v1/" is "http://host:port"."""
+    """The address of a server without what OpenAI's clients add to it: "http://host:port/v1/" is "http://host:port".
+
+    ValueError as above.
+    """
     return check_url(url).rstrip("/").removesuffix("/v1").rstrip("/")
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import get_scheduler
 
+from look_again.core.compiled.compiled_step import check_compiler
 from look_again.core.cpu_threads import decoding_threads
 from look_again.data.sample import Sample
 from look_again.extras import require
@@ -46,7 +47,9 @@ from look_again.training.base_model import BaseModel, load_processors
 from look_again.training.batches import collate
 from look_again.training.export import Export, write_checkpoint
 from look_again.training.module import Reattending, evaluating
-from look_again.training.sft import check_recipe
+from look_again.training.packing import check_packing
+from look_again.training.sft import check_recipe, write_recipe
+from look_again.training.sft_plan import empty_model
 from look_again.training.step_log import append_line, keep_lines
 from look_again.yaml_config import as_keys
 
@@ -58,13 +61,17 @@ TABLETOP_ACCURACY = "look_again.tabletop.figures:measure_accuracy"
 
 
 def train_brpo(config: BrpoConfig) -> Path:
-    """Run or resume; returns the folder of the trained checkpoint. ConfigError or SampleError before the first step."""
+    """Run or resume; returns the folder of the trained checkpoint.
+
+    ConfigError, SampleError, LoadError and what `check_early` raises before the first step.
+    """
     output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
     check_recipe(as_keys(config), output)
     final = output / "final"
     if not final.exists():
-        Run(config).train(final)
+        run = Run(config)
+        write_recipe(as_keys(config), output)
+        run.train(final)
     return final
 
 
@@ -75,9 +82,12 @@ class Run:
         self.config, self.output = config, Path(config.output)
         check_early(config)
         self.base = run_base(config)
+        self.base.early_codec()  # which refuses a bound below one visual token
+        if config.objective.packing:
+            check_packing(empty_model(config.base, config.hardware))
         self.samples = load_references(config)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        copy = reference_copy(self.base.load, config.parts.trains, config.objective.beta, device, config.bf16)
+        beta, trains = config.objective.beta, config.parts.trains
+        copy = reference_copy(self.base.load, trains, beta, _device(), config.bf16)
         self.accelerator = _accelerator(config)  # after the reference: DeepSpeed cuts up what is loaded from now on
         model = self.base.load(self.base.loss_dtype(config.bf16))
         self.codec = self.base.codec(model.config)
@@ -153,14 +163,7 @@ class Run:
         def ask(inner: Reattending) -> list[Rollout]:
             with evaluating(inner.model):
                 return server.sample_groups(
-                    self.codec,
-                    questions,
-                    options.policy,
-                    group=options.group,
-                    max_new_tokens=options.max_new_tokens,
-                    temperature=options.temperature,
-                    seed=seed,
-                    model=inner.model,
+                    self.codec, questions, options.policy, **options.drawing, seed=seed, model=inner.model
                 )
 
         reads_along = options.policy.mode == "route"
@@ -179,9 +182,7 @@ class Run:
                 self.codec,
                 questions,
                 options.policy,
-                group=options.group,
-                max_new_tokens=options.max_new_tokens,
-                temperature=options.temperature,
+                **options.drawing,
                 generator=generator,
                 places=options.at_once,
                 compile=options.compile,
@@ -279,13 +280,22 @@ class Run:
 
 
 def check_early(config: BrpoConfig) -> None:
-    """What would only come to light after the model is loaded: a package, or a vLLM server, that is not there."""
+    """What would only come to light after the model is loaded: a package, a compiler or a server that is not there.
+
+    MissingExtraError, CompileError and VllmError.
+    """
     if config.parts.trains == "lora":
         require("peft", extra="train")
+    if config.sampling.compile:
+        check_compiler(_device())
     if config.sampling.rollouts == "vllm":
         from look_again.rl.vllm_rollouts import VllmServers
 
         VllmServers.at(config.sampling.vllm_urls).check()
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def run_base(config: BrpoConfig) -> BaseModel:

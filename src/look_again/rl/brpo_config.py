@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+from look_again.clients.vllm_requests import read_base_url
 from look_again.core.reattention import Reattention
 from look_again.data.source import Source
+from look_again.registry import resolve
 from look_again.rl.objective import Aggregation, KlEstimate, Level
 from look_again.text.grammar import TAGS
 from look_again.training.run_parts import (
@@ -22,12 +24,17 @@ from look_again.training.run_parts import (
     TrainedParts,
     find_hardware,
     require_choice,
+    require_least,
     require_positive,
+    require_run,
+    require_weights,
 )
 from look_again.yaml_config import build, check_types, group, read_yaml
 
 ROLLOUTS = ("decoding", "vllm")
 REWARDS = ("format", "accuracy", "balance")
+EVAL_LENGTHS = "look_again.tabletop.oracle:LENGTHS"
+VLLM_TEMPERATURE = 2.0  # the most that a server takes
 LEAST_TOKENS = 2 * len(TAGS) + 4  # the tags, a word in each section that needs one
 
 
@@ -71,13 +78,19 @@ class RolloutOptions:
         require_positive(self, "questions", "temperature", "at_once")
         if self.compile and self.rollouts == "vllm":
             raise ValueError("compile is of rollouts: decoding; a vLLM server compiles its own graphs")
+        if self.vllm_url is not None:
+            _check_urls(self.vllm_url)
         if (self.rollouts == "vllm") != bool(self.vllm_url):
             raise ValueError("vllm_url goes with rollouts: vllm, and it with vllm_url")
+        if self.rollouts == "vllm" and self.temperature > VLLM_TEMPERATURE:
+            raise ValueError(f"temperature is {self.temperature}, and a vLLM server takes {VLLM_TEMPERATURE} at most")
+        _ = self.policy  # whose keep may be out of range
 
     @property
     def vllm_urls(self) -> tuple[str, ...]:
-        """The servers of `rollouts: vllm`."""
-        return (self.vllm_url,) if isinstance(self.vllm_url, str) else self.vllm_url or ()
+        """The addresses of the servers of `rollouts: vllm`."""
+        urls = (self.vllm_url,) if isinstance(self.vllm_url, str) else self.vllm_url or ()
+        return tuple(map(read_base_url, urls))
 
     @property
     def policy(self) -> Reattention:
@@ -86,9 +99,23 @@ class RolloutOptions:
         return Reattention(mode=self.reattention, keep=self.keep, layout="strip" if strip else "grid")
 
     @property
+    def drawing(self) -> dict[str, Any]:
+        """How the answers to a question are drawn, by whatever samples them: arguments of either `sample_groups`."""
+        return {"group": self.group, "max_new_tokens": self.max_new_tokens, "temperature": self.temperature}
+
+    @property
     def answers(self) -> int:
         """Answers per step and process."""
         return self.questions * self.group
+
+
+def _check_urls(given: object) -> None:
+    """ValueError, which shows no password, for what is neither an address nor a list of different ones."""
+    urls = (given,) if isinstance(given, str) else given
+    if not isinstance(urls, tuple | list) or not urls or not all(isinstance(url, str) for url in urls):
+        raise ValueError("vllm_url is a text, http://HOST:PORT, or a list of such texts")
+    if len(set(map(read_base_url, urls))) < len(urls):
+        raise ValueError(f"vllm_url names a server twice: {', '.join(urls)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +133,9 @@ class RewardOptions:
 
     def __post_init__(self) -> None:
         check_types(self)
-        if unknown := sorted(set(self.rewards) - set(REWARDS)):
-            raise ValueError(f"unknown rewards {unknown}; known: {', '.join(REWARDS)}")
+        require_weights(self, "rewards", REWARDS)
         require_positive(self, "balance_tokens")
+        require_least(self, 0, "min_reflections")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +173,7 @@ class ObjectiveOptions:
         if self.kl_estimate == "answer" and self.level != "answer":
             raise ValueError(f"kl_estimate: answer goes with level: answer, not {self.level}")
         require_positive(self, "epsilon", "micro_batch", "loss_chunk")
-        if self.beta < 0:
-            raise ValueError(f"beta cannot be negative: {self.beta}")
+        require_least(self, 0, "beta")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +190,7 @@ class BrpoOptimizer(AdamW):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "learning_rate")
+        require_least(self, 0, "warmup_steps")
 
     def warmup(self, steps: int) -> int:
         """Steps up to the rate, of a run of so many."""
@@ -172,7 +199,10 @@ class BrpoOptimizer(AdamW):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """Greedy accuracy on Tabletop's test split while training; the paper has nothing of the kind."""
+    """Greedy accuracy on Tabletop's test split while training; the paper has nothing of the kind.
+
+    ValueError for values out of range.
+    """
 
     eval_steps: int = 0
     """Optimizer steps between evaluations, after the first one; 0 for never."""
@@ -183,11 +213,16 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         check_types(self)
+        require_least(self, 0, "eval_steps")
+        if self.eval_steps:
+            require_positive(self, "eval_rows")
+        if self.eval_length is not None:
+            require_choice("eval_length", self.eval_length, resolve(EVAL_LENGTHS))
 
 
 @dataclass(frozen=True, kw_only=True)
 class BrpoConfig:
-    """A run. ValueError for parts that do not go together."""
+    """A run. ValueError for values out of range and parts that do not go together."""
 
     output: str
     """The run's folder."""
@@ -226,7 +261,9 @@ class BrpoConfig:
         check_types(self)
         if not self.data:
             raise ValueError("data names at least one source of rows")
-        require_positive(self, "steps", "save_steps")
+        require_run(self.output, self.seed)
+        require_choice("on_bad_row", self.on_bad_row, ("refuse", "skip"))
+        require_positive(self, "steps", "save_steps", "max_pixels")
         if self.sampling.rollouts == "vllm" and self.parts.tags_apart:
             raise ValueError(
                 f"a vLLM server takes a model's own weights; trains: {self.parts.trains} needs rollouts: decoding"

@@ -9,6 +9,7 @@ from typing import ClassVar
 from look_again.tabletop.oracle import LENGTHS
 from look_again.tabletop.people.phrased_samples import FORMS
 from look_again.tabletop.samples import LENGTH_WEIGHTS
+from look_again.training.run_parts import require_least, require_positive, require_weights
 from look_again.yaml_config import check_types
 
 
@@ -34,10 +35,9 @@ class TabletopOptions:
         check_types(self)
         if not (0 <= self.error_rate <= 1 and 0 <= self.cursory <= 1):
             raise ValueError(f"error_rate and cursory are 0..1, not {self.error_rate} and {self.cursory}")
-        if not isinstance(self.lengths, Mapping) or not self.lengths or not set(self.lengths) <= set(LENGTHS):
-            raise ValueError(f"lengths weighs {', '.join(LENGTHS)}, not {self.lengths}")
-        if self.distinct is not None and self.distinct <= 0:
-            raise ValueError(f"distinct must be above 0, not {self.distinct}")
+        require_weights(self, "lengths", LENGTHS)
+        require_least(self, 0, "reflections")
+        require_positive(self, "distinct")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,5 +51,4 @@ class PhrasedOptions(TabletopOptions):
         super().__post_init__()
         if self.cursory:
             raise ValueError("cursory belongs to the task 'answers'")
-        if not isinstance(self.forms, Mapping) or not self.forms or not set(self.forms) <= set(FORMS):
-            raise ValueError(f"forms weighs {', '.join(FORMS)}, not {self.forms}")
+        require_weights(self, "forms", FORMS)

@@ -8,7 +8,7 @@ Everything here makes it from nothing; its training is a recipe of `look-again t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -29,6 +29,8 @@ from look_again.tabletop.render import SIDE_PIXELS
 from look_again.tabletop.samples import make_sample
 from look_again.tabletop.world import PLACES
 from look_again.text.tags import prepare_tokenizer
+from look_again.training.run_parts import require_positive
+from look_again.yaml_config import check_types
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -72,6 +74,8 @@ class TinyConfig:
     family: one of `CLASSES`. vocabulary: most tokens of the BPE. full_attention_layers: vision layers that see the
         whole image, of Qwen2.5-VL. deepstack_layers: vision layers whose features the language model's first layers
         read too, of Qwen3-VL. rope_theta: base of the language model's rotary frequencies.
+
+    ValueError for values out of range.
     """
 
     family: str = "qwen2_5_vl"
@@ -91,10 +95,15 @@ class TinyConfig:
     rope_theta: float = 10000.0
 
     def __post_init__(self) -> None:
+        check_types(self)
+        sizes = [part.name for part in fields(self) if part.type in ("int", "float")]
+        require_positive(self, *sizes)
         if self.family not in CLASSES:
             raise ValueError(f"family is {', '.join(CLASSES)}, not {self.family!r}")
         if self.hidden % self.heads or self.hidden // self.heads < 32:
             raise ValueError(f"hidden {self.hidden} over {self.heads} heads: head dimension must be 32 or more")
+        if self.heads % self.kv_heads or self.vision_hidden % self.vision_heads:
+            raise ValueError("kv_heads divides heads, and vision_heads divides vision_hidden")
 
     def new_processors(self) -> tuple[PreTrainedTokenizerFast, Qwen2VLImageProcessorPil]:
         """Tokenizer (with tags) and image processor."""

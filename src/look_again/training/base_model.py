@@ -112,6 +112,10 @@ class BaseModel:
         """What turns samples into items for a model of this configuration."""
         return Codec.of(config, self.tokenizer, self.bounded_image_processor)
 
+    def early_codec(self) -> Codec:
+        """The same before the model is loaded."""
+        return self.codec(self.configuration())
+
     def trainable(self, model: Any) -> Reattending:
         """A loaded model with what does not train frozen, adapters and tag rows in place."""
         torch.manual_seed(self.seed)  # of adapters

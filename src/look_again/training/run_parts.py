@@ -6,6 +6,7 @@ Defaults are the paper's where it gives any; each is followed by where it is fro
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from look_again.yaml_config import check_types
@@ -13,12 +14,16 @@ from look_again.yaml_config import check_types
 TRAINED_MODES = ("text", "copy", "route")  # vision-only writes no reflection, so there is nothing to train
 TRAINS = ("all", "without_vision", "language_model", "lora")
 UNKNOWN_MEMORY_GB = 16.0  # of a machine that does not say
+MOST_SEED = 2**32 - 1  # of numpy's generator
 ENGINES = ("single", "ddp", "fsdp2", "zero3")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """Low-rank adapters on every linear layer of the language model. The paper trains none, so it gives no values."""
+    """Low-rank adapters on every linear layer of the language model. The paper trains none, so it gives no values.
+
+    ValueError for values out of range.
+    """
 
     rank: int = 16
     """Rank of each adapter."""
@@ -29,6 +34,8 @@ class Lora:
 
     def __post_init__(self) -> None:
         check_types(self)
+        require_positive(self, "rank", "alpha")
+        require_share(self, "dropout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +60,7 @@ class TrainedParts:
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW:
-    """The optimizer, but for its rate. ValueError for what is no number."""
+    """The optimizer, but for its rate. ValueError for values out of range."""
 
     weight_decay: float = 0.0
     """Per step, times the rate; paper gives none."""
@@ -68,6 +75,9 @@ class AdamW:
 
     def __post_init__(self) -> None:
         check_types(self)
+        require_least(self, 0, "weight_decay")
+        require_positive(self, "max_grad_norm", "adam_epsilon")
+        require_share(self, "adam_beta1", "adam_beta2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,3 +143,36 @@ def require_positive(config: object, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and value <= 0:
             raise ValueError(f"{name} must be above 0, not {value}")
+
+
+def require_least(config: object, least: int, *names: str) -> None:
+    """ValueError for a field of `config` that is neither None nor at least so large."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name} is at least {least}, not {value}")
+
+
+def require_share(config: object, *names: str) -> None:
+    """ValueError for a field of `config` that is not from 0 to below 1."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} is from 0 to below 1, not {value}")
+
+
+def require_weights(config: object, name: str, known: Iterable[str]) -> None:
+    """ValueError for a table of weights with unknown names or negative weights, or without any that is above 0."""
+    weights: Mapping[str, float] = getattr(config, name)
+    if unknown := sorted(set(weights) - set(known)):
+        raise ValueError(f"unknown {name} {unknown}; known: {', '.join(known)}")
+    if any(weight < 0 for weight in weights.values()) or not any(weights.values()):
+        raise ValueError(f"{name} has weights from 0 on, one of them above it, not {dict(weights)}")
+
+
+def require_run(output: str, seed: int) -> None:
+    """ValueError for a run without a folder, and for a seed that not every generator takes."""
+    if not output:
+        raise ValueError("output names the run's folder, and it is empty")
+    if not 0 <= seed <= MOST_SEED:
+        raise ValueError(f"seed is from 0 to {MOST_SEED}, not {seed}")

@@ -22,14 +22,20 @@ from look_again.registry import lookup
 from look_again.training.base_model import BaseModel, load_processors
 from look_again.training.datasets import load_stage_samples
 from look_again.training.export import Export, write_checkpoint
+from look_again.training.packing import check_packing
 from look_again.training.sft_config import TASKS, SftConfig, Stage
+from look_again.training.sft_plan import empty_model
 from look_again.training.sft_task import SftTask
 from look_again.training.step_log import append_line, keep_lines
 from look_again.yaml_config import ConfigError, as_keys
 
 RECIPE_FILE = "recipe.json"
-# What may change between restarts.
-FREE_KEYS = ("output", "workers", "save_steps", "log_steps", "report_to", "hardware", "on_bad_row", "on_long_row")
+# What may change between restarts: where, how often and how fast things happen, not what comes of it.
+FREE_KEYS = (
+    *("output", "workers", "save_steps", "log_steps", "report_to", "hardware", "on_bad_row", "on_long_row"),
+    *("loss_chunk", "packing", "gradient_checkpointing", "compile", "vllm_url", "vllm_weights"),
+)
+PRESENT_KEYS = ("at_once",)  # decide by being there at all: results are the same for any value
 SCHEDULERS = {
     "cosine_to_tenth": ("cosine_with_min_lr", {"min_lr_rate": 0.1}),
     "cosine": ("cosine", {}),
@@ -63,7 +69,6 @@ def train(config: SftConfig) -> Path:
             "several GPUs are visible: start with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one"
         )
     output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
     check_recipe(as_keys(config), output)
     processors = load_processors(config.base, config.tiny)
     check_early(config, processors)
@@ -78,13 +83,20 @@ def train(config: SftConfig) -> Path:
 
 
 def check_early(config: SftConfig, processors: tuple[Any, Any]) -> None:
-    """What would only come to light in a later stage: a package that is not there, samples that cannot train."""
+    """What would only come to light in a later stage: a package that is not there, samples that cannot train, packing
+    of a model that cannot keep sequences apart, a bound below one visual token.
+
+    MissingExtraError, SampleError, PackingError or ValueError.
+    """
     if any(stage.parts.trains == "lora" for stage in config.stages):
         require("peft", extra="train")
-    for stage in config.stages[1:]:
-        if stage.selection.data and not (Path(config.output) / stage.name / "final").exists():
-            base = stage_base(config, stage, config.base, processors)
-            load_stage_samples(stage, config.seed, base.codec(base.configuration()))
+    waiting = [stage for stage in config.stages if not (Path(config.output) / stage.name / "final").exists()]
+    if any(stage.passes.packing for stage in waiting):
+        check_packing(empty_model(config.base, config.hardware, config.tiny))
+    for stage in waiting:
+        codec = stage_base(config, stage, config.base, processors).early_codec()
+        if stage.selection.data and stage is not config.stages[0]:
+            load_stage_samples(stage, config.seed, codec)
 
 
 def stage_base(config: SftConfig, stage: Stage, before: str | Path | None, processors: tuple[Any, Any]) -> BaseModel:
@@ -106,14 +118,28 @@ def stage_base(config: SftConfig, stage: Stage, before: str | Path | None, proce
 def check_recipe(settings: Mapping[str, Any], output: Path) -> None:
     """A folder belongs to one recipe; `settings` are its keys. ConfigError names what differs."""
     path = output / RECIPE_FILE
-    recipe = json.loads(json.dumps({name: value for name, value in settings.items() if name not in FREE_KEYS}))
     if path.exists():
         stored = json.loads(path.read_text(encoding="utf-8"))
-        if differing := sorted(_differing(recipe, stored)):
+        if differing := sorted(_differing(_deciding(settings), _deciding(stored))):
             raise ConfigError(f"{output} holds a run of another recipe (differs in {', '.join(differing)})")
+
+
+def write_recipe(settings: Mapping[str, Any], output: Path) -> None:
+    """From now on the folder belongs to this recipe: right before the first step, so that a run that fails before it
+    may be corrected.
+    """
+    path = output / RECIPE_FILE
+    output.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(f".{os.getpid()}")
-    beside.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    beside.write_text(json.dumps(_deciding(settings), indent=2) + "\n", encoding="utf-8")
     beside.replace(path)
+
+
+def _deciding(settings: Mapping[str, Any]) -> Any:
+    """The keys that results depend on, as JSON has them."""
+    kept = {name: value for name, value in settings.items() if name not in FREE_KEYS}
+    present = {name: bool(kept[name]) for name in PRESENT_KEYS if name in kept}
+    return json.loads(json.dumps(kept | present))
 
 
 def _differing(recipe: Any, stored: Any, name: str = "") -> Iterator[str]:
@@ -143,6 +169,7 @@ def _run_stage(config: SftConfig, stage: Stage, base: BaseModel, final: Path) ->
         processing_class=base.tokenizer,
         callbacks=[LogFile(folder / "log.jsonl")],
     )
+    write_recipe(as_keys(config), Path(config.output))
     trainer.train(resume_from_checkpoint=_shared_checkpoint(folder, trainer))
     _finish(config, stage, base, task, trainer, final, counts)
 

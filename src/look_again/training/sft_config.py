@@ -22,7 +22,10 @@ from look_again.training.run_parts import (
     TrainedParts,
     find_hardware,
     require_choice,
+    require_least,
     require_positive,
+    require_run,
+    require_weights,
 )
 from look_again.yaml_config import ConfigError, build, check_types, group, read_yaml
 
@@ -79,6 +82,7 @@ class SampleSelection:
             raise ValueError(f"on_long_row is refuse or drop, not {self.on_long_row!r}")
         if self.on_bad_row not in ("refuse", "skip"):
             raise ValueError(f"on_bad_row is refuse or skip, not {self.on_bad_row!r}")
+        require_least(self, 0, "min_reflections")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +98,7 @@ class SequenceOptions:
 
     def __post_init__(self) -> None:
         check_types(self)
-        require_positive(self, "max_length")
+        require_positive(self, "max_length", "max_pixels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +146,8 @@ class SftOptimizer(AdamW):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_choice("schedule", self.schedule, SCHEDULES)
+        require_positive(self, "learning_rate")
+        require_least(self, 0, "warmup_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,13 +161,7 @@ class ModeMixture:
 
     def __post_init__(self) -> None:
         check_types(self)
-        if not isinstance(self.modes, Mapping) or not self.modes:
-            raise ValueError(f"modes maps names to weights, not {self.modes}")
-        if unknown := sorted(set(self.modes) - set(TRAINED_MODES)):
-            raise ValueError(f"unknown modes {unknown}; known: {', '.join(TRAINED_MODES)}")
-        weights = list(self.modes.values())
-        if min(weights) < 0 or sum(weights) <= 0:
-            raise ValueError(f"modes need positive weights, not {self.modes}")
+        require_weights(self, "modes", TRAINED_MODES)
         if not 0 <= self.keep <= 100:
             raise ValueError(f"keep is 0..100, not {self.keep}")
 
@@ -215,7 +215,15 @@ class Stage:
     """What happens at reflections."""
 
     def __post_init__(self) -> None:
+        check_types(self)
+        if self.name != Path(self.name).name or self.name in ("", "..") or not self.name.isprintable():
+            raise ValueError(f"name is the stage's folder under the output, one part of a path, not {self.name!r}")
         require_choice("task", self.task, tuple(TASKS))
+        for key in ("packing", "loss_chunk", "gradient_checkpointing"):
+            if self.task == "vision" and getattr(self.passes, key):
+                raise ValueError(
+                    f"{key} is of the language model, which the task 'vision' does not train: leave it out"
+                )
         if self.options.endless and self.passes.steps is None:
             raise ValueError(f"the samples of the task {self.task!r} have no end: such tasks take steps, not epochs")
         if self.options.endless == bool(self.selection.data):
@@ -224,7 +232,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class SftConfig:
-    """A run of one or more stages. ValueError for stages of one name, or none."""
+    """A run of one or more stages. ValueError for stages of one name, or none, and for values out of range."""
 
     output: str
     """The run's folder."""
@@ -250,6 +258,10 @@ class SftConfig:
     """What `--dry-run` plans with; this machine where nothing is said."""
 
     def __post_init__(self) -> None:
+        check_types(self)
+        require_run(self.output, self.seed)
+        require_least(self, 0, "workers")
+        require_positive(self, "save_steps", "log_steps")
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"a run needs stages with names of their own, not {names}")

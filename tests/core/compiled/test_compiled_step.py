@@ -195,6 +195,17 @@ def test_a_machine_without_a_compiler_is_told_the_eager_way(model, tokenizer, pr
         check_compiler(torch.device("mps"))
 
 
+def test_a_compiler_that_builds_nothing_is_told_in_one_line(tmp_path, monkeypatch):
+    """Would catch a page of inductor's own words in the middle of an answer."""
+    broken = tmp_path / "g++"
+    broken.write_text("#!/bin/sh\necho 'fatal error: stdio.h: No such file' >&2\necho more >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    with pytest.raises(CompileError, match=r"it builds nothing \(fatal error: stdio.h: No such file\); leave") as told:
+        check_compiler(torch.device("cpu"))
+    assert "\n" not in str(told.value)
+
+
 def test_graphs_go_with_their_model(model, tokenizer, prompts, traced):
     """A graph that held its model would keep the weights of every model that was ever loaded."""
     import copy

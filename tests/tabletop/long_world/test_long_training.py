@@ -70,7 +70,7 @@ def test_twins_differ_in_their_length_and_reflections_alone_with_equal_steps_and
         ({"shortest": 99}, "100 to 4000 tokens, not 99 and 800"),
         ({"shortest": 900}, "not 900 and 800"),
         ({"size": "huge"}, "size is small or wide, not 'huge'"),
-        ({"kinds": {"odd": 1.0}}, "kinds weighs listed, unwritten, swap, not"),
+        ({"kinds": {"odd": 1.0}}, "known: listed, unwritten, swap"),
         ({"error_rate": 2.0}, "error_rate is 0..1, not 2.0"),
     ],
 )

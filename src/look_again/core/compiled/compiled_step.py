@@ -11,10 +11,16 @@ vocabulary.
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -29,6 +35,7 @@ from look_again.core.families import Family, find_family, layer_kinds
 from look_again.core.masks import MaskBuilder
 
 BACKEND = "inductor"
+CPU_COMPILER = "clang++" if sys.platform == "darwin" else "g++"  # that torch.compile looks for
 KERNEL = "sdpa"  # the attention whose step is the same in a graph
 EXPERT_FIELDS = ("num_experts", "n_routed_experts", "num_local_experts")  # of a text configuration
 EAGER_WAY = "leave --compile (compile=True) out: the eager step gives the same answers"
@@ -43,10 +50,33 @@ class CompileError(ValueError):
 
 def check_compiler(device: torch.device) -> None:
     """CompileError, with the eager way on, where nothing on this machine compiles for the device."""
-    if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
-        raise CompileError(f"compiling for a CPU needs a C++ compiler (g++ or clang++), and there is none; {EAGER_WAY}")
+    if device.type == "cpu":
+        name = os.environ.get("CXX") or CPU_COMPILER
+        path = shutil.which(name)
+        fault = "there is none" if path is None else try_compiler(path)
+        if fault:
+            raise CompileError(
+                f"compiling for a CPU needs a C++ compiler ({name}; CXX names another), and {fault}; {EAGER_WAY}"
+            )
     if device.type not in ("cpu", "cuda"):
         raise CompileError(f"the decode step is compiled for cpu and cuda, not for {device.type}; {EAGER_WAY}")
+
+
+@cache
+def try_compiler(path: str) -> str | None:
+    """What is wrong with a C++ compiler that builds no library, in a line; None for one that does."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder, "trial.cpp"), Path(folder, "trial.so")
+        source.write_text("#include <cmath>\ndouble root(double x) { return std::sqrt(x); }\n")
+        command = [path, "-shared", "-fPIC", str(source), "-o", str(library)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        except OSError as error:
+            return f"it does not run ({error.strerror})"
+        if done.returncode == 0 and library.exists():
+            return None
+        said = next(iter(done.stderr.strip().splitlines()), f"exit {done.returncode}")
+        return f"it builds nothing ({said})"
 
 
 def find_obstacle(model: Any) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from look_again.training.run_parts import require_positive
 from look_again.yaml_config import check_types
 
 
@@ -20,5 +21,4 @@ class ClipOptions:
 
     def __post_init__(self) -> None:
         check_types(self)
-        if self.distinct is not None and self.distinct <= 0:
-            raise ValueError(f"distinct must be above 0, not {self.distinct}")
+        require_positive(self, "distinct")

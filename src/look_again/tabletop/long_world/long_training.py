@@ -13,6 +13,7 @@ from look_again.tabletop.loader import build_sample
 from look_again.tabletop.long_world.long_work import LONG_KINDS, MAX_PIECES, MIN_PIECES, LongSample, make_long_sample
 from look_again.tabletop.sft_tasks import AnswersTask, TabletopDataset
 from look_again.tabletop.world import WORLD_SIZES
+from look_again.training.run_parts import require_weights
 from look_again.yaml_config import check_types
 
 
@@ -42,8 +43,7 @@ class LongOptions:
             )
         if self.size not in WORLD_SIZES:
             raise ValueError(f"size is {' or '.join(WORLD_SIZES)}, not {self.size!r}")
-        if not isinstance(self.kinds, Mapping) or not self.kinds or not set(self.kinds) <= set(LONG_KINDS):
-            raise ValueError(f"kinds weighs {', '.join(LONG_KINDS)}, not {self.kinds}")
+        require_weights(self, "kinds", LONG_KINDS)
         if not 0 <= self.error_rate <= 1:
             raise ValueError(f"error_rate is 0..1, not {self.error_rate}")
 
