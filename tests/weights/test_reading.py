@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from look_again.commands.main import main
 from look_again.loading import load_checkpoint
+from look_again.weights import LoadError
 from tests.weights.tiny_adapters import copy_base
 
 Weights = dict[str, torch.Tensor]
@@ -102,3 +105,94 @@ def test_training_starts_from_whole_weights(tmp_path: Path, entry: dict[str, Any
         (folder / "config.json").write_text(json.dumps(config | {"quantization_config": entry}))
     with pytest.raises(ValueError, match=said):
         load_processors(str(folder))
+
+
+def name_shard(folder: Path, file: str) -> None:
+    """The weights behind an index that names one file, as a pickle where its name is no safetensors."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    if file.endswith(".safetensors"):
+        save_file(weights, folder / file, metadata={"format": "pt"})
+    else:
+        torch.save(weights, folder / file)
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, file)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def name_index(folder: Path) -> None:
+    """A configuration that names an index of its own, which names a pickle."""
+    name_shard(folder, "pytorch_model.bin")
+    (folder / "model.safetensors.index.json").rename(folder / "other.safetensors.index.json")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"transformers_weights": "other.safetensors.index.json"}))
+
+
+def name_pickle(folder: Path) -> None:
+    """A configuration that names a pickle, which the library takes by this one name."""
+    name_shard(folder, "adapter_model.bin")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"transformers_weights": "adapter_model.bin"}))
+
+
+def name_part(folder: Path) -> None:
+    """An index one weight of which is in a pickle."""
+    name_shard(folder, "a.safetensors")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index["weight_map"]["lm_head.weight"] = "b.bin"
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda folder: name_shard(folder, "pytorch_model.bin"), "index.json names the weights 'pytorch_model.bin'"),
+        (name_part, "index.json names the weights 'b.bin'"),
+        (name_index, "other.safetensors.index.json names the weights 'pytorch_model.bin'"),
+        (name_pickle, "names the weights 'adapter_model.bin'"),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+            "holds its weights as pytorch_model.bin alone",
+        ),
+    ],
+)
+def test_pickles_are_refused_before_they_are_opened(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], None],
+    said: str,
+) -> None:
+    """Would catch the library's own reading of whatever an index names."""
+    folder = copy_base(tmp_path / "base")
+    change(folder)
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("opened a pickle"))
+    assert main(["ask", "What?", "--model", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "pickled weights are refused" in error
+    assert error.count("\n") == 1
+
+
+def test_shards_of_safetensors_are_read(tmp_path: Path) -> None:
+    folder = copy_base(tmp_path / "base")
+    name_shard(folder, "model-00001-of-00001.safetensors")
+    assert load_checkpoint(folder).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "is a JSON object with an entry or more, not [1]"),
+        ('{"metadata": {}}', "is damaged: it has no weight_map"),
+        ('{"weight_map": {"a": "a.safetensors"}}', "is damaged: it has no metadata"),
+        ('{"metadata": {}, "weight_map": {"a": 5}}', "names files that are no text"),
+        ('{"metadata": {}, "weight_map": {"a": "a.safetensors"}}', "names 'a.safetensors', which is not there"),
+    ],
+)
+def test_a_damaged_index_says_what_is_wrong(tmp_path: Path, index: str, said: str) -> None:
+    folder = copy_base(tmp_path / "base")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(LoadError, match=re.escape(said)):
+        load_checkpoint(folder)

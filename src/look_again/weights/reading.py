@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sized
 from typing import Any
 
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from look_again.weights.options import LoadError
+from look_again.weights.weight_files import find_weight_files
 
 
 def read_model(source: str, **kwargs: Any) -> tuple[Any, tuple[str, ...]]:
     """The model of a checkpoint, and notes on it. kwargs: of `from_pretrained`.
 
-    Safetensors only, no remote code. LoadError for weights that are missing or of another shape than the configuration
-    says; what the library raises besides is left as it is.
+    Safetensors only, no remote code. LoadError for weights that are no safetensors, missing, or of another shape than
+    the configuration says; what the library raises besides is left as it is.
     """
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    find_weight_files(source, getattr(config, "transformers_weights", None))  # before any is opened
     loaded: Any = AutoModelForImageTextToText.from_pretrained(
         source,
         use_safetensors=True,
