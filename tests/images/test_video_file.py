@@ -198,3 +198,16 @@ def test_the_extra_is_named(monkeypatch, ten):
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *args: None if name == "av" else builtins.object())
     with pytest.raises(MissingExtraError, match=r"look-again-vlm\[video\]"):
         load_video(ten)
+
+
+def test_texts_of_a_file_in_another_encoding_are_passed_over():
+    """Would catch a phone's title in Latin-1 that makes its video unreadable: texts are never shown."""
+    data = encode_video(grey(4), 4)
+    assert b"VideoHandler" in data
+    assert levels(load_video(data.replace(b"VideoHandler", b"Vid\xe9oHandler"), fps=4)) == [0, 1, 2, 3]
+
+
+def test_a_codec_that_is_not_known_is_told():
+    data = encode_video(grey(4), 4)
+    with pytest.raises(VideoError, match="is in a codec that is not known here"):
+        load_video(data.replace(b"avc1", b"zzzz"))

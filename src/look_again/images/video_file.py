@@ -146,15 +146,18 @@ def _container(file: Any, format: str, name: str, limits: VideoLimits) -> Iterat
 
     file.seek(0)
     try:
-        with av.open(file, "r", format=format, options={"enable_drefs": "0"}) as container:
+        options = {"enable_drefs": "0"}
+        with av.open(file, "r", format=format, options=options, metadata_errors="ignore") as container:
             stream = next(iter(container.streams.video), None)
             if not len(container.streams):
                 raise VideoError(f"{name} is truncated or damaged: nothing in it can be read")
             if stream is None:
                 raise VideoError(f"{name} has no frames: there is no video in it")
+            if stream.codec_context is None:
+                raise VideoError(f"{name} is in a codec that is not known here: save it as H.264, VP9 or AV1")
             stream.codec_context.options = {"max_pixels": str(2 * limits.pixels)}  # FFmpeg rounds sides up
             yield container, stream
-    except (av.error.FFmpegError, EOFError) as error:
+    except (av.error.FFmpegError, EOFError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise VideoError(f"{name} is truncated or damaged: {reason}") from error
 
