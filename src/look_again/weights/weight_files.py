@@ -5,10 +5,12 @@ The library, told to take safetensors only, still opens whatever an index of sha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from transformers.utils.hub import cached_files
 
 from look_again.weights.checkpoint_record import find_file
@@ -52,6 +54,16 @@ def read_index(path: Path) -> dict[str, str]:
     if other is not None:
         raise refuse_pickles(f"{path} names the weights {other!r}")
     return dict(places)
+
+
+@contextmanager
+def open_weights(path: Path) -> Iterator[Any]:
+    """A safetensors file, open. LoadError for one that is truncated, damaged or cannot be read, here or while it is."""
+    try:
+        with safe_open(path, "pt") as weights:
+            yield weights
+    except (SafetensorError, OSError) as error:
+        raise LoadError(f"{path} is truncated or damaged: {error}; fetch or save it again") from error
 
 
 def refuse_pickles(where: str) -> LoadError:
