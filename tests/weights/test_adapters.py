@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,6 +113,17 @@ def test_copies_of_its_base_are_its_base(adapter: Path, tmp_path: Path) -> None:
         assert not load_checkpoint(folder, adapter=adapter).notes
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")  # that it saves them
+@pytest.mark.parametrize(
+    "options",
+    [{"target_modules": ["q_proj", "embed_tokens"]}, {"modules_to_save": ["merger"]}, {"bias": "all"}],
+)
+def test_what_else_peft_saves_is_no_sign_of_another_base(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Would catch an adapter of the embedding, with which peft saves the base's own rows, refused on its own base."""
+    folder = make_adapter(tmp_path / "odd", **options)
+    assert not load_checkpoint(folder).notes
+
+
 def test_another_base_is_refused(
     adapter: Path, tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,7 +207,7 @@ def test_a_damaged_base_is_told(adapter: Path, tmp_path: Path, index: str | None
     odd = shutil.copytree(adapter, tmp_path / "odd")
     config = json.loads((odd / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(broken)}
     (odd / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(LoadError, match=r"broken/model\.safetensors.* is (truncated or damaged|not JSON|a JSON object)"):
+    with pytest.raises(LoadError, match=r"broken/model\.safetensors.* is (truncated|not JSON|a JSON object)"):
         load_checkpoint(default_checkpoint(), adapter=odd)
 
 

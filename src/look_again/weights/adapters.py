@@ -25,6 +25,7 @@ from look_again.weights.weight_files import INDEX, WEIGHTS, open_weights, read_i
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of the names in an adapter's file
+BASE_COPY = ".base_layer.weight"  # an embedding that peft saves whole beside its adapter
 COMPARED = 8
 """Weights, spread over the model, that are compared between two bases."""
 
@@ -57,7 +58,7 @@ def is_adapter(source: str) -> bool:
 
 
 def read_adapter(source: str | Path) -> Adapter:
-    """The adapter of a folder or hub name. LoadError where there is none, for a damaged one, and for pickled weights."""
+    """The adapter of a folder or hub name. LoadError for none, a damaged one, and pickled weights."""
     path = find_file(str(source), CONFIG_FILE)
     if path is None:
         raise LoadError(f"{source} is no adapter: it has no {CONFIG_FILE}")
@@ -132,7 +133,8 @@ def _check_all_placed(wrapped: Any, adapter: Adapter) -> None:
     """LoadError where the adapter brings tensors that the model has no place for, which peft drops in silence."""
     from peft import get_peft_model_state_dict
 
-    brought = len(_list_file(adapter.folder / WEIGHTS_FILE))
+    names = _list_file(adapter.folder / WEIGHTS_FILE)
+    brought = sum(not name.endswith(BASE_COPY) for name in names)
     placed = len(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
     if brought > placed:
         raise _does_not_fit(adapter, f"it brings {brought} tensors, and the model has a place for {placed}")
