@@ -24,7 +24,7 @@ from look_again.core.families import Family, find_family
 from look_again.core.reattention import Reattention
 from look_again.extras import MissingExtraError
 from look_again.images.video import Video
-from look_again.processing import bound_pixels, load_pil_processor
+from look_again.processing import bound_pixels, check_options, check_processor, load_pil_processor
 from look_again.text.grammar import TAG_TOKENS, Response
 from look_again.text.renderer import Renderer
 from look_again.text.tags import has_tags, prepare, prepare_model
@@ -163,7 +163,7 @@ def load_checkpoint(name: str | Path | None = None, options: LoadOptions | None 
     config = _load_config(sources.base)
     family, record = find_family(config), sources.record
     tokenizer = _load_tokenizer(sources)
-    image_processor = load_image_processor(sources.with_file(PROCESSOR_FILE), record, chosen)
+    image_processor = load_image_processor(sources.with_file(PROCESSOR_FILE), config, record, chosen)
     compared = () if sources.adapter is None else check_base(sources.adapter, sources.base)
     with _progress_bars(shown=name is not None or sources.adapter is not None):
         model, read = _load_model(sources.base, config, chosen)
@@ -222,23 +222,19 @@ def _load_model(source: str, config: Any, options: LoadOptions) -> tuple[Any, tu
     return model if "device_map" in kwargs else _try(source, lambda: model.to(place)), notes
 
 
-def load_image_processor(source: str, record: CheckpointRecord, options: LoadOptions | None = None) -> Any:
+def load_image_processor(source: str, config: Any, record: CheckpointRecord, options: LoadOptions | None = None) -> Any:
     """The image processor, with the options' fields, bounded by their pixels or else by the record's of training.
 
-    LoadError where there is none and for a field that it does not have, ValueError for a bound below one visual token.
+    config: of the model, for which it is tried. LoadError where there is none, for an option that it does not have, and
+    where what it makes is not what the model takes. ValueError for a bound below one visual token.
     """
     chosen = options or LoadOptions()
     _check_holds(source, PROCESSOR_FILES, "configuration of an image processor")
     processor = _try(source, lambda: load_pil_processor(source))
-    known = set(processor.to_dict()) - {"image_processor_type"}
-    unknown = sorted(set(chosen.processor_options) - known)
-    if unknown:
-        raise LoadError(
-            f"the image processor {type(processor).__name__} has no option {unknown[0]!r}; it has: "
-            f"{', '.join(sorted(known))}"
-        )
+    _try(source, lambda: check_options(processor, chosen.processor_options, config))
     if chosen.processor_options:
         processor = _try(source, lambda: load_pil_processor(source, **chosen.processor_options))
+    _try(source, lambda: check_processor(processor, config))
     bound = record.max_pixels if chosen.max_pixels is None else chosen.max_pixels
     return bound_pixels(processor, bound, chosen.min_pixels)
 

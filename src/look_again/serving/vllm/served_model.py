@@ -97,7 +97,8 @@ def load_without_model(name: str | None = None, options: LoadOptions | None = No
         generation = GenerationConfig.from_pretrained(source)
     except OSError:
         generation = GenerationConfig.from_model_config(config)
-    processor = load_image_processor(source, record, chosen)
+    family = find_family(config)
+    processor = load_image_processor(source, config, record, chosen)
     prepare_tokenizer(tokenizer)
     shown = name or "tabletop-tiny"
     checkpoint = Checkpoint(
@@ -105,7 +106,7 @@ def load_without_model(name: str | None = None, options: LoadOptions | None = No
         None,
         tokenizer,
         processor,
-        find_family(config),
+        family,
         trained=bool(record.trained) if chosen.trained is None else chosen.trained,
         notes=(*guess_note(record, chosen.trained), *record.notes),
         reattention=record.reattention or Reattention(),
