@@ -73,7 +73,9 @@ def check_processor(image_processor: Any, config: Any) -> None:
         made = process_images(image_processor, config, [Image.new("RGB", TRIED, "gray")]).tensors["pixel_values"]
     if not made.isfinite().all():
         raise ValueError("the image processor makes pixels that are no numbers: look at image_std and rescale_factor")
-    shapes = [tuple(pixels.shape) for pixels in (made, build_smallest_image(config)["pixel_values"])]
+    with torch.device("meta"):
+        smallest = build_smallest_image(config)["pixel_values"]
+    shapes = [tuple(pixels.shape) for pixels in (made, smallest)]
     fixed = 1 if len(shapes[1]) < 4 else 2  # values of a patch, or sides of a tile
     if "patch_size" not in ours and shapes[0][-fixed:] != shapes[1][-fixed:]:
         found, wanted = (" x ".join(map(str, shape[-fixed:])) for shape in shapes)

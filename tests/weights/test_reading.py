@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
 from look_again.commands.main import main
 from look_again.loading import load_checkpoint
 from look_again.weights import LoadError
+from look_again.weights.reading import read_model
 from tests.weights.tiny_adapters import copy_base
 
 Weights = dict[str, torch.Tensor]
@@ -195,4 +197,38 @@ def test_a_damaged_index_says_what_is_wrong(tmp_path: Path, index: str, said: st
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(index)
     with pytest.raises(LoadError, match=re.escape(said)):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"text_config": None}, "values, and 2,771,296 are stored"),
+        ({"vision_config": None}, "values, and 2,771,296 are stored"),
+        ({"text_config": {"hidden_size": 10**7, "intermediate_size": 10**7}}, "values, and 2,771,296 are stored"),
+        ({"text_config": {"num_hidden_layers": 10**7, "layer_types": None}}, "it has 10000000 layers, and there are"),
+        ({"vision_config": {"depth": 10**7}}, "it has 10000000 layers, and there are 128 weights"),
+    ],
+)
+def test_a_far_larger_model_is_refused_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str
+) -> None:
+    """Would catch all memory taken by random numbers before the first weight is missed."""
+    folder = copy_base(tmp_path / "base")
+    config = json.loads((folder / "config.json").read_text())
+    for part, fields in change.items():
+        config[part] = None if fields is None else config[part] | fields
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", lambda *a, **k: pytest.fail("was made"))
+    with pytest.raises(LoadError, match="is that of a far larger model than its weights") as refused:
+        read_model(str(folder))
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("kept", [0, 100, 1_000_000])
+def test_weights_that_are_cut_off_are_named(tmp_path: Path, kept: int) -> None:
+    folder = copy_base(tmp_path / "base")
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(LoadError, match=r"model\.safetensors is truncated or damaged"):
         load_checkpoint(folder)

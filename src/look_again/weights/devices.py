@@ -47,7 +47,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
 def build_skeleton(config: Any) -> Any:
     """The model of a configuration without its weights, for the names of its modules."""
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config)
+        return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
 
 
 def placement_kwargs(options: LoadOptions, config: Any) -> dict[str, Any]:

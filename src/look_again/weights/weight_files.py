@@ -66,6 +66,15 @@ def open_weights(path: Path) -> Iterator[Any]:
         raise LoadError(f"{path} is truncated or damaged: {error}; fetch or save it again") from error
 
 
+def read_shapes(files: Sequence[Path]) -> list[list[int]]:
+    """The shapes of all weights in some files, from their headers. LoadError for a damaged file."""
+    shapes: list[list[int]] = []
+    for file in files:
+        with open_weights(file) as weights:
+            shapes += [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 - no mapping
+    return shapes
+
+
 def refuse_pickles(where: str) -> LoadError:
     """The error for weights that are no safetensors. where: what names them."""
     return LoadError(f"{where}, which are no safetensors: pickled weights are refused; save the checkpoint again")
