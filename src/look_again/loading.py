@@ -16,11 +16,11 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from look_again.core.compiled.compiled_step import check_compiler, describe_obstacle
-from look_again.core.families import Family, find_family
+from look_again.core.families import Family, UnknownFamilyError, find_family
 from look_again.core.reattention import Reattention
 from look_again.extras import MissingExtraError
 from look_again.images.video import Video
@@ -32,6 +32,7 @@ from look_again.weights import LoadError, LoadOptions
 from look_again.weights.adapters import Adapter, check_base, is_adapter, put_adapter_on, read_adapter
 from look_again.weights.checkpoint_record import SIDE_FILE, CheckpointRecord, find_file, read_record
 from look_again.weights.checkpoint_scope import Scope, find_scope
+from look_again.weights.configuration import read_config
 from look_again.weights.devices import placement_kwargs, resolve_device, resolve_dtype
 from look_again.weights.offloading import keep_rows_in_memory
 from look_again.weights.quantization import build_quantization_config, check_in_memory, check_library, find_method
@@ -199,7 +200,7 @@ def _merges(model: Any, options: LoadOptions) -> bool:
 
 def _load_config(source: str) -> Any:
     """The configuration of a checkpoint, whose quantisation has what it needs."""
-    config = _try(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
+    config = _try(source, lambda: read_config(source))
     check_library(config)
     return config
 
@@ -308,11 +309,12 @@ def _try(source: str, load: Any) -> Any:
     with _quiet():
         try:
             return load()
-        except (LoadError, MissingExtraError):
+        except (LoadError, MissingExtraError, UnknownFamilyError):
             raise
         except Exception as error:  # libraries raise anything here: the reason is what a user needs, whatever its class
-            lines = str(error).strip().splitlines() or [""]
-            reason = shorten(f"{type(error).__name__}: {lines[0]}", width=REASON_CHARACTERS, placeholder=" …")
+            first, *rest = str(error).strip().splitlines() or [""]
+            said = f"{first.strip()} {rest[0].strip()}" if first.rstrip().endswith(":") and rest else first
+            reason = shorten(f"{type(error).__name__}: {said}", width=REASON_CHARACTERS, placeholder=" …")
             where = "folder" if Path(source).is_dir() else "hub name (no such folder here)"
             raise LoadError(f"cannot load the model {source!r}, taken as a {where}: {reason}") from error
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
+from look_again import loading
 from look_again.commands.main import main
 from look_again.loading import load_checkpoint
 from look_again.weights import LoadError
@@ -67,7 +68,7 @@ def test_weights_without_a_place_are_told(tmp_path: Path) -> None:
         (["tokenizer.json", "tokenizer_config.json"], "has no tokenizer (tokenizer.json): copy it from the checkpoint"),
         (["preprocessor_config.json"], "has no configuration of an image processor (preprocessor_config.json)"),
         (["model.safetensors"], "no file named model.safetensors"),
-        (["config.json"], "Should have a `model_type` key in its config.json"),
+        (["config.json"], "holds no checkpoint: it has no config.json"),
     ],
 )
 def test_files_that_are_missing_are_named(
@@ -232,3 +233,42 @@ def test_weights_that_are_cut_off_are_named(tmp_path: Path, kept: int) -> None:
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises(LoadError, match=r"model\.safetensors is truncated or damaged"):
         load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (b"null", "config.json is a JSON object with an entry or more, not None"),
+        (b"[1]", "config.json is a JSON object with an entry or more, not [1]"),
+        (b"{", "config.json is not JSON"),
+        (b"\xff\xfe", "config.json cannot be read: 'utf-8' codec"),
+        (b'{"architectures": []}', "does not say what kind of model it is: its model_type is None"),
+        (b'{"model_type": 5}', "does not say what kind of model it is: its model_type is 5"),
+        (b'{"model_type": "zzz"}', "models of type 'zzz' are not supported; known families: gemma3, "),
+        (
+            b'{"model_type": "kimi_vl", "auto_map": {"AutoConfig": "configuration_kimi_vl.KimiVLConfig"}}',
+            "models of type 'kimi_vl' are not supported: transformers has no code of its own for it",
+        ),
+        (b'{"model_type": "llavaonevision1_5"}', "transformers has no code of its own for it; code that a checkpoint"),
+        (None, "holds no checkpoint: it is empty"),
+    ],
+)
+def test_a_configuration_that_is_none_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], config: bytes | None, said: str
+) -> None:
+    """Would catch advice to run a checkpoint's own code, or to update, for a family that is known not to work."""
+    if config is not None:
+        (tmp_path / "config.json").write_bytes(config)
+    assert main(["ask", "What?", "--model", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_reason_that_stands_in_the_second_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(source: str) -> None:
+        raise RuntimeError("Errors while loading:\n  the tensor a is odd\n  the tensor b is odd")
+
+    monkeypatch.setattr(loading, "load_tokenizer", fail)
+    with pytest.raises(LoadError, match=r"RuntimeError: Errors while loading: the tensor a is odd$"):
+        load_checkpoint()

@@ -7,9 +7,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from look_again.weights.configuration import read_config
 from look_again.weights.devices import build_skeleton
 from look_again.weights.options import LoadError
 from look_again.weights.quantization import find_method
@@ -26,7 +27,7 @@ def read_model(source: str, **kwargs: Any) -> tuple[Any, tuple[str, ...]]:
     Safetensors only, no remote code. LoadError for weights that are no safetensors, damaged, missing, or of another
     shape than the configuration says; what the library raises besides is left as it is.
     """
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    config = read_config(source)
     files = find_weight_files(source, getattr(config, "transformers_weights", None))  # before any is opened
     _check_size(source, config, files)
     loaded: Any = AutoModelForImageTextToText.from_pretrained(

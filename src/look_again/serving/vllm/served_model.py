@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
-from transformers import AutoConfig, GenerationConfig
+from transformers import GenerationConfig
 
 from look_again.clients.vllm_requests import SentImage, scale_images
-from look_again.core.families import VisionTokens, find_family
+from look_again.core.families import UnknownFamilyError, VisionTokens, find_family
 from look_again.core.prefill import start_without_features
 from look_again.core.reattention import Reattention
 from look_again.core.sequence import DecodedSequence
@@ -32,6 +32,7 @@ from look_again.text.tags import prepare_tokenizer
 from look_again.weights import LoadOptions
 from look_again.weights.checkpoint_record import read_record
 from look_again.weights.checkpoint_scope import find_scope
+from look_again.weights.configuration import read_config
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,11 @@ def load_without_model(name: str | None = None, options: LoadOptions | None = No
     chosen = options or LoadOptions()
     source = resolve_source(name)
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = read_config(source)
         tokenizer = load_tokenizer(source)
         record = read_record(source)
+    except (LoadError, UnknownFamilyError):
+        raise
     except (OSError, ValueError) as error:
         raise LoadError(f"cannot load the checkpoint {source!r}: {error}") from error
     try:
