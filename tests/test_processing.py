@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import copy
+import json
+from contextlib import nullcontext
 
 import pytest
 import torch
 from PIL import Image
+from transformers.image_utils import SizeDict
 
 from look_again.core.families import FAMILIES
 from look_again.core.inputs import process_images, stack_pixels
 from look_again.loading import load_checkpoint
-from look_again.processing import LookAgainProcessor, bound_pixels
+from look_again.processing import LookAgainProcessor, bound_pixels, check_options, check_processor
 from look_again.tabletop.tiny import build_image_processor
+from look_again.weights import LoadError
 from tests.core.test_layouts import LAID_OUT
 from tests.core.test_layouts import processor as image_processor
 from tests.tiny_families import TINY_FAMILIES
 from tests.tiny_model import LARGE, SMALL
+from tests.weights.tiny_adapters import copy_base
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +89,71 @@ def test_every_family_shows_images_as_its_prompts_do(name, tokenizer):
     assert types is None or batch[types].sum(-1).tolist() == counts
     with pytest.raises(ValueError, match="another number of images than the 1 given"):
         processor(images=images[0], text=texts[0])
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"merge_size": 1}, "merge_size of the image processor is 1, and the model needs 2"),
+        ({"patch_size": 16}, "patch_size of the image processor is 16, and the model needs 14"),
+        ({"patch_size": "x"}, "patch_size of the image processor is x, and the model needs 14"),
+        ({"temporal_patch_size": 1}, "temporal_patch_size of the image processor is 1, and the model needs 2"),
+        ({"image_std": [0, 0, 0]}, "makes pixels that are no numbers"),
+        ({"image_mean": [1]}, "mean must have 3 elements"),
+        ({"size": {"longest_edge": "x", "shortest_edge": 1}}, "TypeError"),
+        ({"return_tensors": "pt"}, "has no option 'return_tensors'; it has: do_convert_rgb"),
+    ],
+)
+def test_an_image_processor_is_tried_before_anything_is_asked(option, said, tmp_path):
+    """Would catch answers about images of twice the tokens, and a library's error at the first question."""
+    with pytest.raises(LoadError, match=said) as refused:
+        load_checkpoint(processor_options=option)
+    assert "\n" not in str(refused.value)
+    if "return_tensors" not in option:
+        folder = copy_base(tmp_path / "base")
+        file = folder / "preprocessor_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | option))
+        with pytest.raises(LoadError, match=said):
+            load_checkpoint(folder)
+
+
+OTHER_SHAPES = {
+    "internvl": {"size": {"height": 32, "width": 32}},
+    "smolvlm": {"max_image_size": {"longest_edge": 32}},
+    "idefics3": {"max_image_size": {"longest_edge": 32}},
+    "gemma3": {"size": {"height": 32, "width": 32}},
+    "gemma4": {"pooling_kernel_size": 3},
+    "llava_onevision": {"image_grid_pinpoints": [[16, 16]]},
+}
+
+
+@pytest.mark.parametrize("name", LAID_OUT)
+def test_families_that_lay_images_out_are_tried_too(name):
+    """Would catch tiles of another size than the tower's, which fail at the first question."""
+    config, own = TINY_FAMILIES[name]().model.config, image_processor(name)
+    check_processor(own, config)
+    if name not in OTHER_SHAPES:
+        return
+    for field, value in OTHER_SHAPES[name].items():
+        setattr(own, field, SizeDict(**value) if isinstance(value, dict) else value)
+    with pytest.raises(ValueError, match="the model needs"):
+        check_processor(own, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "said"),
+    [
+        ("gemma3", "do_pan_and_scan", None),
+        ("gemma3", "do_pan", "has no option 'do_pan'"),
+        ("internvl", "crop_to_patches", "'crop_to_patches' is set by how internvl shows images"),
+        ("smolvlm", "return_row_col_info", "'return_row_col_info' is set by how smolvlm shows images"),
+        ("mistral3", "patch_size", "'patch_size' is set by how mistral3 shows images"),
+    ],
+)
+def test_options_are_those_that_act(name, option, said):
+    """Would catch an option that is refused because it has no value yet, and one that is taken and overruled."""
+    if name not in LAID_OUT:
+        pytest.skip("the installed transformers does not serve it")
+    expected = pytest.raises(ValueError, match=said) if said else nullcontext()
+    with expected:
+        check_options(image_processor(name), [option], TINY_FAMILIES[name]().model.config)

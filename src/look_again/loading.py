@@ -16,15 +16,15 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from look_again.core.compiled.compiled_step import check_compiler, describe_obstacle
-from look_again.core.families import Family, find_family
+from look_again.core.families import Family, UnknownFamilyError, find_family
 from look_again.core.reattention import Reattention
 from look_again.extras import MissingExtraError
 from look_again.images.video import Video
-from look_again.processing import bound_pixels, load_pil_processor
+from look_again.processing import bound_pixels, check_options, check_processor, load_pil_processor
 from look_again.text.grammar import TAG_TOKENS, Response
 from look_again.text.renderer import Renderer
 from look_again.text.tags import has_tags, prepare, prepare_model
@@ -32,6 +32,7 @@ from look_again.weights import LoadError, LoadOptions
 from look_again.weights.adapters import Adapter, check_base, is_adapter, put_adapter_on, read_adapter
 from look_again.weights.checkpoint_record import SIDE_FILE, CheckpointRecord, find_file, read_record
 from look_again.weights.checkpoint_scope import Scope, find_scope
+from look_again.weights.configuration import read_config
 from look_again.weights.devices import placement_kwargs, resolve_device, resolve_dtype
 from look_again.weights.offloading import keep_rows_in_memory
 from look_again.weights.quantization import build_quantization_config, check_in_memory, check_library, find_method
@@ -163,7 +164,7 @@ def load_checkpoint(name: str | Path | None = None, options: LoadOptions | None 
     config = _load_config(sources.base)
     family, record = find_family(config), sources.record
     tokenizer = _load_tokenizer(sources)
-    image_processor = load_image_processor(sources.with_file(PROCESSOR_FILE), record, chosen)
+    image_processor = load_image_processor(sources.with_file(PROCESSOR_FILE), config, record, chosen)
     compared = () if sources.adapter is None else check_base(sources.adapter, sources.base)
     with _progress_bars(shown=name is not None or sources.adapter is not None):
         model, read = _load_model(sources.base, config, chosen)
@@ -199,7 +200,7 @@ def _merges(model: Any, options: LoadOptions) -> bool:
 
 def _load_config(source: str) -> Any:
     """The configuration of a checkpoint, whose quantisation has what it needs."""
-    config = _try(source, lambda: AutoConfig.from_pretrained(source, trust_remote_code=False))
+    config = _try(source, lambda: read_config(source))
     check_library(config)
     return config
 
@@ -222,23 +223,19 @@ def _load_model(source: str, config: Any, options: LoadOptions) -> tuple[Any, tu
     return model if "device_map" in kwargs else _try(source, lambda: model.to(place)), notes
 
 
-def load_image_processor(source: str, record: CheckpointRecord, options: LoadOptions | None = None) -> Any:
+def load_image_processor(source: str, config: Any, record: CheckpointRecord, options: LoadOptions | None = None) -> Any:
     """The image processor, with the options' fields, bounded by their pixels or else by the record's of training.
 
-    LoadError where there is none and for a field that it does not have, ValueError for a bound below one visual token.
+    config: of the model, for which it is tried. LoadError where there is none, for an option that it does not have, and
+    where what it makes is not what the model takes. ValueError for a bound below one visual token.
     """
     chosen = options or LoadOptions()
     _check_holds(source, PROCESSOR_FILES, "configuration of an image processor")
     processor = _try(source, lambda: load_pil_processor(source))
-    known = set(processor.to_dict()) - {"image_processor_type"}
-    unknown = sorted(set(chosen.processor_options) - known)
-    if unknown:
-        raise LoadError(
-            f"the image processor {type(processor).__name__} has no option {unknown[0]!r}; it has: "
-            f"{', '.join(sorted(known))}"
-        )
+    _try(source, lambda: check_options(processor, chosen.processor_options, config))
     if chosen.processor_options:
         processor = _try(source, lambda: load_pil_processor(source, **chosen.processor_options))
+    _try(source, lambda: check_processor(processor, config))
     bound = record.max_pixels if chosen.max_pixels is None else chosen.max_pixels
     return bound_pixels(processor, bound, chosen.min_pixels)
 
@@ -312,11 +309,12 @@ def _try(source: str, load: Any) -> Any:
     with _quiet():
         try:
             return load()
-        except (LoadError, MissingExtraError):
+        except (LoadError, MissingExtraError, UnknownFamilyError):
             raise
         except Exception as error:  # libraries raise anything here: the reason is what a user needs, whatever its class
-            lines = str(error).strip().splitlines() or [""]
-            reason = shorten(f"{type(error).__name__}: {lines[0]}", width=REASON_CHARACTERS, placeholder=" …")
+            first, *rest = str(error).strip().splitlines() or [""]
+            said = f"{first.strip()} {rest[0].strip()}" if first.rstrip().endswith(":") and rest else first
+            reason = shorten(f"{type(error).__name__}: {said}", width=REASON_CHARACTERS, placeholder=" …")
             where = "folder" if Path(source).is_dir() else "hub name (no such folder here)"
             raise LoadError(f"cannot load the model {source!r}, taken as a {where}: {reason}") from error
 

@@ -12,14 +12,22 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from transformers import AutoImageProcessor, BatchFeature, ProcessorMixin
+from transformers.processing_utils import ImagesKwargs
 
 from look_again.core.families import FAMILIES, find_family
-from look_again.core.inputs import ImageInputs, process_images, stack_pixels
+from look_again.core.inputs import ImageInputs, build_smallest_image, process_images, stack_pixels
 
 TOKEN_TYPES = {"gemma3": "token_type_ids", "gemma4": "mm_token_type_ids"}
 """What the library's own pass calls the types of tokens, where that is no family of grids and asks for them."""
+
+NO_OPTIONS = ("image_processor_type", "max_pixels", "min_pixels")
+"""Of an image processor's fields, those that are no options: its class, and what has options of its own."""
+
+TRIED = (64, 48)  # pixels of the image that a processor is tried on
 
 
 def load_pil_processor(source: str | Path, **options: Any) -> Any:
@@ -35,6 +43,51 @@ def load_pil_processor(source: str | Path, **options: Any) -> Any:
             f"the image processor of {source} needs torchvision, which LookAgain does without: process the images "
             "elsewhere and hand their tensors to model.generate(custom_generate=LookAgainDecoding(...))"
         ) from error
+
+
+def check_options(image_processor: Any, names: Iterable[str], config: Any) -> None:
+    """ValueError for an option that an image processor does not have, or that the model's family sets itself."""
+    layout = find_family(config).layout
+    ours = set() if layout is None else set(layout.options(config))
+    kwargs = image_processor.valid_kwargs.__annotations__  # some have no value until they are set
+    known = (set(image_processor.to_dict()) | set(kwargs) - set(ImagesKwargs.__annotations__)) - set(NO_OPTIONS) - ours
+    for name in sorted(set(names) - known):
+        if name in ours:
+            raise ValueError(f"the option {name!r} is set by how {config.model_type} shows images: leave it out")
+        kind = type(image_processor).__name__
+        raise ValueError(f"the image processor {kind} has no option {name!r}; it has: {', '.join(sorted(known))}")
+
+
+def check_processor(image_processor: Any, config: Any) -> None:
+    """Try an image processor on a blank image. ValueError where what it makes is not what the model takes.
+
+    Whatever the library raises for fields that make no sense is left as it is.
+    """
+    layout = find_family(config).layout
+    ours = {} if layout is None else layout.options(config)
+    for name, wanted in _shared_fields(config).items():
+        found = getattr(image_processor, name, None)
+        if name not in ours and None not in (found, wanted) and found != wanted:
+            raise ValueError(f"{name} of the image processor is {found}, and the model needs {wanted}")
+    with np.errstate(all="ignore"):
+        made = process_images(image_processor, config, [Image.new("RGB", TRIED, "gray")]).tensors["pixel_values"]
+    if not made.isfinite().all():
+        raise ValueError("the image processor makes pixels that are no numbers: look at image_std and rescale_factor")
+    with torch.device("meta"):
+        smallest = build_smallest_image(config)["pixel_values"]
+    shapes = [tuple(pixels.shape) for pixels in (made, smallest)]
+    fixed = 1 if len(shapes[1]) < 4 else 2  # values of a patch, or sides of a tile
+    if "patch_size" not in ours and shapes[0][-fixed:] != shapes[1][-fixed:]:
+        found, wanted = (" x ".join(map(str, shape[-fixed:])) for shape in shapes)
+        raise ValueError(f"the image processor makes parts of {found} values, and the model needs {wanted}")
+
+
+def _shared_fields(config: Any) -> dict[str, Any]:
+    """What image processor and model have to agree on, by the processor's names; None where a model has no such."""
+    vision = config.vision_config
+    same = {name: getattr(vision, name, None) for name in ("patch_size", "temporal_patch_size", "pooling_kernel_size")}
+    merge, tiles = getattr(vision, "spatial_merge_size", None), getattr(config, "image_grid_pinpoints", None)
+    return {**same, "merge_size": merge, "image_grid_pinpoints": tiles}
 
 
 def bound_pixels(image_processor: Any, max_pixels: int | None, min_pixels: int | None = None) -> Any:

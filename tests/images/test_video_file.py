@@ -6,6 +6,7 @@ Each error is one sentence that names the file; files are made on the spot by th
 from __future__ import annotations
 
 import builtins
+import io
 import struct
 
 import numpy as np
@@ -198,3 +199,44 @@ def test_the_extra_is_named(monkeypatch, ten):
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *args: None if name == "av" else builtins.object())
     with pytest.raises(MissingExtraError, match=r"look-again-vlm\[video\]"):
         load_video(ten)
+
+
+def test_texts_of_a_file_in_another_encoding_are_passed_over():
+    """Would catch a phone's title in Latin-1 that makes its video unreadable: texts are never shown."""
+    data = encode_video(grey(4), 4)
+    assert b"VideoHandler" in data
+    assert levels(load_video(data.replace(b"VideoHandler", b"Vid\xe9oHandler"), fps=4)) == [0, 1, 2, 3]
+
+
+def test_a_codec_that_is_not_known_is_told():
+    data = encode_video(grey(4), 4)
+    with pytest.raises(VideoError, match="is in a codec that is not known here"):
+        load_video(data.replace(b"avc1", b"zzzz"))
+
+
+def encode_noise(frames: int, rate: int, format: str) -> bytes:
+    """Frames that do not compress, so that a cut of the file is a cut of the frames."""
+    import av
+
+    codec, random, file = "libvpx" if format == "webm" else "mpeg4", np.random.default_rng(0), io.BytesIO()
+    with av.open(file, "w", format=format) as container:
+        stream = container.add_stream(codec, rate=rate)
+        (stream.width, stream.height), stream.pix_fmt = (64, 48), "yuv420p"
+        for _ in range(frames):
+            noise = random.integers(0, 255, (48, 64, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("format", ["webm", "matroska", "mp4", "mov", "avi"])
+@pytest.mark.parametrize(("frames", "rate"), [(1, 1), (2, 25), (8, 8), (30, 25)])
+def test_short_videos_are_whole_or_refused(format: str, frames: int, rate: int):
+    """Would catch half a second of allowance, of which a clip of one second is half; and whole clips that are refused
+    because nothing says how long their last frame is shown.
+    """
+    data = encode_noise(frames, rate, format)
+    assert len(load_video(data, fps=rate).frames) == frames
+    if frames > 2:
+        with pytest.raises(VideoError, match="truncated"):
+            load_video(data[: len(data) * 6 // 10], fps=rate)

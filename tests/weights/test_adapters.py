@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,6 +113,17 @@ def test_copies_of_its_base_are_its_base(adapter: Path, tmp_path: Path) -> None:
         assert not load_checkpoint(folder, adapter=adapter).notes
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")  # that it saves them
+@pytest.mark.parametrize(
+    "options",
+    [{"target_modules": ["q_proj", "embed_tokens"]}, {"modules_to_save": ["merger"]}, {"bias": "all"}],
+)
+def test_what_else_peft_saves_is_no_sign_of_another_base(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Would catch an adapter of the embedding, with which peft saves the base's own rows, refused on its own base."""
+    folder = make_adapter(tmp_path / "odd", **options)
+    assert not load_checkpoint(folder).notes
+
+
 def test_another_base_is_refused(
     adapter: Path, tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,7 +153,7 @@ def test_layers_that_do_not_match_are_refused(adapter: Path, tmp_path: Path, lay
     weights = load_file(odd / "adapter_model.safetensors")
     changed = {name.replace("layers.5", layer): weight for name, weight in weights.items()}
     save_file(changed, odd / "adapter_model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(LoadError, match="belongs to another base") as caught:
+    with pytest.raises(LoadError, match="does not fit this base") as caught:
         load_checkpoint(default_checkpoint(), adapter=odd)
     assert len(str(caught.value)) < 600
 
@@ -151,6 +163,9 @@ def test_layers_that_do_not_match_are_refused(adapter: Path, tmp_path: Path, lay
     [
         ({"base_model_name_or_path": None}, "names no base: say which it is"),
         ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 3}, "learns prompts"),
+        ({"base_model_name_or_path": 5}, "base_model_name_or_path is 5, and a name or folder is needed"),
+        ({"base_model_name_or_path": ["a"]}, r"base_model_name_or_path is \['a'\], and a name or folder is needed"),
+        ({"peft_type": "ZZ"}, "is no configuration of an adapter: KeyError: 'ZZ'"),
         ("[]", "is no configuration of an adapter"),
     ],
 )
@@ -164,6 +179,36 @@ def test_odd_adapters_are_told(adapter: Path, tmp_path: Path, change: object, sa
     path.write_text(str(change))
     with pytest.raises(LoadError, match=said):
         load_checkpoint(odd)
+
+
+@pytest.mark.parametrize("data", [None, b"", b"\x55" * 4000])
+def test_damaged_weights_are_not_taken_for_another_base(
+    adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], data: bytes | None
+) -> None:
+    """Would catch "belongs to another base" for a download that was cut off, and a traceback beside a copy."""
+    cut = shutil.copytree(adapter, tmp_path / "cut")
+    file = cut / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:2000] if data is None else data)
+    for words in (["--adapter", str(cut)], ["--adapter", str(cut), "--model", str(copy_base(tmp_path / "copy"))]):
+        assert main(["ask", "What?", *words]) == 2
+        error = capsys.readouterr().err
+        assert f"{file} is truncated or damaged" in error
+        assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("index", [None, "{", "{}"])
+def test_a_damaged_base_is_told(adapter: Path, tmp_path: Path, index: str | None) -> None:
+    """The base that an adapter names, beside a whole one that is used."""
+    broken = copy_base(tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"cut")
+    if index is not None:
+        (broken / "model.safetensors").unlink()
+        (broken / "model.safetensors.index.json").write_text(index)
+    odd = shutil.copytree(adapter, tmp_path / "odd")
+    config = json.loads((odd / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(broken)}
+    (odd / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(LoadError, match=r"broken/model\.safetensors.* is (truncated|not JSON|a JSON object)"):
+        load_checkpoint(default_checkpoint(), adapter=odd)
 
 
 def test_what_an_adapter_cannot_be_put_on_is_told(adapter: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from look_again.evaluation.fingerprint import fingerprint
 from look_again.loading import load_checkpoint
 from look_again.model import LookAgain
 from look_again.weights import LoadError
-from look_again.weights.devices import check_device_map
+from look_again.weights.devices import check_device_map, split_device_map
 from tests.weights.tiny_adapters import ask_about, copy_without_tags
 
 SPLIT = {
@@ -24,6 +24,8 @@ SPLIT = {
     "model.language_model.rotary_emb": "cpu",
     "lm_head": "cpu",
 }
+NESTED = {"": "cpu", "model.visual": "disk", "model.language_model.layers.1": "disk"}
+INSIDE_DISK = {"": "disk", "model.language_model.layers.2": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,8 @@ def plain() -> LookAgain:
         ({"": "meta"}, "no meta device is available"),
         ({"": "gpu"}, "unknown device 'gpu'"),
         ({"": 7}, "asks for device 7: 0 CUDA devices are available"),
+        ({"": -1}, "asks for device -1: 0 CUDA devices are available"),
+        ({"": True}, "names the device True: a device is a name or a number"),
         (
             {"": "cpu", "model.language_model": "disk"},
             r"one matrix \(tied\): the device map puts them on disk and cpu",
@@ -57,7 +61,17 @@ def test_maps_that_cannot_be_are_refused(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("device_map", [{"": "disk"}, SPLIT])
+def test_maps_with_modules_inside_others_are_split(plain: LookAgain) -> None:
+    places = split_device_map(NESTED, plain.checkpoint.model)
+    assert places["model.visual"] == places["model.language_model.layers.1"] == "disk"
+    assert places["model.language_model.layers.0"] == places["lm_head"] == "cpu"
+    assert not {"", "model", "model.language_model"} & set(places)
+    assert split_device_map(SPLIT, plain.checkpoint.model) == SPLIT
+    with pytest.raises(LoadError, match=r"puts model\.visual\.merger\.mlp\.0\.weight on disk apart from the rest"):
+        split_device_map({"": "cpu", "model.visual.merger.mlp.0.weight": "disk"}, plain.checkpoint.model)
+
+
+@pytest.mark.parametrize("device_map", [{"": "disk"}, SPLIT, NESTED, INSIDE_DISK])
 def test_weights_on_disk_answer_and_look_again_alike(plain: LookAgain, device_map: dict[str, str]) -> None:
     """Would catch inputs sent to the place where weights are kept, and rankings of another model."""
     image, question = ask_about()

@@ -155,13 +155,15 @@ def hide(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
             monkeypatch.delitem(sys.modules, name)
 
 
-@pytest.mark.parametrize("name", ["model.gguf", "Qwen/Qwen2.5-VL-7B-Instruct-GGUF", "folder"])
+@pytest.mark.parametrize("name", ["model.gguf", "Qwen/Qwen2.5-VL-7B-Instruct-GGUF", "folder", "configured"])
 def test_gguf_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     if "/" not in name:
         where = tmp_path / name
         file = where if name.endswith(".gguf") else where / "model.gguf"
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(b"GGUF")
+        if name == "configured":
+            (where / "config.json").write_text("{}")
         name = str(where)
     assert main(["ask", "What?", "--model", name]) == 2
     error = capsys.readouterr().err

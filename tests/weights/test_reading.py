@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
+from look_again import loading
 from look_again.commands.main import main
 from look_again.loading import load_checkpoint
+from look_again.weights import LoadError
+from look_again.weights.reading import read_model
 from tests.weights.tiny_adapters import copy_base
 
 Weights = dict[str, torch.Tensor]
@@ -62,7 +68,7 @@ def test_weights_without_a_place_are_told(tmp_path: Path) -> None:
         (["tokenizer.json", "tokenizer_config.json"], "has no tokenizer (tokenizer.json): copy it from the checkpoint"),
         (["preprocessor_config.json"], "has no configuration of an image processor (preprocessor_config.json)"),
         (["model.safetensors"], "no file named model.safetensors"),
-        (["config.json"], "Should have a `model_type` key in its config.json"),
+        (["config.json"], "holds no checkpoint: it has no config.json"),
     ],
 )
 def test_files_that_are_missing_are_named(
@@ -102,3 +108,167 @@ def test_training_starts_from_whole_weights(tmp_path: Path, entry: dict[str, Any
         (folder / "config.json").write_text(json.dumps(config | {"quantization_config": entry}))
     with pytest.raises(ValueError, match=said):
         load_processors(str(folder))
+
+
+def name_shard(folder: Path, file: str) -> None:
+    """The weights behind an index that names one file, as a pickle where its name is no safetensors."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    if file.endswith(".safetensors"):
+        save_file(weights, folder / file, metadata={"format": "pt"})
+    else:
+        torch.save(weights, folder / file)
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, file)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def name_index(folder: Path) -> None:
+    """A configuration that names an index of its own, which names a pickle."""
+    name_shard(folder, "pytorch_model.bin")
+    (folder / "model.safetensors.index.json").rename(folder / "other.safetensors.index.json")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"transformers_weights": "other.safetensors.index.json"}))
+
+
+def name_pickle(folder: Path) -> None:
+    """A configuration that names a pickle, which the library takes by this one name."""
+    name_shard(folder, "adapter_model.bin")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"transformers_weights": "adapter_model.bin"}))
+
+
+def name_part(folder: Path) -> None:
+    """An index one weight of which is in a pickle."""
+    name_shard(folder, "a.safetensors")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index["weight_map"]["lm_head.weight"] = "b.bin"
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda folder: name_shard(folder, "pytorch_model.bin"), "index.json names the weights 'pytorch_model.bin'"),
+        (name_part, "index.json names the weights 'b.bin'"),
+        (name_index, "other.safetensors.index.json names the weights 'pytorch_model.bin'"),
+        (name_pickle, "names the weights 'adapter_model.bin'"),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+            "holds its weights as pytorch_model.bin alone",
+        ),
+    ],
+)
+def test_pickles_are_refused_before_they_are_opened(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], None],
+    said: str,
+) -> None:
+    """Would catch the library's own reading of whatever an index names."""
+    folder = copy_base(tmp_path / "base")
+    change(folder)
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("opened a pickle"))
+    assert main(["ask", "What?", "--model", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "pickled weights are refused" in error
+    assert error.count("\n") == 1
+
+
+def test_shards_of_safetensors_are_read(tmp_path: Path) -> None:
+    folder = copy_base(tmp_path / "base")
+    name_shard(folder, "model-00001-of-00001.safetensors")
+    assert load_checkpoint(folder).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "is a JSON object with an entry or more, not [1]"),
+        ('{"metadata": {}}', "is damaged: it has no weight_map"),
+        ('{"weight_map": {"a": "a.safetensors"}}', "is damaged: it has no metadata"),
+        ('{"metadata": {}, "weight_map": {"a": 5}}', "names files that are no text"),
+        ('{"metadata": {}, "weight_map": {"a": "a.safetensors"}}', "names 'a.safetensors', which is not there"),
+    ],
+)
+def test_a_damaged_index_says_what_is_wrong(tmp_path: Path, index: str, said: str) -> None:
+    folder = copy_base(tmp_path / "base")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(LoadError, match=re.escape(said)):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"text_config": None}, "values, and 2,771,296 are stored"),
+        ({"vision_config": None}, "values, and 2,771,296 are stored"),
+        ({"text_config": {"hidden_size": 10**7, "intermediate_size": 10**7}}, "values, and 2,771,296 are stored"),
+        ({"text_config": {"num_hidden_layers": 10**7, "layer_types": None}}, "it has 10000000 layers, and there are"),
+        ({"vision_config": {"depth": 10**7}}, "it has 10000000 layers, and there are 128 weights"),
+    ],
+)
+def test_a_far_larger_model_is_refused_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], said: str
+) -> None:
+    """Would catch all memory taken by random numbers before the first weight is missed."""
+    folder = copy_base(tmp_path / "base")
+    config = json.loads((folder / "config.json").read_text())
+    for part, fields in change.items():
+        config[part] = None if fields is None else config[part] | fields
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", lambda *a, **k: pytest.fail("was made"))
+    with pytest.raises(LoadError, match="is that of a far larger model than its weights") as refused:
+        read_model(str(folder))
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("kept", [0, 100, 1_000_000])
+def test_weights_that_are_cut_off_are_named(tmp_path: Path, kept: int) -> None:
+    folder = copy_base(tmp_path / "base")
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(LoadError, match=r"model\.safetensors is truncated or damaged"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (b"null", "config.json is a JSON object with an entry or more, not None"),
+        (b"[1]", "config.json is a JSON object with an entry or more, not [1]"),
+        (b"{", "config.json is not JSON"),
+        (b"\xff\xfe", "config.json cannot be read: 'utf-8' codec"),
+        (b'{"architectures": []}', "does not say what kind of model it is: its model_type is None"),
+        (b'{"model_type": 5}', "does not say what kind of model it is: its model_type is 5"),
+        (b'{"model_type": "zzz"}', "models of type 'zzz' are not supported; known families: gemma3, "),
+        (
+            b'{"model_type": "kimi_vl", "auto_map": {"AutoConfig": "configuration_kimi_vl.KimiVLConfig"}}',
+            "models of type 'kimi_vl' are not supported: transformers has no code of its own for it",
+        ),
+        (b'{"model_type": "llavaonevision1_5"}', "transformers has no code of its own for it; code that a checkpoint"),
+        (None, "holds no checkpoint: it is empty"),
+    ],
+)
+def test_a_configuration_that_is_none_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], config: bytes | None, said: str
+) -> None:
+    """Would catch advice to run a checkpoint's own code, or to update, for a family that is known not to work."""
+    if config is not None:
+        (tmp_path / "config.json").write_bytes(config)
+    assert main(["ask", "What?", "--model", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_reason_that_stands_in_the_second_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(source: str) -> None:
+        raise RuntimeError("Errors while loading:\n  the tensor a is odd\n  the tensor b is odd")
+
+    monkeypatch.setattr(loading, "load_tokenizer", fail)
+    with pytest.raises(LoadError, match=r"RuntimeError: Errors while loading: the tensor a is odd$"):
+        load_checkpoint()

@@ -28,7 +28,7 @@ def make_adapter(folder: Path, base: Path | None = None, **options: Any) -> Path
 
     model = load_checkpoint(base or default_checkpoint(), device="cpu").model
     torch.manual_seed(1)
-    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, **options)
+    config = LoraConfig(**{"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False} | options)
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning

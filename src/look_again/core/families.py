@@ -274,6 +274,7 @@ REFUSED = {
     "kimi_k25": "its image processor needs torchvision, and its latent attention has not been examined",
     "lfm2_vl": "its image processor needs torchvision, and its short convolutions have not been examined",
     "llava_onevision1_5": "transformers has no code of its own for it; code that a checkpoint brings is never run",
+    "llavaonevision1_5": "transformers has no code of its own for it; code that a checkpoint brings is never run",
     "kimi_vl": "transformers has no code of its own for it; code that a checkpoint brings is never run",
 }
 """Families that are known not to work, with the reason."""
@@ -300,8 +301,14 @@ def find_family(config: Any) -> Family:
     Raises UnknownFamilyError, naming the known ones and, where it is known, the reason; also for a model of a known
     family with layers of a kind that is not supported.
     """
-    model_type = getattr(config, "model_type", None)
-    if model_type not in FAMILIES:
+    family = find_type(getattr(config, "model_type", None))
+    _check_layers(config, family.model_type)
+    return family
+
+
+def find_type(model_type: str | None) -> Family:
+    """The family of a type of model, as configurations name it. UnknownFamilyError as of `find_family`."""
+    if model_type is None or model_type not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
         reason = f": {REFUSED[model_type]}" if model_type in REFUSED else ""
         raise UnknownFamilyError(f"models of type {model_type!r} are not supported{reason}; known families: {known}")
@@ -309,7 +316,6 @@ def find_family(config: Any) -> Family:
     if not family.is_served:
         have = f"this is {transformers.__version__}"
         raise UnknownFamilyError(f"models of type {model_type!r} need transformers {family.since} or newer, {have}")
-    _check_layers(config, model_type)
     return family
 
 

@@ -53,6 +53,11 @@ class _Timeline:
     def duration_s(self) -> float:
         return (self.end - self.stamps[0]) * self.unit
 
+    def frame_s(self, rate: float) -> float:
+        """How long a frame is shown, by the frames there are or, where it is longer, by the header's rate."""
+        mean = (self.stamps[-1] - self.stamps[0]) * self.unit / max(1, len(self.stamps) - 1)
+        return max(mean, 1 / rate if rate > 0 else 0.0)
+
     def frame_at(self, time_s: float) -> int:
         """The stamp of the frame that is shown at a time."""
         place = bisect.bisect_right(self.stamps, self.stamps[0] + (time_s + 1e-6) / self.unit)
@@ -146,15 +151,18 @@ def _container(file: Any, format: str, name: str, limits: VideoLimits) -> Iterat
 
     file.seek(0)
     try:
-        with av.open(file, "r", format=format, options={"enable_drefs": "0"}) as container:
+        options = {"enable_drefs": "0"}
+        with av.open(file, "r", format=format, options=options, metadata_errors="ignore") as container:
             stream = next(iter(container.streams.video), None)
             if not len(container.streams):
                 raise VideoError(f"{name} is truncated or damaged: nothing in it can be read")
             if stream is None:
                 raise VideoError(f"{name} has no frames: there is no video in it")
+            if stream.codec_context is None:
+                raise VideoError(f"{name} is in a codec that is not known here: save it as H.264, VP9 or AV1")
             stream.codec_context.options = {"max_pixels": str(2 * limits.pixels)}  # FFmpeg rounds sides up
             yield container, stream
-    except (av.error.FFmpegError, EOFError) as error:
+    except (av.error.FFmpegError, EOFError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise VideoError(f"{name} is truncated or damaged: {reason}") from error
 
@@ -182,7 +190,7 @@ def _scan(file: Any, format: str, name: str, limits: VideoLimits) -> _Timeline:
             raise VideoError(f"{name} has no frames")
         timeline = _Timeline(sorted(stamps), max(end, max(stamps) + 1), unit)
         _check_duration(timeline.duration_s, limits, name)
-        _check_whole(len(stamps), stream.frames, last_s, declared_s, name)
+        _check_whole(timeline, stream, last_s, declared_s, name)
         return timeline
 
 
@@ -193,12 +201,15 @@ def _check_duration(seconds: float, limits: VideoLimits, name: str) -> None:
         )
 
 
-def _check_whole(frames: int, declared_frames: int, last_s: float, declared_s: float, name: str) -> None:
-    """VideoError where the header tells of more than there is: a tenth of the frames, or of the time and half a second.
+def _check_whole(timeline: _Timeline, stream: Any, last_s: float, declared_s: float, name: str) -> None:
+    """VideoError where the header tells of more than there is: a tenth of the frames or of the time.
 
-    last_s: the end of the last packet of any kind, since the header's time is that of picture and sound together.
+    Of a short video two frames may be missing: not every writer says how long the last one is shown. last_s: the end of
+    the last packet of any kind, since the header's time is that of picture and sound together.
     """
-    if frames < 0.9 * declared_frames or last_s < 0.9 * declared_s - 0.5:
+    frames, declared_frames = len(timeline.stamps), stream.frames
+    slack_s = max(0.1 * declared_s, 2 * timeline.frame_s(float(stream.average_rate or 0)))
+    if frames < 0.9 * declared_frames or last_s < declared_s - slack_s:
         raise VideoError(
             f"{name} is truncated: it holds {frames} frames and {last_s:.1f} s, its header tells of "
             f"{declared_frames or 'more'} and {declared_s:.1f} s"

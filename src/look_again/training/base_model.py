@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from transformers import AutoConfig
 
 from look_again.core.families import find_family
 from look_again.loading import load_tokenizer, resolve_source
@@ -20,6 +19,7 @@ from look_again.training.run_parts import TrainedParts
 from look_again.training.trainable import choose_trainable, freeze, tag_rows
 from look_again.weights import LoadError
 from look_again.weights.adapters import is_adapter
+from look_again.weights.configuration import read_config
 from look_again.weights.quantization import find_method
 from look_again.weights.reading import read_model
 from look_again.yaml_config import ConfigError
@@ -73,7 +73,7 @@ class BaseModel:
     @property
     def stored_dtype(self) -> torch.dtype:
         """What the start's weights are stored in, and the result's will be: frozen rows then stay bit-identical."""
-        dtype = torch.float32 if self.base is None else AutoConfig.from_pretrained(self.base).dtype
+        dtype = torch.float32 if self.base is None else read_config(self.base).dtype
         return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
     def loss_dtype(self, bf16: bool) -> torch.dtype:
@@ -86,7 +86,7 @@ class BaseModel:
             assert self.shapes is not None
             return self.shapes.new_model(self.tokenizer, self.seed)
         try:
-            find_family(AutoConfig.from_pretrained(self.base))
+            find_family(read_config(self.base))
             model, _ = read_model(str(self.base), dtype=dtype)
         except OSError as error:
             raise LoadError(
@@ -106,7 +106,7 @@ class BaseModel:
         if self.base is None:
             assert self.shapes is not None
             return self.shapes.new_configuration()
-        return AutoConfig.from_pretrained(self.base)
+        return read_config(self.base)
 
     def codec(self, config: Any) -> Codec:
         """What turns samples into items for a model of this configuration."""
@@ -166,7 +166,7 @@ def _check_trainable(base: str) -> None:
     """LoadError for a base that is answered with and not trained: an adapter, or quantised weights."""
     if is_adapter(base):
         raise LoadError(f"{base} is an adapter: fold it into its base first (look-again prepare {base} OUT)")
-    method = find_method(AutoConfig.from_pretrained(base))
+    method = find_method(read_config(base))
     if method is not None:
         raise LoadError(f"{base} is quantised ({method}), and training starts from weights that are not: name those")
 

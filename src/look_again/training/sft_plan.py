@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText
 
 from look_again.core.families import find_family
 from look_again.data.source import Source
@@ -26,6 +26,7 @@ from look_again.training.large_shapes import KNOWN
 from look_again.training.run_parts import Hardware, TrainedParts
 from look_again.training.sft_config import SftConfig, Stage
 from look_again.training.trainable import LANGUAGE_LINEARS
+from look_again.weights.configuration import read_config
 from look_again.yaml_config import ConfigError
 
 GB = 1e9
@@ -117,7 +118,7 @@ def _configuration(base: str | None, hardware: Hardware, shapes: NewModel | None
         if known in KNOWN:
             return KNOWN[known].model_config()
     try:
-        return AutoConfig.from_pretrained(base)
+        return read_config(base)
     except (OSError, ValueError) as error:
         reason = f"{str(error).splitlines()[0]}{hint_at_paths(base)}"
         raise ConfigError(

@@ -16,16 +16,16 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import safe_open
 
 from look_again.extras import require
 from look_again.weights.checkpoint_record import find_file
 from look_again.weights.options import LoadError
+from look_again.weights.weight_files import INDEX, WEIGHTS, open_weights, read_index
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-WEIGHTS = "model.safetensors"
 PREFIX = "base_model.model."  # of the names in an adapter's file
+BASE_COPY = ".base_layer.weight"  # an embedding that peft saves whole beside its adapter
 COMPARED = 8
 """Weights, spread over the model, that are compared between two bases."""
 
@@ -58,7 +58,7 @@ def is_adapter(source: str) -> bool:
 
 
 def read_adapter(source: str | Path) -> Adapter:
-    """The adapter of a folder or hub name. LoadError where there is none, and for pickled weights."""
+    """The adapter of a folder or hub name. LoadError for none, a damaged one, and pickled weights."""
     path = find_file(str(source), CONFIG_FILE)
     if path is None:
         raise LoadError(f"{source} is no adapter: it has no {CONFIG_FILE}")
@@ -66,44 +66,60 @@ def read_adapter(source: str | Path) -> Adapter:
         path = Path(snapshot_download(str(source), allow_patterns=["*.json", "*.jinja", "*.safetensors"])) / path.name
     if not (path.parent / WEIGHTS_FILE).is_file():
         raise LoadError(f"the adapter {source} has no {WEIGHTS_FILE}; pickled weights are refused: save it again")
+    _list_file(path.parent / WEIGHTS_FILE)
+    return Adapter(path.parent, _read_base(path))
+
+
+def _read_base(path: Path) -> str | None:
+    """The base that an adapter's configuration names. LoadError for a file that is no such configuration."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         base = config.get("base_model_name_or_path")
     except (ValueError, AttributeError) as error:
         raise LoadError(f"{path} is no configuration of an adapter: {error}") from error
-    return Adapter(path.parent, base or None)
+    if base is not None and not isinstance(base, str):
+        raise LoadError(f"{path} is damaged: base_model_name_or_path is {base!r}, and a name or folder is needed")
+    return base or None
 
 
 def put_adapter_on(model: Any, adapter: Adapter, *, merge: bool) -> Any:
     """The model with the adapter in its layers, or folded into its weights.
 
-    LoadError for an adapter of another base, and for what is put on no layer (prompts that are learnt).
+    LoadError for an adapter that does not fit, for a configuration that peft does not know, and for what is put on no
+    layer (prompts that are learnt).
     """
     require("peft", extra="load")
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
 
     if any(parameter.device.type == "meta" for parameter in model.parameters()):
         raise LoadError(
             "an adapter needs its base in memory, and the device map leaves a part on disk: write both into one "
             f"checkpoint first (look-again prepare {adapter.folder} OUT)"
         )
+    _check_kind(adapter)
     try:
-        if PeftConfig.from_pretrained(str(adapter.folder)).is_prompt_learning:
-            raise LoadError(
-                f"the adapter {adapter.folder} learns prompts, which is not supported: use LoRA and the like"
-            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tied rows and deprecations inside peft
             warnings.filterwarnings("error", "Found missing adapter keys")
             wrapped = PeftModel.from_pretrained(model, adapter.folder, autocast_adapter_dtype=False)
-    except LoadError:
-        raise
     except Exception as error:  # peft raises anything: a place that is missing, a shape, a key
-        raise _another_base(adapter, _shorten(str(error))) from error
+        raise _does_not_fit(adapter, _shorten(str(error))) from error
     _check_all_placed(wrapped, adapter)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return wrapped.merge_and_unload() if merge else wrapped.get_base_model()
+
+
+def _check_kind(adapter: Adapter) -> None:
+    from peft import PeftConfig
+
+    try:
+        config = PeftConfig.from_pretrained(str(adapter.folder))
+    except (KeyError, TypeError, ValueError) as error:
+        reason = _shorten(f"{type(error).__name__}: {error}")
+        raise LoadError(f"{adapter.folder / CONFIG_FILE} is no configuration of an adapter: {reason}") from error
+    if config.is_prompt_learning:
+        raise LoadError(f"the adapter {adapter.folder} learns prompts, which is not supported: use LoRA and the like")
 
 
 def _shorten(reason: str) -> str:
@@ -117,10 +133,17 @@ def _check_all_placed(wrapped: Any, adapter: Adapter) -> None:
     """LoadError where the adapter brings tensors that the model has no place for, which peft drops in silence."""
     from peft import get_peft_model_state_dict
 
-    brought = len(_list_file(adapter.folder / WEIGHTS_FILE))
+    names = _list_file(adapter.folder / WEIGHTS_FILE)
+    brought = sum(not name.endswith(BASE_COPY) for name in names)
     placed = len(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
     if brought > placed:
-        raise _another_base(adapter, f"it brings {brought} tensors, and the model has a place for {placed}")
+        raise _does_not_fit(adapter, f"it brings {brought} tensors, and the model has a place for {placed}")
+
+
+def _does_not_fit(adapter: Adapter, reason: str) -> LoadError:
+    return LoadError(
+        f"the adapter {adapter.folder} does not fit this base; its configuration names {adapter.base!r}: {reason}"
+    )
 
 
 def _another_base(adapter: Adapter, reason: str) -> LoadError:
@@ -132,7 +155,7 @@ def _another_base(adapter: Adapter, reason: str) -> LoadError:
 def check_base(adapter: Adapter, used: str) -> tuple[str, ...]:
     """What to say of a base that is not the one which the adapter names; nothing where it is.
 
-    LoadError where both lie here and their adapted weights differ.
+    LoadError where both lie here and their adapted weights differ, or the files of one are damaged.
     """
     if adapter.base is None or used == adapter.base:
         return ()
@@ -183,23 +206,24 @@ def _find_name(weights: Mapping[str, Path], name: str) -> str | None:
 
 
 def _list_weights(folder: Path) -> dict[str, Path]:
-    """The weights of a checkpoint's folder, with the file of each."""
-    index = folder / f"{WEIGHTS}.index.json"
+    """The weights of a checkpoint's folder that are here, with the file of each. LoadError for damaged files."""
+    index = folder / INDEX
     if index.is_file():
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return {name: folder / file for name, file in places.items()}
+        places = {name: folder / file for name, file in read_index(index).items()}
+        return {name: file for name, file in places.items() if file.is_file()}
     file = folder / WEIGHTS
     return dict.fromkeys(_list_file(file), file) if file.is_file() else {}
 
 
 def _list_file(file: Path) -> list[str]:
-    with safe_open(file, "pt") as weights:
+    with open_weights(file) as weights:
         return list(weights.keys())
 
 
 def _read(file: Path, name: str) -> torch.Tensor:
-    with safe_open(file, "pt") as weights:
-        return weights.get_tensor(name)
+    with open_weights(file) as weights:
+        tensor: torch.Tensor = weights.get_tensor(name)
+    return tensor
 
 
 def _local(source: str) -> Path | None:

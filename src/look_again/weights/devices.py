@@ -47,7 +47,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
 def build_skeleton(config: Any) -> Any:
     """The model of a configuration without its weights, for the names of its modules."""
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config)
+        return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
 
 
 def placement_kwargs(options: LoadOptions, config: Any) -> dict[str, Any]:
@@ -55,11 +55,13 @@ def placement_kwargs(options: LoadOptions, config: Any) -> dict[str, Any]:
     if options.device_map is None:
         return {}
     require("accelerate", extra="load")
-    if isinstance(options.device_map, Mapping):
-        check_device_map(options.device_map, build_skeleton(config))
+    place = options.device_map
+    if isinstance(place, Mapping):
+        skeleton = build_skeleton(config)
+        check_device_map(place, skeleton)
+        place = split_device_map(place, skeleton)
     optional = {"max_memory": options.max_memory, "offload_folder": options.offload_folder}
     given = {name: value for name, value in optional.items() if value is not None}
-    place = options.device_map if isinstance(options.device_map, str) else dict(options.device_map)
     return {"device_map": place, **given}
 
 
@@ -79,11 +81,40 @@ def check_device_map(device_map: Mapping[str, int | str], skeleton: Any) -> None
     _check_tie(device_map, skeleton)
 
 
+def split_device_map(device_map: Mapping[str, int | str], skeleton: Any) -> dict[str, int | str]:
+    """A checked map in which no module is inside another, which the library does not place on disk.
+
+    LoadError for tensors that would be on disk apart from their module.
+    """
+    places = _split_module("", skeleton, device_map)
+    modules = {name for name, _ in skeleton.named_modules()}
+    alone = [name for name, device in places.items() if device == "disk" and name not in modules]
+    if alone:
+        raise LoadError(f"the device map puts {alone[0]} on disk apart from the rest of its module: name the module")
+    return places
+
+
+def _split_module(name: str, module: Any, device_map: Mapping[str, int | str]) -> dict[str, int | str]:
+    """The places of a module: one where nothing inside it is named, else those of its tensors and children."""
+    inside = [other for other in device_map if other != name and (not name or other.startswith(f"{name}."))]
+    if not inside:
+        device = _find(device_map, name)
+        return {} if device is None else {name: device}
+    start = f"{name}." if name else ""
+    tensors = {start + own: _find(device_map, start + own) for own in module.state_dict() if "." not in own}
+    places = {tensor: device for tensor, device in tensors.items() if device is not None}
+    for own, child in module.named_children():
+        places |= _split_module(start + own, child, device_map)
+    return places
+
+
 def _check_device(device: int | str) -> None:
     if device in ("cpu", "disk"):
         return
+    if isinstance(device, bool) or not isinstance(device, int | str):
+        raise LoadError(f"the device map names the device {device!r}: a device is a name or a number")
     if isinstance(device, int):
-        if device >= torch.cuda.device_count():
+        if not 0 <= device < torch.cuda.device_count():
             raise LoadError(
                 f"the device map asks for device {device}: {torch.cuda.device_count()} CUDA devices are available"
             )

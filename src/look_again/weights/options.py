@@ -110,7 +110,7 @@ def parse_object(text: str, what: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise LoadError(f"{what} is not JSON: {error}") from error
     if not isinstance(parsed, dict) or not parsed:
-        raise LoadError(f"{what} is a JSON object with an entry or more, not {parsed!r}")
+        raise LoadError(f"{what} is a JSON object with an entry or more, not {repr(parsed)[:100]}")
     return parsed
 
 

@@ -70,9 +70,9 @@ def resolve_run(source: str) -> str:
 
 
 def _refuse_gguf(source: str) -> None:
-    """LoadError for a file, a folder or a name of GGUF's."""
+    """LoadError for a file or a name of GGUF's, and for a folder whose weights are GGUF alone."""
     folder = Path(source)
-    held = folder.is_dir() and not (folder / "config.json").exists() and any(folder.glob("*.gguf"))
+    held = folder.is_dir() and any(folder.glob("*.gguf")) and not any(folder.glob("*.safetensors"))
     if held or source.lower().endswith((".gguf", "-gguf")):
         raise LoadError(
             f"{source!r} is GGUF, which is not loaded here: take the checkpoint in safetensors that it was made of, "

@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 
 from look_again.images import ImageError
+from look_again.images.video_writing import encode_video
 from look_again.serving.answer_schema import SchemaError
 from look_again.serving.workers.image_decoding import decode_file
 from look_again.serving.workers.json_body import MAX_VALUES, BodyError, parse_body
+from look_again.serving.workers.video_decoding import VideoOptions
 from look_again.serving.workers.worker_pool import WorkerPool
 from tests.serving.http.bombs import joined_patterns
 
@@ -192,4 +194,17 @@ def test_the_time_of_earlier_checks_does_not_count(pool):
     body = json.dumps(["é" * 4_000_000]).encode()
     for _ in range(20):  # more than a second of the worker's
         pool.parse_json(body, BOUND)
+    assert pool.started == started
+
+
+@pytest.mark.parametrize(("change", "said"), [((b"avc1", b"zzzz"), "a codec that is not known"), (None, "is empty")])
+def test_a_video_that_cannot_be_read_is_refused_by_its_reason(pool, change, said):
+    """Would catch a decoder that ends instead of answering: the next request would wait for another."""
+    pytest.importorskip("av")
+    data = b"" if change is None else encode_video([Image.new("RGB", (64, 48))] * 4, 4).replace(*change)
+    pool.decode(encode(Image.new("RGB", (2, 2))), False, BOUND, BOUND)  # there is a process
+    started = pool.started
+    with pytest.raises(ImageError, match=said):
+        pool.decode_video(data, VideoOptions(2.0, 8, BOUND, 60.0, BOUND))
+    pool.decode(encode(Image.new("RGB", (2, 2))), False, BOUND, BOUND)
     assert pool.started == started

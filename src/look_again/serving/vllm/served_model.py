@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
-from transformers import AutoConfig, GenerationConfig
+from transformers import GenerationConfig
 
 from look_again.clients.vllm_requests import SentImage, scale_images
-from look_again.core.families import VisionTokens, find_family
+from look_again.core.families import UnknownFamilyError, VisionTokens, find_family
 from look_again.core.prefill import start_without_features
 from look_again.core.reattention import Reattention
 from look_again.core.sequence import DecodedSequence
@@ -32,6 +32,7 @@ from look_again.text.tags import prepare_tokenizer
 from look_again.weights import LoadOptions
 from look_again.weights.checkpoint_record import read_record
 from look_again.weights.checkpoint_scope import find_scope
+from look_again.weights.configuration import read_config
 
 
 @dataclass(frozen=True)
@@ -88,16 +89,19 @@ def load_without_model(name: str | None = None, options: LoadOptions | None = No
     chosen = options or LoadOptions()
     source = resolve_source(name)
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = read_config(source)
         tokenizer = load_tokenizer(source)
         record = read_record(source)
+    except (LoadError, UnknownFamilyError):
+        raise
     except (OSError, ValueError) as error:
         raise LoadError(f"cannot load the checkpoint {source!r}: {error}") from error
     try:
         generation = GenerationConfig.from_pretrained(source)
     except OSError:
         generation = GenerationConfig.from_model_config(config)
-    processor = load_image_processor(source, record, chosen)
+    family = find_family(config)
+    processor = load_image_processor(source, config, record, chosen)
     prepare_tokenizer(tokenizer)
     shown = name or "tabletop-tiny"
     checkpoint = Checkpoint(
@@ -105,7 +109,7 @@ def load_without_model(name: str | None = None, options: LoadOptions | None = No
         None,
         tokenizer,
         processor,
-        find_family(config),
+        family,
         trained=bool(record.trained) if chosen.trained is None else chosen.trained,
         notes=(*guess_note(record, chosen.trained), *record.notes),
         reattention=record.reattention or Reattention(),
