@@ -294,3 +294,26 @@ def test_responses_parse_as_their_own_text(looker, image):
 def test_a_runs_folder_stands_for_its_result(tmp_path):
     (tmp_path / "final").symlink_to(default_checkpoint(), target_is_directory=True)
     assert load_checkpoint(tmp_path, device="cpu").trained
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda looker, image: looker.ask(None, "x"), "images are a path, bytes, a PIL image, .* not NoneType"),
+        (lambda looker, image: looker.ask(5, "x"), "not int"),
+        (lambda looker, image: looker.ask(image, None), "the question is a text, not NoneType"),
+        (lambda looker, image: looker.stream(image, 5), "the question is a text, not int"),
+        (lambda looker, image: looker.ask(image, "x", max_new_tokens=2.5), "max_new_tokens is a whole number, not 2.5"),
+        (lambda looker, image: looker.ask(image, "x", max_new_tokens="5"), "max_new_tokens is a whole number, not '5'"),
+        (lambda looker, image: Sampling(max_new_tokens=True), "max_new_tokens is a whole number, not True"),
+        (lambda looker, image: Sampling(max_reasoning_tokens=1.5), "max_reasoning_tokens is a whole number, not 1.5"),
+        (lambda looker, image: Sampling(seed="1"), "seed is a whole number, not '1'"),
+        (lambda looker, image: Sampling(temperature="warm"), "temperature is a number, not 'warm'"),
+        (lambda looker, image: Request("a.png", "x"), "images of a Request are a list, not str"),
+        (lambda looker, image: Request([image], "x", control_images=image), "control_images of a Request are a list"),
+    ],
+)
+def test_what_is_no_image_question_or_number_is_told(looker, image, call, said):
+    """Would catch a path taken letter by letter, and errors from the depths of a library."""
+    with pytest.raises(TypeError, match=said):
+        call(looker, image)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,19 @@ DEFAULT_NEW_TOKENS = 1024
 class Request:
     """One question. `prefix` is a beginning of the response that the model has to continue.
 
-    images: in the order in which they are shown; a `Video` may stand among them.
+    images: in the order in which they are shown; a `Video` may stand among them. TypeError for one that stands alone.
     """
 
     images: Sequence[ImageSource]
     question: str
     control_images: Sequence[FileSource] = ()
     prefix: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("images", "control_images"):
+            given = getattr(self, name)
+            if isinstance(given, ImageSource) or not isinstance(given, Sequence):
+                raise TypeError(f"{name} of a Request are a list, not {type(given).__name__}")
 
     def __repr__(self) -> str:
         begun = f", begun with {shorten(self.prefix)}" if self.prefix else ""
@@ -65,7 +72,7 @@ class Sampling:
 
     temperature 0 is greedy. seed None leaves sampling to the global generator. max_reasoning_tokens: sampled tokens
     before the CONCLUSION, which is then forced, as it is where the model ends without one; 0 answers at once, None
-    bounds nothing and forces nothing.
+    bounds nothing and forces nothing. TypeError for what is no number, ValueError for one out of range.
     """
 
     max_new_tokens: int = DEFAULT_NEW_TOKENS
@@ -75,6 +82,8 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        _check_numbers(self, ("max_new_tokens", "max_reasoning_tokens", "seed"), Integral, "a whole number")
+        _check_numbers(self, ("temperature", "top_p"), Real, "a number")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}")
         reasoning = self.max_reasoning_tokens
@@ -139,7 +148,9 @@ class LookAgain:
         sampling: Sampling | None = None,
         max_new_tokens: int | None = None,
     ) -> Answer:
-        """Answer one question about images, a video, or neither. Raises ImageError or ValueError for bad input.
+        """Answer one question about images, a video, or neither.
+
+        Raises ImageError or ValueError for bad input, TypeError for what is no image, question or number at all.
 
         video: shown after the images; a file, its bytes, a list of frames, or what `load_video` gave, which also takes
         a rate and a number of frames. Videos may stand among the images too, as `Video`.
@@ -336,7 +347,17 @@ class _Cancelled(StoppingCriteria):
         return done  # type: ignore[return-value]
 
 
+def _check_numbers(given: Any, names: Sequence[str], kind: type, what: str) -> None:
+    """TypeError for a field that is neither None nor of this kind."""
+    for name in names:
+        value = getattr(given, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+            raise TypeError(f"{name} is {what}, not {value!r}")
+
+
 def _check_question(question: str) -> None:
+    if not isinstance(question, str):
+        raise TypeError(f"the question is a text, not {type(question).__name__}")
     if not question.strip():
         raise ValueError("the question is empty")
     if len(question) > MAX_QUESTION_CHARACTERS:
@@ -351,5 +372,8 @@ def _check_prefixes(lengths: Sequence[int], sampling: Sampling) -> None:
 
 
 def _list_shown(images: ImageSource | Sequence[ImageSource], video: VideoSource | None) -> list[ImageSource]:
+    if not isinstance(images, ImageSource | Sequence):
+        kind = type(images).__name__
+        raise TypeError(f"images are a path, bytes, a PIL image, a Video or a list of them ([] for none), not {kind}")
     shown = [images] if isinstance(images, ImageSource) else list(images)
     return shown if video is None else [*shown, load_video(video)]

@@ -169,3 +169,11 @@ def test_the_blank_image_control_shows_as_many_tokens(name):
     assert [len(part) for part, _ in hidden] == [len(part) for part, _ in shown]
     assert not torch.allclose(hidden[0][0], shown[0][0])
     assert all(part.isfinite().all() for part, _ in hidden)
+
+
+def test_one_visual_token_in_all_is_told():
+    """Would catch a library's error about sizes that do not sum up, for an icon."""
+    config = TINY_FAMILIES["mistral3"]().model.config
+    with pytest.raises(ValueError, match="the image is one visual token of 8 x 8 pixels: mistral3 takes two or more"):
+        process_images(processor("mistral3"), config, [Image.new("RGB", (8, 8))])
+    assert process_images(processor("mistral3"), config, [Image.new("RGB", (8, 8))] * 2).visual_token_counts == [1, 1]

@@ -240,3 +240,17 @@ def test_short_videos_are_whole_or_refused(format: str, frames: int, rate: int):
     if frames > 2:
         with pytest.raises(VideoError, match="truncated"):
             load_video(data[: len(data) * 6 // 10], fps=rate)
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: load_video(grey(2), fps="2"), "fps is a number of frames per second from 0.001 to 1000, not '2'"),
+        (lambda: load_video(grey(2), max_frames=2.5), "max_frames is at least 1 and a whole number, not 2.5"),
+        (lambda: Video(tuple(grey(2)), (0.0, float("nan")), 2.0), "the times of a video are finite numbers"),
+        (lambda: Video((np.zeros((4, 4, 3)),), (0.0,), 2.0), "the frames of a video are PIL images"),
+    ],
+)
+def test_what_makes_no_video_is_told(build, said):
+    with pytest.raises(ValueError, match=said):
+        build()

@@ -275,6 +275,7 @@ def test_loaded_picture_in_the_item_is_ignored(tokenizer: Any) -> None:
             "0 '<|image_pad|>' for 1",
         ),
         ("{{ raise_exception('system comes first') }}", "refuses these messages: system comes first"),
+        ("{{ 1 / 0 }}", "refuses these messages: division by zero"),
         ("{{ messages[0]['content'][1]['text'] | upper }}", "drops the text 'first'"),
     ],
 )

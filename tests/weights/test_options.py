@@ -74,6 +74,8 @@ def test_memory_is_told_where_it_is_no_object() -> None:
         ({"device_map": "auto", "device": "cpu"}, "a device map places every module"),
         ({"max_memory": {"cpu": "1GB"}}, "belong to a device map"),
         ({"offload_folder": "x"}, "belong to a device map"),
+        ({"trained": "no"}, "trained is True, False or left out, not 'no'"),
+        ({"compile": 1}, "compile is True, False or left out, not 1"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, object], said: str) -> None:

@@ -87,9 +87,10 @@ def _load_videos(args: argparse.Namespace) -> list[Any]:
 
     fps = FPS if args.fps is None else args.fps
     max_frames = MAX_FRAMES if args.max_frames is None else args.max_frames
-    if args.video and args.model is None:
+    videos = [load_video(video, fps=fps, max_frames=max_frames) for video in args.video]
+    if videos and args.model is None:
         print("note: the shipped model was trained on single images alone; name another with --model", file=sys.stderr)
-    return [load_video(video, fps=fps, max_frames=max_frames) for video in args.video]
+    return videos
 
 
 def show(stream: Any, told: Collection[str] = ()) -> None:

@@ -82,12 +82,17 @@ def _headed_tiles(rows: int, columns: int, tokens: str) -> str:
 
 
 def _write_lines(config: Any, features: Mapping[str, Any]) -> list[str]:
-    """Mistral 3: lines of tokens with a break after each, and an end after the last."""
+    """Mistral 3: lines of tokens with a break after each, and an end after the last.
+
+    ValueError for one visual token in all, which the library's tower does not take.
+    """
     side = config.vision_config.patch_size * config.spatial_merge_size
     texts = []
     for height, width in features["image_sizes"]:
         line = "[IMG]" * (int(width) // side)
         texts.append("[IMG_BREAK]".join([line] * (int(height) // side)) + "[IMG_END]")
+    if sum(text.count("[IMG]") for text in texts) == 1:
+        raise ValueError(f"the image is one visual token of {side} x {side} pixels: mistral3 takes two or more")
     return texts
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 
 from PIL import Image
@@ -29,7 +30,8 @@ class VideoError(ImageError):
 class Video:
     """Frames of one size, upright RGB without metadata, shown at `times` seconds from the start. fps: of `frames`.
 
-    ValueError for no frames, frames of different sizes, times that do not match, and a rate that is not above 0.
+    ValueError for no frames, frames that are no PIL images or of different sizes, times that do not match or are no
+    numbers, and a rate that is not above 0.
     """
 
     frames: tuple[Image.Image, ...]
@@ -39,6 +41,10 @@ class Video:
     def __post_init__(self) -> None:
         if not self.frames or len(self.frames) != len(self.times):
             raise ValueError(f"a video has frames, each with its time: {len(self.frames)} and {len(self.times)}")
+        if not all(isinstance(frame, Image.Image) for frame in self.frames):
+            raise ValueError("the frames of a video are PIL images (Image.fromarray makes one of an array)")
+        if not all(math.isfinite(time) for time in self.times):
+            raise ValueError(f"the times of a video are finite numbers of seconds, not {self.times}")
         if len({frame.size for frame in self.frames}) > 1:
             raise ValueError("the frames of a video have one size")
         check_rate(self.fps)
@@ -78,15 +84,15 @@ LIMITS = VideoLimits()
 
 def check_rate(fps: float) -> None:
     """ValueError for a rate that is no number of frames per second."""
-    if not (math.isfinite(fps) and 0.001 <= fps <= 1000):
-        raise ValueError(f"fps is a number of frames per second from 0.001 to 1000, not {fps}")
+    if not isinstance(fps, Real) or not (math.isfinite(fps) and 0.001 <= fps <= 1000):
+        raise ValueError(f"fps is a number of frames per second from 0.001 to 1000, not {fps!r}")
 
 
 def check_sampling(fps: float, max_frames: int) -> None:
     """ValueError for a rate or a number of frames that cannot be sampled."""
     check_rate(fps)
-    if max_frames < 1:
-        raise ValueError(f"max_frames is at least 1, not {max_frames}")
+    if not isinstance(max_frames, Integral) or max_frames < 1:
+        raise ValueError(f"max_frames is at least 1 and a whole number, not {max_frames!r}")
 
 
 def plan_times(duration_s: float, fps: float, max_frames: int) -> tuple[list[float], float]:

@@ -62,6 +62,9 @@ class LoadOptions:
     compile: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("trained", "merge_adapter", "compile"):
+            if not isinstance(getattr(self, name), bool | None):
+                raise LoadError(f"{name} is True, False or left out, not {getattr(self, name)!r}")
         if self.quantization is not None and self.quantization not in QUANTIZATIONS:
             raise LoadError(f"unknown quantization {self.quantization!r}; known: {', '.join(QUANTIZATIONS)}")
         if isinstance(self.device_map, str) and self.device_map not in DEVICE_MAPS:
