@@ -124,7 +124,7 @@ def heatmap(
     """
     layers = attention_layers(model.checkpoint.model.config)
     if layer is not None and layer not in layers:
-        raise ValueError(f"--layer is mean or the number of a layer with attention ({_spell(layers)}), not {layer}")
+        raise ValueError(f"--layer is mean or the number of a layer with attention, {_spell(layers)}, not {layer}")
     clock = Clock()
     with clock.generation:
         answer = ask_questions(model, [question], policy, sampling)[0]
