@@ -14,7 +14,7 @@ from look_again.reproduce.placeholders import PLACEHOLDER
 from look_again.reproduce.plan import PlanError
 from look_again.reproduce.plan_file import locate_stage
 from look_again.reproduce.schedule import schedule_minutes
-from look_again.reproduce.stage_words import find_option, find_words, starts_program
+from look_again.reproduce.stage_words import find_option, find_words
 from look_again.yaml_config import ConfigError, build
 
 DISK_MARGIN = 1.2  # free space needed per estimated megabyte
@@ -50,7 +50,7 @@ def check_commands(stages: Mapping[str, Prepared], path: Path, lines: Mapping[st
     """
     for name, prepared in stages.items():
         for line in prepared.stage.run:
-            if starts_program(line) and (wrong := complain(find_words(line))):
+            if (words := find_words(line)) is not None and (wrong := complain(words)):
                 raise PlanError(f"{locate_stage(name, path, lines)} runs {line!r}: {wrong}")
 
 
@@ -70,7 +70,7 @@ def _kinds(prepared: Prepared) -> list[str]:
     """What the stage's commands read the recipe as: "sft", "brpo" or "data"."""
     found = []
     for line in prepared.stage.run:
-        words = find_words(line)
+        words = find_words(line) or []
         if any("{recipe}" in word for word in words) and words[0] in ("train", "data"):
             found.append(words[1] if words[0] == "train" else "data")
     return list(dict.fromkeys(found))
@@ -108,7 +108,8 @@ def _urls(prepared: Prepared) -> Iterator[str]:
         if isinstance(endpoint, Mapping) and isinstance(url := endpoint.get("base_url"), str):
             yield url
     for line in prepared.stage.run:
-        yield from (url for option in ("--base-url", "--vllm-url") for url in find_option(find_words(line), option))
+        words = find_words(line) or ()
+        yield from (url for option in ("--base-url", "--vllm-url") for url in find_option(words, option))
 
 
 def check_endpoints(todo: Iterable[Prepared], path: Path, lines: Mapping[str, int]) -> None:

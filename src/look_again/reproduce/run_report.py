@@ -87,7 +87,9 @@ def read_value(place: str, prepared: Prepared) -> Any:
         if path.suffix != ".jsonl":
             return pick(json.loads(text), key)
         lines = text.splitlines()
-        return pick(json.loads(lines[-1]), key) if key and lines else len(lines)
+        if not key:
+            return len(lines)
+        return pick(json.loads(lines[-1]), key) if lines else None
     except (OSError, ValueError, RecursionError):
         return None
 

@@ -7,19 +7,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 
-def find_words(line: str) -> list[str]:
-    """The words behind `look-again`, or behind the `-m look_again` of a launcher; none for other programs."""
+def find_words(line: str) -> list[str] | None:
+    """The words behind `look-again`, or behind the `-m look_again` of a launcher; None for other programs."""
     program, *words = shlex.split(line)
     if program == "look-again":
         return words
     places = [place for place, pair in enumerate(pairwise(words)) if pair == ("-m", "look_again")]
-    return words[places[0] + 2 :] if places else []
-
-
-def starts_program(line: str) -> bool:
-    """Whether a command starts `look-again`, itself or by a launcher."""
-    program, *words = shlex.split(line)
-    return program == "look-again" or ("-m", "look_again") in pairwise(words)
+    return words[places[0] + 2 :] if places else None
 
 
 def find_option(words: Sequence[str], name: str) -> list[str]:
