@@ -25,7 +25,7 @@ from look_again.tabletop.world import HELDOUT_PAIRS
 from look_again.text.grammar import parse
 from look_again.training.batches import Codec
 
-CLIPS_SHA256 = "9ee97c2632b8cd63011360683970911db47588bf324a6b057a3c0e98ba3f1998"
+CLIPS_SHA256 = "67beeffea94186151af21abffc9921d150ae1789346d5945fcfe081034eb485a"
 FRAMES_SHA256 = "1411290fc682202d047ac0a6bf679ac30ff973fb0f27897f5f7989fa2fbbba1d"
 
 
@@ -74,7 +74,21 @@ def test_responses_are_well_formed_and_true():
         assert response.well_formed
         assert response.conclusion == clip.question.answer
         for move in clip.moves:
-            assert f"{move.before} {move.after} {' '.join(move.pair)}" in response.get("REFLECTION").text
+            assert f"{move.before} {' '.join(move.pair)} {move.after}" in response.get("REFLECTION").text
+
+
+def test_a_reflection_by_hand():
+    """Every object of a scene with its next place; what counts is what moved, or what moved of the object asked about."""
+    first, counted = make_clip("test", 5, 1), make_clip("test", 5, 2)
+    assert parse(first.response).get("REFLECTION").text == (
+        "e4 blue cone c1 yes, f4 green cube f4 no, and c1 blue cone c1 no, f4 green cube a3 yes,"
+        " and a3 green cube d4 yes, c1 blue cone c1 no, so blue cone"
+    )
+    assert parse(counted.response).get("REFLECTION").text == (
+        "c6 yellow cone c6 no 0, d3 black cone d4 no 0, f3 green ball f3 no 0,"
+        " and c6 yellow cone c6 no 0, d4 black cone d4 no 0, f3 green ball b6 no 0,"
+        " and b6 green ball b6 no 0, c6 yellow cone c6 no 0, d4 black cone c3 no 0, so 0"
+    )
 
 
 def test_heldout_pairs_stay_held_out():
@@ -131,7 +145,7 @@ def test_scores_by_hand():
     replies = [ModelReply(clip.response, parse(clip.response).conclusion) for clip in clips]
     right = score_clips(items, replies)
     assert right.metrics["accuracy"] == right.metrics["moves_named"] == right.metrics["named_moves_true"] == 1
-    replies[0] = ModelReply("<REFLECTION> a1 a2 red ball</REFLECTION><CONCLUSION> nothing</CONCLUSION>", "nothing")
+    replies[0] = ModelReply("<REFLECTION> a1 red ball a2 yes</REFLECTION><CONCLUSION> nothing</CONCLUSION>", "nothing")
     wrong = score_clips(items, replies)
     assert wrong.metrics["accuracy"] == pytest.approx(2 / 3)
     assert wrong.metrics["moves_named"] == pytest.approx(2 / 3)

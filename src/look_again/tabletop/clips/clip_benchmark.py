@@ -26,7 +26,7 @@ from look_again.text.grammar import parse
 
 SPLITS = ("test", "heldout", "validation")
 DEFAULT_ITEMS = 200
-MOVED = re.compile(rf"([a-f][1-6]) ([a-f][1-6]) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})")
+FOLLOWED = re.compile(rf"([a-f][1-6]) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) ([a-f][1-6])")
 
 
 def load_clips(location: DataLocation) -> Iterator[BenchmarkItem]:
@@ -53,7 +53,7 @@ def score_clips(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], j
         answer = " ".join(reply.final.lower().split()).rstrip(".")
         right = float(answer == item.reference)
         section = parse(reply.text).get("REFLECTION")
-        named = MOVED.findall(section.text if section else "")
+        named = _named_moves(section.text if section else "")
         true = [tuple(move) for move in item.facts["moves"]]
         named_total, true_total = named_total + len(named), true_total + len(true)
         right_total += sum(move in named for move in true)
@@ -68,6 +68,12 @@ def score_clips(items: Sequence[BenchmarkItem], replies: Sequence[ModelReply], j
         subsets=by_group(items, scores, ("kind",)),
         notes={"answers": "the CONCLUSION, word for word"},
     )
+
+
+def _named_moves(text: str) -> list[tuple[str, ...]]:
+    """Objects that change their place in a REFLECTION, as (before, after, colour, shape)."""
+    followed = FOLLOWED.findall(text)
+    return [(before, after, *pair) for before, *pair, after in followed if before != after]
 
 
 TABLETOP_CLIPS = Benchmark(

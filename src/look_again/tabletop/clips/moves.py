@@ -36,13 +36,13 @@ class Move:
 
 @dataclass(frozen=True)
 class ClipQuestion:
-    """A question of `kind` with its exact answer. goal: what a SUMMARY states. marks: behind each move in turn."""
+    """A question of `kind` with its exact answer. goal: what a SUMMARY states. counted: the object whose moves are."""
 
     kind: str
     text: str
     answer: str
     goal: str
-    marks: tuple[str, ...]
+    counted: Pair | None = None
 
 
 @dataclass(frozen=True)
@@ -146,18 +146,15 @@ def _in_reading_order(things: object) -> tuple[Thing, ...]:
 def _ask(rng: random.Random, kind: str, pairs: Sequence[Pair], moves: Sequence[Move]) -> ClipQuestion:
     names = [" ".join(move.pair) for move in moves]
     if kind == "which":
-        return ClipQuestion(kind, "Which object moved?", names[0], "find the object that moved", ("",) * len(moves))
+        return ClipQuestion(kind, "Which object moved?", names[0], "find the object that moved")
     if kind == "order":
         place = rng.choice(("first", "last"))
         answer = names[0] if place == "first" else names[-1]
-        return ClipQuestion(
-            kind, f"Which object moved {place}?", answer, f"find the object that moved {place}", ("",) * len(moves)
-        )
-    asked = " ".join(_asked_pair(rng, pairs, moves))
-    counts = [sum(name == asked for name in names[: i + 1]) for i in range(len(names))]
-    marks = tuple(f"{'yes' if name == asked else 'no'} {count}" for name, count in zip(names, counts, strict=True))
-    text = f"How many times did the {asked} move?"
-    return ClipQuestion(kind, text, str(counts[-1]), f"count every move of the {asked}", marks)
+        return ClipQuestion(kind, f"Which object moved {place}?", answer, f"find the object that moved {place}")
+    counted = _asked_pair(rng, pairs, moves)
+    name = " ".join(counted)
+    text, goal = f"How many times did the {name} move?", f"count every move of the {name}"
+    return ClipQuestion(kind, text, str(names.count(name)), goal, counted)
 
 
 def _asked_pair(rng: random.Random, pairs: Sequence[Pair], moves: Sequence[Move]) -> Pair:
@@ -168,16 +165,26 @@ def _asked_pair(rng: random.Random, pairs: Sequence[Pair], moves: Sequence[Move]
 
 
 def _write(scenes: Sequence[Scene], moves: Sequence[Move], question: ClipQuestion) -> str:
-    """The oracle's response: all scenes, a look at what moved, the answer."""
-    moved = [
-        f" {m.before} {m.after} {' '.join(m.pair)} {mark}".rstrip()
-        for m, mark in zip(moves, question.marks, strict=True)
-    ]
+    """The oracle's response: all scenes, a look at where every object went, the answer."""
     sections = {
         "SUMMARY": f" {question.goal}",
         "CAPTION": f" {', and '.join(scene.caption for scene in scenes)}",
         "REASONING": " look at each object",
-        "REFLECTION": f"{','.join(moved)}, so {question.answer}",
+        "REFLECTION": f" {', and '.join(_followed(scenes, moves, question.counted))}, so {question.answer}",
         "CONCLUSION": f" {question.answer}",
     }
     return "".join(f"{open_tag(tag)}{text}{close_tag(tag)}" for tag, text in sections.items())
+
+
+def _followed(scenes: Sequence[Scene], moves: Sequence[Move], counted: Pair | None) -> Iterator[str]:
+    """Each scene's objects with their next places, and whether that is a move that counts: "d5 red ball a5 yes"."""
+    count = 0
+    for scene, move in zip(scenes, moves, strict=False):
+        lines = []
+        for thing in scene.things:
+            moved = thing.pair == move.pair
+            counts = moved and counted in (None, thing.pair)
+            count += counts
+            mark = ("yes" if counts else "no") + (f" {count}" if counted else "")
+            lines.append(f"{thing.place} {' '.join(thing.pair)} {move.after if moved else thing.place} {mark}")
+        yield ", ".join(lines)
