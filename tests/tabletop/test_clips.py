@@ -78,7 +78,7 @@ def test_responses_are_well_formed_and_true():
 
 
 def test_a_reflection_by_hand():
-    """Every object of a scene with its next place; what counts is what moved, or what moved of the object asked about."""
+    """Every object with its next place; what counts is every move, or those of the object that was asked about."""
     first, counted = make_clip("test", 5, 1), make_clip("test", 5, 2)
     assert parse(first.response).get("REFLECTION").text == (
         "e4 blue cone c1 yes, f4 green cube f4 no, and c1 blue cone c1 no, f4 green cube a3 yes,"
