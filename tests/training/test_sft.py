@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from look_again.tabletop.tiny import TinyConfig, build_image_processor, build_mo
 from look_again.text.grammar import TAG_TOKENS
 from look_again.text.tags import tag_ids
 from look_again.training.base_model import load_processors
+from look_again.training.datasets import SampleDataset
 from look_again.training.sft import LogFile, last_complete_checkpoint, stage_base, train
 from look_again.training.sft_config import SftConfig, build_stage, load_config
 from look_again.training.trainer import ReattentionTrainer
@@ -175,6 +177,23 @@ def rows_stage(tmp_path, lines, **changes) -> SftConfig:
 
 
 GOOD = "<SUMMARY>a</SUMMARY><CAPTION>b</CAPTION><REASONING>c</REASONING><REFLECTION>d</REFLECTION><CONCLUSION>e</CONCLUSION>"  # fmt: skip  # noqa: E501
+
+
+def test_one_worker_lasts_a_stage(tmp_path, monkeypatch):
+    """Would catch a worker forked anew for every epoch, which keeps as much memory as the trainer holds by then."""
+    made = SampleDataset.__getitem__
+
+    def item(self, index):
+        with (tmp_path / "workers").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return made(self, index)
+
+    monkeypatch.setattr(SampleDataset, "__getitem__", item)
+    lines = [{"question": f"{n}?", "response": GOOD} for n in range(4)]
+    train(dataclasses.replace(rows_stage(tmp_path, lines, epochs=3), workers=1))
+    asked = (tmp_path / "workers").read_text().split()
+    assert len(asked) >= 12
+    assert len(set(asked) - {str(os.getpid())}) == 1
 
 
 def test_rows_of_ones_own_train_with_and_without_images(tmp_path):

@@ -46,7 +46,10 @@ class ReattentionTrainer(Trainer):
         super().log(logs, start_time)
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches in the same order for any number of processes, and after any number of restarts."""
+        """Batches in the same order for any number of processes, and after any number of restarts.
+
+        Workers live as long as the stage: one that is forked in the midst of training keeps all that the trainer held then.
+        """
         dataset, size = cast(Any, self.train_dataset), self.args.train_batch_size
         lengths = getattr(dataset, "grouped_lengths", None)
         group = size * self.args.gradient_accumulation_steps * self.args.world_size
@@ -56,6 +59,7 @@ class ReattentionTrainer(Trainer):
             sampler=EpochOrder(len(dataset), self.args.seed, lengths, group),
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
+            persistent_workers=self.args.dataloader_num_workers > 0,
         )
         return self.accelerator.prepare(loader)
 
