@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from look_again.evaluation.result_tables import print_tables
-from look_again.study.table import as_markdown, study_tables, study_words
+from look_again.evaluation.result_tables import as_markdown, print_tables
+from look_again.study.table import study_tables, study_words
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 STUDIES = sorted(path.name for path in RESULTS.glob("study-*"))

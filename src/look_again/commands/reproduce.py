@@ -99,12 +99,14 @@ def _write_report(args: argparse.Namespace, plan: Any, stages: Any) -> tuple[dic
     from look_again.reproduce.answer_pictures import load_pictures
     from look_again.reproduce.run_page import build_page
     from look_again.reproduce.run_report import build_report
+    from look_again.reproduce.run_tables import tables_as_markdown
 
     report = build_report(plan, stages, quick=args.quick)
     folder = args.out / "report"
     folder.mkdir(parents=True, exist_ok=True)
     pictures = load_pictures(plan.answers, stages, {answer["id"] for answer in report["answers"]})
     write_whole(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
+    write_whole(folder / "tables.md", tables_as_markdown(report))
     return report, write_whole(folder / "index.html", build_page(report, pictures))
 
 

@@ -45,10 +45,10 @@ def _add_options(parser: argparse.ArgumentParser, name: str, design: Design) -> 
 def run(args: argparse.Namespace) -> int:
     require("matplotlib", extra="eval")  # of the figure, which comes after hours
     settings = _settings(args)
-    from look_again.evaluation.result_tables import print_tables
+    from look_again.evaluation.result_tables import as_markdown, print_tables
     from look_again.study.experiment import run_study
     from look_again.study.figure import study_figure
-    from look_again.study.table import as_markdown, study_tables, study_words
+    from look_again.study.table import study_tables, study_words
 
     result = run_study(settings, args.out)
     tables, words = study_tables(result), study_words(result)

@@ -5,7 +5,7 @@ A difference never stands without its interval.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -218,3 +218,20 @@ def _least_width(column: Sequence[str], *, wraps: bool) -> int:
     """Characters that a column takes at least, with the space around it."""
     parts = (part for cell in column for part in (cell.split() if wraps else cell.split("\n")))
     return max(map(len, parts), default=0) + 2
+
+
+def as_markdown(tables: Sequence[ResultTable], words: Sequence[str]) -> str:
+    """Tables as Markdown, the title in the first column's head, then lines of text."""
+    lines = [line for table in tables for line in (*_markdown(table), "")]
+    return "\n".join([*lines, *words])
+
+
+def _markdown(table: ResultTable) -> Iterator[str]:
+    first, *rows = ((table.title, *table.columns[1:]), *table.rows)
+    yield _line(first)
+    yield "|" + "---|" * len(first)
+    yield from map(_line, rows)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)

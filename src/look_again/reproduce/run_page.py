@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from look_again.reproduce.run_tables import PAPER, PREFACE, number, report_table
 from look_again.style import html_document
 
 STEPS = {
@@ -77,36 +78,27 @@ def _pipeline(stages: Sequence[Mapping[str, Any]]) -> str:
 def _stage(stage: Mapping[str, Any]) -> str:
     if not stage["done"]:
         return f"<b>{escape(stage['name'])}</b>: <span class=bad>not made</span>"
-    facts = [f"{escape(name)} {_number(value)}" for name, value in stage["facts"].items() if value is not None]
+    facts = [f"{escape(name)} {escape(number(value))}" for name, value in stage["facts"].items() if value is not None]
     facts.append(f"{stage['seconds'] / 60:.1f} min")
     return f"<b>{escape(stage['name'])}</b>: {escape(stage['about'])} <span class=soft>({', '.join(facts)})</span>"
 
 
 def _tables(tables: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if tables:
-        yield "<h2>Tables</h2><p class=soft>Intervals are 95%. The paper's figures are of other models and data.</p>"
+        yield f"<h2>Tables</h2><p class=soft>{PREFACE}</p>"
     for table in tables:
-        papers = list(dict.fromkeys(name for row in table["rows"] for name in row["paper"]))
-        against = table["against"]
-        head = ["", *table["metrics"], "95%", *([f"against {against}"] if against else []), "runs × items"]
-        cells = "".join(f"<th>{escape(name)}</th>" for name in head)
-        cells += "".join(f"<th class=paper>paper: {escape(name)}</th>" for name in papers)
-        rows = "".join(_row(row, papers, bool(against)) for row in table["rows"])
+        shown = report_table(table)
+        kinds = [" class=paper" if column.startswith(PAPER) else "" for column in shown.columns]
+        lines = [_row("th", kinds, shown.columns), *(_row("td", kinds, row) for row in shown.rows)]
         yield (
-            f"<h3>{escape(table['title'])}</h3><div class=scroll tabindex=0><table><tr>{cells}</tr>{rows}</table></div>"
+            f"<h3>{escape(shown.title)}</h3><div class=scroll tabindex=0><table>{''.join(lines)}</table></div>"
             f"<p>{escape(table['says'])}</p>"
         )
 
 
-def _row(row: Mapping[str, Any], papers: Sequence[str], compared: bool) -> str:
-    cells = [escape(row["name"]), *map(_number, row["values"].values()), _bounds(row["interval"])]
-    if compared:
-        found = row["against"]
-        cells.append("-" if not found else f"{found['difference']:+.3f} {_bounds(found['interval'], sign=True)}")
-    cells.append(f"{row['runs']} × {row['items']}")
-    plain = "".join(f"<td>{cell}</td>" for cell in cells)
-    theirs = "".join(f"<td class=paper>{_number(row['paper'].get(name))}</td>" for name in papers)
-    return f"<tr>{plain}{theirs}</tr>"
+def _row(tag: str, kinds: Sequence[str], cells: Sequence[str]) -> str:
+    made = (f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
+    return f"<tr>{''.join(made)}</tr>"
 
 
 def _figures(figures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -161,16 +153,3 @@ def _commands(stages: Sequence[Mapping[str, Any]]) -> str:
 
 def _versions(found: Mapping[str, str]) -> str:
     return f"<p class=soft>{escape(', '.join(f'{name} {number}' for name, number in found.items()))}</p>"
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return escape(str(value))
-    return f"{value:.3f}" if isinstance(value, float) and not value.is_integer() else f"{value:g}"
-
-
-def _bounds(found: Sequence[float] | None, *, sign: bool = False) -> str:
-    form = "+.3f" if sign else ".3f"
-    return "-" if found is None else f"({', '.join(format(bound, form) for bound in found)})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from look_again.evaluation.result_tables import ResultTable
@@ -29,22 +29,6 @@ def _wrong(result: Mapping[str, Any], key: str, title: str) -> str:
         if cell[key]
     ]
     return f"{title}, by arm and length: {'; '.join(cells)}." if cells else ""
-
-
-def as_markdown(tables: Sequence[ResultTable], words: Sequence[str]) -> str:
-    lines = [line for table in tables for line in (*_markdown(table), "")]
-    return "\n".join([*lines, *words])
-
-
-def _markdown(table: ResultTable) -> Iterator[str]:
-    first, *rows = ((table.title, *table.columns[1:]), *table.rows)
-    yield _line(first)
-    yield "|" + "---|" * len(first)
-    yield from map(_line, rows)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
 
 
 def _shares(result: Mapping[str, Any], score: str) -> ResultTable:

@@ -48,7 +48,7 @@ class ReattentionTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Batches in the same order for any number of processes, and after any number of restarts.
 
-        Workers live as long as the stage: one that is forked in the midst of training keeps all that the trainer held then.
+        Workers live as long as the stage: one forked in the midst of training keeps what the trainer held then.
         """
         dataset, size = cast(Any, self.train_dataset), self.args.train_batch_size
         lengths = getattr(dataset, "grouped_lengths", None)
