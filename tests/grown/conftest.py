@@ -26,4 +26,4 @@ def qwen3_vl() -> look_again.LookAgain:
 @pytest.fixture(scope="session")
 def watcher() -> look_again.LookAgain:
     """recipes/tabletop/clips.yaml"""
-    return load_grown("clips/longer/final")
+    return load_grown("clips/longest/final")
