@@ -24,13 +24,14 @@ def written(tmp_path_factory):
     return [(clip, folder / "videos" / f"{clip.id}.mp4") for clip in write_clips(folder, "test", SEED, FIRST)]
 
 
-def test_fresh_clips_are_answered_above_chance(watcher, tmp_path):
-    """Chance is one of two or three objects, or of up to four numbers: some 0.37."""
+def test_fresh_clips_are_followed(watcher, tmp_path):
+    """Moves are named, and one object that moves is told from one or two others (chance: some 0.4)."""
     run = ["eval", "tabletop-clips", "--n", "90", "--seed", "5", "--model", watcher.checkpoint.name, "--trained"]
     assert main([*run, "--batch", "30", "--reattention", "copy", "--out", str(tmp_path)]) == 0
-    metrics = json.loads((tmp_path / "tabletop-clips" / "result.json").read_text())["metrics"]
-    assert metrics["accuracy"] > 0.5
-    assert metrics["moves_named"] > 0.5
+    result = json.loads((tmp_path / "tabletop-clips" / "result.json").read_text())
+    assert result["metrics"]["moves_named"] > 0.85
+    assert result["metrics"]["named_moves_true"] > 0.85
+    assert result["subsets"]["kind/which"]["accuracy"] > 0.7
 
 
 def test_ask_and_the_official_client_see_the_same_clips(watcher, written, capsys):
@@ -42,9 +43,9 @@ def test_ask_and_the_official_client_see_the_same_clips(watcher, written, capsys
         assert main([*run, "--json"]) == 0
         answer = json.loads(capsys.readouterr().out)
         assert answer["tokens"]["reinserted"] == 4 * 36 * len(answer["reflections"]) > 0
-        right += answer["answer"] == clip.question.answer
+        right += clip.scenes[0].caption in answer["response"]
         asked.append(answer["response"])
-    assert right > FIRST / 2
+    assert right > 0.75 * FIRST
     with running(TransformersBackend(watcher.checkpoint, max_batch=2), Limits(grace_s=1), name="watcher") as server:
         client = openai.OpenAI(base_url=f"{server.base}/v1", api_key="none", max_retries=0, timeout=120)
         for (clip, path), expected in zip(written[:4], asked, strict=False):

@@ -18,10 +18,10 @@ FLOOR, FACTOR, CEILING = 1e-5, 20.0, 2e-2
 
 def test_it_reads_what_is_put_back(qwen3_vl):
     """Floors below what the log says: random weights, or features that are not this image's, fall through them."""
-    config = EvalConfig(n=60, seed=5)
+    config = EvalConfig(n=100, seed=5, length="brief")
     right = evaluate(qwen3_vl, config, Reattention())
     wrong = evaluate(qwen3_vl, config, Reattention(control="wrong-image"))
-    assert right["accuracy"] > 0.75
+    assert right["accuracy"] > 0.7
     assert right["planted"]["share"] > 0.8
     assert wrong["accuracy"] < right["accuracy"] - 0.1
     assert wrong["planted"]["share"] < right["planted"]["share"]

@@ -29,8 +29,8 @@ ROWS = [
 def test_tables_by_hand() -> None:
     """Would catch a column of the paper's in the place of another, and a figure where nothing was measured."""
     tables = [{"title": "Table 1", "metrics": ["exact", "tokens"], "against": "base", "rows": ROWS, "says": "Little."}]
-    assert tables_as_markdown({"plan": "A plan", "tables": tables}).splitlines() == [
-        "A plan. Intervals are 95%. The paper's figures are of other models and data.",
+    assert tables_as_markdown({"plan": "Plan", "tables": tables}).splitlines() == [
+        "Plan. Intervals and differences are of exact answers, 95%. The paper's figures are of other models and data.",
         "",
         "| Table 1 | exact | tokens | 95% | against base | runs × items | paper: MMMU |",
         "|---|---|---|---|---|---|---|",
@@ -42,4 +42,4 @@ def test_tables_by_hand() -> None:
 
 
 def test_a_report_without_tables_is_a_line() -> None:
-    assert len(tables_as_markdown({"plan": "A plan", "tables": []}).splitlines()) == 1
+    assert len(tables_as_markdown({"plan": "Plan", "tables": []}).splitlines()) == 1

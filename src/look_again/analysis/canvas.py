@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import PurePath
 from typing import Any
 
 from PIL import Image
@@ -53,3 +54,8 @@ def _pick_colours(image: Image.Image, ground: Any, count: int) -> list[int]:
     return [
         value for colour, is_ground in zip(colours, near, strict=True) for value in (ground if is_ground else colour)
     ]
+
+
+def name_model(model: str) -> str:
+    """A model's name for a figure that others see: a hub name, or the last two parts of a path."""
+    return "/".join(PurePath(model).parts[-2:])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from look_again.analysis.canvas import encode_png, new_figure
+from look_again.analysis.canvas import encode_png, name_model, new_figure
 from look_again.style import LIGHT, MARKS, Theme, legend_below, styled
 
 WITH, WITHOUT, REINSERTED, ORIGINAL = range(4)  # series of a theme
@@ -21,7 +21,9 @@ def draw_dilution(result: Mapping[str, Any], theme: Theme = LIGHT) -> bytes:
         figure, axes = new_figure(rows, 2, (11.5, 3.9 * rows))
         means = "mean and 95% interval of " if result["answers"] > 1 else ""
         answers = f"{result['answers']} answer" + "s" * (result["answers"] > 1)
-        figure.suptitle(f"{result['settings']['model']}: {means}{answers}", fontsize=11.5, x=0.01, ha="left")
+        figure.suptitle(
+            f"{name_model(result['settings']['model'])}: {means}{answers}", fontsize=11.5, x=0.01, ha="left"
+        )
         draw = _Dilution(result, theme)
         draw.share(axes[0][0])
         draw.attention(axes[0][1])

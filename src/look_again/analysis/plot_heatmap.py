@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from look_again.analysis.canvas import encode_png, new_figure
+from look_again.analysis.canvas import encode_png, name_model, new_figure
 from look_again.style import LIGHT, Theme, styled
 
 MAP_NAMES = {"both": "original + re-inserted", "original": "original rows", "reinserted": "re-inserted rows"}
@@ -44,7 +44,9 @@ def _draw(result: Mapping[str, Any], image: Image.Image, theme: Theme) -> bytes:
     _colours(figure, axes, top, result, theme)
     sinks = result["sinks"]
     counts = ", ".join(f"{len(sinks[kind])} {name}s ({mark})" for kind, (mark, _, name) in SINK_MARKS.items())
-    figure.suptitle(f"{_seen(result)}\n{result['settings']['model']}; {counts}", fontsize=11.5, x=0.01, ha="left")
+    figure.suptitle(
+        f"{_seen(result)}\n{name_model(result['settings']['model'])}; {counts}", fontsize=11.5, x=0.01, ha="left"
+    )
     return encode_png(figure, image)
 
 

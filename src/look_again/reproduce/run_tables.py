@@ -9,14 +9,21 @@ from look_again.evaluation.result_tables import ResultTable, as_markdown
 
 PAPER = "paper: "
 """Columns that begin with this hold the paper's figures."""
-PREFACE = "Intervals are 95%. The paper's figures are of other models and data."
+PREFACE = "Intervals and differences are of exact answers, 95%. The paper's figures are of other models and data."
 
 
 def report_table(table: Mapping[str, Any]) -> ResultTable:
     """One table of `build_report`, cell by cell; "-" where nothing was measured."""
     papers = list(dict.fromkeys(name for row in table["rows"] for name in row["paper"]))
     against = [f"against {table['against']}"] if table["against"] else []
-    columns = ("", *table["metrics"], "95%", *against, "runs × items", *(f"{PAPER}{name}" for name in papers))
+    columns = (
+        "",
+        *table["metrics"],
+        "95%",
+        *against,
+        "runs × items",
+        *(f"{PAPER}{name}" for name in papers),
+    )
     rows = [
         (
             row["name"],
