@@ -19,6 +19,7 @@ from look_again.evaluation.subjects import (
 )
 from look_again.loading import Checkpoint
 from look_again.model import LookAgain
+from look_again.tabletop.clips.clip_samples import ClipVideo
 from look_again.tabletop.tiny import build_image_processor
 
 PREFIX = "<SUMMARY> count balls</SUMMARY><CAPTION> a2 red ball</CAPTION><REFLECTION>"
@@ -100,6 +101,14 @@ def test_wrong_images_are_another_items_and_shared_by_none(items):
     assert [len(wrong_images(items, i)) for i in range(5)] == [1, 1, 2, 0, 1]
     with pytest.raises(NotPossibleError, match="of 3, none has one that item '0' does not show"):
         wrong_images(shared[:3], 0)
+
+
+def test_videos_have_no_wrong_image(looker, monkeypatch):
+    """Would catch a whole benchmark of videos whose every item is asked, and fails."""
+    monkeypatch.setattr(looker, "ask_batch", None)
+    items = [BenchmarkItem(id=str(i), images=(ClipVideo("test", 1, i),), prompt="?") for i in range(3)]
+    with pytest.raises(NotPossibleError, match="shows images alone, and item '0' shows a video"):
+        next(subject(looker, 1, control="wrong-image").answers(items, ()))
 
 
 def test_a_control_that_is_not_possible_fails_before_anything_is_asked(looker, monkeypatch):

@@ -17,7 +17,7 @@ from PIL import Image
 from look_again.answers import Answer
 from look_again.core.input_device import input_device
 from look_again.core.reattention import Reattention
-from look_again.data.image_files import ImageSource, open_image, open_shown
+from look_again.data.image_files import ImageSource, LazyVideo, open_image, open_shown
 from look_again.evaluation.benchmark import JSON, BenchmarkItem, ModelReply
 from look_again.evaluation.fingerprint import fingerprint
 from look_again.images import ImageError
@@ -173,9 +173,14 @@ def build_output(answer: Answer, seconds: float) -> Output:
 def wrong_images(items: Sequence[BenchmarkItem], index: int) -> tuple[ImageSource, ...]:
     """Images of another item, as many as this one has: of the first, from half the list on, that shares none with it.
 
-    They depend on the list of items alone. NotPossibleError where every other item shares an image with this one.
+    They depend on the list of items alone. NotPossibleError where every other item shares an image with this one, and
+    for a video, which has no other of its size to be shown.
     """
     own = items[index].images
+    if any(isinstance(image, LazyVideo) for image in own):
+        raise NotPossibleError(
+            f"the wrong-image control shows images alone, and item {items[index].id!r} shows a video; leave it out"
+        )
     if not own:
         return ()
     for step in range(len(items)):
