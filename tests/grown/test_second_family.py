@@ -12,8 +12,7 @@ from look_again.core.trigger import Trigger
 from look_again.tabletop.figures import EvalConfig, evaluate
 from look_again.tabletop.loader import tabletop_samples
 from look_again.training.batches import Codec
-
-FLOOR, FACTOR, CEILING = 1e-5, 20.0, 2e-2
+from tests.core.test_families import bound_noise
 
 
 def test_it_reads_what_is_put_back(qwen3_vl):
@@ -63,8 +62,7 @@ def test_copy_is_one_library_pass_that_is_given_the_picture_again(qwen3_vl, inde
             ).logits[0]
 
     whole = library_pass()
-    bound = max(FLOOR, FACTOR * float((library_pass(1 + 1e-7) - whole).abs().max()))
-    assert bound < CEILING
+    bound = bound_noise(library_pass(1 + 1e-7) - whole)
     steps = (slots.provenance == Provenance.SAMPLED).nonzero()[:, 0].tolist()
     gaps = [
         float((output.logits[step][0] - whole[source]).abs().max())

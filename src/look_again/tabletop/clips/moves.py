@@ -179,7 +179,7 @@ def _write(scenes: Sequence[Scene], moves: Sequence[Move], question: ClipQuestio
 def _followed(scenes: Sequence[Scene], moves: Sequence[Move], counted: Pair | None) -> Iterator[str]:
     """Each scene's objects with their next places, and whether that is a move that counts: "d5 red ball a5 yes"."""
     count = 0
-    for scene, move in zip(scenes, moves, strict=False):
+    for scene, move in zip(scenes[:-1], moves, strict=True):
         lines = []
         for thing in scene.things:
             moved = thing.pair == move.pair
